@@ -1,0 +1,24 @@
+"""Vision Transformers for your own images: train, fine-tune, look inside, take away."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Classifier", "ImageData", "ViT", "load", "patchify", "unpatchify"]
+
+_HOMES = {
+    "Classifier": "vitlit.classifier",
+    "ImageData": "vitlit.datamodule",
+    "ViT": "vitlit.vit",
+    "load": "vitlit.checkpointing",
+    "patchify": "vitlit.patches",
+    "unpatchify": "vitlit.patches",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that `vitlit --help` need not wait."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitlit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,94 @@
+"""Entry point of `vitlit` and `python -m vitlit`: exit statuses, and short errors.
+
+0 success, 1 a defect of the program, 2 bad input, 130 interrupted
+"""
+
+import sys
+import traceback
+import warnings
+
+from vitlit.errors import InputError
+
+COMMANDS = {
+    "fit": "train a model",
+    "validate": "score a checkpoint on its validation split",
+    "test": "score a checkpoint on its test split (--data.split train|val|test)",
+    "predict": "name what is in your images, and write predictions.csv",
+}
+MAX_LINES, MAX_WIDTH = 5, 400
+
+
+def overview() -> str:
+    """What `vitlit` alone prints; made without importing torch, so at once."""
+    from vitlit import __version__
+    from vitlit.shipped import shipped
+
+    commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    return (
+        f"vitlit {__version__}: Vision Transformers for your own images\n\n"
+        f"commands (`vitlit COMMAND --help` lists every option):\n{commands}\n\n"
+        f"shipped configs, for --config from any folder:\n  " + "\n  ".join(shipped()) + "\n\n"
+        "start with: vitlit fit --config digits.yaml"
+    )
+
+
+def _shorten(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "\n".join(line[:MAX_WIDTH] for line in lines[:MAX_LINES])
+
+
+def _fail(message: str) -> int:
+    print(f"vitlit: {_shorten(message)}", file=sys.stderr)
+    return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if args[0] not in COMMANDS:
+        return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}")
+    try:
+        return _run(args)
+    except InputError as error:
+        if debug:
+            raise
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(args: list[str]) -> int:
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from vitlit.cli import run
+
+    _quieten()
+    try:
+        run(args)
+    except MisconfigurationException as error:  # a setting that Lightning refuses
+        raise InputError(str(error)) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        lines = str(error).splitlines()
+        raise InputError(
+            "the checkpoint does not fit the model; leave out --model flags that differ from it\n"
+            + "\n".join(lines[1:4])
+        ) from error
+    return 0
+
+
+def _quieten() -> None:
+    """Silence advice that does not apply: data in memory need no workers."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Using `DistributedSampler` with the dataloaders.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

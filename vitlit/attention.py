@@ -1,0 +1,57 @@
+"""Self-attention (Vaswani et al., 2017), fused for speed and explicit for inspection.
+
+tokens (B, N, D) -> tokens (B, N, D); weights (B, h, N, N)
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitlit.errors import InputError
+
+
+class Attention(nn.Module):
+    """Multi-head softmax attention with timm's parameter names (``qkv``, ``proj``).
+
+    ``forward`` is fused; ``weights`` gives the matrices that the same input leads to.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise InputError(
+                f"num_heads {num_heads} does not divide embed_dim {dim}; "
+                f"change --model.num_heads or --model.embed_dim"
+            )
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens ``(B, N, D)``, each ``(B, h, N, D/h)``."""
+        b, n, _ = x.shape
+        qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        return q, k, v
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Attention matrices ``(B, h, N, N)`` without dropout; each row sums to 1."""
+        q, k, _ = self.project(x)
+        return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.project(x)
+        dropout = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, h, N, D/h)
+        x = self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+        return self.proj_drop(x)

@@ -1,0 +1,114 @@
+"""Callbacks that Lightning lacks."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.sampler import Batch
+
+PREDICTIONS = "predictions.csv"
+SHOWN = 10  # rows that predict prints
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps best.ckpt (highest val/acc) and last.ckpt in the run's folder.
+
+    Of equal scores the later one wins: it was trained longer, and small validation sets tie often.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            monitor="val/acc",
+            mode="max",
+            filename="best",
+            save_last=True,
+            auto_insert_metric_name=False,
+        )
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        best = self.best_model_score
+        is_tie = current is not None and best is not None and bool(current == best)
+        return is_tie or super().check_monitor_top_k(trainer, current)
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or with -2, -3, … before the ending, whichever does not exist yet."""
+    number = 2
+    candidate = path
+    while candidate.exists():
+        candidate = path.with_stem(f"{path.stem}-{number}")
+        number += 1
+    return candidate
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict`` finds: one row for each image, in the order they were given.
+
+    Columns: file, class, probability, top5 (``name:probability`` joined by semicolons).
+    """
+
+    def __init__(self, out: str | None, class_names: list[str]) -> None:
+        self.class_names = class_names
+        if out is not None and Path(out).exists():
+            raise InputError(f"{out} exists; give --out another name, or remove it")
+        self.path = Path(out) if out else free_name(Path(PREDICTIONS))
+        self._found: list[tuple[int, list[float], list[int]]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        top = outputs.topk(min(5, outputs.shape[1]), dim=1)
+        rows = zip(
+            batch.index.tolist(),
+            batch.valid.tolist(),
+            top.values.tolist(),
+            top.indices.tolist(),
+            strict=True,
+        )
+        self._found += [(i, values, classes) for i, valid, values, classes in rows if valid]
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = sorted(_gather(self._found, trainer.world_size))
+        if not trainer.is_global_zero:
+            return
+        files = trainer.datamodule.files  # type: ignore[attr-defined]
+        rows = [self._row(files[i], values, classes) for i, values, classes in found]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "class", "probability", "top5"])
+            writer.writerows(rows)
+        self._show(rows)
+
+    def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
+        names = [self.class_names[i] for i in classes]
+        top5 = ";".join(f"{name}:{value:.4f}" for name, value in zip(names, values, strict=True))
+        return [file, names[0], f"{values[0]:.4f}", top5]
+
+    def _show(self, rows: list[list[str]]) -> None:
+        width = max(len(row[0]) for row in rows[:SHOWN])
+        for file, name, probability, _ in rows[:SHOWN]:
+            print(f"{file:{width}}  {probability}  {name}")
+        if len(rows) > SHOWN:
+            print(f"… and {len(rows) - SHOWN} more")
+
+
+def _gather(mine: list[Any], world: int) -> list[Any]:
+    """The lists of all processes in one."""
+    if world == 1:
+        return mine
+    lists: list[Any] = [None] * world
+    torch.distributed.all_gather_object(lists, mine)
+    return [item for items in lists for item in items]

@@ -1,0 +1,93 @@
+"""Checkpoints: finding one, reading it safely, and a model ready to use.
+
+path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -> ViT
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.images import Preprocess
+from vitlit.vit import ViT
+
+RUNS = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
+MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, what turns its input into tensors, and its class names.
+
+    ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``.
+    """
+
+    model: ViT
+    preprocess: Preprocess
+    class_names: list[str]
+
+
+def resolve(path: str) -> Path:
+    """The checkpoint file that ``path`` means.
+
+    path: a file; a run folder (its best checkpoint, else its last); or ``best`` or ``last``, of
+    the newest run in ./lightning_logs.
+    """
+    if path in ("best", "last"):
+        return _newest(path)
+    if "://" in path:
+        raise InputError(f"{path} is an address; download the checkpoint and give its path")
+    found = Path(path).expanduser()
+    if found.is_file():
+        return found
+    if not found.is_dir():
+        raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
+        if (found / name).is_file():
+            return found / name
+    raise InputError(f"no checkpoint in the folder {path}; it has no checkpoints/best.ckpt")
+
+
+def _newest(name: str) -> Path:
+    found = list(Path(RUNS).glob(f"*/checkpoints/{name}.ckpt"))
+    if not found:
+        raise InputError(
+            f"no {name} checkpoint in {Path(RUNS).absolute()}; train with `vitlit fit` first, or "
+            f"give the path of a .ckpt file or a run folder"
+        )
+    return max(found, key=lambda file: file.stat().st_mtime)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint's content, as plain values and tensors; nothing in it is executed."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for files that are not its own
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
+    if not isinstance(content, dict) or not {"state_dict", MODEL, DATA} <= content.keys():
+        raise InputError(
+            f"{path} is not a checkpoint of vitlit: it has no "
+            f"state_dict, {MODEL} and {DATA}; give a file that `vitlit fit` wrote"
+        )
+    return content
+
+
+def load(path: str | Path) -> Loaded:
+    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve`."""
+    content = read(resolve(str(path)))
+    arguments = content[MODEL]
+    names = inspect.signature(ViT).parameters.keys() & arguments.keys()
+    model = ViT(**{name: arguments[name] for name in names})
+    prefix = "vit."
+    model.load_state_dict(
+        {
+            key.removeprefix(prefix): value
+            for key, value in content["state_dict"].items()
+            if key.startswith(prefix)
+        }
+    )
+    data = ImageData(**content[DATA])
+    return Loaded(model.eval(), data.preprocess, data.class_names)

@@ -1,0 +1,195 @@
+"""The ViT in training: loss, metrics, optimiser and schedule.
+
+Batch of patches (B, N, C*P*P) or images (B, C, H, W) -> logits (B, num_classes) -> loss
+"""
+
+import math
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from vitlit.errors import InputError
+from vitlit.optim import parameter_groups, schedule_factor
+from vitlit.sampler import Batch
+from vitlit.seeding import seed_dropout
+from vitlit.vit import ViT
+
+IGNORED = -1  # label of rows that do not count
+
+
+class Classifier(pl.LightningModule):
+    """Trains and scores a ViT.
+
+    Args:
+        lr: Learning rate at its highest.
+        optimizer: adamw, adam (its weight decay is part of the gradient) or sgd.
+        momentum: Momentum of sgd.
+        weight_decay: Strength of weight decay.
+        decay: matrices spares biases, norms, positions and the class token; all spares none.
+        schedule: cosine falls to min_lr at the end of training; constant stays at lr.
+        warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
+        warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
+        min_lr: Learning rate at the end of a cosine.
+        label_smoothing: Share of the target spread over all classes, in the training loss.
+        class_names: Names in the order of the labels, from the data.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float = 1e-3,
+        optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
+        momentum: float = 0.9,
+        weight_decay: float = 0.05,
+        decay: Literal["matrices", "all"] = "matrices",
+        schedule: Literal["cosine", "constant"] = "cosine",
+        warmup_epochs: float = 0.0,
+        warmup_fraction: float = 0.0,
+        min_lr: float = 0.0,
+        label_smoothing: float = 0.0,
+        class_names: list[str] | None = None,
+        **vit: Any,
+    ) -> None:
+        super().__init__()
+        if lr <= 0 or not 0 <= min_lr <= lr:
+            raise InputError(f"lr {lr} must be positive and min_lr {min_lr} between 0 and lr")
+        if warmup_epochs and warmup_fraction:
+            raise InputError(
+                f"warmup_epochs {warmup_epochs} and warmup_fraction {warmup_fraction} "
+                f"exclude each other; set one to 0"
+            )
+        if warmup_epochs < 0 or not 0 <= warmup_fraction < 1:
+            raise InputError(
+                f"warmup_epochs {warmup_epochs} must be at least 0 and "
+                f"warmup_fraction {warmup_fraction} in [0, 1)"
+            )
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing {label_smoothing} must be in [0, 1)")
+        self.save_hyperparameters()
+        self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
+        self.class_names = class_names or [str(i) for i in range(self.num_classes)]
+        if len(self.class_names) != self.num_classes:
+            raise InputError(
+                f"{len(self.class_names)} class names for {self.num_classes} classes; "
+                f"they must agree"
+            )
+        self.val_metrics = _metrics(self.num_classes)
+        self.test_metrics = _metrics(self.num_classes)
+        self._train_sums = torch.zeros(3)
+
+    @property
+    def num_classes(self) -> int:
+        return self.vit.num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vit(x)
+
+    # -- training ---------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        self._train_sums = torch.zeros(3, device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        seed_dropout(batch.key)
+        logits = self.vit(batch.x)
+        smoothing = self.hparams["label_smoothing"]
+        loss = F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
+        right = (logits.detach().argmax(dim=1) == batch.y).sum()
+        count = len(batch.y)
+        self._train_sums += torch.stack([loss.detach() * count, right, right.new_tensor(count)])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        loss, right, count = self._train_sums.unbind()
+        values = {"train/loss_epoch": loss / count, "train/acc": right / count}
+        self.log_dict(values, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        hp = self.hparams
+        groups = parameter_groups(self, weight_decay=hp["weight_decay"], decay=hp["decay"])
+        optimizer: torch.optim.Optimizer
+        match hp["optimizer"]:
+            case "adamw":
+                optimizer = torch.optim.AdamW(groups, lr=hp["lr"])
+            case "adam":
+                optimizer = torch.optim.Adam(groups, lr=hp["lr"])
+            case _:
+                optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=hp["momentum"])
+        total = self.trainer.estimated_stepping_batches
+        factor = schedule_factor(
+            hp["schedule"],
+            total=total,
+            warmup=self._warmup_steps(total),
+            floor=hp["min_lr"] / hp["lr"],
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def _warmup_steps(self, total: float) -> int:
+        """Warmup in optimiser steps; an epoch has its batches / accumulation of them."""
+        if self.hparams["warmup_fraction"]:
+            if not math.isfinite(total):
+                raise InputError(
+                    "warmup_fraction needs to know the end of training; give "
+                    "--trainer.max_epochs or --trainer.max_steps"
+                )
+            return round(self.hparams["warmup_fraction"] * total)
+        batches = self.trainer.num_training_batches
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+        return round(self.hparams["warmup_epochs"] * per_epoch)
+
+    # -- evaluation -------------------------------------------------------------------------
+
+    def _score(self, batch: Batch, metrics: MetricCollection) -> None:
+        logits = self.vit(batch.x)
+        targets = batch.y.masked_fill(~batch.valid, IGNORED)
+        count = batch.valid.sum()
+        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        metrics["loss"].update(total / count.clamp(min=1), weight=count)
+        for name in set(metrics.keys()) - {"loss"}:
+            metrics[name].update(logits, targets)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self._log_metrics(getattr(data, "split", "test"), self.test_metrics)
+
+    def _log_metrics(self, prefix: str, metrics: MetricCollection) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
+        metrics.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities ``(B, num_classes)`` in float32."""
+        return self.vit(batch.x).float().softmax(dim=1)
+
+
+def _metrics(num_classes: int) -> MetricCollection:
+    """Loss, top-1 and, where it says something, top-5 accuracy: over samples, not classes."""
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "average": "micro",
+        "ignore_index": IGNORED,
+        "validate_args": False,
+    }
+    metrics = {"loss": MeanMetric(), "acc": MulticlassAccuracy(**options)}
+    if num_classes > 5:
+        metrics["acc5"] = MulticlassAccuracy(top_k=5, **options)
+    return MetricCollection(metrics, compute_groups=False)

@@ -1,0 +1,268 @@
+"""The command line: LightningCLI with one source of defaults, bare config names, short errors.
+
+A value comes from the first of: flag, --config file, checkpoint, default of the class.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import ActionConfigFile
+from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from vitlit import checkpointing
+from vitlit.callbacks import BestCheckpoint, PredictionWriter
+from vitlit.classifier import Classifier
+from vitlit.shipped import find_config
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+
+PARSE_LINKS: dict[str, tuple[str, Any]] = {
+    "data.patch_size": ("model.patch_size", None),
+    "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
+    "data.seed": ("seed_everything", None),
+}
+INSTANTIATE_LINKS = {
+    "model.num_classes": "data.num_classes",
+    "model.in_chans": "data.in_chans",
+    "model.img_size": "data.img_size",
+    "model.class_names": "data.class_names",
+}
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config``: a path, or the bare name of a file shipped in the package."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        path = find_config(value)
+        _refuse_linked(path)
+        ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+
+
+def _refuse_linked(path: Path) -> None:
+    """A file that sets what follows from something else would be ignored in silence."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason[:300]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a configuration: it holds no keys and values")
+    sources = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
+    for target, source in sources.items():
+        group, name = target.split(".")
+        if isinstance(content.get(group), dict) and name in content[group]:
+            raise InputError(
+                f"{path} sets {target}, which follows from {source}; remove it"
+                + ("" if source.startswith("data.num") else f", or set {source}")
+            )
+
+
+class Parser(LightningArgumentParser):
+    """Raises instead of printing a page of usage before each error."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise InputError(message) from ex
+
+
+class VitCLI(LightningCLI):
+    """``vitlit fit | validate | test | predict``."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            Classifier,
+            ImageData,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={"prog": "vitlit", "description": "Vision Transformers."},
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # -- parsing ----------------------------------------------------------------------------
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(dump_header=[f"pytorch_lightning=={pl.__version__}"], **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ConfigFile,
+            help="YAML file, or the name of a shipped one; later files override earlier ones.",
+        )
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=int,
+            default=self.seed_everything_default,
+            help="Seed of weights, order, augmentation and dropout.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--early_stopping.patience",
+            type=int,
+            default=0,
+            help="Stop after this many validations without a better val/acc; 0 never stops.",
+        )
+        parser.add_argument(
+            "--early_stopping.min_delta",
+            type=float,
+            default=0.0,
+            help="Smallest gain in val/acc that counts as better.",
+        )
+        for target, (source, compute) in PARSE_LINKS.items():
+            parser.link_arguments(source, target, compute_fn=compute)
+        for target, source in INSTANTIATE_LINKS.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
+        if subcommand == "predict":
+            parser.add_argument(
+                "--out", type=str | None, default=None, help="CSV file to write, not existing yet."
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse to find the checkpoint, take its settings as defaults, and parse again."""
+        quiet = [arg for arg in args if not arg.startswith("--print_config")]
+        first = parser.parse_args(quiet)
+        command = first["subcommand"]
+        given = first[command]["ckpt_path"]
+        path = checkpointing.resolve(given) if given else None
+        if path is not None:
+            self._take_defaults(command, first[command], path)
+        elif command != "fit" and quiet == args:
+            raise InputError(
+                f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last"
+            )
+        self.config = parser.parse_args(args)
+        self.config[command]["ckpt_path"] = None if path is None else str(path)
+
+    def _take_defaults(self, command: str, known: Any, path: Path) -> None:
+        content = checkpointing.read(path)
+        linked = PARSE_LINKS.keys() | INSTANTIATE_LINKS.keys()
+        for group, key in (("model", checkpointing.MODEL), ("data", checkpointing.DATA)):
+            values = {f"{group}.{name}": value for name, value in content[key].items()}
+            self._subcommand_parsers[command].set_defaults(
+                {name: value for name, value in values.items() if name in known and name not in linked}
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let the checkpoint override flags."""
+
+    # -- the trainer ------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        settings = self._get(self.config, "trainer")
+        if self.subcommand != "fit" or settings["logger"] is False:
+            self.save_config_callback = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        settings = self._get(self.config_init, "trainer")
+        if settings["logger"] in (None, True):
+            root = settings["default_root_dir"] or "."
+            kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
+                root, name=checkpointing.RUNS, default_hp_metric=False
+            )
+        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings, kwargs)]
+        return super().instantiate_trainer(**kwargs)
+
+    def _callbacks(self, settings: Any, changed: dict[str, Any]) -> list[Callback]:
+        """What every run has besides the callbacks that the user configured."""
+        if self.subcommand == "predict":
+            out = self._get(self.config, "out")
+            self.predictions = PredictionWriter(out, self.datamodule.class_names)
+            return [self.predictions]
+        if self.subcommand != "fit":
+            return []
+        callbacks: list[Callback] = []
+        if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
+            callbacks.append(BestCheckpoint())
+        if changed.get("logger", settings["logger"]) and not settings["fast_dev_run"]:
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        patience = self._get(self.config, "early_stopping.patience")
+        if patience > 0:
+            min_delta = self._get(self.config, "early_stopping.min_delta")
+            callbacks.append(
+                EarlyStopping("val/acc", mode="max", patience=patience, min_delta=min_delta)
+            )
+        return callbacks
+
+    def predict(self, **kwargs: Any) -> None:
+        """Lightning would gather all outputs; the writer has what is needed of them."""
+        kwargs["return_predictions"] = False
+        self.trainer.predict(**kwargs)
+
+    # -- last lines -------------------------------------------------------------------------
+
+    def _print(self, *lines: str) -> None:
+        if self.trainer.is_global_zero:
+            print(*lines, sep="\n")
+
+    def after_fit(self) -> None:
+        metrics = self.trainer.callback_metrics
+        if "val/acc" in metrics:
+            self._print(f"reached     val/acc {metrics['val/acc']:.4f} in the last epoch")
+        checkpoint = self.trainer.checkpoint_callback
+        if not isinstance(checkpoint, BestCheckpoint) or not checkpoint.best_model_path:
+            return
+        self._print(
+            f"best        val/acc {checkpoint.best_model_score:.4f}  "
+            f"{_relative(checkpoint.best_model_path)}",
+            f"last        {_relative(checkpoint.last_model_path)}",
+        )
+        if self.trainer.log_dir:
+            self._print(
+                f"logs        {_relative(self.trainer.log_dir)}  "
+                f"(tensorboard --logdir {_relative(Path(self.trainer.log_dir).parent)})"
+            )
+        self._print(f"next        vitlit test --ckpt_path {_relative(checkpoint.last_model_path)}")
+
+    def _after_scoring(self, split: str) -> None:
+        metrics = self.trainer.callback_metrics
+        count = len(self.datamodule.splits[split])
+        shown = "  ".join(
+            f"{name} {metrics[name]:.4f}"
+            for name in (f"{split}/acc", f"{split}/acc5", f"{split}/loss")
+            if name in metrics
+        )
+        path = self.config[self.subcommand]["ckpt_path"]
+        self._print(
+            f"reached     {shown}  ({count} images)",
+            f"checkpoint  {path}",
+            f"next        vitlit predict --ckpt_path {path} --data.images FILES_OR_FOLDERS",
+        )
+
+    def after_test(self) -> None:
+        self._after_scoring(self.datamodule.split)
+
+    def after_validate(self) -> None:
+        self._after_scoring("val")
+
+    def after_predict(self) -> None:
+        self._print(f"wrote       {self.predictions.path}")
+
+
+def _relative(path: str | Path) -> str:
+    """The path as one would type it here."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def run(args: list[str]) -> None:
+    """Parse and run; ``sys.argv`` is left as it is, since DDP starts its processes from it."""
+    VitCLI(args)
+    sys.stdout.flush()

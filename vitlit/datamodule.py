@@ -1,0 +1,356 @@
+"""Images to batches of patches: splits, loaders, and the stages that run where the model is.
+
+dataset -> train | val | test -> uint8 (B, C, h, w)
+        -> crop, flip -> resize, invert, normalise (B, C, H, W) -> patches (B, N, C*P*P)
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitlit.augment import random_crop, random_flip
+from vitlit.datasets import (
+    SOURCES,
+    DatasetName,
+    FileImages,
+    Images,
+    find_class_names,
+    parts,
+    prepare,
+    read_part,
+)
+from vitlit.errors import InputError
+from vitlit.images import LUMA, Preprocess, find_images
+from vitlit.patches import grid_size, pair, patchify
+from vitlit.sampler import Batch, EvalOrder, Order, TrainOrder
+from vitlit.seeding import address, permutation, uniform
+
+SplitName = Literal["train", "val", "test"]
+AUGMENT = 3  # stream of addresses, see sampler.py
+TEST_SPLIT, VAL_SPLIT = 4, 5
+
+
+def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
+    """Divide samples so that each class gives its share: (kept, held out), sorted indices.
+
+    A class of two images or more keeps at least one and gives at least one.
+    """
+    held: list[Tensor] = []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        most = len(members) - 1
+        count = min(max(round(fraction * len(members)), 1), most)
+        held.append(members[permutation(address(key, label), len(members))[:count]])
+    is_held = torch.zeros(len(labels), dtype=torch.bool)
+    is_held[torch.cat(held)] = True
+    return (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
+
+
+class Split(Dataset[Batch]):
+    """Some of the images of a part, gathered a whole batch at a time."""
+
+    def __init__(self, images: Images, members: Tensor) -> None:
+        self.images, self.members = images, members
+        self.labels = images.labels[members]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, order: Order) -> Batch:
+        x = self.images.gather(self.members[order.indices])
+        y = self.labels[order.indices]
+        return Batch(x, y, order.indices, order.valid, order.epoch, order.key)
+
+
+class ImageData(pl.LightningDataModule):
+    """Batches of patches from a data set: test data are read by ``test`` alone.
+
+    Args:
+        dataset: digits (shipped with the package), mnist, fashion_mnist, cifar10, cifar100,
+            imagenet, or folder: data_dir then holds train/ and perhaps val/ and test/, each with
+            a folder for each class; or the class folders themselves, which are split into three.
+        data_dir: Where the data set is, or is downloaded to.
+        img_size: Height and width of the model's input in pixels, one number or two; the data
+            set's own by default, 224 for a folder.
+        in_chans: 1 for grey, 3 for colour; the data set's own by default.
+        class_names: Names in the order of the labels; by default those of the data set.
+        batch_size: Images in a batch of one process.
+        val_fraction: Share of the training images held out for validation, from each class,
+            where the data set has no validation part.
+        test_fraction: Share held out for testing, from each class, where the data set has no
+            test part (digits and a folder of class folders).
+        split_seed: Decides which images are held out.
+        normalize: dataset subtracts the data set's mean and divides by its standard deviation
+            (ImageNet's for a folder); none leaves pixels in [0, 1].
+        mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
+        std: Standard deviation of each channel in place of the data set's.
+        invert: Turn pixels p into 1 - p; the mean becomes 1 - mean.
+        crop_padding: Pixels of black around a training image before a random crop of its size.
+        flip: Mirror training images left and right with probability one half.
+        num_workers: Processes that load batches; by default none for sets in memory.
+        memory_gb: Image files that fit this many gigabytes decoded are held in memory.
+        download: Download mnist, fashion_mnist, cifar10 or cifar100 where they are missing.
+        split: Which split ``test`` scores: train, val or test.
+        images: Files and folders that ``predict`` reads.
+        patch_size: Side of a patch in pixels, from the model.
+        patchify: Whether batches hold patches or images, from the model.
+        seed: Decides the order and the augmentation of training images.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: DatasetName = "digits",
+        data_dir: str = "~/.cache/vitlit",
+        img_size: int | list[int] | None = None,
+        in_chans: Literal[1, 3] | None = None,
+        class_names: list[str] | None = None,
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        normalize: Literal["dataset", "none"] = "dataset",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        invert: bool = False,
+        crop_padding: int = 0,
+        flip: bool = False,
+        num_workers: int | None = None,
+        memory_gb: float = 4.0,
+        download: bool = True,
+        split: SplitName = "test",
+        images: list[str] | None = None,
+        patch_size: int = 16,
+        patchify: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dataset not in get_args(DatasetName):
+            known = ", ".join(get_args(DatasetName))
+            raise InputError(f"unknown dataset {dataset!r}; known: {known}")
+        _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
+        if batch_size < 1 or crop_padding < 0:
+            raise InputError(
+                f"batch_size {batch_size} must be at least 1 and crop_padding {crop_padding} "
+                f"at least 0"
+            )
+        self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
+        source = SOURCES[dataset]
+        self.dataset = dataset
+        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.img_size = source.size if img_size is None else img_size
+        self.in_chans = source.in_chans if in_chans is None else in_chans
+        self.class_names = class_names or find_class_names(dataset, self.data_dir)
+        self.num_classes = len(self.class_names)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.split_seed, self.seed = split_seed, seed
+        self.crop_padding, self.flip = crop_padding, flip
+        self.memory_gb, self.download = memory_gb, download
+        self.split, self.image_paths = split, images
+        self.patch_size, self.patchify = patch_size, patchify
+        grid_size(self.img_size, patch_size)
+        self.preprocess = self._make_preprocess(normalize, mean, std, invert)
+        # what `test` and `predict` need from anywhere: names already found, an absolute path
+        self.hparams.update(class_names=self.class_names, data_dir=str(self.data_dir))
+        self.splits: dict[str, Split] = {}
+        self._parts: dict[str, Images] = {}
+
+    def _make_preprocess(
+        self,
+        normalize: str,
+        mean: list[float] | None,
+        std: list[float] | None,
+        invert: bool,
+    ) -> Preprocess:
+        source = SOURCES[self.dataset]
+        if normalize == "none":
+            means, stds = (0.0,) * self.in_chans, (1.0,) * self.in_chans
+        else:
+            means = _per_channel("mean", mean or list(source.mean), self.in_chans)
+            stds = _per_channel("std", std or list(source.std), self.in_chans)
+            if min(stds) <= 0:
+                raise InputError(f"std {list(stds)} must be positive in every channel")
+            if invert:
+                means = tuple(1 - value for value in means)
+        size = pair(self.img_size)
+        is_folder = self.dataset in ("folder", "imagenet")
+        return Preprocess(
+            in_chans=self.in_chans,
+            source_size=size if is_folder else pair(source.size),
+            img_size=size,
+            mean=means,
+            std=stds,
+            invert=invert,
+        )
+
+    # -- splits -----------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        if self.image_paths is None:
+            prepare(self.dataset, self.data_dir, download=self.download)
+
+    def setup(self, stage: str) -> None:
+        match stage:
+            case "fit":
+                names: tuple[str, ...] = ("train", "val")
+            case "validate":
+                names = ("val",)
+            case "test":
+                names = (self.split,)
+            case _:
+                names = ()
+                self.splits["predict"] = self._predict_split()
+        for name in names:
+            if name not in self.splits:
+                self.splits[name] = self._make_split(name)
+
+    def _predict_split(self) -> Split:
+        if not self.image_paths:
+            raise InputError("predict needs images; give --data.images files or folders")
+        paths = find_images(self.image_paths)
+        labels = torch.full((len(paths),), -1)
+        channels = 1 if self.in_chans == 1 else 3
+        images = FileImages(paths, labels, in_chans=channels, size=self.preprocess.source_size)
+        self.files = [str(path) for path in paths]
+        return Split(images, torch.arange(len(paths)))
+
+    def _make_split(self, name: str) -> Split:
+        found = parts(self.dataset, self.data_dir)
+        if self.dataset == "folder":
+            self._check_class_names()
+        if name in found and (name != "train" or "val" in found):
+            return self._whole(name)
+        if name == "test" and "all" not in found:
+            raise InputError(
+                f"{self.data_dir} has no test folder; score the validation split with "
+                f"`vitlit validate`, or add {self.data_dir / 'test'}"
+            )
+        part = "all" if "all" in found else "train"
+        images = self._part(part)
+        members = torch.arange(len(images))
+        if part == "all":
+            key = address(self.split_seed, TEST_SPLIT)
+            members, held = stratified_split(images.labels, self.test_fraction, key)
+            if name == "test":
+                return Split(images, held)
+        key = address(self.split_seed, VAL_SPLIT)
+        kept, held = stratified_split(images.labels[members], self.val_fraction, key)
+        return Split(images, members[held if name == "val" else kept])
+
+    def _check_class_names(self) -> None:
+        found = find_class_names(self.dataset, self.data_dir)
+        if found != self.class_names:
+            odd = sorted(set(found) ^ set(self.class_names))
+            raise InputError(
+                f"the classes in {self.data_dir} are not those of the model: "
+                f"{', '.join(odd[:5]) or 'their order differs'}"
+            )
+
+    def _whole(self, part: str) -> Split:
+        images = self._part(part)
+        return Split(images, torch.arange(len(images)))
+
+    def _part(self, part: str) -> Images:
+        if part not in self._parts:
+            self._parts[part] = read_part(
+                self.dataset,
+                part,
+                self.data_dir,
+                num_classes=self.num_classes,
+                in_chans=self.in_chans,
+                size=self.preprocess.source_size,
+                memory_gb=self.memory_gb,
+            )
+        return self._parts[part]
+
+    # -- loaders ----------------------------------------------------------------------------
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """(rank, number of processes)."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+    def _loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
+        in_files = isinstance(split.images, FileImages)
+        workers = self.num_workers
+        if workers is None:
+            workers = min(8, os.cpu_count() or 1) if in_files and len(split) > 256 else 0
+        return DataLoader(
+            dataset=split,
+            sampler=order,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _eval_loader(self, name: str) -> DataLoader[Batch]:
+        split = self.splits[name]
+        rank, world = self._place
+        order = EvalOrder(len(split), batch_size=self.batch_size, rank=rank, world=world)
+        return self._loader(split, order)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        split = self.splits["train"]
+        rank, world = self._place
+        order = TrainOrder(
+            len(split), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
+        )
+        return self._loader(split, order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader(self.split)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("predict")
+
+    # -- where the model is -----------------------------------------------------------------
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not isinstance(batch, Batch):  # Lightning's example input, say
+            return batch
+        training = self.trainer is not None and self.trainer.training
+        return self.transform(batch, augment=training)
+
+    def transform(self, batch: Batch, *, augment: bool) -> Batch:
+        """The batch of a loader, uint8, to the batch of a step, float patches or images."""
+        x = self.augment(batch) if augment else batch.x
+        x = self.preprocess(x)
+        return batch._replace(x=patchify(x, self.patch_size) if self.patchify else x)
+
+    def augment(self, batch: Batch) -> Tensor:
+        """Crop and flip uint8 ``(B, C, h, w)``; draws depend on seed, epoch and sample alone."""
+        x = batch.x
+        draws = uniform(address(self.seed, AUGMENT, batch.epoch), batch.index, 3)
+        if self.crop_padding:
+            x = random_crop(x, draws[:, :2], padding=self.crop_padding)
+        if self.flip:
+            x = random_flip(x, draws[:, 2:])
+        return x
+
+
+def _check_fractions(**fractions: float) -> None:
+    for name, value in fractions.items():
+        if not 0.0 < value < 1.0:
+            raise InputError(f"{name} {value} is not a share; give --data.{name} between 0 and 1")
+
+
+def _per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, ...]:
+    """Statistics for ``in_chans`` channels: grey repeated, colour weighted to grey."""
+    if len(values) == in_chans:
+        return tuple(values)
+    if len(values) == 1:
+        return tuple(values) * in_chans
+    if len(values) == 3 and in_chans == 1:  # exact for the mean, an approximation for std
+        return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
+    raise InputError(f"{name} {values} has {len(values)} numbers for {in_chans} channels")

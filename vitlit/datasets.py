@@ -1,0 +1,274 @@
+"""The table of data sets, and readers from disk to uint8 images.
+
+data set, part -> images that ``gather(indices (B,))`` -> uint8 (B, C, h, w), labels int64 (n,)
+
+A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``all`` where nobody
+published a division. How parts become splits is the DataModule's business.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets as tv
+from tqdm import tqdm
+
+from vitlit.errors import InputError
+from vitlit.images import EXTENSIONS, list_images, read_image
+
+DatasetName = Literal[
+    "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folder"
+]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DIGIT_NAMES = tuple("0123456789")
+FASHION_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR10_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR100_NAMES = tuple("""
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+""".split())  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row of the table: size in pixels, channels, and statistics of pixels in [0, 1]."""
+
+    size: int
+    in_chans: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()  # empty: found on disk
+    torchvision: Any = None
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(8, 1, (0.3053,), (0.3761,), DIGIT_NAMES),
+    "mnist": Source(28, 1, (0.1307,), (0.3081,), DIGIT_NAMES, tv.MNIST),
+    "fashion_mnist": Source(28, 1, (0.2860,), (0.3530,), FASHION_NAMES, tv.FashionMNIST),
+    "cifar10": Source(
+        32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), CIFAR10_NAMES, tv.CIFAR10
+    ),
+    "cifar100": Source(
+        32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), CIFAR100_NAMES, tv.CIFAR100
+    ),
+    "imagenet": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
+    "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
+}
+
+
+class Images(Protocol):
+    """Images with labels, read a batch at a time."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """uint8 ``(B, C, h, w)`` of the samples at ``indices`` int64 ``(B,)``."""
+        ...
+
+
+class MemoryImages:
+    """All pixels in one uint8 tensor ``(n, C, h, w)``."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels, self.labels = pixels, labels.long()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices]
+
+
+class FileImages:
+    """Files decoded each time they are asked for: for sets too large for memory."""
+
+    def __init__(
+        self, paths: list[Path], labels: Tensor, *, in_chans: int, size: tuple[int, int]
+    ) -> None:
+        self.paths, self.labels = paths, labels.long()
+        self.in_chans, self.size = in_chans, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def _read(self, index: int) -> Tensor:
+        return read_image(self.paths[index], in_chans=self.in_chans, size=self.size)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        return torch.stack([self._read(index) for index in indices.tolist()])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all images take once decoded."""
+        return len(self) * self.in_chans * self.size[0] * self.size[1]
+
+    def decode_all(self) -> MemoryImages:
+        """Decode every file once, on all cores."""
+        pixels = torch.empty((len(self), self.in_chans, *self.size), dtype=torch.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = pool.map(self._read, range(len(self)))
+            rows = tqdm(images, total=len(self), desc="decoding", unit="img", leave=False)
+            for row, image in enumerate(rows):
+                pixels[row] = image
+        return MemoryImages(pixels, self.labels)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Folders below root, sorted by name, hidden ones left out."""
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _part_root(data_dir: Path, part: str) -> Path:
+    return data_dir if part == "all" else data_dir / part
+
+
+def parts(dataset: str, data_dir: Path) -> tuple[str, ...]:
+    """The parts that a data set provides.
+
+    A folder has ``train`` and perhaps ``val`` and ``test``; otherwise its class folders are
+    ``all``. ImageNet's 50,000 validation images serve as its test part, as in the papers: the
+    labels of its test set were never published.
+    """
+    if dataset == "digits":
+        return ("all",)
+    if dataset != "folder":
+        return ("train", "test")
+    if not data_dir.is_dir():
+        raise InputError(f"no folder {data_dir}; give --data.data_dir a folder of images")
+    if not (data_dir / "train").is_dir():
+        return ("all",)
+    return tuple(part for part in ("train", "val", "test") if (data_dir / part).is_dir())
+
+
+def find_class_names(dataset: str, data_dir: Path) -> list[str]:
+    """Class names in the order of their labels; a folder's are its class folders, sorted."""
+    if dataset == "imagenet":
+        from torchvision.models import ViT_B_16_Weights  # its metadata needs no download
+
+        return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
+    if dataset != "folder":
+        return list(SOURCES[dataset].class_names)
+    roots = {part: _part_root(data_dir, part) for part in parts(dataset, data_dir)}
+    names = {part: [folder.name for folder in _folders(root)] for part, root in roots.items()}
+    first_part, first = next(iter(names.items()))
+    if not first:
+        raise InputError(
+            f"no class folders in {roots[first_part]}; put the images of each class into a folder "
+            f"with its name, below {data_dir} or below {data_dir / 'train'}"
+        )
+    for part, found in names.items():
+        if found != first:
+            odd = sorted(set(found) ^ set(first))
+            raise InputError(
+                f"class folders of {first_part} and {part} differ in {data_dir}: "
+                f"{', '.join(odd[:5])}; every part needs the same classes"
+            )
+    return first
+
+
+def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> FileImages:
+    """Image files of the class folders below root, labelled by the order of their folder."""
+    folders = _folders(root)
+    if len(folders) != count:
+        raise InputError(f"{root} has {len(folders)} class folders, expected {count}")
+    found = [list_images(folder) for folder in folders]
+    empty = [folder.name for folder, paths in zip(folders, found, strict=True) if not paths]
+    if empty:
+        raise InputError(
+            f"no images in {root} for class {', '.join(empty[:5])}; "
+            f"known endings: {' '.join(EXTENSIONS)}"
+        )
+    labels = torch.tensor([label for label, paths in enumerate(found) for _ in paths])
+    paths = [path for paths in found for path in paths]
+    return FileImages(paths, labels, in_chans=in_chans, size=size)
+
+
+def _read_digits() -> MemoryImages:
+    """The 1,797 digits of the package; values 0..16 are spread over 0..255."""
+    with (files("vitlit") / "digits" / "digits.npz").open("rb") as file, np.load(file) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    pixels = np.round(images.astype(np.float64) * (255 / 16)).astype(np.uint8)
+    return MemoryImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels))
+
+
+def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
+    try:
+        source = SOURCES[dataset].torchvision(str(data_dir), train=part == "train")
+    except RuntimeError as error:
+        raise InputError(f"cannot read {dataset} in {data_dir}: {error}") from error
+    pixels = torch.as_tensor(source.data)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+    return MemoryImages(pixels, torch.as_tensor(source.targets))
+
+
+def prepare(dataset: str, data_dir: Path, *, download: bool) -> None:
+    """Fetch or unpack what is missing on disk; called by one process of each machine."""
+    source = SOURCES[dataset].torchvision
+    if dataset == "imagenet":
+        for split in ("train", "val"):
+            if not (data_dir / split).is_dir():
+                _unpack_imagenet(data_dir, split)
+    elif source is not None and download:
+        try:
+            for train in (True, False):
+                source(str(data_dir), train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"cannot download {dataset} to {data_dir}: {error}; "
+                f"give --data.data_dir a folder that has it"
+            ) from error
+
+
+def _unpack_imagenet(data_dir: Path, split: str) -> None:
+    try:
+        tv.ImageNet(str(data_dir), split=split)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"no ImageNet in {data_dir}: it has neither the folder {split} nor the archives to "
+            f"make it from; ImageNet has no free download, see https://image-net.org"
+        ) from error
+
+
+def read_part(
+    dataset: str,
+    part: str,
+    data_dir: Path,
+    *,
+    num_classes: int,
+    in_chans: int,
+    size: tuple[int, int],
+    memory_gb: float,
+) -> Images:
+    """The images of one part.
+
+    in_chans and size apply to image files, which are decoded to them; sets that come as arrays
+    keep their own. Files are decoded once into memory where they fit ``memory_gb`` (10**9 bytes).
+    """
+    if dataset == "digits":
+        return _read_digits()
+    if SOURCES[dataset].torchvision is not None:
+        return _read_torchvision(dataset, part, data_dir)
+    folder = "val" if (dataset, part) == ("imagenet", "test") else part
+    files_ = _scan(_part_root(data_dir, folder), num_classes, in_chans=in_chans, size=size)
+    return files_.decode_all() if files_.nbytes <= memory_gb * 1e9 else files_

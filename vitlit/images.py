@@ -1,0 +1,145 @@
+"""Image files to tensors, and tensors to what a model takes.
+
+file -> uint8 (C, h, w) -> batch uint8 (B, C, h, w) -> float (B, C, H, W)
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vitlit.errors import InputError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that turn RGB to grey
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name looks like an image; hidden files do not."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files below a folder, sorted, hidden files and folders left out."""
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in sorted(names) if is_image_name(name)]
+    return found
+
+
+def find_images(paths: Iterable[str]) -> list[Path]:
+    """Image files named directly, or found below the folders named."""
+
+    def expand(path: Path) -> Iterator[Path]:
+        if path.is_dir():
+            found = list_images(path)
+            if not found:
+                raise InputError(f"no images in {path}; known endings: {' '.join(EXTENSIONS)}")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise InputError(f"no such file or folder: {path}; check --data.images")
+
+    return [file for path in paths for file in expand(Path(path).expanduser())]
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit and float greyscale to 8 bits; PIL's own conversion would clip."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if image.mode == "F":
+        values = np.asarray(image)
+        scale = 255.0 if values.max() <= 1.0 else 1.0
+        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on white, as viewers show it."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image)
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale to cover ``size`` (height, width) and cut the centre, keeping proportions."""
+    height, width = size
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def read_image(path: Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
+    """Decode one file, upright, in grey (1 channel) or colour (3), fitted to ``size``.
+
+    size: (height, width) in pixels. Returns uint8 ``(in_chans, height, width)``.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * size[1], 2 * size[0]))  # JPEG only: decode no larger than needed
+            upright = ImageOps.exif_transpose(image)
+            plain = _on_white(_to_8_bit(upright)).convert("L" if in_chans == 1 else "RGB")
+            pixels = np.array(_fit(plain, size))
+    except Exception as error:  # PIL raises many kinds; whatever it is, this file is the cause
+        raise InputError(f"cannot read the image {path}: {error}; mend or remove it") from error
+    tensor = torch.from_numpy(pixels)
+    return tensor[None] if in_chans == 1 else tensor.permute(2, 0, 1).contiguous()
+
+
+def convert_channels(x: Tensor, in_chans: int) -> Tensor:
+    """Grey to colour by repetition, colour to grey by luma: ``(B, C, h, w)`` of the same dtype."""
+    if x.shape[1] == in_chans:
+        return x
+    if x.shape[1] == 1:
+        return x.expand(-1, in_chans, -1, -1)
+    weights = torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)
+    grey = (x * weights).sum(dim=1, keepdim=True)
+    return grey.round().to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From uint8 pixels to what the model was trained on; the same for training and prediction.
+
+    in_chans: channels of the model; source_size: (height, width) at which files are decoded;
+    img_size: (height, width) of the model's input; mean, std: per channel, of pixels in [0, 1]
+    after inversion; invert: whether pixel values p become 1 - p.
+    """
+
+    in_chans: int
+    source_size: tuple[int, int]
+    img_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    invert: bool = False
+
+    def read(self, path: str | Path) -> Tensor:
+        """Decode one file: uint8 ``(in_chans, height, width)`` of source_size."""
+        channels = 1 if self.in_chans == 1 else 3
+        return read_image(Path(path), in_chans=channels, size=self.source_size)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``."""
+        x = convert_channels(x, self.in_chans).float()
+        if tuple(x.shape[-2:]) != self.img_size:
+            x = F.interpolate(x, self.img_size, mode="bilinear", antialias=True)
+        scale, shift = self._affine(x.device)
+        return x.mul(scale).add_(shift)
+
+    def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inversion and normalisation of 0..255 as one multiplication and one addition."""
+        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
+        if self.invert:
+            return -1 / (255 * std), (1 - mean) / std
+        return 1 / (255 * std), -mean / std

@@ -1,0 +1,70 @@
+"""Images to patches and back.
+
+images (B, C, H, W) <-> patches (B, N, C*P*P)
+
+A patch is flattened in the order (C, P, P), so ``F.linear(patchify(x, P), w.flatten(1))`` equals
+``F.conv2d(x, w, stride=P)`` and published convolution filters apply to flattened patches.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vitlit.errors import InputError
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size given as one number or as two."""
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise InputError(f"size {list(size)} has {len(size)} numbers; give one, or height and width")
+    return size[0], size[1]
+
+
+def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
+    """Number of patches (down, across) in an image of ``img_size`` pixels."""
+    height, width = pair(img_size)
+    if patch_size < 1:
+        raise InputError(f"patch_size {patch_size} is not positive")
+    if height % patch_size or width % patch_size or not height or not width:
+        raise InputError(
+            f"patch_size {patch_size} does not divide the image size {height}x{width}; "
+            f"change --model.patch_size, or resize with --data.img_size"
+        )
+    return height // patch_size, width // patch_size
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Cut images into non-overlapping square patches, row by row.
+
+    images: ``(..., C, H, W)``, a batch or a single image, any dtype.
+    Returns ``(..., N, C*P*P)`` with ``N = (H/P) * (W/P)``.
+    As a transform for one image: ``functools.partial(patchify, patch_size=4)``.
+    """
+    if images.ndim < 3:
+        raise InputError(f"patchify needs (..., C, H, W), got shape {tuple(images.shape)}")
+    *lead, channels, height, width = images.shape
+    rows, cols = grid_size((height, width), patch_size)
+    x = images.reshape(*lead, channels, rows, patch_size, cols, patch_size)
+    x = x.movedim((-4, -2), (-5, -4))  # (..., rows, cols, C, P, P)
+    return x.reshape(*lead, rows * cols, channels * patch_size * patch_size)
+
+
+def unpatchify(patches: Tensor, patch_size: int, img_size: int | Sequence[int]) -> Tensor:
+    """Put patches back together: the inverse of :func:`patchify`.
+
+    patches: ``(..., N, C*P*P)``; img_size: pixels, one number or (height, width).
+    Returns ``(..., C, H, W)``.
+    """
+    *lead, count, length = patches.shape
+    rows, cols = grid_size(img_size, patch_size)
+    if count != rows * cols or length % (patch_size * patch_size):
+        raise InputError(
+            f"patches of shape {tuple(patches.shape)} do not tile {rows * patch_size}x"
+            f"{cols * patch_size} pixels with patch_size {patch_size}"
+        )
+    channels = length // (patch_size * patch_size)
+    x = patches.reshape(*lead, rows, cols, channels, patch_size, patch_size)
+    x = x.movedim((-5, -4), (-4, -2))  # (..., C, rows, P, cols, P)
+    return x.reshape(*lead, channels, rows * patch_size, cols * patch_size)

@@ -1,0 +1,94 @@
+"""Which samples make which batch, and the address of each batch.
+
+(seed, epoch) -> orders of batches; one Order -> one Batch
+
+Lightning leaves a DistributedSampler alone and tells it the epoch, so the samplers are that. They
+yield whole batches (DataLoader with ``batch_size=None``), each with its address.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from vitlit.seeding import address, permutation
+
+ORDER, DROPOUT = 1, 2  # streams of addresses, so that uses of one seed are independent
+
+
+class Order(NamedTuple):
+    """What a batch is to hold: indices and valid ``(B,)``, and the batch's address."""
+
+    indices: Tensor
+    valid: Tensor
+    epoch: int
+    key: int
+
+
+class Batch(NamedTuple):
+    """What travels to the model, and is given to its steps.
+
+    x: uint8 ``(B, C, h, w)`` from the loader, float patches ``(B, N, C*P*P)`` or images
+    ``(B, C, H, W)`` in a step; y: int64 ``(B,)``; index: int64 ``(B,)``, the sample's place in
+    its split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation;
+    epoch and key: the address of the batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    valid: Tensor
+    epoch: int
+    key: int
+
+
+class TrainOrder(DistributedSampler[Any]):
+    """Shuffled global batches, of which every process takes its slice.
+
+    The incomplete last global batch is left out; a set smaller than one is drawn again from the
+    start until it fills one. The global batch depends on the seed and the epoch alone, so two
+    processes with 16 samples each train like one with 32.
+    """
+
+    def __init__(self, size: int, *, batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.num_replicas, self.epoch = rank, world, 0
+
+    def __len__(self) -> int:
+        return max(1, self.size // (self.batch_size * self.num_replicas))
+
+    def __iter__(self) -> Iterator[Order]:
+        order = permutation(address(self.seed, ORDER, self.epoch), self.size)
+        total = len(self) * self.batch_size * self.num_replicas
+        order = order.repeat(-(-total // self.size))[:total]
+        mine = order.view(len(self), self.num_replicas, self.batch_size)[:, self.rank]
+        valid = torch.ones(self.batch_size, dtype=torch.bool)
+        for step, indices in enumerate(mine):
+            key = address(self.seed, DROPOUT, self.epoch, step, self.rank)
+            yield Order(indices, valid, self.epoch, key)
+
+
+class EvalOrder(DistributedSampler[Any]):
+    """Every sample once, in order; rows that make all processes' batches equal are not valid."""
+
+    def __init__(self, size: int, *, batch_size: int, rank: int, world: int) -> None:
+        self.size, self.batch_size = size, batch_size
+        self.rank, self.num_replicas, self.epoch = rank, world, 0
+
+    @property
+    def share(self) -> int:
+        """Rows for each process, padding included."""
+        return -(-self.size // self.num_replicas)
+
+    def __len__(self) -> int:
+        return -(-self.share // self.batch_size)
+
+    def __iter__(self) -> Iterator[Order]:
+        places = torch.arange(self.share) * self.num_replicas + self.rank
+        valid = places < self.size
+        indices = places.clamp(max=self.size - 1)
+        chunks = zip(indices.split(self.batch_size), valid.split(self.batch_size), strict=True)
+        for some, which in chunks:
+            yield Order(some, which, 0, 0)

@@ -1,0 +1,22 @@
+"""Configurations that come with the package, found by name from any folder."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from vitlit.errors import InputError
+
+HERE = Path(str(files("vitlit.configs")))
+
+
+def shipped() -> list[str]:
+    """Names of the shipped configurations, those of published experiments last."""
+    top = sorted(path.name for path in HERE.glob("*.yaml"))
+    return top + sorted(f"reference/{path.name}" for path in HERE.glob("reference/*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """The file that ``--config name`` means: a path, else the name of a shipped file."""
+    for candidate in (Path(name).expanduser(), HERE / name, HERE / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"no configuration {name}; shipped: {', '.join(shipped())}")
