@@ -3,8 +3,8 @@
 0 success, 1 a defect of the program, 2 bad input, 130 interrupted
 """
 
+import logging
 import sys
-import traceback
 import warnings
 
 from vitlit.errors import InputError
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from vitlit.cli import run
 
@@ -84,10 +84,16 @@ def _run(args: list[str]) -> int:
 
 
 def _quieten() -> None:
-    """Silence advice that does not apply: data in memory need no workers."""
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Using `DistributedSampler` with the dataloaders.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+    """Silence advice that does not apply: data in memory need no workers, scoring no callbacks."""
+    for text in (
+        "does not have many workers",
+        "Using `DistributedSampler` with the dataloaders",
+        "callbacks used to create the checkpoint need to be provided",
+        "LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", f".*{text}.*")
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    logger.addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 if __name__ == "__main__":

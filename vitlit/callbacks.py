@@ -71,7 +71,7 @@ class PredictionWriter(Callback):
     ) -> None:
         top = outputs.topk(min(5, outputs.shape[1]), dim=1)
         rows = zip(
-            batch.index.tolist(),
+            batch.sample.tolist(),
             batch.valid.tolist(),
             top.values.tolist(),
             top.indices.tolist(),

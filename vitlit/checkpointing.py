@@ -4,6 +4,7 @@ path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -
 """
 
 import inspect
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,8 @@ def _newest(name: str) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint's content, as plain values and tensors; nothing in it is executed."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for files that are not its own

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from vitlit.errors import InputError
@@ -155,8 +155,9 @@ class Classifier(pl.LightningModule):
         count = batch.valid.sum()
         total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
         metrics["loss"].update(total / count.clamp(min=1), weight=count)
-        for name in set(metrics.keys()) - {"loss"}:
-            metrics[name].update(logits, targets)
+        for name in ("acc", "acc5"):
+            if name in metrics:
+                metrics[name].update(logits, targets)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, self.val_metrics)
@@ -189,7 +190,10 @@ def _metrics(num_classes: int) -> MetricCollection:
         "ignore_index": IGNORED,
         "validate_args": False,
     }
-    metrics = {"loss": MeanMetric(), "acc": MulticlassAccuracy(**options)}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "loss": MeanMetric(),
+        "acc": MulticlassAccuracy(**options),
+    }
     if num_classes > 5:
         metrics["acc5"] = MulticlassAccuracy(top_k=5, **options)
     return MetricCollection(metrics, compute_groups=False)

@@ -8,66 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
-from jsonargparse import ActionConfigFile
-from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from vitlit import checkpointing
 from vitlit.callbacks import BestCheckpoint, PredictionWriter
 from vitlit.classifier import Classifier
-from vitlit.shipped import find_config
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
-
-PARSE_LINKS: dict[str, tuple[str, Any]] = {
-    "data.patch_size": ("model.patch_size", None),
-    "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
-    "data.seed": ("seed_everything", None),
-}
-INSTANTIATE_LINKS = {
-    "model.num_classes": "data.num_classes",
-    "model.in_chans": "data.in_chans",
-    "model.img_size": "data.img_size",
-    "model.class_names": "data.class_names",
-}
-
-
-class ConfigFile(ActionConfigFile):
-    """``--config``: a path, or the bare name of a file shipped in the package."""
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
-        path = find_config(value)
-        _refuse_linked(path)
-        ActionConfigFile.apply_config(parser, cfg, dest, str(path))
-
-
-def _refuse_linked(path: Path) -> None:
-    """A file that sets what follows from something else would be ignored in silence."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason[:300]}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a configuration: it holds no keys and values")
-    sources = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
-    for target, source in sources.items():
-        group, name = target.split(".")
-        if isinstance(content.get(group), dict) and name in content[group]:
-            raise InputError(
-                f"{path} sets {target}, which follows from {source}; remove it"
-                + ("" if source.startswith("data.num") else f", or set {source}")
-            )
-
-
-class Parser(LightningArgumentParser):
-    """Raises instead of printing a page of usage before each error."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise InputError(message) from ex
+from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, link, refuse_linked
 
 
 class VitCLI(LightningCLI):
@@ -89,7 +45,7 @@ class VitCLI(LightningCLI):
     # -- parsing ----------------------------------------------------------------------------
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = self.parser_class(dump_header=[f"pytorch_lightning=={pl.__version__}"], **kwargs)
+        parser = self.parser_class(allow_abbrev=False, **kwargs)
         parser.add_argument(
             "-c",
             "--config",
@@ -119,10 +75,7 @@ class VitCLI(LightningCLI):
             default=0.0,
             help="Smallest gain in val/acc that counts as better.",
         )
-        for target, (source, compute) in PARSE_LINKS.items():
-            parser.link_arguments(source, target, compute_fn=compute)
-        for target, source in INSTANTIATE_LINKS.items():
-            parser.link_arguments(source, target, apply_on="instantiate")
+        link(parser)
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -137,6 +90,10 @@ class VitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
+        args = join_lists(args)
+        refuse_linked(
+            (arg.partition("=")[0].removeprefix("--") for arg in args), "the command line"
+        )
         quiet = [arg for arg in args if not arg.startswith("--print_config")]
         first = parser.parse_args(quiet)
         command = first["subcommand"]
@@ -153,11 +110,14 @@ class VitCLI(LightningCLI):
 
     def _take_defaults(self, command: str, known: Any, path: Path) -> None:
         content = checkpointing.read(path)
-        linked = PARSE_LINKS.keys() | INSTANTIATE_LINKS.keys()
         for group, key in (("model", checkpointing.MODEL), ("data", checkpointing.DATA)):
             values = {f"{group}.{name}": value for name, value in content[key].items()}
             self._subcommand_parsers[command].set_defaults(
-                {name: value for name, value in values.items() if name in known and name not in linked}
+                {
+                    name: value
+                    for name, value in values.items()
+                    if name in known and name not in LINKED
+                }
             )
 
     def _parse_ckpt_path(self) -> None:
@@ -182,13 +142,17 @@ class VitCLI(LightningCLI):
 
     def _callbacks(self, settings: Any, changed: dict[str, Any]) -> list[Callback]:
         """What every run has besides the callbacks that the user configured."""
+        callbacks: list[Callback] = []
+        given = settings["callbacks"] or []
+        shows_bar = settings["enable_progress_bar"] is not False
+        if shows_bar and not any(isinstance(callback, ProgressBar) for callback in given):
+            callbacks.append(TQDMProgressBar())
         if self.subcommand == "predict":
             out = self._get(self.config, "out")
             self.predictions = PredictionWriter(out, self.datamodule.class_names)
-            return [self.predictions]
+            callbacks.append(self.predictions)
         if self.subcommand != "fit":
-            return []
-        callbacks: list[Callback] = []
+            return callbacks
         if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
             callbacks.append(BestCheckpoint())
         if changed.get("logger", settings["logger"]) and not settings["fast_dev_run"]:

@@ -41,7 +41,7 @@ def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor,
     A class of two images or more keeps at least one and gives at least one.
     """
     held: list[Tensor] = []
-    for label in labels.unique().tolist():
+    for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
         most = len(members) - 1
         count = min(max(round(fraction * len(members)), 1), most)
@@ -331,7 +331,7 @@ class ImageData(pl.LightningDataModule):
     def augment(self, batch: Batch) -> Tensor:
         """Crop and flip uint8 ``(B, C, h, w)``; draws depend on seed, epoch and sample alone."""
         x = batch.x
-        draws = uniform(address(self.seed, AUGMENT, batch.epoch), batch.index, 3)
+        draws = uniform(address(self.seed, AUGMENT, batch.epoch), batch.sample, 3)
         if self.crop_padding:
             x = random_crop(x, draws[:, :2], padding=self.crop_padding)
         if self.flip:

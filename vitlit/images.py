@@ -86,7 +86,9 @@ def read_image(path: Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (2 * size[1], 2 * size[0]))  # JPEG only: decode no larger than needed
+            image.draft(
+                "RGB", (2 * size[1], 2 * size[0])
+            )  # JPEG only: decode no larger than needed
             upright = ImageOps.exif_transpose(image)
             plain = _on_white(_to_8_bit(upright)).convert("L" if in_chans == 1 else "RGB")
             pixels = np.array(_fit(plain, size))

@@ -18,7 +18,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
     if len(size) != 2:
-        raise InputError(f"size {list(size)} has {len(size)} numbers; give one, or height and width")
+        raise InputError(f"size {list(size)} is not one number, or height and width")
     return size[0], size[1]
 
 

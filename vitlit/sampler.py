@@ -31,14 +31,14 @@ class Batch(NamedTuple):
     """What travels to the model, and is given to its steps.
 
     x: uint8 ``(B, C, h, w)`` from the loader, float patches ``(B, N, C*P*P)`` or images
-    ``(B, C, H, W)`` in a step; y: int64 ``(B,)``; index: int64 ``(B,)``, the sample's place in
-    its split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation;
+    ``(B, C, H, W)`` in a step; y: int64 ``(B,)``; sample: int64 ``(B,)``, its place in the
+    split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation;
     epoch and key: the address of the batch.
     """
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    sample: Tensor
     valid: Tensor
     epoch: int
     key: int
@@ -89,6 +89,6 @@ class EvalOrder(DistributedSampler[Any]):
         places = torch.arange(self.share) * self.num_replicas + self.rank
         valid = places < self.size
         indices = places.clamp(max=self.size - 1)
-        chunks = zip(indices.split(self.batch_size), valid.split(self.batch_size), strict=True)
-        for some, which in chunks:
-            yield Order(some, which, 0, 0)
+        for start in range(0, self.share, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield Order(indices[rows], valid[rows], 0, 0)

@@ -59,7 +59,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm encoder block: tokens ``(B, N, D)`` -> ``(B, N, D)`` (paper, eq. 2 and 3)."""
 
-    def __init__(self, *, dim: int, hidden: int, drop_path: float, drop: float, attn: Attention) -> None:
+    def __init__(
+        self, *, dim: int, hidden: int, drop_path: float, drop: float, attn: Attention
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = attn

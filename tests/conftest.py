@@ -1,0 +1,48 @@
+"""Fixtures that several test files share: small image folders, made on the fly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+class PhotoFolder(Protocol):
+    """Makes a data folder; ``layout`` is "flat" or names its parts: "train+val+test"."""
+
+    def __call__(
+        self,
+        layout: str = "flat",
+        *,
+        classes: Sequence[str] = ("cat", "dog"),
+        count: int = 4,
+        size: tuple[int, int] = (20, 24),
+    ) -> Path: ...
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> PhotoFolder:
+    """Class folders of ``count`` noise images each, PNG and JPEG, no two of the same pixels."""
+
+    def make(
+        layout: str = "flat",
+        *,
+        classes: Sequence[str] = ("cat", "dog"),
+        count: int = 4,
+        size: tuple[int, int] = (20, 24),
+    ) -> Path:
+        root = tmp_path / "photos"
+        rng = np.random.default_rng(0)
+        for part in [""] if layout == "flat" else layout.split("+"):
+            for name in classes:
+                folder = root / part / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                    ending = "jpg" if number % 2 else "png"
+                    Image.fromarray(pixels).save(folder / f"{number}.{ending}")
+        return root
+
+    return make

@@ -1,0 +1,133 @@
+"""Parameter groups against timm's, the schedule against closed forms and torch's own."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler
+
+from vitlit.errors import InputError
+from vitlit.optim import parameter_groups, schedule_factor, warmup_constant, warmup_cosine
+from vitlit.vit import ViT
+
+
+@pytest.fixture
+def model() -> ViT:
+    return ViT(img_size=8, patch_size=4, num_classes=5, embed_dim=8, depth=1, num_heads=2)
+
+
+def names_in(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[str]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return sorted(names[id(parameter)] for parameter in parameters)
+
+
+def test_matrices_decay_and_the_rest_is_spared_as_in_timm(model: ViT) -> None:
+    spared, decayed = param_groups_weight_decay(model, 0.1, ["pos_embed", "cls_token"])
+    groups = parameter_groups(model, weight_decay=0.1, decay="matrices")
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert names_in(model, groups[0]["params"]) == names_in(model, decayed["params"])
+    assert names_in(model, groups[1]["params"]) == names_in(model, spared["params"])
+
+
+def test_what_decays_in_a_vit_is_its_projections(model: ViT) -> None:
+    group, _ = parameter_groups(model, weight_decay=0.1, decay="matrices")
+    layers = ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2"]
+    expected = [f"blocks.0.{layer}.weight" for layer in layers]
+    assert names_in(model, group["params"]) == [
+        *expected,
+        "head.weight",
+        "patch_embed.proj.weight",
+    ]
+
+
+def test_positions_are_spared_inside_a_larger_module_too(model: ViT) -> None:
+    outer = nn.ModuleDict({"vit": model})
+    _, spared = parameter_groups(outer, weight_decay=0.1, decay="matrices")
+    assert {"vit.pos_embed", "vit.cls_token"} <= set(names_in(outer, spared["params"]))
+
+
+def test_everything_decays_in_one_group_when_all_is_asked(model: ViT) -> None:
+    (group,) = parameter_groups(model, weight_decay=0.1, decay="all")
+    assert names_in(model, group["params"]) == names_in(model, model.parameters())
+    assert group["weight_decay"] == 0.1
+
+
+def test_an_empty_group_is_left_out() -> None:
+    (group,) = parameter_groups(nn.LayerNorm(4), weight_decay=0.1, decay="matrices")
+    assert group["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("decay", ["matrices", "all"])
+def test_frozen_parameters_are_left_out(model: ViT, decay: str) -> None:
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+    groups = parameter_groups(model, weight_decay=0.1, decay=decay)
+    kept = [parameter for group in groups for parameter in group["params"]]
+    assert names_in(model, kept) == ["head.bias", "head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 0.1),
+        (4, 0.5),
+        (9, 1.0),
+        (10, 1.0),
+        (35, 0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2),  # a quarter of the way: cos 45 degrees
+        (60, 0.6),
+        (85, 0.2 + 0.8 * (1 - math.sqrt(0.5)) / 2),
+        (110, 0.2),
+        (500, 0.2),
+    ],
+)
+def test_the_cosine_factor_equals_its_closed_form(step: int, factor: float) -> None:
+    assert warmup_cosine(step, total=110, warmup=10, floor=0.2) == pytest.approx(factor)
+
+
+def test_without_warmup_the_cosine_starts_at_its_top() -> None:
+    assert warmup_cosine(0, total=100, warmup=0, floor=0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup", "factor"), [(0, 4, 0.25), (3, 4, 1.0), (9999, 4, 1.0), (0, 0, 1.0)]
+)
+def test_the_constant_factor_rises_to_one_and_stays(step: int, warmup: int, factor: float) -> None:
+    assert warmup_constant(step, warmup=warmup) == factor
+
+
+def learning_rates(make: Callable[[torch.optim.Optimizer], LRScheduler], steps: int) -> list[float]:
+    """The rate that each optimiser step uses, for a base rate of 1."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_the_cosine_schedule_equals_torchs_linear_then_cosine() -> None:
+    """torch's LinearLR counts ``total_iters`` intervals, so 8 warm-up steps are 7 intervals; its
+    CosineAnnealingLR starts at the first step after them."""
+    warmup, total, floor = 8, 40, 0.05
+    factor = schedule_factor("cosine", total=total, warmup=warmup, floor=floor)
+    ours = learning_rates(lambda o: LambdaLR(o, factor), total)
+    rise = learning_rates(lambda o: LinearLR(o, 1 / warmup, total_iters=warmup - 1), warmup)
+    fall = total - warmup
+    down = learning_rates(lambda o: CosineAnnealingLR(o, fall, eta_min=floor), fall)
+    assert ours == pytest.approx(rise + down)
+
+
+def test_the_constant_schedule_equals_torchs_linear_warmup_without_a_known_end() -> None:
+    factor = schedule_factor("constant", total=math.inf, warmup=8, floor=0.0)
+    ours = learning_rates(lambda o: LambdaLR(o, factor), 20)
+    assert ours == pytest.approx(learning_rates(lambda o: LinearLR(o, 1 / 8, total_iters=7), 20))
+
+
+def test_the_cosine_schedule_refuses_a_run_without_an_end() -> None:
+    with pytest.raises(InputError, match=r"cosine.*--trainer\.max_epochs or --trainer\.max_steps"):
+        schedule_factor("cosine", total=math.inf, warmup=8, floor=0.0)

@@ -1,0 +1,137 @@
+"""The orders of batches: what is drawn, by whom, and how often."""
+
+import pytest
+import torch
+from torch.utils.data import DistributedSampler
+
+from vitlit.sampler import EvalOrder, TrainOrder
+
+
+def train(
+    size: int, batch_size: int = 4, *, seed: int = 0, rank: int = 0, world: int = 1, epoch: int = 0
+) -> TrainOrder:
+    order = TrainOrder(size, batch_size=batch_size, seed=seed, rank=rank, world=world)
+    order.set_epoch(epoch)
+    return order
+
+
+def drawn(order: TrainOrder) -> list[list[int]]:
+    """Indices, batch by batch."""
+    return [batch.indices.tolist() for batch in order]
+
+
+def flat(order: TrainOrder) -> list[int]:
+    return [index for batch in drawn(order) for index in batch]
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+def test_an_epoch_draws_each_sample_once_when_batches_come_out_even() -> None:
+    assert sorted(flat(train(24))) == list(range(24))
+
+
+@pytest.mark.parametrize(("size", "world", "batches"), [(27, 1, 6), (27, 2, 3), (31, 3, 2)])
+def test_the_incomplete_last_global_batch_is_left_out(size: int, world: int, batches: int) -> None:
+    orders = [drawn(train(size, rank=rank, world=world)) for rank in range(world)]
+    indices = [index for order in orders for batch in order for index in batch]
+    assert [len(order) for order in orders] == [batches] * world
+    assert len(set(indices)) == len(indices) == batches * world * 4
+
+
+def test_length_is_the_number_of_batches() -> None:
+    assert len(train(27, world=2)) == len(list(train(27, world=2))) == 3
+
+
+def test_two_processes_together_draw_the_batches_of_one() -> None:
+    ranks = zip(*(drawn(train(61, 4, rank=rank, world=2)) for rank in range(2)), strict=True)
+    assert [first + second for first, second in ranks] == drawn(train(61, 8))
+
+
+def test_the_order_is_the_same_for_the_same_seed_and_epoch() -> None:
+    assert drawn(train(61, seed=3, epoch=2)) == drawn(train(61, seed=3, epoch=2))
+
+
+@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 1}])
+def test_another_epoch_or_seed_is_another_order(change: dict[str, int]) -> None:
+    assert drawn(train(61, **change)) != drawn(train(61))
+
+
+def test_an_order_is_shuffled_evenly() -> None:
+    first = torch.tensor([flat(train(4, epoch=epoch))[0] for epoch in range(2000)])
+    shares = first.bincount(minlength=4) / 2000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), rtol=0, atol=0.04)
+
+
+def test_a_set_smaller_than_a_global_batch_is_drawn_again_from_the_start() -> None:
+    (batch,) = drawn(train(3, 8))
+    assert sorted(batch[:3]) == [0, 1, 2]
+    assert batch == (batch[:3] * 3)[:8]
+
+
+def test_a_set_smaller_than_a_global_batch_gives_every_process_a_batch() -> None:
+    assert [len(*drawn(train(3, rank=rank, world=2))) for rank in range(2)] == [4, 4]
+
+
+def test_every_row_of_a_training_batch_counts() -> None:
+    assert all(batch.valid.tolist() == [True] * 4 for batch in train(3))
+
+
+def test_batches_know_their_epoch() -> None:
+    assert {batch.epoch for batch in train(24, epoch=5)} == {5}
+
+
+def test_no_two_batches_share_a_key() -> None:
+    addresses = [(rank, epoch) for rank in range(2) for epoch in range(3)]
+    orders = [train(24, rank=rank, world=2, epoch=epoch) for rank, epoch in addresses]
+    keys = [batch.key for order in orders for batch in order]
+    assert len(set(keys)) == len(keys) == 2 * 3 * 3
+
+
+# -- evaluation -------------------------------------------------------------------------------
+
+SIZES = pytest.mark.parametrize("size", [1, 5, 61, 62, 63])
+WORLDS = pytest.mark.parametrize("world", [1, 2, 3])
+
+
+def evaluation(size: int, world: int) -> list[EvalOrder]:
+    return [EvalOrder(size, batch_size=4, rank=rank, world=world) for rank in range(world)]
+
+
+@SIZES
+@WORLDS
+def test_evaluation_counts_every_sample_once(size: int, world: int) -> None:
+    batches = [batch for order in evaluation(size, world) for batch in order]
+    counted = torch.cat([batch.indices[batch.valid] for batch in batches])
+    assert sorted(counted.tolist()) == list(range(size))
+
+
+@SIZES
+@WORLDS
+def test_all_processes_evaluate_batches_of_equal_sizes(size: int, world: int) -> None:
+    sizes = [[len(batch.indices) for batch in order] for order in evaluation(size, world)]
+    assert sizes == [sizes[0]] * world
+
+
+@SIZES
+@WORLDS
+def test_the_length_of_an_evaluation_is_its_number_of_batches(size: int, world: int) -> None:
+    orders = evaluation(size, world)
+    assert [len(order) for order in orders] == [len(list(order)) for order in orders]
+
+
+@SIZES
+@WORLDS
+def test_rows_that_do_not_count_still_name_a_sample(size: int, world: int) -> None:
+    batches = [batch for order in evaluation(size, world) for batch in order]
+    assert all(0 <= index < size for batch in batches for index in batch.indices.tolist())
+
+
+def test_one_process_evaluates_in_order() -> None:
+    (order,) = evaluation(10, 1)
+    assert [batch.indices.tolist() for batch in order] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("order", [train(8), EvalOrder(8, batch_size=4, rank=0, world=1)])
+def test_lightning_leaves_the_orders_alone(order: TrainOrder | EvalOrder) -> None:
+    assert isinstance(order, DistributedSampler)  # the kind that Lightning never replaces

@@ -1,0 +1,121 @@
+"""The argument parser: bare config names, linked values, and errors in one sentence."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from pytorch_lightning.cli import LightningArgumentParser
+
+from vitlit.errors import InputError
+from vitlit.shipped import find_config
+
+# each fact has one source: target -> (source, how to compute it)
+PARSE_LINKS: dict[str, tuple[str, Any]] = {
+    "data.patch_size": ("model.patch_size", None),
+    "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
+    "data.seed": ("seed_everything", None),
+}
+INSTANTIATE_LINKS = {
+    "model.num_classes": "data.num_classes",
+    "model.in_chans": "data.in_chans",
+    "model.img_size": "data.img_size",
+    "model.class_names": "data.class_names",
+}
+LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
+LISTS = ("--data.images",)  # options that take all words up to the next option
+
+
+def link(parser: LightningArgumentParser) -> None:
+    """Tell the parser which values follow from which."""
+    for target, (source, compute) in PARSE_LINKS.items():
+        parser.link_arguments(source, target, compute_fn=compute)
+    for target, source in INSTANTIATE_LINKS.items():
+        parser.link_arguments(source, target, apply_on="instantiate")
+
+
+def refuse_linked(keys: Iterable[str], where: str) -> None:
+    """Refuse to set what follows from something else; it would be ignored in silence."""
+    for key in keys:
+        if key in LINKED:
+            raise InputError(
+                f"{where} sets {key}, which follows from {LINKED[key]}; leave {key} out"
+            )
+
+
+def join_lists(args: list[str]) -> list[str]:
+    """``--data.images a b`` as the one word that the parser takes: ``--data.images=["a", "b"]``."""
+    joined: list[str] = []
+    words: list[str] | None = None
+    for arg in [*args, "--"]:
+        if words is not None and arg.startswith("-"):
+            joined[-1] += "=" + json.dumps(words)
+            words = None
+        if words is not None:
+            words.append(arg)
+        elif arg != "--":
+            joined.append(arg)
+            words = [] if arg in LISTS else None
+    return joined
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config``: a path, or the bare name of a file shipped in the package."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        path = find_config(value)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is not a configuration: it holds no keys and values")
+        groups = {key: value for key, value in content.items() if isinstance(value, dict)}
+        refuse_linked((f"{g}.{name}" for g in groups for name in groups[g]), str(path))
+        ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+
+
+class Parser(LightningArgumentParser):
+    """Raises one sentence, where argparse prints a page of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        source = getattr(ex, "subcommand_parser", None) or self
+        known = [action.dest for action in source._actions]
+        raise InputError(explain(message, known)) from ex
+
+
+def explain(message: str, known: list[str]) -> str:
+    """A parser's message in plain words: the value, what was expected, and a near miss."""
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    kinds = re.findall(r"Expected an? (.*?)(?:\. Got|$)", message, re.MULTILINE)
+    expected = [_plain_type(kind) for kind in kinds]
+    if key and value and expected:
+        choices = " or ".join(dict.fromkeys(expected))
+        got = value[1].strip()
+        names = re.findall(r"[\w-]+", choices) if "one of" in choices else []
+        return f"{key[1]} {got} is not valid; expected {choices}" + _near(got, names)
+    unknown = re.search(r"does not accept option '([\w.]+)'", message)
+    unknown = unknown or re.search(r"unrecognized arguments: --([\w.]+)", message)
+    unknown = unknown or re.search(r"[Kk]ey '([\w.]+)' is not expected", message)
+    if unknown:
+        return f"unknown option {unknown[1]}{_near(unknown[1], known)}"
+    return " ".join(message.split())
+
+
+def _plain_type(text: str) -> str:
+    """``<class 'int'>`` -> int; ``typing.Literal['a', 'b']`` -> one of a, b."""
+    if match := re.match(r"typing\.Literal\[(.*)\]", text):
+        return "one of " + match[1].replace("'", "")
+    if match := re.match(r"<class '(?:\w+\.)*(\w+)'>", text):
+        return match[1].replace("NoneType", "null")
+    return text.replace("typing.", "")
+
+
+def _near(word: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
