@@ -20,18 +20,18 @@ def some_draws(count: int, columns: int) -> Tensor:
     return torch.rand(count, columns, generator=torch.Generator().manual_seed(1))
 
 
-def crop_slowly(image: Tensor, down: float, right: float, padding: int) -> Tensor:
+def crop_slowly(image: Tensor, draw: list[float], padding: int) -> Tensor:
     """One image, padded and cut by torchvision."""
-    places = 2 * padding + 1
-    padded = tv.pad(image, [padding])
-    return tv.crop(padded, int(down * places), int(right * places), *image.shape[-2:])
+    top, left = (int(value * (2 * padding + 1)) for value in draw)
+    cut: Tensor = tv.crop(tv.pad(image, [padding]), top, left, *image.shape[-2:])
+    return cut
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4])
 def test_crop_equals_padding_and_cutting_each_image(padding: int) -> None:
     images, draws = noise(32), some_draws(32, 2)
     pairs = zip(images, draws.tolist(), strict=True)
-    expected = torch.stack([crop_slowly(image, *draw, padding) for image, draw in pairs])
+    expected = torch.stack([crop_slowly(image, draw, padding) for image, draw in pairs])
     assert torch.equal(random_crop(images, draws, padding=padding), expected)
 
 

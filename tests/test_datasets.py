@@ -105,7 +105,10 @@ def make_mnist(root: Path, dataset: str) -> dict[str, tuple[Any, Any]]:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torchvision take CIFAR files whose checksums are not the published ones."""
-    is_there = lambda path, md5=None: Path(path).is_file()  # noqa: E731
+
+    def is_there(path: str, md5: str | None = None) -> bool:
+        return Path(path).is_file()
+
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", is_there)
 
 
@@ -182,6 +185,15 @@ def test_a_set_that_is_not_on_disk_is_named_with_its_folder(tmp_path: Path, data
         read(dataset, "train", tmp_path)
 
 
+@pytest.mark.parametrize("kept", [0, 6, 16, 1000])
+def test_a_set_cut_short_is_named_with_its_folder(tmp_path: Path, kept: int) -> None:
+    make_mnist(tmp_path, "mnist")
+    (path,) = tmp_path.rglob("train-images-idx3-ubyte")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputError, match=rf"mnist in .*{tmp_path.name}"):
+        read("mnist", "train", tmp_path)
+
+
 # -- class names ------------------------------------------------------------------------------
 
 
@@ -227,11 +239,12 @@ def test_a_folder_has_the_parts_that_it_names(
     assert parts("folder", photo_folder(layout)) == expected
 
 
-@pytest.mark.parametrize(("dataset", "expected"), [("digits", ("all",)), ("mnist", None)])
-def test_known_sets_have_their_published_parts(
-    dataset: str, expected: tuple[str, ...] | None
-) -> None:
-    assert parts(dataset, NOWHERE) == (expected or ("train", "test"))
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [("digits", ("all",)), ("mnist", ("train", "test")), ("imagenet", ("train", "test"))],
+)
+def test_known_sets_have_their_published_parts(dataset: str, expected: tuple[str, ...]) -> None:
+    assert parts(dataset, NOWHERE) == expected
 
 
 def test_a_missing_folder_is_named() -> None:
@@ -274,7 +287,7 @@ def test_parts_of_different_classes_are_refused(photo_folder: PhotoFolder, part:
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no class folders in .*put the images of each class"):
+    with pytest.raises(InputError, match=r"no class folders in .*put the images of each class"):
         find_class_names("folder", tmp_path)
 
 

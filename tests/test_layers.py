@@ -14,10 +14,10 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER
 LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "images", "shipped"},
     {"augment", "attention", "sampler", "datasets"},
-    {"vit", "datamodule"},
+    {"vit", "splits", "datamodule"},
     {"checkpointing"},
     {"classifier"},
-    {"callbacks"},
+    {"callbacks", "parser"},
     {"cli"},
     {"__main__"},
 ]

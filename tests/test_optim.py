@@ -25,7 +25,8 @@ def names_in(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[str]:
 
 
 def test_matrices_decay_and_the_rest_is_spared_as_in_timm(model: ViT) -> None:
-    spared, decayed = param_groups_weight_decay(model, 0.1, ["pos_embed", "cls_token"])
+    names = ["pos_embed", "cls_token"]
+    spared, decayed = param_groups_weight_decay(model, 0.1, no_weight_decay_list=names)
     groups = parameter_groups(model, weight_decay=0.1, decay="matrices")
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
     assert names_in(model, groups[0]["params"]) == names_in(model, decayed["params"])

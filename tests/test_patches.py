@@ -82,7 +82,7 @@ def test_the_grid_counts_patches_down_then_across() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pair([8, 12, 3]), r"size \[8, 12, 3\] has 3 numbers"),
+        (lambda: pair([8, 12, 3]), r"\[8, 12, 3\] is not one number"),
         (lambda: grid_size([28, 30], 4), r"patch_size 4 does not divide the image size 28x30"),
         (lambda: grid_size([30, 28], 4), r"patch_size 4 does not divide the image size 30x28"),
         (lambda: grid_size([0, 8], 4), r"0x8"),

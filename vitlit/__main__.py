@@ -89,6 +89,7 @@ def _quieten() -> None:
         "does not have many workers",
         "Using `DistributedSampler` with the dataloaders",
         "callbacks used to create the checkpoint need to be provided",
+        "recommended to use `self.log",  # what is logged is the same on every rank
         "LeafSpec",
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")

@@ -89,8 +89,6 @@ class Classifier(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.vit(x)
 
-    # -- training ---------------------------------------------------------------------------
-
     def on_train_epoch_start(self) -> None:
         self._train_sums = torch.zeros(3, device=self.device)
 
@@ -146,8 +144,6 @@ class Classifier(pl.LightningModule):
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         return round(self.hparams["warmup_epochs"] * per_epoch)
-
-    # -- evaluation -------------------------------------------------------------------------
 
     def _score(self, batch: Batch, metrics: MetricCollection) -> None:
         logits = self.vit(batch.x)

@@ -42,8 +42,6 @@ class VitCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
-    # -- parsing ----------------------------------------------------------------------------
-
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(allow_abbrev=False, **kwargs)
         parser.add_argument(
@@ -123,8 +121,6 @@ class VitCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the checkpoint override flags."""
 
-    # -- the trainer ------------------------------------------------------------------------
-
     def before_instantiate_classes(self) -> None:
         settings = self._get(self.config, "trainer")
         if self.subcommand != "fit" or settings["logger"] is False:
@@ -169,8 +165,6 @@ class VitCLI(LightningCLI):
         """Lightning would gather all outputs; the writer has what is needed of them."""
         kwargs["return_predictions"] = False
         self.trainer.predict(**kwargs)
-
-    # -- last lines -------------------------------------------------------------------------
 
     def _print(self, *lines: str) -> None:
         if self.trainer.is_global_zero:

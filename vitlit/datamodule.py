@@ -6,12 +6,12 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from vitlit.augment import random_crop, random_flip
 from vitlit.datasets import (
@@ -19,52 +19,21 @@ from vitlit.datasets import (
     DatasetName,
     FileImages,
     Images,
+    check_class_names,
     find_class_names,
     parts,
     prepare,
     read_part,
 )
 from vitlit.errors import InputError
-from vitlit.images import LUMA, Preprocess, find_images
+from vitlit.images import Preprocess, find_images, per_channel
 from vitlit.patches import grid_size, pair, patchify
-from vitlit.sampler import Batch, EvalOrder, Order, TrainOrder
-from vitlit.seeding import address, permutation, uniform
+from vitlit.sampler import Batch, EvalOrder, TrainOrder
+from vitlit.seeding import address, uniform
+from vitlit.splits import Split, split_members
 
 SplitName = Literal["train", "val", "test"]
 AUGMENT = 3  # stream of addresses, see sampler.py
-TEST_SPLIT, VAL_SPLIT = 4, 5
-
-
-def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
-    """Divide samples so that each class gives its share: (kept, held out), sorted indices.
-
-    A class of two images or more keeps at least one and gives at least one.
-    """
-    held: list[Tensor] = []
-    for label in torch.unique(labels).tolist():
-        members = (labels == label).nonzero()[:, 0]
-        most = len(members) - 1
-        count = min(max(round(fraction * len(members)), 1), most)
-        held.append(members[permutation(address(key, label), len(members))[:count]])
-    is_held = torch.zeros(len(labels), dtype=torch.bool)
-    is_held[torch.cat(held)] = True
-    return (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
-
-
-class Split(Dataset[Batch]):
-    """Some of the images of a part, gathered a whole batch at a time."""
-
-    def __init__(self, images: Images, members: Tensor) -> None:
-        self.images, self.members = images, members
-        self.labels = images.labels[members]
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __getitem__(self, order: Order) -> Batch:
-        x = self.images.gather(self.members[order.indices])
-        y = self.labels[order.indices]
-        return Batch(x, y, order.indices, order.valid, order.epoch, order.key)
 
 
 class ImageData(pl.LightningDataModule):
@@ -147,6 +116,11 @@ class ImageData(pl.LightningDataModule):
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.class_names = class_names or find_class_names(dataset, self.data_dir)
         self.num_classes = len(self.class_names)
+        if source.class_names and self.num_classes != len(source.class_names):
+            raise InputError(
+                f"{self.num_classes} class_names for {dataset}, "
+                f"which has {len(source.class_names)} classes"
+            )
         self.batch_size, self.num_workers = batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.seed = split_seed, seed
@@ -170,10 +144,12 @@ class ImageData(pl.LightningDataModule):
     ) -> Preprocess:
         source = SOURCES[self.dataset]
         if normalize == "none":
+            if mean or std:
+                raise InputError(f"normalize none leaves no use for mean {mean} and std {std}")
             means, stds = (0.0,) * self.in_chans, (1.0,) * self.in_chans
         else:
-            means = _per_channel("mean", mean or list(source.mean), self.in_chans)
-            stds = _per_channel("std", std or list(source.std), self.in_chans)
+            means = per_channel("mean", mean or list(source.mean), self.in_chans)
+            stds = per_channel("std", std or list(source.std), self.in_chans)
             if min(stds) <= 0:
                 raise InputError(f"std {list(stds)} must be positive in every channel")
             if invert:
@@ -188,8 +164,6 @@ class ImageData(pl.LightningDataModule):
             std=stds,
             invert=invert,
         )
-
-    # -- splits -----------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
         if self.image_paths is None:
@@ -223,9 +197,10 @@ class ImageData(pl.LightningDataModule):
     def _make_split(self, name: str) -> Split:
         found = parts(self.dataset, self.data_dir)
         if self.dataset == "folder":
-            self._check_class_names()
+            check_class_names(self.data_dir, self.class_names)
         if name in found and (name != "train" or "val" in found):
-            return self._whole(name)
+            images = self._part(name)
+            return Split(images, torch.arange(len(images)))
         if name == "test" and "all" not in found:
             raise InputError(
                 f"{self.data_dir} has no test folder; score the validation split with "
@@ -233,28 +208,14 @@ class ImageData(pl.LightningDataModule):
             )
         part = "all" if "all" in found else "train"
         images = self._part(part)
-        members = torch.arange(len(images))
-        if part == "all":
-            key = address(self.split_seed, TEST_SPLIT)
-            members, held = stratified_split(images.labels, self.test_fraction, key)
-            if name == "test":
-                return Split(images, held)
-        key = address(self.split_seed, VAL_SPLIT)
-        kept, held = stratified_split(images.labels[members], self.val_fraction, key)
-        return Split(images, members[held if name == "val" else kept])
-
-    def _check_class_names(self) -> None:
-        found = find_class_names(self.dataset, self.data_dir)
-        if found != self.class_names:
-            odd = sorted(set(found) ^ set(self.class_names))
-            raise InputError(
-                f"the classes in {self.data_dir} are not those of the model: "
-                f"{', '.join(odd[:5]) or 'their order differs'}"
-            )
-
-    def _whole(self, part: str) -> Split:
-        images = self._part(part)
-        return Split(images, torch.arange(len(images)))
+        members = split_members(
+            images.labels,
+            name,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction if part == "all" else 0.0,
+            seed=self.split_seed,
+        )
+        return Split(images, members)
 
     def _part(self, part: str) -> Images:
         if part not in self._parts:
@@ -269,13 +230,12 @@ class ImageData(pl.LightningDataModule):
             )
         return self._parts[part]
 
-    # -- loaders ----------------------------------------------------------------------------
-
     @property
-    def _place(self) -> tuple[int, int]:
-        """(rank, number of processes)."""
+    def _place(self) -> dict[str, int]:
+        """This process's rank, and the number of processes."""
         trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return {"rank": rank, "world": world}
 
     def _loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
         in_files = isinstance(split.images, FileImages)
@@ -293,16 +253,12 @@ class ImageData(pl.LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         split = self.splits[name]
-        rank, world = self._place
-        order = EvalOrder(len(split), batch_size=self.batch_size, rank=rank, world=world)
+        order = EvalOrder(len(split), batch_size=self.batch_size, **self._place)
         return self._loader(split, order)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         split = self.splits["train"]
-        rank, world = self._place
-        order = TrainOrder(
-            len(split), batch_size=self.batch_size, seed=self.seed, rank=rank, world=world
-        )
+        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self._place)
         return self._loader(split, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -314,11 +270,7 @@ class ImageData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("predict")
 
-    # -- where the model is -----------------------------------------------------------------
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if not isinstance(batch, Batch):  # Lightning's example input, say
-            return batch
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training
         return self.transform(batch, augment=training)
 
@@ -343,14 +295,3 @@ def _check_fractions(**fractions: float) -> None:
     for name, value in fractions.items():
         if not 0.0 < value < 1.0:
             raise InputError(f"{name} {value} is not a share; give --data.{name} between 0 and 1")
-
-
-def _per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, ...]:
-    """Statistics for ``in_chans`` channels: grey repeated, colour weighted to grey."""
-    if len(values) == in_chans:
-        return tuple(values)
-    if len(values) == 1:
-        return tuple(values) * in_chans
-    if len(values) == 3 and in_chans == 1:  # exact for the mean, an approximation for std
-        return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
-    raise InputError(f"{name} {values} has {len(values)} numbers for {in_chans} channels")

@@ -191,6 +191,17 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
     return first
 
 
+def check_class_names(data_dir: Path, expected: list[str]) -> None:
+    """Refuse a folder whose classes are not those of the model: labels would shift in silence."""
+    found = find_class_names("folder", data_dir)
+    if found != expected:
+        odd = sorted(set(found) ^ set(expected))
+        raise InputError(
+            f"the classes in {data_dir} are not those of the model: "
+            f"{', '.join(odd[:5]) or 'their order differs'}"
+        )
+
+
 def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> FileImages:
     """Image files of the class folders below root, labelled by the order of their folder."""
     folders = _folders(root)
@@ -219,8 +230,10 @@ def _read_digits() -> MemoryImages:
 def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
     try:
         source = SOURCES[dataset].torchvision(str(data_dir), train=part == "train")
-    except RuntimeError as error:
-        raise InputError(f"cannot read {dataset} in {data_dir}: {error}") from error
+    except Exception as error:  # torchvision raises many kinds for files cut short
+        raise InputError(
+            f"cannot read {dataset} in {data_dir}: {error}; remove its files to download it again"
+        ) from error
     pixels = torch.as_tensor(source.data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
     return MemoryImages(pixels, torch.as_tensor(source.targets))

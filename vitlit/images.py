@@ -54,11 +54,12 @@ def find_images(paths: Iterable[str]) -> list[Path]:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit and float greyscale to 8 bits; PIL's own conversion would clip."""
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        values = np.asarray(image).clip(0, 65535)
+        return Image.fromarray((values // 257).astype(np.uint8))
     if image.mode == "F":
         values = np.asarray(image)
         scale = 255.0 if values.max() <= 1.0 else 1.0
-        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
+        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
     return image
 
 
@@ -86,9 +87,8 @@ def read_image(path: Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            image.draft(
-                "RGB", (2 * size[1], 2 * size[0])
-            )  # JPEG only: decode no larger than needed
+            side = 2 * max(size)
+            image.draft("RGB", (side, side))  # JPEG only: decode no larger than needed
             upright = ImageOps.exif_transpose(image)
             plain = _on_white(_to_8_bit(upright)).convert("L" if in_chans == 1 else "RGB")
             pixels = np.array(_fit(plain, size))
@@ -107,6 +107,17 @@ def convert_channels(x: Tensor, in_chans: int) -> Tensor:
     weights = torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)
     grey = (x * weights).sum(dim=1, keepdim=True)
     return grey.round().to(x.dtype)
+
+
+def per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, ...]:
+    """Statistics for ``in_chans`` channels: grey repeated, colour weighted to grey."""
+    if len(values) == in_chans:
+        return tuple(values)
+    if len(values) == 1:
+        return tuple(values) * in_chans
+    if len(values) == 3 and in_chans == 1:  # exact for the mean, an approximation for std
+        return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
+    raise InputError(f"{name} {values} has {len(values)} numbers for {in_chans} channels")
 
 
 @dataclass(frozen=True)

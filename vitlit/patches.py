@@ -27,7 +27,7 @@ def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]
     height, width = pair(img_size)
     if patch_size < 1:
         raise InputError(f"patch_size {patch_size} is not positive")
-    if height % patch_size or width % patch_size or not height or not width:
+    if height < 1 or width < 1 or height % patch_size or width % patch_size:
         raise InputError(
             f"patch_size {patch_size} does not divide the image size {height}x{width}; "
             f"change --model.patch_size, or resize with --data.img_size"

@@ -29,7 +29,7 @@ def sincos1d(count: int, dim: int) -> Tensor:
 def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
     """Sines and cosines of the column, then of the row, a quarter of the width each.
 
-    The fixed table of MoCo v3 (Chen et al., 2021). Returns ``(rows*cols, dim)``, row by row;
+    The fixed table of MAE (He et al., 2022). Returns ``(rows*cols, dim)``, row by row;
     ``dim`` must be a multiple of 4.
     """
     if dim % 4:

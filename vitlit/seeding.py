@@ -53,7 +53,10 @@ def uniform(key: int, index: Tensor, columns: int) -> Tensor:
 
 
 def permutation(key: int, count: int) -> Tensor:
-    """An order of ``count`` items that depends on the key alone. Returns int64 ``(count,)``."""
+    """An order of ``count`` items that depends on the key alone. Returns int64 ``(count,)``.
+
+    torch's generator takes 32 bits of the key, which :func:`address` has mixed well.
+    """
     generator = torch.Generator().manual_seed(_signed(key))
     return torch.randperm(count, generator=generator)
 

@@ -3,7 +3,8 @@
 images (B, C, H, W) -> patches (B, N, C*P*P) -> tokens (B, 1+N, D) -> logits (B, num_classes)
 """
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,10 @@ from vitlit.positions import sincos1d, sincos2d
 
 NORM_EPS = 1e-6  # of every LayerNorm, as in the paper's code and in timm
 
+PatchEmbedName = Literal["linear", "conv"]
+PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "none"]
+PoolName = Literal["token", "avg"]
+
 
 class PatchEmbed(nn.Module):
     """Project each patch to a token; images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``.
@@ -27,7 +32,7 @@ class PatchEmbed(nn.Module):
     """
 
     def __init__(
-        self, *, kind: Literal["linear", "conv"], patch_size: int, in_chans: int, embed_dim: int
+        self, *, kind: PatchEmbedName, patch_size: int, in_chans: int, embed_dim: int
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -111,9 +116,9 @@ class ViT(nn.Module):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        patch_embed: Literal["linear", "conv"] = "conv",
-        pos_embed: Literal["learn", "sincos1d", "sincos2d", "none"] = "learn",
-        global_pool: Literal["token", "avg"] = "token",
+        patch_embed: PatchEmbedName = "conv",
+        pos_embed: PosEmbedName = "learn",
+        global_pool: PoolName = "token",
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -121,7 +126,14 @@ class ViT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_positive(embed_dim=embed_dim, depth=depth, in_chans=in_chans)
+        hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
+        _check_at_least(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
+        _check_at_least(0, num_classes=num_classes)
+        if hidden < 1:
+            raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
+        _check_choice(PatchEmbedName, patch_embed=patch_embed)
+        _check_choice(PosEmbedName, pos_embed=pos_embed)
+        _check_choice(PoolName, global_pool=global_pool)
         _check_rates(
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
@@ -142,12 +154,12 @@ class ViT(nn.Module):
             self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self._add_positions(pos_embed, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.Sequential(
             *(
                 Block(
                     dim=embed_dim,
-                    hidden=int(embed_dim * mlp_ratio),
+                    hidden=hidden,
                     drop_path=rate,
                     drop=proj_drop_rate,
                     attn=Attention(
@@ -185,7 +197,7 @@ class ViT(nn.Module):
             case "sincos2d":  # the class token has no place in the image: zeros
                 table = F.pad(sincos2d(rows, cols, dim), (0, 0, prefix, 0))
                 self.register_buffer("pos_embed", table[None])
-            case _:
+            case "none":
                 self.pos_embed = None
 
     def embed(self, x: Tensor) -> Tensor:
@@ -222,10 +234,16 @@ class ViT(nn.Module):
             )
 
 
-def _check_positive(**sizes: int) -> None:
+def _check_at_least(least: int, **sizes: int) -> None:
     for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{name} {value} is not positive; give --model.{name} 1 or more")
+        if value < least:
+            raise InputError(f"{name} {value} is too small; give --model.{name} {least} or more")
+
+
+def _check_choice(kind: object, **choices: str) -> None:
+    for name, value in choices.items():
+        if value not in get_args(kind):
+            raise InputError(f"unknown {name} {value!r}; known: {', '.join(get_args(kind))}")
 
 
 def _check_rates(**rates: float) -> None:
@@ -236,7 +254,7 @@ def _check_rates(**rates: float) -> None:
 
 @torch.no_grad()
 def init_weights(model: ViT) -> None:
-    """Initial values, as in the paper's published code (google-research/vision_transformer).
+    """Initial values, after the paper's published code (google-research/vision_transformer).
 
     * every matrix: Xavier uniform, queries, keys and values as three separate matrices;
     * every bias and the class token: 0; the head: all 0, so the first loss is log(num_classes);

@@ -1,0 +1,69 @@
+"""Which images of a part make which split, and a split's batches.
+
+labels (n,) -> members of train | val | test; Order -> Batch
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vitlit.datasets import Images
+from vitlit.errors import InputError
+from vitlit.sampler import Batch, Order
+from vitlit.seeding import address, permutation
+
+TEST_SPLIT, VAL_SPLIT = 4, 5  # streams of addresses, see sampler.py
+
+
+def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
+    """Divide samples so that each class gives its share: (kept, held out), sorted indices.
+
+    A class of two images or more keeps at least one and gives at least one.
+    """
+    held: list[Tensor] = []
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero()[:, 0]
+        most = len(members) - 1
+        count = min(max(round(fraction * len(members)), 1), most)
+        held.append(members[permutation(address(key, label), len(members))[:count]])
+    if not sum(map(len, held)):
+        raise InputError(
+            "every class has a single image, so none can be held out; "
+            "add images, or provide train, val and test folders"
+        )
+    is_held = torch.zeros(len(labels), dtype=torch.bool)
+    is_held[torch.cat(held)] = True
+    return (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
+
+
+def split_members(
+    labels: Tensor, name: str, *, val_fraction: float, test_fraction: float, seed: int
+) -> Tensor:
+    """Sorted indices of the split ``name`` (train, val or test) of a part with ``labels``.
+
+    The test split, a share of each class, depends on the seed alone, and the validation split is
+    a share of what is left. A test_fraction of 0 leaves all for the other two.
+    """
+    members = torch.arange(len(labels))
+    if test_fraction:
+        members, test = stratified_split(labels, test_fraction, address(seed, TEST_SPLIT))
+        if name == "test":
+            return test
+    kept, held = stratified_split(labels[members], val_fraction, address(seed, VAL_SPLIT))
+    return members[held if name == "val" else kept]
+
+
+class Split(Dataset[Batch]):
+    """Some of the images of a part, gathered a whole batch at a time."""
+
+    def __init__(self, images: Images, members: Tensor) -> None:
+        self.images, self.members = images, members
+        self.labels = images.labels[members]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, order: Order) -> Batch:
+        x = self.images.gather(self.members[order.indices])
+        y = self.labels[order.indices]
+        return Batch(x, y, order.indices, order.valid, order.epoch, order.key)
