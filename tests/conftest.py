@@ -1,5 +1,6 @@
 """Fixtures that several test files share: small image folders, made on the fly."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -7,6 +8,8 @@ from typing import Protocol
 import numpy as np
 import pytest
 from PIL import Image
+
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
 
 
 class PhotoFolder(Protocol):

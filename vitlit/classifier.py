@@ -92,6 +92,9 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._train_sums = torch.zeros(3, device=self.device)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_dropout(batch.key)
         logits = self.vit(batch.x)
@@ -141,6 +144,9 @@ class Classifier(pl.LightningModule):
                     "--trainer.max_epochs or --trainer.max_steps"
                 )
             return round(self.hparams["warmup_fraction"] * total)
+        if not self.hparams["warmup_epochs"]:
+            return 0
+        self.trainer.fit_loop.setup_data()  # not done yet where max_steps ends the run
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         return round(self.hparams["warmup_epochs"] * per_epoch)

@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
-    LearningRateMonitor,
     ProgressBar,
     TQDMProgressBar,
 )
@@ -133,10 +132,10 @@ class VitCLI(LightningCLI):
             kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
                 root, name=checkpointing.RUNS, default_hp_metric=False
             )
-        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings, kwargs)]
+        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings)]
         return super().instantiate_trainer(**kwargs)
 
-    def _callbacks(self, settings: Any, changed: dict[str, Any]) -> list[Callback]:
+    def _callbacks(self, settings: Any) -> list[Callback]:
         """What every run has besides the callbacks that the user configured."""
         callbacks: list[Callback] = []
         given = settings["callbacks"] or []
@@ -151,8 +150,6 @@ class VitCLI(LightningCLI):
             return callbacks
         if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
             callbacks.append(BestCheckpoint())
-        if changed.get("logger", settings["logger"]) and not settings["fast_dev_run"]:
-            callbacks.append(LearningRateMonitor(logging_interval="step"))
         patience = self._get(self.config, "early_stopping.patience")
         if patience > 0:
             min_delta = self._get(self.config, "early_stopping.min_delta")

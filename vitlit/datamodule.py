@@ -129,41 +129,40 @@ class ImageData(pl.LightningDataModule):
         self.split, self.image_paths = split, images
         self.patch_size, self.patchify = patch_size, patchify
         grid_size(self.img_size, patch_size)
-        self.preprocess = self._make_preprocess(normalize, mean, std, invert)
-        # what `test` and `predict` need from anywhere: names already found, an absolute path
-        self.hparams.update(class_names=self.class_names, data_dir=str(self.data_dir))
+        if normalize == "none" and (mean or std):
+            raise InputError(f"normalize none leaves no use for mean {mean} and std {std}")
+        self.mean = per_channel("mean", mean or list(source.mean), self.in_chans)
+        self.std = per_channel("std", std or list(source.std), self.in_chans)
+        if min(self.std) <= 0:
+            raise InputError(f"std {list(self.std)} must be positive in every channel")
+        self.preprocess = self._make_preprocess(normalize == "none", invert)
+        self._save_what_follows()
         self.splits: dict[str, Split] = {}
         self._parts: dict[str, Images] = {}
 
-    def _make_preprocess(
-        self,
-        normalize: str,
-        mean: list[float] | None,
-        std: list[float] | None,
-        invert: bool,
-    ) -> Preprocess:
-        source = SOURCES[self.dataset]
-        if normalize == "none":
-            if mean or std:
-                raise InputError(f"normalize none leaves no use for mean {mean} and std {std}")
-            means, stds = (0.0,) * self.in_chans, (1.0,) * self.in_chans
-        else:
-            means = per_channel("mean", mean or list(source.mean), self.in_chans)
-            stds = per_channel("std", std or list(source.std), self.in_chans)
-            if min(stds) <= 0:
-                raise InputError(f"std {list(stds)} must be positive in every channel")
-            if invert:
-                means = tuple(1 - value for value in means)
+    def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:
         size = pair(self.img_size)
-        is_folder = self.dataset in ("folder", "imagenet")
+        is_files = self.dataset in ("folder", "imagenet")
+        means = tuple(1 - value for value in self.mean) if invert else self.mean
         return Preprocess(
             in_chans=self.in_chans,
-            source_size=size if is_folder else pair(source.size),
+            source_size=size if is_files else pair(SOURCES[self.dataset].size),
             img_size=size,
-            mean=means,
-            std=stds,
+            mean=(0.0,) * self.in_chans if plain else means,
+            std=(1.0,) * self.in_chans if plain else self.std,
             invert=invert,
         )
+
+    def _save_what_follows(self) -> None:
+        """Put into checkpoints what the data set decided, so that other images are seen alike."""
+        self.hparams.update(
+            class_names=self.class_names,
+            data_dir=str(self.data_dir),
+            img_size=self.img_size,
+            in_chans=self.in_chans,
+        )
+        if self.hparams["normalize"] == "dataset":
+            self.hparams.update(mean=list(self.mean), std=list(self.std))
 
     def prepare_data(self) -> None:
         if self.image_paths is None:

@@ -1,0 +1,92 @@
+"""Finding, reading and loading checkpoints."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitlit import checkpointing
+from vitlit.errors import InputError
+
+
+def touch(path: Path, time: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (time, time))
+    return path
+
+
+def test_a_file_is_itself(tmp_path: Path) -> None:
+    file = touch(tmp_path / "a.ckpt")
+    assert checkpointing.resolve(str(file)) == file
+
+
+def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
+    touch(tmp_path / "checkpoints" / "last.ckpt")
+    best = touch(tmp_path / "checkpoints" / "best.ckpt")
+    assert checkpointing.resolve(str(tmp_path)) == best
+
+
+def test_a_run_folder_without_best_means_its_last(tmp_path: Path) -> None:
+    last = touch(tmp_path / "checkpoints" / "last.ckpt")
+    assert checkpointing.resolve(str(tmp_path)) == last
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_best_and_last_mean_the_newest_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = Path("lightning_logs")
+    newer = touch(runs / "version_0" / "checkpoints" / f"{name}.ckpt", time=200)
+    touch(runs / "version_1" / "checkpoints" / f"{name}.ckpt", time=100)
+    assert checkpointing.resolve(name) == newer
+
+
+def test_last_without_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no last checkpoint in .*lightning_logs"):
+        checkpointing.resolve("last")
+
+
+@pytest.mark.parametrize("path", ["nowhere.ckpt", "https://example.org/a.ckpt", "."])
+def test_what_is_no_checkpoint_is_refused_by_name(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=path.replace(".", r"\.")):
+        checkpointing.resolve(path)
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, (str(self.target), "w"))
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_executed(tmp_path: Path) -> None:
+    target = tmp_path / "executed"
+    file = tmp_path / "bad.ckpt"
+    torch.save({"state_dict": Payload(target)}, file)
+    with pytest.raises(InputError, match=r"cannot read .*bad\.ckpt as a checkpoint"):
+        checkpointing.read(file)
+    assert not target.exists()
+
+
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "text.ckpt"
+    file.write_text("hello")
+    with pytest.raises(InputError, match=r"text\.ckpt is not a checkpoint"):
+        checkpointing.read(file)
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, file)
+    with pytest.raises(InputError, match=r"foreign\.ckpt is not a checkpoint of vitlit"):
+        checkpointing.read(file)

@@ -1,0 +1,189 @@
+"""Loss, metrics, optimisers and the schedule in training."""
+
+import math
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlit.classifier import Classifier
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.sampler import Batch
+
+SIZE: dict[str, Any] = {
+    "img_size": 8,
+    "patch_size": 4,
+    "in_chans": 1,
+    "num_classes": 10,
+    "embed_dim": 8,
+    "depth": 1,
+    "num_heads": 2,
+}
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+def digits(**changes: Any) -> ImageData:
+    return ImageData(patch_size=4, **{"batch_size": 64, **changes})
+
+
+class Recorder(pl.Callback):
+    """Learning rate and loss of each training batch."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.losses.append(outputs["loss"].item())
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def fit(model: Classifier, data: ImageData, **settings: Any) -> Recorder:
+    recorder = Recorder()
+    pl.Trainer(**QUIET, callbacks=[recorder], **settings).fit(model, data)
+    return recorder
+
+
+def test_the_first_loss_is_the_log_of_the_number_of_classes() -> None:
+    recorder = fit(Classifier(**SIZE), digits(), max_steps=1)
+    assert recorder.losses[0] == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_the_rate_warms_up_and_falls_over_optimiser_steps() -> None:
+    model = Classifier(lr=1.0, optimizer="sgd", warmup_fraction=0.25, **SIZE)
+    recorder = fit(model, digits(), max_epochs=1, limit_train_batches=16, accumulate_grad_batches=2)
+    steps = recorder.rates[::2]  # 8 optimiser steps, 2 of them warmup
+    expected = [0.5, 1.0] + [0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
+    assert steps == pytest.approx(expected)
+    assert recorder.rates[1::2] == pytest.approx(expected)
+
+
+def test_warmup_epochs_count_optimiser_steps_under_accumulation() -> None:
+    model = Classifier(lr=1.0, optimizer="sgd", warmup_epochs=0.5, schedule="constant", **SIZE)
+    recorder = fit(model, digits(), max_epochs=1, limit_train_batches=16, accumulate_grad_batches=2)
+    assert recorder.rates[::2] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "extra"),
+    [
+        ("adamw", torch.optim.AdamW, {}),
+        ("adam", torch.optim.Adam, {}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9}),
+    ],
+)
+def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1, "decay": "all"}
+    model = Classifier(optimizer=name, schedule="constant", label_smoothing=0.1, **settings, **SIZE)
+    data = digits(crop_padding=1, flip=True)
+    start = {key: value.clone() for key, value in model.vit.state_dict().items()}
+    fit(model, data, max_steps=3)
+    trained = {key: value.clone() for key, value in model.vit.state_dict().items()}
+
+    model.vit.load_state_dict(start)
+    optimizer = kind(model.vit.parameters(), lr=0.01, weight_decay=0.1, **extra)
+    for _, batch in zip(range(3), data.train_dataloader(), strict=False):
+        batch = data.transform(batch, augment=True)
+        optimizer.zero_grad()
+        F.cross_entropy(model.vit(batch.x), batch.y, label_smoothing=0.1).backward()
+        optimizer.step()
+    for key, value in model.vit.state_dict().items():
+        torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_depends_on_the_batch_address_alone() -> None:
+    model = Classifier(**SIZE, proj_drop_rate=0.5).train()
+    torch.nn.init.normal_(model.vit.head.weight)
+    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    rows = torch.arange(4)
+    batch = Batch(torch.randn(4, 1, 8, 8), rows, rows, rows >= 0, epoch=0, key=7)
+    first = model.training_step(batch, 0)
+    torch.randn(99)
+    again = model.training_step(batch, 5)
+    other = model.training_step(batch._replace(key=8), 0)
+    assert first == again
+    assert first != other
+
+
+class Fixed(torch.nn.Module):
+    """A model that answers with given logits."""
+
+    num_classes = 10
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits[x[:, 0, 0, 0].long()]
+
+
+def test_scores_count_valid_rows_alone() -> None:
+    model = Classifier(**SIZE)
+    logits = torch.randn(6, 10)
+    targets = torch.randint(0, 10, (6,))
+    model.vit = Fixed(logits)  # type: ignore[assignment]
+    valid = torch.tensor([True, True, True, True, True, False])
+    for rows in (torch.arange(4), torch.arange(4, 6)):
+        x = rows.float().view(-1, 1, 1, 1)
+        batch = Batch(x, targets[rows], rows, valid[rows], epoch=0, key=0)
+        model.test_step(batch, 0)
+    found = model.test_metrics.compute()
+    ranks = logits[:5].argsort(dim=1, descending=True)
+    hits = ranks == targets[:5, None]
+    assert found["acc"] == hits[:, 0].float().mean()
+    assert found["acc5"] == hits[:, :5].any(dim=1).float().mean()
+    torch.testing.assert_close(found["loss"], F.cross_entropy(logits[:5], targets[:5]))
+
+
+def test_a_batch_without_valid_rows_changes_nothing() -> None:
+    model = Classifier(**SIZE)
+    rows = torch.arange(2)
+    model.test_step(Batch(torch.randn(2, 1, 8, 8), rows, rows, rows >= 0, 0, 0), 0)
+    before = model.test_metrics["acc"].compute()
+    model.test_step(Batch(torch.randn(2, 1, 8, 8), rows, rows, rows < 0, 0, 0), 1)
+    assert model.test_metrics["acc"].compute() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": -1.0}, "lr -1.0"),
+        ({"lr": 0.1, "min_lr": 0.2}, "min_lr 0.2"),
+        ({"warmup_epochs": 1.0, "warmup_fraction": 0.1}, "exclude each other"),
+        ({"warmup_fraction": 1.5}, "warmup_fraction 1.5"),
+        ({"label_smoothing": 1.0}, "label_smoothing 1.0"),
+        ({"class_names": ["a", "b"]}, "2 class names for 10 classes"),
+    ],
+)
+def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Classifier(**SIZE, **changes)
+
+
+def test_a_cosine_without_an_end_is_refused() -> None:
+    with pytest.raises(InputError, match="max_epochs"):
+        fit(Classifier(**SIZE), digits(), max_epochs=-1, limit_train_batches=1)

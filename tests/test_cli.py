@@ -1,0 +1,347 @@
+"""The command line end to end, in process: fit, test, validate and predict on the digits."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vitlit import load
+from vitlit.__main__ import main
+from vitlit.datamodule import ImageData
+
+SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=2"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FIT = ["fit", "--config", "digits.yaml", *SMALL, *QUIET]
+
+
+def reached(text: str, name: str) -> str:
+    """What the last lines say of a metric."""
+    found = re.search(rf"reached .*?{name} (\S+)", text)
+    assert found, text
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        args = ["--data.crop_padding=1", "--trainer.log_every_n_steps=10"]
+        assert main([*FIT, *args]) == 0
+    return folder
+
+
+@pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(home)
+    return home
+
+
+def checkpoint(home: Path, name: str = "last") -> Path:
+    return home / "lightning_logs" / "version_0" / "checkpoints" / f"{name}.ckpt"
+
+
+def test_fit_leaves_both_checkpoints_the_config_and_logs(home: Path) -> None:
+    run = home / "lightning_logs" / "version_0"
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["embed_dim"] == 16
+    tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+    names = ("train/loss", "train/loss_epoch", "train/acc", "val/loss", "val/acc", "val/acc5", "lr")
+    assert set(names) <= set(tags)
+
+
+def test_fit_ends_with_what_was_reached_and_what_to_type_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, "--trainer.max_epochs=1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"reached +val/acc 0\.\d{4}", out)
+    command = out.strip().splitlines()[-1].split("vitlit ")[1]
+    assert main([*command.split(), *QUIET]) == 0
+
+
+def test_a_second_run_gets_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main([*FIT, "--config", "debug.yaml"]) == 0
+    assert len(list(tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt"))) == 2
+
+
+def test_the_checkpoint_alone_scores_as_with_its_config(
+    at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(at_home / "lightning_logs" / "version_0" / "config.yaml")
+    assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
+    alone = capsys.readouterr().out
+    assert main(["test", "--config", config, "--ckpt_path", "last", *QUIET]) == 0
+    assert alone == capsys.readouterr().out
+
+
+def test_the_checkpoint_alone_scores_from_another_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(checkpoint(home))
+    assert main(["test", "--ckpt_path", path, *QUIET]) == 0
+    here = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(["test", "--ckpt_path", path, *QUIET]) == 0
+    assert capsys.readouterr().out == here
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_accuracy_is_that_of_a_plain_loop(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(home)
+    assert main(["test", "--ckpt_path", str(path), *QUIET]) == 0
+    model, preprocess, _ = load(path)
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    split = data.splits["test"]
+    with torch.no_grad():
+        logits = model(preprocess(split.images.gather(split.members)))
+    accuracy = (logits.argmax(dim=1) == split.labels).float().mean()
+    assert reached(capsys.readouterr().out, "test/acc") == f"{accuracy:.4f}"
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_the_score_does_not_depend_on_the_batch_size(
+    batch_size: int, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["test", "--ckpt_path", str(checkpoint(home)), *QUIET]
+    assert main(args) == 0
+    expected = float(reached(capsys.readouterr().out, "test/loss"))
+    assert main([*args, f"--data.batch_size={batch_size}"]) == 0
+    assert float(reached(capsys.readouterr().out, "test/loss")) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1293), ("val", 145), ("test", 359)])
+def test_any_split_can_be_scored(
+    split: str, count: int, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(checkpoint(home))
+    assert main(["test", "--ckpt_path", path, f"--data.split={split}", *QUIET]) == 0
+    out = capsys.readouterr().out
+    total = len(ImageData(patch_size=2, split=split).class_names)
+    assert total == 10
+    assert f"({_count(split)} images)" in out
+    assert f"{split}/acc" in out
+
+
+def _count(split: str) -> int:
+    data = ImageData(patch_size=2, split=split)  # type: ignore[arg-type]
+    data.setup("test")
+    return len(data.splits[split])
+
+
+def test_validate_scores_the_validation_split(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(checkpoint(home))
+    assert main(["validate", "--ckpt_path", path, *QUIET]) == 0
+    validated = reached(capsys.readouterr().out, "val/acc")
+    assert main(["test", "--ckpt_path", path, "--data.split=val", *QUIET]) == 0
+    assert validated == reached(capsys.readouterr().out, "val/acc")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Digits as image files: grey and colour, of several sizes, one in a folder."""
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    split = data.splits["test"]
+    pixels = split.images.gather(split.members[:4])[:, 0].numpy()
+    (tmp_path / "more").mkdir()
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "more" / "c.png"]
+    Image.fromarray(pixels[0]).save(paths[0])
+    Image.fromarray(pixels[1]).convert("RGB").save(paths[1])
+    Image.fromarray(np.kron(pixels[2], np.ones((5, 9), np.uint8))).save(paths[2])
+    return paths
+
+
+def predict(home: Path, *args: str) -> int:
+    return main(["predict", "--ckpt_path", str(checkpoint(home)), *QUIET, *args])
+
+
+def test_predict_writes_what_the_loaded_model_says(
+    home: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures[0].parent)
+    assert predict(home, "--data.images", "a.png", "b.png", "more") == 0
+    with Path("predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["a.png", "b.png", str(Path("more") / "c.png")]
+    model, preprocess, names = load(checkpoint(home))
+    for row, path in zip(rows, pictures, strict=True):
+        with torch.no_grad():
+            probabilities = model(preprocess(preprocess.read(path)[None])).softmax(dim=1)[0]
+        top = probabilities.topk(5)
+        assert row["class"] == names[int(top.indices[0])]
+        assert float(row["probability"]) == pytest.approx(float(top.values[0]), abs=1e-4)
+        listed = [item.split(":")[0] for item in row["top5"].split(";")]
+        assert listed == [names[i] for i in top.indices.tolist()]
+
+
+def test_predict_never_writes_over_a_file(
+    home: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures[0].parent)
+    Path("predictions.csv").write_text("mine")
+    assert predict(home, "--data.images", "a.png") == 0
+    assert Path("predictions.csv").read_text() == "mine"
+    assert Path("predictions-2.csv").is_file()
+    assert predict(home, "--data.images", "a.png", "--out", "predictions.csv") == 2
+
+
+def test_a_flag_beats_the_config_beats_the_checkpoint_beats_the_default(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("data: {flip: true, val_fraction: 0.3}\n")
+    args = ["--config", str(file), "--data.val_fraction=0.4", "--print_config"]
+    with pytest.raises(SystemExit) as stop:
+        main(["test", "--ckpt_path", str(checkpoint(home)), *args])
+    assert not stop.value.code
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["val_fraction"] == 0.4  # flag
+    assert config["data"]["flip"] is True  # config
+    assert config["data"]["crop_padding"] == 1  # checkpoint
+    assert config["model"]["embed_dim"] == 16  # checkpoint
+    assert config["model"]["mlp_ratio"] == 4.0  # default
+
+
+def test_print_config_can_be_used_as_a_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([*FIT, "--config", "debug.yaml", "--print_config"])
+    Path("own.yaml").write_text(capsys.readouterr().out)
+    assert main(["fit", "--config", "own.yaml"]) == 0
+
+
+def test_fit_help_shows_the_arguments_of_the_vit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--help"])
+    assert not stop.value.code
+    out = capsys.readouterr().out
+    for option in ("patch_size", "pos_embed", "drop_path_rate", "global_pool", "mlp_ratio"):
+        assert f"--model.{option}" in out
+    assert "the Transformer's fixed table" in " ".join(out.split())
+
+
+def test_early_stopping_stops_after_its_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--early_stopping.patience=1", "--early_stopping.min_delta=1", "--config=debug.yaml"]
+    assert main([*FIT, *args, "--trainer.max_epochs=9"]) == 0
+    events = EventAccumulator(str(next(tmp_path.glob("lightning_logs/*")))).Reload()
+    assert len(events.Scalars("val/acc")) == 2
+
+
+def test_a_user_callback_and_logger_come_from_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(
+        "trainer:\n"
+        "  logger: {class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: .}}\n"
+        "  callbacks:\n"
+        "    - {class_path: pytorch_lightning.callbacks.ModelCheckpoint,\n"
+        "       init_args: {dirpath: mine, every_n_epochs: 1, filename: own}}\n"
+    )
+    assert main([*FIT, "--config", "debug.yaml", "--config", "own.yaml"]) == 0
+    assert Path("mine/own.ckpt").is_file()
+    assert list(Path("lightning_logs").glob("*/metrics.csv"))
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        ("fit --config nosuch.yaml", ["nosuch.yaml", "digits.yaml"]),
+        ("fit --config digits.yaml --model.depht 3", ["model.depht", "model.depth"]),
+        ("fit --config digits.yaml --model.depth three", ["model.depth", "three", "int"]),
+        ("fit --config digits.yaml --model.pos_embed learned", ["learned", "learn", "sincos1d"]),
+        ("fit --config digits.yaml --model.img_size 8", ["model.img_size", "data.img_size"]),
+        ("fit --config digits.yaml --data.dataset cifar", ["cifar", "cifar10"]),
+        ("fit --config digits.yaml --model.patch_size 3", ["patch_size 3", "8x8"]),
+        ("fit --config digits.yaml --model.num_heads 5", ["num_heads 5", "embed_dim 48"]),
+        ("fit --config digits.yaml --data.dataset folder --data.data_dir .", ["class folders"]),
+        ("fit --config digits.yaml --trainer.max_epoch 3", ["trainer.max_epochs"]),
+        ("test", ["test needs --ckpt_path"]),
+        ("test --ckpt_path nosuch.ckpt", ["nosuch.ckpt"]),
+        ("test --ckpt_path last", ["no last checkpoint"]),
+        ("predict --ckpt_path CKPT", ["--data.images"]),
+        ("predict --ckpt_path CKPT --data.images nosuch.png", ["nosuch.png"]),
+        ("predict --ckpt_path CKPT --data.images .", ["no images"]),
+        ("test --ckpt_path CKPT --model.depth 5", ["does not fit the model"]),
+        ("tset --ckpt_path CKPT", ["tset", "test"]),
+    ],
+)
+def test_bad_input_is_one_short_message(
+    args: str,
+    parts: list[str],
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(args.replace("CKPT", str(checkpoint(home))).split()) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in parts), message
+    assert len(message.strip().splitlines()) <= 5
+    assert "Traceback" not in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("model: {img_size: 8}", ["own.yaml", "model.img_size", "data.img_size"]),
+        ("model: {dept: 8}", ["model.dept", "model.depth"]),
+        ("model: [", ["own.yaml", "YAML"]),
+        ("just words", ["own.yaml", "keys"]),
+    ],
+)
+def test_a_bad_config_is_one_short_message(
+    text: str,
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(text)
+    assert main(["fit", "--config", "digits.yaml", "--config", "own.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in parts), message
+    assert len(message.strip().splitlines()) <= 5
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="nosuch"):
+        main(["fit", "--config", "nosuch.yaml", "--debug"])
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_alone_it_lists_commands_and_configs(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    for word in ("fit", "validate", "test", "predict", "cifar10.yaml", "reference/"):
+        assert word in out
