@@ -132,13 +132,14 @@ class VitCLI(LightningCLI):
             kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
                 root, name=checkpointing.RUNS, default_hp_metric=False
             )
-        settings["callbacks"] = [*(settings["callbacks"] or []), *self._callbacks(settings)]
+        given = settings["callbacks"] or []
+        given = [given] if isinstance(given, Callback) else given
+        settings["callbacks"] = [*given, *self._callbacks(settings, given)]
         return super().instantiate_trainer(**kwargs)
 
-    def _callbacks(self, settings: Any) -> list[Callback]:
+    def _callbacks(self, settings: Any, given: list[Callback]) -> list[Callback]:
         """What every run has besides the callbacks that the user configured."""
         callbacks: list[Callback] = []
-        given = settings["callbacks"] or []
         shows_bar = settings["enable_progress_bar"] is not False
         if shows_bar and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(TQDMProgressBar())
@@ -171,20 +172,20 @@ class VitCLI(LightningCLI):
         metrics = self.trainer.callback_metrics
         if "val/acc" in metrics:
             self._print(f"reached     val/acc {metrics['val/acc']:.4f} in the last epoch")
-        checkpoint = self.trainer.checkpoint_callback
-        if not isinstance(checkpoint, BestCheckpoint) or not checkpoint.best_model_path:
-            return
-        self._print(
-            f"best        val/acc {checkpoint.best_model_score:.4f}  "
-            f"{_relative(checkpoint.best_model_path)}",
-            f"last        {_relative(checkpoint.last_model_path)}",
-        )
         if self.trainer.log_dir:
             self._print(
                 f"logs        {_relative(self.trainer.log_dir)}  "
                 f"(tensorboard --logdir {_relative(Path(self.trainer.log_dir).parent)})"
             )
-        self._print(f"next        vitlit test --ckpt_path {_relative(checkpoint.last_model_path)}")
+        for checkpoint in self.trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, BestCheckpoint) and checkpoint.best_model_path:
+                last = _relative(checkpoint.last_model_path)
+                self._print(
+                    f"best        val/acc {checkpoint.best_model_score:.4f}  "
+                    f"{_relative(checkpoint.best_model_path)}",
+                    f"last        {last}",
+                    f"next        vitlit test --ckpt_path {last}",
+                )
 
     def _after_scoring(self, split: str) -> None:
         metrics = self.trainer.callback_metrics
