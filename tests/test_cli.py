@@ -34,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        args = ["--data.crop_padding=1", "--trainer.log_every_n_steps=10"]
+        args = ["--data.crop_padding=1", "--data.invert=true", "--trainer.log_every_n_steps=10"]
         assert main([*FIT, *args]) == 0
     return folder
 
@@ -107,7 +107,7 @@ def test_the_accuracy_is_that_of_a_plain_loop(
     path = checkpoint(home)
     assert main(["test", "--ckpt_path", str(path), *QUIET]) == 0
     model, preprocess, _ = load(path)
-    data = ImageData(patch_size=2)
+    data = ImageData(patch_size=2)  # only for the pixels: preprocess is the checkpoint's
     data.setup("test")
     split = data.splits["test"]
     with torch.no_grad():
@@ -184,6 +184,7 @@ def test_predict_writes_what_the_loaded_model_says(
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["a.png", "b.png", str(Path("more") / "c.png")]
     model, preprocess, names = load(checkpoint(home))
+    assert preprocess.invert
     for row, path in zip(rows, pictures, strict=True):
         with torch.no_grad():
             probabilities = model(preprocess(preprocess.read(path)[None])).softmax(dim=1)[0]
