@@ -1,4 +1,4 @@
-"""A callback for runs in other processes: writes each step's loss to a file per rank."""
+"""A callback that keeps each step's loss, and writes it to a file per rank where asked."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,10 @@ import pytorch_lightning as pl
 
 
 class LossRecorder(pl.Callback):
-    """Writes losses-RANK.json, the loss of every training step, into a folder."""
+    """``losses`` of every training step; with a folder, also losses-RANK.json in it."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str | None = None) -> None:
+        super().__init__()
         self.folder = folder
         self.losses: list[float] = []
 
@@ -25,5 +26,6 @@ class LossRecorder(pl.Callback):
         self.losses.append(outputs["loss"].item())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        path = Path(self.folder) / f"losses-{trainer.global_rank}.json"
-        path.write_text(json.dumps(self.losses))
+        if self.folder is not None:
+            path = Path(self.folder) / f"losses-{trainer.global_rank}.json"
+            path.write_text(json.dumps(self.losses))

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from recorder import LossRecorder
 from torch import Tensor
 
 from vitlit.classifier import Classifier
@@ -37,22 +38,12 @@ def digits(**changes: Any) -> ImageData:
     return ImageData(patch_size=4, **{"batch_size": 64, **changes})
 
 
-class Recorder(pl.Callback):
+class Recorder(LossRecorder):
     """Learning rate and loss of each training batch."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rates: list[float] = []
-        self.losses: list[float] = []
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        self.losses.append(outputs["loss"].item())
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
