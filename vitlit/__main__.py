@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 
-from vitlit.errors import InputError
+from vitlit.errors import advice
 
 COMMANDS = {
     "fit": "train a model",
@@ -52,34 +52,20 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args[0] not in COMMANDS:
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}")
-    try:
-        return _run(args)
-    except InputError as error:
-        if debug:
-            raise
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return 130
-
-
-def _run(args: list[str]) -> int:
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    from vitlit.cli import run
-
     _quieten()
     try:
+        from vitlit.cli import run
+
         run(args)
-    except MisconfigurationException as error:  # a setting that Lightning refuses
-        raise InputError(str(error)) from error
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        message = advice(error)
+        if message is None:
+            print("vitlit: a defect; please report it with the lines below", file=sys.stderr)
+        if debug or message is None:
             raise
-        lines = str(error).splitlines()
-        raise InputError(
-            "the checkpoint does not fit the model; leave out --model flags that differ from it\n"
-            + "\n".join(lines[1:4])
-        ) from error
+        return _fail(message)
     return 0
 
 

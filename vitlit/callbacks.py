@@ -1,6 +1,7 @@
 """Callbacks that Lightning lacks."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ class PredictionWriter(Callback):
         if out is not None and Path(out).exists():
             raise InputError(f"{out} exists; give --out another name, or remove it")
         self.path = Path(out) if out else free_name(Path(PREDICTIONS))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder of {self.path}: {error}") from error
+        if not os.access(self.path.parent, os.W_OK):
+            raise InputError(f"cannot write into {self.path.parent.absolute()}; give --out")
         self._found: list[tuple[int, list[float], list[int]]] = []
 
     def on_predict_batch_end(
@@ -85,7 +92,6 @@ class PredictionWriter(Callback):
             return
         files = trainer.datamodule.files  # type: ignore[attr-defined]
         rows = [self._row(files[i], values, classes) for i, values, classes in found]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "class", "probability", "top5"])

@@ -70,7 +70,10 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for files that are not its own
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
-    if not isinstance(content, dict) or not {"state_dict", MODEL, DATA} <= content.keys():
+    parts = ("state_dict", MODEL, DATA)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(part), dict) for part in parts
+    ):
         raise InputError(
             f"{path} is not a checkpoint of vitlit: it has no "
             f"state_dict, {MODEL} and {DATA}; give a file that `vitlit fit` wrote"

@@ -68,8 +68,11 @@ class Classifier(pl.LightningModule):
                 f"warmup_epochs {warmup_epochs} must be at least 0 and "
                 f"warmup_fraction {warmup_fraction} in [0, 1)"
             )
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing {label_smoothing} must be in [0, 1)")
+        if not (0 <= label_smoothing < 1 and 0 <= momentum < 1 and weight_decay >= 0):
+            raise InputError(
+                f"label_smoothing {label_smoothing} and momentum {momentum} must be in [0, 1), "
+                f"weight_decay {weight_decay} at least 0"
+            )
         self.save_hyperparameters()
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
         self.class_names = class_names or [str(i) for i in range(self.num_classes)]
@@ -87,7 +90,7 @@ class Classifier(pl.LightningModule):
         return self.vit.num_classes
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vit(x)
+        return self.vit(x.to(self.dtype))  # the data are float32, the model may be another
 
     def on_train_epoch_start(self) -> None:
         self._train_sums = torch.zeros(3, device=self.device)
@@ -97,7 +100,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_dropout(batch.key)
-        logits = self.vit(batch.x)
+        logits = self(batch.x)
         smoothing = self.hparams["label_smoothing"]
         loss = F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
         right = (logits.detach().argmax(dim=1) == batch.y).sum()
@@ -152,7 +155,7 @@ class Classifier(pl.LightningModule):
         return round(self.hparams["warmup_epochs"] * per_epoch)
 
     def _score(self, batch: Batch, metrics: MetricCollection) -> None:
-        logits = self.vit(batch.x)
+        logits = self(batch.x)
         targets = batch.y.masked_fill(~batch.valid, IGNORED)
         count = batch.valid.sum()
         total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
@@ -181,7 +184,7 @@ class Classifier(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, num_classes)`` in float32."""
-        return self.vit(batch.x).float().softmax(dim=1)
+        return self(batch.x).float().softmax(dim=1)
 
 
 def _metrics(num_classes: int) -> MetricCollection:

@@ -22,7 +22,7 @@ from vitlit.callbacks import BestCheckpoint, PredictionWriter
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
-from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, link, refuse_linked
+from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
 
 
 class VitCLI(LightningCLI):
@@ -88,9 +88,7 @@ class VitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
         args = join_lists(args)
-        refuse_linked(
-            (arg.partition("=")[0].removeprefix("--") for arg in args), "the command line"
-        )
+        refuse_linked(keys_of(args), "the command line")
         quiet = [arg for arg in args if not arg.startswith("--print_config")]
         first = parser.parse_args(quiet)
         command = first["subcommand"]
@@ -104,6 +102,8 @@ class VitCLI(LightningCLI):
             )
         self.config = parser.parse_args(args)
         self.config[command]["ckpt_path"] = None if path is None else str(path)
+        if command == "fit" and path is not None:
+            _check_resume(self.config[command]["model"], path)
 
     def _take_defaults(self, command: str, known: Any, path: Path) -> None:
         content = checkpointing.read(path)
@@ -122,6 +122,11 @@ class VitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         settings = self._get(self.config, "trainer")
+        _check_trainer(settings)
+        for name in ("patience", "min_delta"):
+            value = self._get(self.config, f"early_stopping.{name}")
+            if value < 0:
+                raise InputError(f"early_stopping.{name} {value} is negative; give 0 or more")
         if self.subcommand != "fit" or settings["logger"] is False:
             self.save_config_callback = None
 
@@ -210,6 +215,29 @@ class VitCLI(LightningCLI):
 
     def after_predict(self) -> None:
         self._print(f"wrote       {self.predictions.path}")
+
+
+def _check_resume(model: Any, path: Path) -> None:
+    """The state of one optimiser is of no use to another."""
+    before = checkpointing.read(path)[checkpointing.MODEL].get("optimizer")
+    if model["optimizer"] != before:
+        raise InputError(
+            f"{path} was trained with {before}, so it cannot go on with {model['optimizer']}; "
+            f"leave out --model.optimizer"
+        )
+
+
+def _check_trainer(settings: Any) -> None:
+    """Refuse what Lightning would stumble over later."""
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = settings[name]
+        if isinstance(value, int | float) and value <= 0:
+            raise InputError(f"trainer.{name} {value} is not positive")
+    if settings["overfit_batches"]:
+        raise InputError(
+            "trainer.overfit_batches would replace the order of the data; "
+            "give --trainer.limit_train_batches instead"
+        )
 
 
 def _relative(path: str | Path) -> str:

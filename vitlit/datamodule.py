@@ -25,7 +25,7 @@ from vitlit.datasets import (
     prepare,
     read_part,
 )
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_at_least
 from vitlit.images import Preprocess, find_images, per_channel
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
@@ -103,11 +103,9 @@ class ImageData(pl.LightningDataModule):
             known = ", ".join(get_args(DatasetName))
             raise InputError(f"unknown dataset {dataset!r}; known: {known}")
         _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
-        if batch_size < 1 or crop_padding < 0:
-            raise InputError(
-                f"batch_size {batch_size} must be at least 1 and crop_padding {crop_padding} "
-                f"at least 0"
-            )
+        check_at_least("data", 1, batch_size=batch_size)
+        check_at_least("data", 0, crop_padding=crop_padding, memory_gb=memory_gb)
+        check_at_least("data", 0, num_workers=num_workers or 0)
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
         source = SOURCES[dataset]
         self.dataset = dataset
@@ -129,10 +127,14 @@ class ImageData(pl.LightningDataModule):
         self.split, self.image_paths = split, images
         self.patch_size, self.patchify = patch_size, patchify
         grid_size(self.img_size, patch_size)
+        if crop_padding > min(pair(self.img_size)):
+            raise InputError(
+                f"crop_padding {crop_padding} is larger than the image, {self.img_size} pixels"
+            )
         if normalize == "none" and (mean or std):
             raise InputError(f"normalize none leaves no use for mean {mean} and std {std}")
-        self.mean = per_channel("mean", mean or list(source.mean), self.in_chans)
-        self.std = per_channel("std", std or list(source.std), self.in_chans)
+        self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
+        self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
         if min(self.std) <= 0:
             raise InputError(f"std {list(self.std)} must be positive in every channel")
         self.preprocess = self._make_preprocess(normalize == "none", invert)

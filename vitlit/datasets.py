@@ -258,13 +258,15 @@ def prepare(dataset: str, data_dir: Path, *, download: bool) -> None:
 
 
 def _unpack_imagenet(data_dir: Path, split: str) -> None:
+    if not (data_dir / f"ILSVRC2012_img_{split}.tar").is_file():
+        raise InputError(
+            f"no ImageNet in {data_dir}: it has neither the folder {split} nor "
+            f"ILSVRC2012_img_{split}.tar; see https://image-net.org, which asks for an account"
+        )
     try:
         tv.ImageNet(str(data_dir), split=split)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"no ImageNet in {data_dir}: it has neither the folder {split} nor the archives to "
-            f"make it from; ImageNet has no free download, see https://image-net.org"
-        ) from error
+    except (ImportError, OSError, RuntimeError) as error:  # it reads the devkit with scipy
+        raise InputError(f"cannot unpack ImageNet in {data_dir}: {error}") from error
 
 
 def read_part(

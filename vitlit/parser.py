@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -46,6 +47,35 @@ def refuse_linked(keys: Iterable[str], where: str) -> None:
             )
 
 
+def flat_keys(content: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all values in nested mappings."""
+    if not isinstance(content, dict):
+        return [prefix]
+    start = f"{prefix}." if prefix else ""
+    return [key for name in content for key in flat_keys(content[name], f"{start}{name}")]
+
+
+def keys_of(args: list[str]) -> list[str]:
+    """Names that a command line sets, also inside ``--data '{patch_size: 4}'``."""
+    found: list[str] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if not name.startswith("--"):
+            continue
+        key, value = name.removeprefix("--"), value if equals else following
+        found += flat_keys(_load(value), key) if key in ("data", "model") else [key]
+    return found
+
+
+def _load(text: str) -> Any:
+    """A mapping written on the command line, or in a file named there."""
+    path = Path(text)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # the parser will say what is wrong
+
+
 def join_lists(args: list[str]) -> list[str]:
     """``--data.images a b`` as the one word that the parser takes: ``--data.images=["a", "b"]``."""
     joined: list[str] = []
@@ -74,8 +104,7 @@ class ConfigFile(ActionConfigFile):
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise InputError(f"{path} is not a configuration: it holds no keys and values")
-        groups = {key: value for key, value in content.items() if isinstance(value, dict)}
-        refuse_linked((f"{g}.{name}" for g in groups for name in groups[g]), str(path))
+        refuse_linked(flat_keys(content), str(path))
         ActionConfigFile.apply_config(parser, cfg, dest, str(path))
 
 

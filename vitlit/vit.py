@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from vitlit.attention import Attention
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_at_least
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.positions import sincos1d, sincos2d
 
@@ -127,8 +127,8 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
-        _check_at_least(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
-        _check_at_least(0, num_classes=num_classes)
+        check_at_least("model", 1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
+        check_at_least("model", 0, num_classes=num_classes)
         if hidden < 1:
             raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
         _check_choice(PatchEmbedName, patch_embed=patch_embed)
@@ -232,12 +232,6 @@ class ViT(nn.Module):
                 f"input of shape {tuple(x.shape)} does not fit the model; it takes images "
                 f"(B, {', '.join(map(str, images))}) or patches (B, {patches[0]}, {patches[1]})"
             )
-
-
-def _check_at_least(least: int, **sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < least:
-            raise InputError(f"{name} {value} is too small; give --model.{name} {least} or more")
 
 
 def _check_choice(kind: object, **choices: str) -> None:
