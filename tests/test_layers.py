@@ -17,7 +17,7 @@ LAYERS = [
     {"vit", "splits", "datamodule"},
     {"checkpointing"},
     {"classifier"},
-    {"callbacks", "parser"},
+    {"callbacks", "parser", "settings", "summary"},
     {"cli"},
     {"__main__"},
 ]

@@ -50,6 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(overview())
         return 0
+    if args[0] == "--version":
+        from vitlit import __version__
+
+        print(__version__)
+        return 0
     if args[0] not in COMMANDS:
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}")
     _quieten()

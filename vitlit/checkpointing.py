@@ -52,13 +52,14 @@ def resolve(path: str) -> Path:
 
 
 def _newest(name: str) -> Path:
-    found = list(Path(RUNS).glob(f"*/checkpoints/{name}.ckpt"))
-    if not found:
+    runs = sorted(Path(RUNS).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+    found = runs[-1].with_name(f"{name}.ckpt") if runs else None
+    if found is None or not found.is_file():
         raise InputError(
-            f"no {name} checkpoint in {Path(RUNS).absolute()}; train with `vitlit fit` first, or "
-            f"give the path of a .ckpt file or a run folder"
+            f"no {name} checkpoint in the newest run of {Path(RUNS).absolute()}; train with "
+            f"`vitlit fit` first, or give the path of a .ckpt file or a run folder"
         )
-    return max(found, key=lambda file: file.stat().st_mtime)
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -66,9 +67,15 @@ def read(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
     try:
+        if damaged := zipfile.ZipFile(path).testzip():
+            raise InputError(f"{path} is damaged in {damaged}; use another checkpoint")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for files that are not its own
+        if isinstance(error, InputError):
+            raise
         reason = str(error).strip().splitlines()[0]
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            reason = "it holds more than tensors and plain values, which is never executed"
         raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
     parts = ("state_dict", MODEL, DATA)
     if not isinstance(content, dict) or not all(

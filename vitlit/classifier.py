@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_at_least, check_below_one
 from vitlit.optim import parameter_groups, schedule_factor
 from vitlit.sampler import Batch
 from vitlit.seeding import seed_dropout
@@ -56,22 +56,15 @@ class Classifier(pl.LightningModule):
         **vit: Any,
     ) -> None:
         super().__init__()
-        if lr <= 0 or not 0 <= min_lr <= lr:
+        if not (0 < lr < math.inf and 0 <= min_lr <= lr):
             raise InputError(f"lr {lr} must be positive and min_lr {min_lr} between 0 and lr")
+        check_at_least("model", 0, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
+        check_below_one("model", label_smoothing=label_smoothing, momentum=momentum)
+        check_below_one("model", warmup_fraction=warmup_fraction)
         if warmup_epochs and warmup_fraction:
             raise InputError(
                 f"warmup_epochs {warmup_epochs} and warmup_fraction {warmup_fraction} "
                 f"exclude each other; set one to 0"
-            )
-        if warmup_epochs < 0 or not 0 <= warmup_fraction < 1:
-            raise InputError(
-                f"warmup_epochs {warmup_epochs} must be at least 0 and "
-                f"warmup_fraction {warmup_fraction} in [0, 1)"
-            )
-        if not (0 <= label_smoothing < 1 and 0 <= momentum < 1 and weight_decay >= 0):
-            raise InputError(
-                f"label_smoothing {label_smoothing} and momentum {momentum} must be in [0, 1), "
-                f"weight_decay {weight_decay} at least 0"
             )
         self.save_hyperparameters()
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
@@ -84,6 +77,7 @@ class Classifier(pl.LightningModule):
         self.val_metrics = _metrics(self.num_classes)
         self.test_metrics = _metrics(self.num_classes)
         self._train_sums = torch.zeros(3)
+        self.scored = 0  # images that the last evaluation counted
 
     @property
     def num_classes(self) -> int:
@@ -160,6 +154,7 @@ class Classifier(pl.LightningModule):
         count = batch.valid.sum()
         total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
         metrics["loss"].update(total / count.clamp(min=1), weight=count)
+        metrics["count"].update(count)
         for name in ("acc", "acc5"):
             if name in metrics:
                 metrics[name].update(logits, targets)
@@ -178,7 +173,9 @@ class Classifier(pl.LightningModule):
         self._log_metrics(getattr(data, "split", "test"), self.test_metrics)
 
     def _log_metrics(self, prefix: str, metrics: MetricCollection) -> None:
-        for name, value in metrics.compute().items():
+        values = metrics.compute()
+        self.scored = int(values.pop("count"))
+        for name, value in values.items():
             self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
         metrics.reset()
 
@@ -197,6 +194,7 @@ def _metrics(num_classes: int) -> MetricCollection:
     }
     metrics: dict[str, Metric | MetricCollection] = {
         "loss": MeanMetric(),
+        "count": SumMetric(),
         "acc": MulticlassAccuracy(**options),
     }
     if num_classes > 5:

@@ -4,7 +4,6 @@ A value comes from the first of: flag, --config file, checkpoint, default of the
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +22,8 @@ from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
+from vitlit.settings import check_against_checkpoint, check_early_stopping, check_trainer
+from vitlit.summary import fit_lines, score_lines
 
 
 class VitCLI(LightningCLI):
@@ -79,6 +80,8 @@ class VitCLI(LightningCLI):
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # the last lines say it once
         if subcommand == "predict":
             parser.add_argument(
                 "--out", type=str | None, default=None, help="CSV file to write, not existing yet."
@@ -95,18 +98,19 @@ class VitCLI(LightningCLI):
         given = first[command]["ckpt_path"]
         path = checkpointing.resolve(given) if given else None
         if path is not None:
-            self._take_defaults(command, first[command], path)
+            content = checkpointing.read(path)
+            saved = content[checkpointing.MODEL]
+            self._take_defaults(command, first[command], content)
         elif command != "fit" and quiet == args:
             raise InputError(
                 f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last"
             )
         self.config = parser.parse_args(args)
         self.config[command]["ckpt_path"] = None if path is None else str(path)
-        if command == "fit" and path is not None:
-            _check_resume(self.config[command]["model"], path)
+        if path is not None:
+            check_against_checkpoint(self.config[command]["model"], saved, path, command)
 
-    def _take_defaults(self, command: str, known: Any, path: Path) -> None:
-        content = checkpointing.read(path)
+    def _take_defaults(self, command: str, known: Any, content: dict[str, Any]) -> None:
         for group, key in (("model", checkpointing.MODEL), ("data", checkpointing.DATA)):
             values = {f"{group}.{name}": value for name, value in content[key].items()}
             self._subcommand_parsers[command].set_defaults(
@@ -122,11 +126,8 @@ class VitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         settings = self._get(self.config, "trainer")
-        _check_trainer(settings)
-        for name in ("patience", "min_delta"):
-            value = self._get(self.config, f"early_stopping.{name}")
-            if value < 0:
-                raise InputError(f"early_stopping.{name} {value} is negative; give 0 or more")
+        check_trainer(settings, str(self.subcommand))
+        check_early_stopping(**self._get(self.config, "early_stopping"))
         if self.subcommand != "fit" or settings["logger"] is False:
             self.save_config_callback = None
 
@@ -174,76 +175,18 @@ class VitCLI(LightningCLI):
             print(*lines, sep="\n")
 
     def after_fit(self) -> None:
-        metrics = self.trainer.callback_metrics
-        if "val/acc" in metrics:
-            self._print(f"reached     val/acc {metrics['val/acc']:.4f} in the last epoch")
-        if self.trainer.log_dir:
-            self._print(
-                f"logs        {_relative(self.trainer.log_dir)}  "
-                f"(tensorboard --logdir {_relative(Path(self.trainer.log_dir).parent)})"
-            )
-        for checkpoint in self.trainer.checkpoint_callbacks:
-            if isinstance(checkpoint, BestCheckpoint) and checkpoint.best_model_path:
-                last = _relative(checkpoint.last_model_path)
-                self._print(
-                    f"best        val/acc {checkpoint.best_model_score:.4f}  "
-                    f"{_relative(checkpoint.best_model_path)}",
-                    f"last        {last}",
-                    f"next        vitlit test --ckpt_path {last}",
-                )
+        self._print(*fit_lines(self.trainer))
 
-    def _after_scoring(self, split: str) -> None:
-        metrics = self.trainer.callback_metrics
-        count = len(self.datamodule.splits[split])
-        shown = "  ".join(
-            f"{name} {metrics[name]:.4f}"
-            for name in (f"{split}/acc", f"{split}/acc5", f"{split}/loss")
-            if name in metrics
-        )
+    def after_test(self, split: str | None = None) -> None:
+        split = split or self.datamodule.split
         path = self.config[self.subcommand]["ckpt_path"]
-        self._print(
-            f"reached     {shown}  ({count} images)",
-            f"checkpoint  {path}",
-            f"next        vitlit predict --ckpt_path {path} --data.images FILES_OR_FOLDERS",
-        )
-
-    def after_test(self) -> None:
-        self._after_scoring(self.datamodule.split)
+        self._print(*score_lines(self.trainer, split, self.model.scored, path))
 
     def after_validate(self) -> None:
-        self._after_scoring("val")
+        self.after_test("val")
 
     def after_predict(self) -> None:
         self._print(f"wrote       {self.predictions.path}")
-
-
-def _check_resume(model: Any, path: Path) -> None:
-    """The state of one optimiser is of no use to another."""
-    before = checkpointing.read(path)[checkpointing.MODEL].get("optimizer")
-    if model["optimizer"] != before:
-        raise InputError(
-            f"{path} was trained with {before}, so it cannot go on with {model['optimizer']}; "
-            f"leave out --model.optimizer"
-        )
-
-
-def _check_trainer(settings: Any) -> None:
-    """Refuse what Lightning would stumble over later."""
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
-        value = settings[name]
-        if isinstance(value, int | float) and value <= 0:
-            raise InputError(f"trainer.{name} {value} is not positive")
-    if settings["overfit_batches"]:
-        raise InputError(
-            "trainer.overfit_batches would replace the order of the data; "
-            "give --trainer.limit_train_batches instead"
-        )
-
-
-def _relative(path: str | Path) -> str:
-    """The path as one would type it here."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def run(args: list[str]) -> None:

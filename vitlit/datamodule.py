@@ -55,7 +55,8 @@ class ImageData(pl.LightningDataModule):
             test part (digits and a folder of class folders).
         split_seed: Decides which images are held out.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
-            (ImageNet's for a folder); none leaves pixels in [0, 1].
+            (ImageNet's for a folder); none leaves pixels in [0, 1], whatever
+            mean and std say.
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
         std: Standard deviation of each channel in place of the data set's.
         invert: Turn pixels p into 1 - p; the mean becomes 1 - mean.
@@ -114,10 +115,11 @@ class ImageData(pl.LightningDataModule):
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.class_names = class_names or find_class_names(dataset, self.data_dir)
         self.num_classes = len(self.class_names)
-        if source.class_names and self.num_classes != len(source.class_names):
+        expected = len(source.class_names) or max(2, self.num_classes)
+        if len(set(self.class_names)) != self.num_classes or self.num_classes != expected:
             raise InputError(
-                f"{self.num_classes} class_names for {dataset}, "
-                f"which has {len(source.class_names)} classes"
+                f"{self.num_classes} class_names {self.class_names[:5]} are not {expected} "
+                f"different ones, as {dataset} needs; check {self.data_dir} or --data.class_names"
             )
         self.batch_size, self.num_workers = batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -131,8 +133,6 @@ class ImageData(pl.LightningDataModule):
             raise InputError(
                 f"crop_padding {crop_padding} is larger than the image, {self.img_size} pixels"
             )
-        if normalize == "none" and (mean or std):
-            raise InputError(f"normalize none leaves no use for mean {mean} and std {std}")
         self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
         self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
         if min(self.std) <= 0:

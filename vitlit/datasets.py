@@ -161,6 +161,11 @@ def parts(dataset: str, data_dir: Path) -> tuple[str, ...]:
     if not data_dir.is_dir():
         raise InputError(f"no folder {data_dir}; give --data.data_dir a folder of images")
     if not (data_dir / "train").is_dir():
+        if odd := [part for part in ("val", "test") if (data_dir / part).is_dir()]:
+            raise InputError(
+                f"{data_dir} has a folder {odd[0]} but no folder train; add train, "
+                f"or rename {odd[0]} if it is a class"
+            )
         return ("all",)
     return tuple(part for part in ("train", "val", "test") if (data_dir / part).is_dir())
 
@@ -231,8 +236,10 @@ def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
     try:
         source = SOURCES[dataset].torchvision(str(data_dir), train=part == "train")
     except Exception as error:  # torchvision raises many kinds for files cut short
+        reason = str(error).split(" You can use")[0]
         raise InputError(
-            f"cannot read {dataset} in {data_dir}: {error}; remove its files to download it again"
+            f"cannot read {dataset} in {data_dir}: {reason}; remove what is there of it, and give "
+            f"--data.download true"
         ) from error
     pixels = torch.as_tensor(source.data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()

@@ -13,11 +13,25 @@ class InputError(ValueError):
     """
 
 
+def class_path_reason(text: str) -> str:
+    """Of a parser's report on a class named in a config, the lines about that class."""
+    lines = [line.strip(" -") for line in text.splitlines()]
+    start = next(i for i, line in enumerate(lines) if "given class_path" in line)
+    return " ".join(lines[start : start + 3])
+
+
 def check_at_least(group: str, least: float, **values: float) -> None:
     """Refuse settings, options ``--group.name``, that are below ``least``."""
     for name, value in values.items():
         if value < least:
             raise InputError(f"{name} {value} is too small; give --{group}.{name} {least} or more")
+
+
+def check_below_one(group: str, **values: float) -> None:
+    """Refuse shares and rates, options ``--group.name``, outside [0, 1)."""
+    for name, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise InputError(f"{name} {value} is not in [0, 1); change --{group}.{name}")
 
 
 def advice(error: Exception) -> str | None:
@@ -34,6 +48,8 @@ def advice(error: Exception) -> str | None:
         return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
     if type(error).__name__ == "MisconfigurationException":  # Lightning refuses a setting
         return text
+    if "given class_path" in text:
+        return class_path_reason(text)
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     is_setting = any(f"/{package}/" in last.replace("\\", "/") for package in SETTINGS_PACKAGES)
     if is_setting and isinstance(error, ValueError | TypeError | ImportError):

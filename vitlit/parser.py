@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LightningArgumentParser
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, class_path_reason
 from vitlit.shipped import find_config
 
 # each fact has one source: target -> (source, how to compute it)
@@ -78,18 +78,20 @@ def _load(text: str) -> Any:
 
 def join_lists(args: list[str]) -> list[str]:
     """``--data.images a b`` as the one word that the parser takes: ``--data.images=["a", "b"]``."""
-    joined: list[str] = []
-    words: list[str] | None = None
-    for arg in [*args, "--"]:
-        if words is not None and arg.startswith("-"):
-            joined[-1] += "=" + json.dumps(words)
-            words = None
-        if words is not None:
-            words.append(arg)
-        elif arg != "--":
-            joined.append(arg)
-            words = [] if arg in LISTS else None
-    return joined
+    others: list[str] = []
+    words: dict[str, list[str]] = {}
+    current: str | None = None
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name in LISTS and not value.startswith("["):
+            current = name
+            words.setdefault(name, []).extend([value] if equals else [])
+        elif arg.startswith("-") or current is None:
+            current = None
+            others.append(arg)
+        else:
+            words[current].append(arg)
+    return others + [f"{name}={json.dumps(found)}" for name, found in words.items()]
 
 
 class ConfigFile(ActionConfigFile):
@@ -100,10 +102,13 @@ class ConfigFile(ActionConfigFile):
         path = find_config(value)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is not a configuration: it holds no keys and values")
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise InputError(f"{path} is not a configuration: it holds no named values")
+        for group in ("data", "model", "trainer"):
+            if group in content and not isinstance(content[group], dict):
+                raise InputError(f"{path}: {group} {content[group]} is not a group of settings")
         refuse_linked(flat_keys(content), str(path))
         ActionConfigFile.apply_config(parser, cfg, dest, str(path))
 
@@ -119,6 +124,8 @@ class Parser(LightningArgumentParser):
 
 def explain(message: str, known: list[str]) -> str:
     """A parser's message in plain words: the value, what was expected, and a near miss."""
+    if "given class_path" in message:
+        return class_path_reason(message)
     key = re.search(r'Parser key "([\w.]+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     kinds = re.findall(r"Expected an? (.*?)(?:\. Got|$)", message, re.MULTILINE)
@@ -126,7 +133,8 @@ def explain(message: str, known: list[str]) -> str:
     if key and value and expected:
         choices = " or ".join(dict.fromkeys(expected))
         got = value[1].strip()
-        names = re.findall(r"[\w-]+", choices) if "one of" in choices else []
+        listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
+        names = [name for names in listed for name in names.split(", ")]
         return f"{key[1]} {got} is not valid; expected {choices}" + _near(got, names)
     unknown = re.search(r"does not accept option '([\w.]+)'", message)
     unknown = unknown or re.search(r"unrecognized arguments: --([\w.]+)", message)
@@ -146,5 +154,5 @@ def _plain_type(text: str) -> str:
 
 
 def _near(word: str, known: list[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""

@@ -1,5 +1,6 @@
 """Configurations that come with the package, found by name from any folder."""
 
+import difflib
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,4 +20,6 @@ def find_config(name: str) -> Path:
     for candidate in (Path(name).expanduser(), HERE / name, HERE / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
-    raise InputError(f"no configuration {name}; shipped: {', '.join(shipped())}")
+    near = difflib.get_close_matches(name, shipped(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "`vitlit` alone lists those that are shipped"
+    raise InputError(f"no configuration {name!r}; {hint}")

@@ -28,8 +28,8 @@ def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor,
         held.append(members[permutation(address(key, label), len(members))[:count]])
     if not sum(map(len, held)):
         raise InputError(
-            "every class has a single image, so none can be held out; "
-            "add images, or provide train, val and test folders"
+            "the classes have too few images to hold some out; give each three or more, "
+            "or provide train, val and test folders"
         )
     is_held = torch.zeros(len(labels), dtype=torch.bool)
     is_held[torch.cat(held)] = True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from vitlit.attention import Attention
-from vitlit.errors import InputError, check_at_least
+from vitlit.errors import InputError, check_at_least, check_below_one
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.positions import sincos1d, sincos2d
 
@@ -134,7 +134,8 @@ class ViT(nn.Module):
         _check_choice(PatchEmbedName, patch_embed=patch_embed)
         _check_choice(PosEmbedName, pos_embed=pos_embed)
         _check_choice(PoolName, global_pool=global_pool)
-        _check_rates(
+        check_below_one(
+            "model",
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
             proj_drop_rate=proj_drop_rate,
@@ -238,12 +239,6 @@ def _check_choice(kind: object, **choices: str) -> None:
     for name, value in choices.items():
         if value not in get_args(kind):
             raise InputError(f"unknown {name} {value!r}; known: {', '.join(get_args(kind))}")
-
-
-def _check_rates(**rates: float) -> None:
-    for name, value in rates.items():
-        if not 0.0 <= value < 1.0:
-            raise InputError(f"{name} {value} is not a rate; give --model.{name} in [0, 1)")
 
 
 @torch.no_grad()

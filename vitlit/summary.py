@@ -1,0 +1,49 @@
+"""The last lines of a command: what was reached, where it is, and what to type next."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from vitlit.callbacks import BestCheckpoint
+
+
+def relative(path: str | Path) -> str:
+    """The path as one would type it here."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def fit_lines(trainer: pl.Trainer) -> list[str]:
+    """After ``fit``: scores, checkpoints, logs, and the command that tests the model."""
+    lines: list[str] = []
+    if "val/acc" in trainer.callback_metrics:
+        last_score = trainer.callback_metrics["val/acc"]
+        lines.append(f"reached     val/acc {last_score:.4f} in the last epoch")
+    files: list[str] = []
+    for checkpoint in trainer.checkpoint_callbacks:
+        if not isinstance(checkpoint, BestCheckpoint):
+            continue
+        if checkpoint.last_model_path:
+            files.insert(0, relative(checkpoint.last_model_path))
+            lines.append(f"last        {files[0]}")
+        if checkpoint.best_model_path and checkpoint.best_model_score is not None:
+            files.insert(0, relative(checkpoint.best_model_path))
+            lines.append(f"best        {files[0]}  val/acc {checkpoint.best_model_score:.4f}")
+    if trainer.logger is not None and trainer.log_dir:
+        lines.append(f"logs        {relative(trainer.log_dir)}  (tensorboard --logdir the same)")
+    if files:
+        lines.append(f"next        vitlit test --ckpt_path {files[0]}")
+    return lines
+
+
+def score_lines(trainer: pl.Trainer, split: str, count: int, checkpoint: str) -> list[str]:
+    """After ``test`` and ``validate``: scores, the number of images, and how to predict."""
+    names = (f"{split}/acc", f"{split}/acc5", f"{split}/loss")
+    metrics = trainer.callback_metrics
+    shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+    return [
+        f"reached     {shown}  ({count} images)",
+        f"checkpoint  {relative(checkpoint)}",
+        f"next        vitlit predict --ckpt_path {relative(checkpoint)} "
+        f"--data.images FILES_OR_FOLDERS",
+    ]
