@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.demos.boring_classes import BoringModel
 
-from vitlit.callbacks import BestCheckpoint, free_name
+from vitlit.callbacks import BestCheckpoint, LastCheckpoint, free_name
 
 
 @pytest.mark.parametrize(("score", "kept"), [(0.6, True), (0.5, True), (0.4, False)])
@@ -27,6 +29,34 @@ class Reducing:
         @staticmethod
         def reduce_boolean_decision(decision: bool) -> bool:
             return bool(decision)
+
+
+class Worsening(BoringModel):
+    """A model whose validation accuracy falls from epoch to epoch."""
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/acc", 1.0 - self.current_epoch / 10)
+
+
+def test_best_keeps_the_best_epoch_and_last_the_last(tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=3,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[BestCheckpoint(), LastCheckpoint()],
+    )
+    trainer.fit(Worsening())
+    files = {path.name: torch.load(path) for path in tmp_path.glob("checkpoints/*")}
+    assert {name: content["epoch"] for name, content in files.items()} == {
+        "best.ckpt": 0,
+        "last.ckpt": 2,
+    }
 
 
 def test_a_free_name_counts_up(tmp_path: Path) -> None:

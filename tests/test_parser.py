@@ -10,7 +10,8 @@ from vitlit.parser import LINKED, explain, join_lists, refuse_linked
     ("args", "expected"),
     [
         (["predict", "--data.images", "a", "b c"], ["predict", '--data.images=["a", "b c"]']),
-        (["--data.images", "a", "--out", "x"], ['--data.images=["a"]', "--out", "x"]),
+        (["--data.images", "a", "--out", "x"], ["--out", "x", '--data.images=["a"]']),
+        (["--data.images", "a", "--data.images=b"], ['--data.images=["a", "b"]']),
         (["fit", "--model.depth", "3"], ["fit", "--model.depth", "3"]),
         (["--data.images=[a]", "--x"], ["--data.images=[a]", "--x"]),
     ],

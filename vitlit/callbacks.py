@@ -18,24 +18,25 @@ SHOWN = 10  # rows that predict prints
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps best.ckpt (highest val/acc) and last.ckpt in the run's folder.
+    """Keeps best.ckpt, of the highest val/acc, in the run's folder.
 
     Of equal scores the later one wins: it was trained longer, and small validation sets tie often.
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            monitor="val/acc",
-            mode="max",
-            filename="best",
-            save_last=True,
-            auto_insert_metric_name=False,
-        )
+        super().__init__(monitor="val/acc", mode="max", filename="best")
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score
         is_tie = current is not None and best is not None and bool(current == best)
         return is_tie or super().check_monitor_top_k(trainer, current)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps last.ckpt, of the last epoch; Lightning's ``save_last`` skips epochs without a best."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last")
 
 
 def free_name(path: Path) -> Path:

@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from vitlit import checkpointing
-from vitlit.callbacks import BestCheckpoint, PredictionWriter
+from vitlit.callbacks import BestCheckpoint, LastCheckpoint, PredictionWriter
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
@@ -156,7 +156,7 @@ class VitCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
-            callbacks.append(BestCheckpoint())
+            callbacks += [BestCheckpoint(), LastCheckpoint()]
         patience = self._get(self.config, "early_stopping.patience")
         if patience > 0:
             min_delta = self._get(self.config, "early_stopping.min_delta")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from vitlit.callbacks import BestCheckpoint
+from vitlit.callbacks import BestCheckpoint, LastCheckpoint
 
 
 def relative(path: str | Path) -> str:
@@ -21,14 +21,13 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
         lines.append(f"reached     val/acc {last_score:.4f} in the last epoch")
     files: list[str] = []
     for checkpoint in trainer.checkpoint_callbacks:
-        if not isinstance(checkpoint, BestCheckpoint):
+        if not isinstance(checkpoint, BestCheckpoint | LastCheckpoint):
             continue
-        if checkpoint.last_model_path:
-            files.insert(0, relative(checkpoint.last_model_path))
-            lines.append(f"last        {files[0]}")
-        if checkpoint.best_model_path and checkpoint.best_model_score is not None:
-            files.insert(0, relative(checkpoint.best_model_path))
-            lines.append(f"best        {files[0]}  val/acc {checkpoint.best_model_score:.4f}")
+        if not checkpoint.best_model_path:
+            continue
+        files.append(relative(checkpoint.best_model_path))
+        name, score = Path(files[-1]).stem, checkpoint.best_model_score
+        lines.append(f"{name:12}{files[-1]}" + ("" if score is None else f"  val/acc {score:.4f}"))
     if trainer.logger is not None and trainer.log_dir:
         lines.append(f"logs        {relative(trainer.log_dir)}  (tensorboard --logdir the same)")
     if files:
