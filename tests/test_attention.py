@@ -5,7 +5,8 @@ import torch
 from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 
-from vitlit.attention import Attention
+from vitlit import attention as module
+from vitlit.attention import Attention, attend, prefers_matmul
 from vitlit.errors import InputError
 
 TOKENS = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -79,3 +80,36 @@ def test_the_weights_are_shown_without_dropout(mode: str) -> None:
 def test_heads_that_do_not_divide_the_width_are_refused(num_heads: int) -> None:
     with pytest.raises(InputError, match=f"num_heads {num_heads} does not divide embed_dim 12"):
         Attention(dim=12, num_heads=num_heads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_both_ways_to_attend_agree(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 9, 8, generator=draw, dtype=torch.float64).to(dtype)
+    outputs = []
+    for choice in (True, False):
+        monkeypatch.setattr(module, "prefers_matmul", lambda *_, choice=choice: choice)
+        outputs.append(attend(q, k, v))
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-2
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=tolerance)
+
+
+def test_dropout_of_the_unfused_way_spares_the_expected_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "prefers_matmul", lambda *_: True)
+    torch.manual_seed(0)
+    zeros, eye = torch.zeros(8, 4, 64, 64), torch.eye(64).expand(8, 4, 64, 64)
+    weights = attend(zeros, zeros, eye, dropout=0.25)  # each is 0 or 1 / 64 / 0.75
+    assert (weights > 0).float().mean().item() == pytest.approx(0.75, abs=0.01)
+    assert weights.max().item() == pytest.approx(1 / 64 / 0.75)
+
+
+def test_only_cpus_with_bfloat16_units_prefer_matrix_products_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "HAS_BF16_UNITS", True)
+    cases = [("cpu", torch.bfloat16), ("cpu", torch.float32), ("cuda", torch.bfloat16)]
+    assert [prefers_matmul(*case) for case in cases] == [True, False, False]
+    monkeypatch.setattr(module, "HAS_BF16_UNITS", False)
+    assert not prefers_matmul("cpu", torch.bfloat16)
