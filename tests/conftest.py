@@ -1,7 +1,7 @@
 """Fixtures that several test files share: small image folders, made on the fly."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,14 @@ import pytest
 from PIL import Image
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded folders go to a folder of the tests, those of child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITLIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 class PhotoFolder(Protocol):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from vitlit.augment import random_crop, random_flip
+from vitlit.augment import RESIZED_CROP_DRAWS, random_crop, random_flip, resized_crop_boxes
 
 ALMOST_ONE = 1 - 2.0**-24  # the largest draw there is
 
@@ -76,3 +77,44 @@ def test_augmentation_keeps_the_type(dtype: torch.dtype) -> None:
     images = noise(4).to(dtype)
     cropped = random_crop(images, some_draws(4, 2), padding=1)
     assert random_flip(cropped, some_draws(4, 1)).dtype == dtype
+
+
+def test_boxes_of_a_resized_crop_have_torchvisions_distribution() -> None:
+    torch.manual_seed(0)
+    scale, ratio = (0.2, 1.0), (0.75, 4 / 3)
+    image = torch.empty(3, 40, 60)
+    theirs = [
+        RandomResizedCrop.get_params(image, list(scale), list(ratio))  # top, left, height, width
+        for _ in range(3000)
+    ]
+    draws = some_draws(3000, RESIZED_CROP_DRAWS)
+    ours = resized_crop_boxes(draws, height=40, width=60, scale=scale, ratio=ratio).double()
+    expected = torch.tensor(theirs).double()
+    quantiles = torch.tensor([0.1, 0.5, 0.9]).double()
+    torch.testing.assert_close(ours.mean(0), expected.mean(0), rtol=0, atol=1.0)
+    gap = ours.quantile(quantiles, dim=0) - expected.quantile(quantiles, dim=0)
+    assert gap.abs().max() <= 2
+
+
+@pytest.mark.parametrize("size", [(10, 1000), (1000, 10)])
+def test_a_shape_that_no_try_fits_gets_the_central_box_of_torchvision(
+    size: tuple[int, int],
+) -> None:
+    scale, ratio = (1.0, 1.0), (0.75, 4 / 3)
+    theirs = RandomResizedCrop.get_params(torch.empty(1, *size), list(scale), list(ratio))
+    draws = some_draws(4, RESIZED_CROP_DRAWS)
+    ours = resized_crop_boxes(draws, height=size[0], width=size[1], scale=scale, ratio=ratio)
+    assert ours.tolist() == [list(theirs)] * 4
+
+
+def test_boxes_stay_inside_images_of_different_sizes() -> None:
+    draws = torch.tensor([[0.0], [ALMOST_ONE], [0.5]]).expand(-1, RESIZED_CROP_DRAWS)
+    height, width = torch.tensor([5, 50, 500]), torch.tensor([7, 30, 900])
+    boxes = resized_crop_boxes(
+        draws, height=height, width=width, scale=(0.08, 1.0), ratio=(0.7, 1.4)
+    )
+    top, left, rows, cols = boxes.unbind(dim=1)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] > 0).all()
+    assert (top + rows <= height).all()
+    assert (left + cols <= width).all()

@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vitlit.datamodule import ImageData
-from vitlit.datasets import FileImages
 from vitlit.errors import InputError
+from vitlit.readers import FileImages
 from vitlit.sampler import Batch
 from vitlit.splits import Split, stratified_split
 
@@ -51,7 +51,7 @@ def first(data: ImageData, loader: Iterable[Any]) -> Batch:
 
 def files(split: Split) -> list[Path]:
     assert isinstance(split.images, FileImages)
-    return [split.images.paths[member] for member in split.members.tolist()]
+    return [Path(split.images.paths[member]) for member in split.members.tolist()]
 
 
 # -- splits -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from vitlit.errors import InputError
-from vitlit.images import Preprocess, convert_channels, find_images, read_image
+from vitlit.images import Preprocess, convert_channels, find_images, read_crop, read_image
 
 Pixels = NDArray[np.uint8]
 NOISE: Pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -188,6 +188,33 @@ def test_any_size_is_scaled_to_cover_and_centred(tmp_path: Path, shape: tuple[in
     torch.testing.assert_close(found, expected, rtol=0, atol=1)
 
 
+@pytest.mark.parametrize("shape", [(40, 31), (33, 50), (64, 64), (20, 30)])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_fitting_is_torchvisions_resize_and_centre_crop(
+    tmp_path: Path, shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    share = max(size[0] / shape[0], size[1] / shape[1])
+    cover = [int(side * share + 1e-9) for side in shape]
+    resized = v2.Resize(cover, v2.InterpolationMode.BICUBIC)(torch.tensor(pixels).permute(2, 0, 1))
+    found = read_image(tmp_path / "x.png", in_chans=3, size=size)
+    assert torch.equal(found, v2.CenterCrop(size)(resized))
+
+
+def test_a_very_long_image_is_read_at_its_centre(tmp_path: Path) -> None:
+    ramp = np.tile((np.arange(30_001) // 118).astype(np.uint8), (2, 1))
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    found = read_image(tmp_path / "x.png", in_chans=1, size=(64, 64))
+    torch.testing.assert_close(found, torch.full_like(found, 15_000 // 118), rtol=0, atol=1)
+
+
+def test_a_single_pixel_fills_any_size(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "x.png")
+    found = read_image(tmp_path / "x.png", in_chans=3, size=(20, 5))
+    assert torch.equal(found, torch.tensor([9, 8, 7]).byte().view(3, 1, 1).expand(3, 20, 5))
+
+
 def test_a_large_jpeg_is_read_like_the_same_pixels_in_a_png(tmp_path: Path) -> None:
     rows, cols = np.mgrid[:400, :600]
     smooth = np.dstack([rows / 2, cols / 3, 255 - cols / 3]).astype(np.uint8)
@@ -196,6 +223,52 @@ def test_a_large_jpeg_is_read_like_the_same_pixels_in_a_png(tmp_path: Path) -> N
     jpeg = read_image(tmp_path / "x.jpg", in_chans=3, size=(16, 16))
     png = read_image(tmp_path / "x.png", in_chans=3, size=(16, 16))
     torch.testing.assert_close(jpeg, png, rtol=0, atol=4)
+
+
+# -- boxes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("box", [(0, 0, 50, 70), (7, 11, 30, 21), (49, 69, 1, 1)])
+def test_a_box_is_cut_and_resized_as_torchvision_does_it(
+    tmp_path: Path, box: tuple[int, int, int, int], in_chans: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    path = tmp_path / "x.png"
+    found = read_crop(path, in_chans=in_chans, size=(16, 24), choose=lambda h, w: box)
+    whole = read_image(path, in_chans=in_chans, size=(50, 70))
+    expected = v2.functional.resized_crop(whole, *box, [16, 24], antialias=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_box_is_measured_on_the_upright_image(tmp_path: Path, orientation: int) -> None:
+    blocks = NOISE[:2, :3].repeat(8, axis=0).repeat(8, axis=1)  # flat 8x8 blocks survive JPEG
+    save_turned(tmp_path / "x.jpg", blocks, orientation)
+    upright = UPRIGHT[orientation](blocks)
+    shapes = []
+
+    def first_block(height: int, width: int) -> tuple[int, int, int, int]:
+        shapes.append((height, width))
+        return 0, 0, 8, 8
+
+    found = read_crop(tmp_path / "x.jpg", in_chans=3, size=(8, 8), choose=first_block)
+    assert shapes == [upright.shape[:2]]
+    expected = torch.from_numpy(upright[:8, :8].astype(np.uint8))
+    torch.testing.assert_close(found, expected.permute(2, 0, 1), rtol=0, atol=4)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpegs_box_is_cut_where_it_is(tmp_path: Path, orientation: int) -> None:
+    rows, cols = np.mgrid[:403, :605]
+    smooth = np.dstack([rows / 2, cols / 3, 255 - cols / 3]).astype(np.uint8)
+    save_turned(tmp_path / "x.jpg", smooth, orientation)
+    whole = torch.tensor(UPRIGHT[orientation](smooth).copy()).permute(2, 0, 1)
+    box = (33, 21, 300, 350)
+    found = read_crop(tmp_path / "x.jpg", in_chans=3, size=(16, 16), choose=lambda h, w: box)
+    expected = v2.functional.resized_crop(whole, *box, [16, 16], antialias=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2)
 
 
 # -- bad files --------------------------------------------------------------------------------
@@ -216,6 +289,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
         path.write_bytes(contents[kind])
     with pytest.raises(InputError, match=rf"{kind}\.png"):
         read_image(path, in_chans=3, size=(6, 8))
+    with pytest.raises(InputError, match=rf"{kind}\.png"):
+        read_crop(path, in_chans=3, size=(6, 8), choose=lambda h, w: (0, 0, h, w))
 
 
 # -- finding ----------------------------------------------------------------------------------
@@ -230,24 +305,25 @@ def touch(*paths: Path) -> None:
 def test_images_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
     names = ["a.png", "b/c.JPG", "b/d.webp", "b/e/f.tif"]
     touch(*(tmp_path / name for name in reversed(names)), tmp_path / "notes.txt")
-    assert find_images([str(tmp_path)]) == [tmp_path / name for name in names]
+    assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in names]
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "._a.png", tmp_path / ".thumbs" / "a.png")
-    assert find_images([str(tmp_path)]) == [tmp_path / "a.png"]
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png")]
 
 
 def test_named_files_keep_their_order_whatever_their_ending(tmp_path: Path) -> None:
-    paths = [tmp_path / "z.scan", tmp_path / "a.png"]
-    touch(*paths)
-    assert find_images([str(path) for path in paths]) == paths
+    names = ["z.scan", "a.png"]
+    touch(*(tmp_path / name for name in names))
+    paths = [str(tmp_path / name) for name in names]
+    assert find_images(paths) == paths
 
 
 def test_a_path_from_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     touch(tmp_path / "a.png")
-    assert find_images(["~/a.png"]) == [tmp_path / "a.png"]
+    assert find_images(["~/a.png"]) == [str(tmp_path / "a.png")]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:

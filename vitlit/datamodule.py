@@ -17,8 +17,6 @@ from vitlit.augment import random_crop, random_flip
 from vitlit.datasets import (
     SOURCES,
     DatasetName,
-    FileImages,
-    Images,
     check_class_names,
     find_class_names,
     parts,
@@ -28,6 +26,7 @@ from vitlit.datasets import (
 from vitlit.errors import InputError, check_at_least
 from vitlit.images import Preprocess, find_images, per_channel
 from vitlit.patches import grid_size, pair, patchify
+from vitlit.readers import FileImages, Images
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
 from vitlit.seeding import address, uniform
 from vitlit.splits import Split, split_members

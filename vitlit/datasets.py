@@ -1,4 +1,4 @@
-"""The table of data sets, and readers from disk to uint8 images.
+"""The table of data sets: where their images and labels are on disk, and what they are.
 
 data set, part -> images that ``gather(indices (B,))`` -> uint8 (B, C, h, w), labels int64 (n,)
 
@@ -6,21 +6,19 @@ A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``
 published a division. How parts become splits is the DataModule's business.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchvision import datasets as tv
-from tqdm import tqdm
 
+from vitlit.cache import open_decoded
 from vitlit.errors import InputError
-from vitlit.images import EXTENSIONS, list_images, read_image
+from vitlit.images import EXTENSIONS, list_images
+from vitlit.readers import FileImages, Images, MemoryImages
 
 DatasetName = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folder"
@@ -75,65 +73,6 @@ SOURCES: dict[str, Source] = {
     "imagenet": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
     "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
 }
-
-
-class Images(Protocol):
-    """Images with labels, read a batch at a time."""
-
-    labels: Tensor
-
-    def __len__(self) -> int: ...
-
-    def gather(self, indices: Tensor) -> Tensor:
-        """uint8 ``(B, C, h, w)`` of the samples at ``indices`` int64 ``(B,)``."""
-        ...
-
-
-class MemoryImages:
-    """All pixels in one uint8 tensor ``(n, C, h, w)``."""
-
-    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
-        self.pixels, self.labels = pixels, labels.long()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def gather(self, indices: Tensor) -> Tensor:
-        return self.pixels[indices]
-
-
-class FileImages:
-    """Files decoded each time they are asked for: for sets too large for memory."""
-
-    def __init__(
-        self, paths: list[Path], labels: Tensor, *, in_chans: int, size: tuple[int, int]
-    ) -> None:
-        self.paths, self.labels = paths, labels.long()
-        self.in_chans, self.size = in_chans, size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def _read(self, index: int) -> Tensor:
-        return read_image(self.paths[index], in_chans=self.in_chans, size=self.size)
-
-    def gather(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._read(index) for index in indices.tolist()])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all images take once decoded."""
-        return len(self) * self.in_chans * self.size[0] * self.size[1]
-
-    def decode_all(self) -> MemoryImages:
-        """Decode every file once, on all cores."""
-        pixels = torch.empty((len(self), self.in_chans, *self.size), dtype=torch.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(self._read, range(len(self)))
-            rows = tqdm(images, total=len(self), desc="decoding", unit="img", leave=False)
-            for row, image in enumerate(rows):
-                pixels[row] = image
-        return MemoryImages(pixels, self.labels)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -219,7 +158,8 @@ def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> Fi
             f"no images in {root} for class {', '.join(empty[:5])}; "
             f"known endings: {' '.join(EXTENSIONS)}"
         )
-    labels = torch.tensor([label for label, paths in enumerate(found) for _ in paths])
+    counts = torch.tensor([len(paths) for paths in found])
+    labels = torch.arange(count).repeat_interleave(counts)
     paths = [path for paths in found for path in paths]
     return FileImages(paths, labels, in_chans=in_chans, size=size)
 
@@ -289,12 +229,14 @@ def read_part(
     """The images of one part.
 
     in_chans and size apply to image files, which are decoded to them; sets that come as arrays
-    keep their own. Files are decoded once into memory where they fit ``memory_gb`` (10**9 bytes).
+    keep their own. Files that fit ``memory_gb`` (10**9 bytes) decoded are decoded once, into a
+    cache on disk that is mapped into memory; larger sets are decoded each time.
     """
     if dataset == "digits":
         return _read_digits()
     if SOURCES[dataset].torchvision is not None:
         return _read_torchvision(dataset, part, data_dir)
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
-    files_ = _scan(_part_root(data_dir, folder), num_classes, in_chans=in_chans, size=size)
-    return files_.decode_all() if files_.nbytes <= memory_gb * 1e9 else files_
+    root = _part_root(data_dir, folder)
+    images = _scan(root, num_classes, in_chans=in_chans, size=size)
+    return open_decoded(images, root) if images.nbytes <= memory_gb * 1e9 else images

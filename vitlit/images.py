@@ -4,7 +4,8 @@ file -> uint8 (C, h, w) -> batch uint8 (B, C, h, w) -> float (B, C, H, W)
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from vitlit.errors import InputError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+ORIENTATION = 0x0112  # EXIF's tag
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that turn RGB to grey
 
 
@@ -25,26 +28,26 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: str | Path) -> list[str]:
     """Image files below a folder, sorted, hidden files and folders left out."""
-    found: list[Path] = []
+    found: list[str] = []
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in sorted(names) if is_image_name(name)]
+        found += [f"{root}{os.sep}{name}" for name in sorted(names) if is_image_name(name)]
     return found
 
 
-def find_images(paths: Iterable[str]) -> list[Path]:
+def find_images(paths: Iterable[str]) -> list[str]:
     """Image files named directly, or found below the folders named."""
 
-    def expand(path: Path) -> Iterator[Path]:
+    def expand(path: Path) -> Iterator[str]:
         if path.is_dir():
             found = list_images(path)
             if not found:
                 raise InputError(f"no images in {path}; known endings: {' '.join(EXTENSIONS)}")
             yield from found
         elif path.is_file():
-            yield path
+            yield str(path)
         else:
             raise InputError(f"no such file or folder: {path}; check --data.images")
 
@@ -72,30 +75,102 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image)
 
 
-def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale to cover ``size`` (height, width) and cut the centre, keeping proportions."""
-    height, width = size
-    if image.size == (width, height):
+def _is_turned(image: Image.Image) -> bool:
+    """Whether the camera stored the image lying on its side: width and height swap."""
+    return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def _plain(image: Image.Image, in_chans: int) -> Image.Image:
+    """Decode: upright, opaque, 8 bits, grey (1 channel) or RGB."""
+    mode = "L" if in_chans == 1 else "RGB"
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == mode and not image.has_transparency_data:  # each step below copies
         return image
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return _on_white(_to_8_bit(image)).convert(mode)
 
 
-def read_image(path: Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
+def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
+    """Antialiased resampling to ``size`` (height, width): uint8 ``(C, height, width)``.
+
+    torch's is four times as fast as Pillow's and at most one level away from it.
+    """
+    pixels = torch.from_numpy(np.array(image))  # (h, w) or (h, w, C)
+    # a view with the channels last: torch resamples it twice as fast as planes
+    x = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
+    if tuple(x.shape[-2:]) != size:
+        x = F.interpolate(x, size, mode=mode, antialias=True)
+    return x[0]
+
+
+def _trim(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the ends of an image four times as long as needed: scaling it to cover stays cheap."""
+    height, width = size
+    rows = max(0, image.height - 4 * -(-image.width * height // width)) // 2
+    cols = max(0, image.width - 4 * -(-image.height * width // height)) // 2
+    if rows == cols == 0:
+        return image
+    return image.crop((cols, rows, image.width - cols, image.height - rows))
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Scale to cover ``size`` (height, width) and cut the centre, keeping proportions.
+
+    As torchvision's ``Resize`` (bicubic) and ``CenterCrop`` do it, to the pixel.
+    """
+    height, width = size
+    image = _trim(image, size)
+    if image.height * width <= image.width * height:
+        cover = height, image.width * height // image.height
+    else:
+        cover = image.height * width // image.width, width
+    top, left = round((cover[0] - height) / 2), round((cover[1] - width) / 2)
+    return _resize(image, cover, "bicubic")[:, top : top + height, left : left + width]
+
+
+@contextmanager
+def _blame(path: str | Path) -> Iterator[None]:
+    """Turn whatever is raised into a sentence that names the file."""
+    try:
+        yield
+    except Exception as error:  # PIL raises many kinds; whatever it is, this file is the cause
+        raise InputError(f"cannot read the image {path}: {error}; mend or remove it") from error
+
+
+def read_image(path: str | Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
     """Decode one file, upright, in grey (1 channel) or colour (3), fitted to ``size``.
 
     size: (height, width) in pixels. Returns uint8 ``(in_chans, height, width)``.
     """
-    try:
-        with Image.open(path) as image:
-            side = 2 * max(size)
-            image.draft("RGB", (side, side))  # JPEG only: decode no larger than needed
-            upright = ImageOps.exif_transpose(image)
-            plain = _on_white(_to_8_bit(upright)).convert("L" if in_chans == 1 else "RGB")
-            pixels = np.array(_fit(plain, size))
-    except Exception as error:  # PIL raises many kinds; whatever it is, this file is the cause
-        raise InputError(f"cannot read the image {path}: {error}; mend or remove it") from error
-    tensor = torch.from_numpy(pixels)
-    return tensor[None] if in_chans == 1 else tensor.permute(2, 0, 1).contiguous()
+    with _blame(path), Image.open(path) as image:
+        side = 2 * max(size)
+        image.draft("RGB", (side, side))  # JPEG only: decode no larger than needed
+        return _fit(_plain(image, in_chans), size).contiguous()
+
+
+def read_crop(
+    path: str | Path, *, in_chans: int, size: tuple[int, int], choose: Callable[[int, int], Box]
+) -> Tensor:
+    """Decode one file, cut a box out of it, and resize the box to ``size``.
+
+    choose: from the upright image's height and width to the box. Returns uint8
+    ``(in_chans, height, width)``, antialiased bilinear.
+    """
+    with _blame(path):
+        image = Image.open(path)
+    with image:
+        with _blame(path):
+            full = image.size[::-1] if _is_turned(image) else image.size
+        top, left, height, width = choose(full[1], full[0])
+        with _blame(path):
+            # JPEG only: a box of many pixels needs no decoding at the full resolution
+            surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
+            image.draft("RGB", (image.width // surplus, image.height // surplus))
+            plain = _plain(image, in_chans)
+            x, y = plain.width / full[0], plain.height / full[1]  # 1, or less after draft
+            left, top = round(left * x), round(top * y)
+            box = left, top, left + round(width * x), top + round(height * y)
+            return _resize(plain.crop(box), size, "bilinear").contiguous()
 
 
 def convert_channels(x: Tensor, in_chans: int) -> Tensor:
@@ -139,7 +214,7 @@ class Preprocess:
     def read(self, path: str | Path) -> Tensor:
         """Decode one file: uint8 ``(in_chans, height, width)`` of source_size."""
         channels = 1 if self.in_chans == 1 else 3
-        return read_image(Path(path), in_chans=channels, size=self.source_size)
+        return read_image(path, in_chans=channels, size=self.source_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vitlit.datasets import Images
 from vitlit.errors import InputError
+from vitlit.readers import Images
 from vitlit.sampler import Batch, Order
 from vitlit.seeding import address, permutation
 

@@ -1,0 +1,290 @@
+"""The cache of decoded folders: when it is used, when it is built, and who builds it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PhotoFolder
+from PIL import Image
+
+from vitlit import cache, readers
+from vitlit.cache import cache_folder, open_decoded
+from vitlit.errors import InputError
+from vitlit.images import list_images
+from vitlit.readers import FileImages, MemoryImages
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VITLIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "decoded"
+
+
+def photos(root: Path, in_chans: int = 3, size: tuple[int, int] = (8, 10)) -> FileImages:
+    paths = list_images(root)
+    return FileImages(paths, torch.arange(len(paths)), in_chans=in_chans, size=size)
+
+
+def opened(root: Path, in_chans: int = 3, size: tuple[int, int] = (8, 10)) -> MemoryImages:
+    return open_decoded(photos(root, in_chans, size), root)
+
+
+@pytest.fixture
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it to make every later decoding fail."""
+
+    def fail(path: str, **rest: object) -> torch.Tensor:
+        raise AssertionError(f"{path} was decoded again")
+
+    return lambda: monkeypatch.setattr(readers, "read_image", fail)
+
+
+def repaint(path: Path, colour: str) -> None:
+    """Other pixels in a file of the same name, written at another time."""
+    before = path.stat()
+    Image.new("RGB", (24, 20), colour).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000))
+
+
+# -- what it holds ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_cached_pixels_are_those_of_the_files(photo_folder: PhotoFolder, in_chans: int) -> None:
+    root = photo_folder()
+    files, indices = photos(root, in_chans), torch.tensor([5, 0, 5, 7])
+    assert torch.equal(opened(root, in_chans).gather(indices), files.gather(indices))
+
+
+def test_labels_come_from_the_files_as_listed_now(photo_folder: PhotoFolder) -> None:
+    assert opened(photo_folder()).labels.tolist() == list(range(8))
+
+
+def test_the_second_opening_decodes_nothing(
+    photo_folder: PhotoFolder, no_decoding: Callable[[], None]
+) -> None:
+    root = photo_folder()
+    first = opened(root).pixels
+    no_decoding()
+    assert torch.equal(opened(root).pixels, first)
+
+
+def test_changing_the_tensor_never_alters_the_file(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    first = opened(root).pixels
+    before = first.clone()
+    first.zero_()
+    assert torch.equal(opened(root).pixels, before)
+
+
+def test_settings_have_caches_of_their_own(
+    photo_folder: PhotoFolder, no_decoding: Callable[[], None]
+) -> None:
+    root = photo_folder()
+    settings = [(3, (8, 10)), (1, (8, 10)), (3, (10, 8))]
+    before = [opened(root, *which).pixels for which in settings]
+    no_decoding()
+    for which, pixels in zip(settings, before, strict=True):
+        assert torch.equal(opened(root, *which).pixels, pixels)
+
+
+def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VITLIT_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "vitlit" / "decoded"
+
+
+# -- when it is outdated ----------------------------------------------------------------------
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "repainted": lambda root: repaint(root / "cat" / "0.png", "red"),
+    "added": lambda root: Image.new("RGB", (9, 9)).save(root / "cat" / "00.png"),
+    "removed": lambda root: (root / "dog" / "1.jpg").unlink(),
+    "renamed": lambda root: (root / "cat" / "0.png").rename(root / "cat" / "9.png"),
+    "moved": lambda root: (root / "cat" / "3.jpg").rename(root / "dog" / "00.jpg"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_folder_is_decoded_again(photo_folder: PhotoFolder, change: str) -> None:
+    root = photo_folder()
+    opened(root)
+    CHANGES[change](root)
+    files = photos(root)
+    assert torch.equal(opened(root).pixels, files.gather(torch.arange(len(files))))
+
+
+def test_a_file_of_the_same_time_but_another_length_is_noticed(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    path = root / "cat" / "0.png"
+    opened(root)
+    time = path.stat().st_mtime_ns
+    repaint(path, "red")
+    os.utime(path, ns=(time, time))
+    assert torch.equal(opened(root).pixels[0], photos(root).gather(torch.tensor([0]))[0])
+
+
+def test_only_the_newest_cache_of_a_folder_is_kept(photo_folder: PhotoFolder, home: Path) -> None:
+    root = photo_folder()
+    opened(root)
+    opened(root, in_chans=1)
+    repaint(root / "cat" / "0.png", "red")
+    opened(root)
+    assert len(list(home.glob("*.npy"))) == 2  # grey and colour
+
+
+def test_who_has_the_old_cache_open_keeps_it(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    old = opened(root).pixels
+    before = photos(root).gather(torch.arange(8))
+    repaint(root / "cat" / "0.png", "red")
+    opened(root)
+    assert torch.equal(old, before)
+
+
+@pytest.mark.parametrize("content", ["cut", "empty", "text", "shape", "kind"])
+def test_a_corrupt_cache_is_built_again(
+    photo_folder: PhotoFolder, home: Path, content: str
+) -> None:
+    root = photo_folder()
+    before = opened(root).pixels.clone()
+    (path,) = home.glob("*.npy")
+    if content == "shape":
+        np.save(path, np.zeros((8, 3, 10, 8), dtype=np.uint8))
+    elif content == "kind":
+        np.save(path, np.zeros((8, 3, 8, 10), dtype=np.int8))
+    else:
+        whole = path.read_bytes()
+        path.unlink()
+        path.write_bytes({"cut": whole[:-1], "empty": b"", "text": b"pixels"}[content])
+    assert torch.equal(opened(root).pixels, before)
+
+
+# -- where it cannot be -----------------------------------------------------------------------
+
+
+def test_without_a_place_for_the_cache_images_are_decoded_into_memory(
+    photo_folder: PhotoFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITLIT_CACHE", str(tmp_path / "file"))
+    root = photo_folder()
+    assert torch.equal(opened(root).pixels, photos(root).decode_all().pixels)
+    (record,) = caplog.records
+    assert "cannot keep decoded images in" in record.getMessage()
+
+
+def test_a_full_disk_is_noticed_before_decoding(
+    photo_folder: PhotoFolder,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5, 5)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    assert len(opened(photo_folder())) == 8
+    assert "0.00 GB are free" in caplog.text
+    assert list(home.glob("*.npy")) == []
+
+
+def test_other_processes_of_the_machine_do_not_repeat_it(
+    photo_folder: PhotoFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITLIT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    opened(photo_folder())
+    assert caplog.records == []
+
+
+def test_an_unreadable_image_is_named_and_leaves_nothing(
+    photo_folder: PhotoFolder, home: Path
+) -> None:
+    root = photo_folder()
+    (root / "dog" / "2.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"dog.2\.png"):
+        opened(root)
+    assert [path.suffix for path in home.iterdir() if path.suffix != ".lock"] == []
+
+
+# -- who builds it ----------------------------------------------------------------------------
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from vitlit import readers
+from vitlit.cache import open_decoded
+from vitlit.images import list_images
+
+root, log, die = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "die"
+decode, readers.CHUNK = readers.read_image, 1
+
+def slow(path, **rest):
+    with log.open("a") as file:
+        file.write(f"{path}\\n")
+    if die and "dog" in path:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    return decode(path, **rest)
+
+readers.read_image = slow
+paths = list_images(root)
+files = readers.FileImages(paths, torch.arange(len(paths)), in_chans=3, size=(8, 10))
+log.with_name(f"ready{os.getpid()}").touch()
+while not die and len(list(log.parent.glob("ready*"))) < 2:
+    time.sleep(0.01)
+print(open_decoded(files, root).pixels.sum().item())
+"""
+
+
+def start(root: Path, log: Path, fate: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(root), str(log), fate]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_that_start_together_build_one_cache(
+    photo_folder: PhotoFolder, tmp_path: Path
+) -> None:
+    root, log = photo_folder(), tmp_path / "decoded.log"
+    processes = [start(root, log, "live") for _ in range(2)]
+    ends = [process.communicate(timeout=60) for process in processes]
+    assert sorted(log.read_text().splitlines()) == photos(root).paths
+    assert [int(out) for out, _ in ends] == [int(opened(root).pixels.sum())] * 2
+    assert sum("waiting for it" in err for _, err in ends) == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_what_a_killed_builder_leaves_is_not_believed_and_removed(
+    photo_folder: PhotoFolder, tmp_path: Path, home: Path
+) -> None:
+    root = photo_folder(count=9)
+    process = start(root, tmp_path / "decoded.log", "die")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(home.glob("*.tmp"))) == 1
+    files = photos(root)
+    assert torch.equal(opened(root).pixels, files.gather(torch.arange(len(files))))
+    assert list(home.glob("*.tmp")) == []
+
+
+def test_an_unfinished_cache_that_somebody_writes_is_left_alone(
+    photo_folder: PhotoFolder, home: Path
+) -> None:
+    home.mkdir(parents=True)
+    (home / "other-1.tmp").touch()
+    with cache.FileLock(home / "other.lock"):
+        opened(photo_folder())
+    assert (home / "other-1.tmp").exists()
