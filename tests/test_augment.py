@@ -1,12 +1,24 @@
 """Batched augmentations against torchvision, one image at a time with the same draws."""
 
+import random
+
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import InterpolationMode, RandomErasing, RandomResizedCrop
 from torchvision.transforms import functional as tv
+from torchvision.transforms.v2 import functional as v2
 
-from vitlit.augment import RESIZED_CROP_DRAWS, random_crop, random_flip, resized_crop_boxes
+from vitlit.augment import (
+    ERASING_DRAWS,
+    RESIZED_CROP_DRAWS,
+    random_crop,
+    random_erasing,
+    random_flip,
+    random_resized_crop,
+    random_rotation,
+    resized_crop_boxes,
+)
 
 ALMOST_ONE = 1 - 2.0**-24  # the largest draw there is
 
@@ -118,3 +130,139 @@ def test_boxes_stay_inside_images_of_different_sizes() -> None:
     assert (boxes[:, 2:] > 0).all()
     assert (top + rows <= height).all()
     assert (left + cols <= width).all()
+
+
+# -- resized crop -----------------------------------------------------------------------------
+
+
+def worst(found: Tensor, expected: Tensor) -> int:
+    return int((found.int() - expected.int()).abs().max())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 9), (40, 64)], ids=["smaller", "mixed", "larger"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resized_crop_equals_torchvisions_of_the_same_box(
+    size: tuple[int, int], channels: int
+) -> None:
+    images, draws = noise(24, channels, 30, 20), some_draws(24, RESIZED_CROP_DRAWS)
+    shape = {"scale": (0.1, 1.0), "ratio": (0.5, 2.0)}
+    boxes = resized_crop_boxes(draws, height=30, width=20, **shape).tolist()
+    expected = torch.stack(
+        [
+            v2.resized_crop(image.float(), *box, list(size), antialias=True)
+            for image, box in zip(images, boxes, strict=True)
+        ]
+    )
+    found = random_resized_crop(images, draws, size=size, **shape)
+    assert found.dtype == torch.uint8
+    assert float((found - expected).abs().max()) <= 0.501  # rounded once, at the end
+
+
+def test_a_resized_crop_of_everything_changes_nothing() -> None:
+    images = noise(4, 3, 12, 12)
+    found = random_resized_crop(
+        images, some_draws(4, RESIZED_CROP_DRAWS), size=(12, 12), scale=(1.0, 1.0), ratio=(1.0, 1.0)
+    )
+    assert torch.equal(found, images)
+
+
+# -- rotation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (11, 24)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rotation_equals_torchvisions_by_the_same_angle(
+    shape: tuple[int, int], channels: int
+) -> None:
+    images, draws = noise(16, channels, *shape), some_draws(16, 1)
+    angles = ((2 * draws - 1) * 50).flatten().tolist()
+    expected = torch.stack(
+        [
+            v2.rotate(image, angle, InterpolationMode.BILINEAR)
+            for image, angle in zip(images, angles, strict=True)
+        ]
+    )
+    assert worst(random_rotation(images, draws, degrees=50), expected) <= 1
+
+
+def test_rotations_go_both_ways_and_reach_the_ends() -> None:
+    image = noise(1, height=15, width=15).expand(3, -1, -1, -1)
+    found = random_rotation(image, torch.tensor([[0.0], [0.5], [ALMOST_ONE]]), degrees=90)
+    assert torch.equal(
+        found, torch.stack([image[0].rot90(-1, (1, 2)), image[0], image[0].rot90(1, (1, 2))])
+    )
+
+
+# -- erasing ----------------------------------------------------------------------------------
+
+
+def erased_boxes(erased: Tensor) -> Tensor:
+    """Top, left, height, width of what is 0 in images of ones; zeros where nothing is."""
+    gone = erased[:, 0] == 0
+    rows, cols = gone.any(2).int(), gone.any(1).int()
+    tops, lefts = rows.argmax(1), cols.argmax(1)
+    return torch.stack([tops, lefts, rows.sum(1), cols.sum(1)], dim=1)
+
+
+def test_erasing_is_distributed_as_torchvisions() -> None:
+    count = 4000
+    ones = torch.ones(count, 1, 16, 24)
+    found = erased_boxes(random_erasing(ones, some_draws(count, ERASING_DRAWS), probability=1.0))
+    torch.manual_seed(0)
+    random.seed(0)
+    erase = RandomErasing(p=1.0)
+    theirs = erased_boxes(torch.stack([erase(image) for image in ones]))
+    torch.testing.assert_close(found.float().mean(0), theirs.float().mean(0), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(found.float().std(0), theirs.float().std(0), rtol=0.05, atol=0.1)
+
+
+def test_erasing_sets_one_rectangle_to_zero_and_leaves_the_rest() -> None:
+    images = torch.rand(64, 3, 16, 16) + 0.5
+    found = random_erasing(images, some_draws(64, ERASING_DRAWS), probability=1.0)
+    gone = found == 0
+    assert torch.equal(found[~gone], images[~gone])
+    boxes = erased_boxes(found)
+    area = boxes[:, 2] * boxes[:, 3]
+    assert torch.equal(gone[:, 0].sum((1, 2)), area)
+    assert torch.equal(gone.all(1), gone.any(1))
+    assert float(area.min()) >= 0.01 * 256
+    assert float(area.max()) <= 0.4 * 256
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+def test_erasing_happens_with_its_probability(probability: float) -> None:
+    draws = some_draws(4000, ERASING_DRAWS)
+    found = random_erasing(torch.ones(4000, 1, 8, 8), draws, probability=probability)
+    share = (found == 0).flatten(1).any(1).float().mean()
+    assert share == pytest.approx(probability, abs=0.02)
+
+
+# -- all --------------------------------------------------------------------------------------
+
+AREA = {"scale": (0.1, 1.0), "ratio": (0.5, 2.0)}
+OPERATIONS = {
+    "crop": (lambda x, draws: random_crop(x, draws, padding=2), 2),
+    "flip": (random_flip, 1),
+    "rotation": (lambda x, draws: random_rotation(x, draws, degrees=30), 1),
+    "resized_crop": (lambda x, d: random_resized_crop(x, d, size=(6, 9), **AREA), 22),
+    "erasing": (lambda x, draws: random_erasing(x.float(), draws, probability=0.7), 23),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_image_is_changed_alike_alone_and_in_a_batch(name: str) -> None:
+    operation, columns = OPERATIONS[name]
+    images, draws = noise(9), some_draws(9, columns)
+    together = operation(images, draws)
+    for row in range(9):
+        alone = operation(images[row : row + 1], draws[row : row + 1])
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_images_given_stay_as_they_are(name: str) -> None:
+    operation, columns = OPERATIONS[name]
+    images = noise(9)
+    kept = images.clone()
+    operation(images, some_draws(9, columns))
+    assert torch.equal(images, kept)

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from vitlit.callbacks import BestCheckpoint, LastCheckpoint, free_name
+from vitlit.callbacks import Bar, BestCheckpoint, LastCheckpoint, MovingAverage, free_name
 
 
 @pytest.mark.parametrize(("score", "kept"), [(0.6, True), (0.5, True), (0.4, False)])
@@ -57,6 +57,87 @@ def test_best_keeps_the_best_epoch_and_last_the_last(tmp_path: Path) -> None:
         "best.ckpt": 0,
         "last.ckpt": 2,
     }
+
+
+class Stepper(pl.LightningModule):
+    """One weight that is 0 at first and grows by 1 in each step; notes it in each validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.validated: list[float] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        return -self.weight
+
+    def validation_step(self, batch: torch.Tensor) -> None:
+        self.validated.append(self.weight.item())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/acc", self.weight.detach())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def averaged(decay: float, steps: int) -> list[float]:
+    """The moving average after each step, by its definition."""
+    found = [1.0]
+    for n in range(1, steps):
+        kept = min(decay, (1 + n) / (10 + n))
+        found.append(kept * found[-1] + (1 - kept) * (n + 1))
+    return found
+
+
+def step_through(folder: Path, *, epochs: int, ckpt_path: str | None = None) -> Stepper:
+    """Epochs of five steps with an average, and a checkpoint after each."""
+    model = Stepper()
+    pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[MovingAverage(0.5), BestCheckpoint(), LastCheckpoint()],
+    ).fit(model, torch.zeros(5, 1), torch.zeros(1, 1), ckpt_path=ckpt_path)
+    return model
+
+
+def test_the_average_forgets_the_start_and_is_what_is_validated(tmp_path: Path) -> None:
+    model = step_through(tmp_path, epochs=3)
+    expected = averaged(0.5, 15)
+    assert model.validated == pytest.approx([expected[4], expected[9], expected[14]])
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_hold_the_average(tmp_path: Path, name: str) -> None:
+    step_through(tmp_path, epochs=2)
+    content = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt")
+    assert content["state_dict"]["weight"].item() == pytest.approx(averaged(0.5, 10)[-1])
+
+
+def test_the_model_ends_as_the_average(tmp_path: Path) -> None:
+    assert step_through(tmp_path, epochs=2).weight.item() == pytest.approx(averaged(0.5, 10)[-1])
+
+
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+def test_an_average_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    step_through(tmp_path, epochs=2)
+    path = str(tmp_path / "checkpoints" / "last.ckpt")
+    resumed = step_through(tmp_path, epochs=3, ckpt_path=path)
+    assert resumed.validated == pytest.approx([averaged(0.5, 15)[-1]])
+
+
+def test_the_bar_is_drawn_a_few_times_a_second_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([10.0, 10.1, 10.15, 10.25, 10.26])
+    monkeypatch.setattr("vitlit.callbacks.time.monotonic", lambda: next(clock))
+    bar = Bar()
+    drawn = [bar._should_update(step, 5) for step in (1, 2, 3, 4, 5)]
+    assert drawn == [True, False, False, True, True]
 
 
 def test_a_free_name_counts_up(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Loss, metrics, optimisers and the schedule in training."""
 
+import csv
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.loggers import CSVLogger
 from recorder import LossRecorder
 from torch import Tensor
 
@@ -95,7 +98,7 @@ def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, fl
     trained = {key: value.clone() for key, value in model.vit.state_dict().items()}
 
     model.vit.load_state_dict(start)
-    optimizer = kind(model.vit.parameters(), lr=0.01, weight_decay=0.1, **extra)
+    optimizer = kind(model.vit.parameters(), lr=0.01, weight_decay=0.1, fused=True, **extra)
     for _, batch in zip(range(3), data.train_dataloader(), strict=False):
         batch = data.transform(batch, augment=True)
         optimizer.zero_grad()
@@ -108,7 +111,7 @@ def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, fl
 def test_dropout_depends_on_the_batch_address_alone() -> None:
     model = Classifier(**SIZE, proj_drop_rate=0.5).train()
     torch.nn.init.normal_(model.vit.head.weight)
-    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    model._is_logging_step = lambda _: False  # type: ignore[method-assign]
     rows = torch.arange(4)
     batch = Batch(torch.randn(4, 1, 8, 8), rows, rows, rows >= 0, epoch=0, key=7)
     first = model.training_step(batch, 0)
@@ -117,6 +120,110 @@ def test_dropout_depends_on_the_batch_address_alone() -> None:
     other = model.training_step(batch._replace(key=8), 0)
     assert first == again
     assert first != other
+
+
+def soft_targets(batch: Batch) -> Batch:
+    """Each image's own class for 0.7, the next image's for 0.3."""
+    own = F.one_hot(batch.y, 10).float()
+    return batch._replace(y=0.7 * own + 0.3 * own.roll(1, 0))
+
+
+def test_soft_targets_are_learned_as_shares_of_two_losses() -> None:
+    model = Classifier(**SIZE, label_smoothing=0.1)
+    torch.nn.init.normal_(model.vit.head.weight)
+    model._is_logging_step = lambda _: False  # type: ignore[method-assign]
+    rows = torch.arange(4)
+    batch = Batch(torch.randn(4, 1, 8, 8), rows, rows, rows >= 0, epoch=0, key=7)
+    losses = [
+        F.cross_entropy(model(batch.x), labels, label_smoothing=0.1)
+        for labels in (rows, rows.roll(1))
+    ]
+    found = model.training_step(soft_targets(batch), 0)
+    torch.testing.assert_close(found, 0.7 * losses[0] + 0.3 * losses[1])
+
+
+@pytest.mark.parametrize("prepare", [lambda batch: batch, soft_targets], ids=["hard", "soft"])
+def test_train_accuracy_counts_the_class_of_the_largest_share(prepare: Any) -> None:
+    model = Classifier(**SIZE)
+    logits = torch.randn(8, 10)
+    model.vit = Fixed(logits)  # type: ignore[assignment]
+    model._is_logging_step = lambda _: False  # type: ignore[method-assign]
+    rows, labels = torch.arange(8), torch.randint(0, 10, (8,))
+    for half in rows.split(4):
+        x = half.float().view(-1, 1, 1, 1)
+        model.training_step(prepare(Batch(x, labels[half], half, half >= 0, 0, 0)), 0)
+    logged: dict[str, Tensor] = {}
+    model.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]
+    model.on_train_epoch_end()
+    hits = logits.argsort(dim=1, descending=True) == labels[:, None]
+    assert logged["train/acc"] == hits[:, 0].float().mean()
+    assert logged["train/acc5"] == hits[:, :5].any(dim=1).float().mean()
+
+
+def test_loss_and_rate_are_logged_where_the_logger_writes_them(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    trainer = pl.Trainer(
+        **{**QUIET, "logger": logger},
+        max_steps=9,
+        log_every_n_steps=3,
+        accumulate_grad_batches=2,
+    )
+    trainer.fit(Classifier(**SIZE, warmup_fraction=0.5), digits())
+    with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [int(row["step"]) for row in rows] == [2, 5, 8]
+    assert all(row["lr"] for row in rows)
+
+
+def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlit.classifier.COMPILER", "aot_eager")
+    runs = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = Classifier(**SIZE, compile=compiled)
+        losses = fit(model, digits(crop_padding=1), max_steps=3, limit_val_batches=1).losses
+        runs.append((losses, model.state_dict()))
+    (plain, weights), (compiled_losses, compiled_weights) = runs
+    assert compiled_losses == pytest.approx(plain, rel=1e-5)
+    assert compiled_weights.keys() == weights.keys()
+
+
+def test_the_cost_of_compiling_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vitlit.classifier.COMPILER", "aot_eager")
+    with caplog.at_level("INFO"):
+        fit(Classifier(**SIZE, compile=True), digits(), max_steps=2, limit_val_batches=0)
+    assert len([text for text in caplog.messages if "first step took" in text]) == 1
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_with_fused_optimisers_too(precision: Any, algorithm: str) -> None:
+    class Watch(pl.Callback):
+        seen: list[list[Tensor]] = []  # noqa: RUF012
+
+        def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            grads = [p.grad.clone() for p in pl_module.parameters() if p.grad is not None]
+            self.seen.append(grads)
+
+    watch = Watch()
+    watch.seen = []
+    model = Classifier(**SIZE)
+    torch.nn.init.normal_(model.vit.head.weight)
+    pl.Trainer(
+        **QUIET,
+        callbacks=[watch],
+        max_steps=2,
+        precision=precision,
+        gradient_clip_val=1e-3,
+        gradient_clip_algorithm=algorithm,
+    ).fit(model, digits())
+    grads = next(grads for grads in watch.seen if grads)
+    if algorithm == "norm":
+        assert torch.cat([grad.flatten() for grad in grads]).norm() == pytest.approx(1e-3, rel=1e-3)
+    else:
+        assert max(float(grad.abs().max()) for grad in grads) == pytest.approx(1e-3)
 
 
 class Fixed(torch.nn.Module):

@@ -18,6 +18,7 @@ from vitlit.datamodule import ImageData
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+CPU = ["--trainer.accelerator=cpu"]
 FIT = ["fit", "--config", "digits.yaml", *SMALL, *QUIET]
 
 
@@ -253,6 +254,56 @@ def test_early_stopping_stops_after_its_patience(
     assert len(events.Scalars("val/acc")) == 2
 
 
+def test_the_average_of_the_weights_is_what_a_run_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, "--ema.decay=0.9"]) == 0
+    [file] = tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")
+    content = torch.load(file, weights_only=True)
+    name = "vit.head.weight"
+    assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
+    assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
+
+
+def test_augmentation_and_mixing_are_options_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--data.mixup=0.8", "--data.cutmix=1", "--data.auto_augment=trivialaugment"]
+    args += ["--data.resized_crop=[0.5, 1]", "--data.off_last={mix: 0.5}", "--data.erasing=0.2"]
+    assert main([*FIT, "--config=debug.yaml", *args]) == 0
+    [file] = tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")
+    saved = torch.load(file, weights_only=True)["datamodule_hyper_parameters"]
+    assert saved["off_last"] == {"mix": 0.5}
+    assert saved["resized_crop"] == [0.5, 1.0]
+    assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
+
+
+@pytest.mark.parametrize(("units", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_the_precision_follows_the_device_and_is_said(
+    units: bool,
+    precision: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vitlit.settings.HAS_BF16_UNITS", units)
+    with caplog.at_level("INFO"):
+        assert main([*FIT, "--config=digits.yaml", "--trainer.fast_dev_run=1", *CPU]) == 0
+    assert any(text.startswith(f"precision {precision}") for text in caplog.messages)
+
+
+def test_a_precision_that_is_given_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        assert main([*FIT, *CPU, "--trainer.fast_dev_run=1", "--trainer.precision=64-true"]) == 0
+    assert not any(text.startswith("precision") for text in caplog.messages)
+
+
 def test_a_user_callback_and_logger_come_from_the_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +333,16 @@ def test_a_user_callback_and_logger_come_from_the_config(
         ("fit --config digits.yaml --model.num_heads 5", ["num_heads 5", "embed_dim 48"]),
         ("fit --config digits.yaml --data.dataset folder --data.data_dir .", ["class folders"]),
         ("fit --config digits.yaml --trainer.max_epoch 3", ["trainer.max_epochs"]),
+        ("fit --config digits.yaml --trainer.precision 16-true", ["16-true", "bf16-mixed"]),
+        ("fit --config digits.yaml --ema.decay 1", ["ema.decay 1", "0.9998"]),
+        ("fit --config digits.yaml --data.mixup -1", ["mixup -1", "--data.mixup"]),
+        ("fit --config digits.yaml --data.auto_augment rand", ["rand", "randaugment"]),
+        ('fit --config digits.yaml --data.off_last {"mixup":0.4}', ["'mixup'", "mix"]),
+        (
+            "fit --config digits.yaml --data.off_last.mix=0.4 --trainer.max_steps 9 "
+            "--trainer.max_epochs -1",
+            ["off_last", "--trainer.max_epochs"],
+        ),
         ("test", ["test needs --ckpt_path"]),
         ("test --ckpt_path nosuch.ckpt", ["nosuch.ckpt"]),
         ("test --ckpt_path last", ["no last checkpoint"]),

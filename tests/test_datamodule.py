@@ -20,7 +20,9 @@ from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.readers import FileImages
 from vitlit.sampler import Batch
+from vitlit.seeding import address, uniform
 from vitlit.splits import Split, stratified_split
+from vitlit.transform import AUGMENT as STREAM
 
 IMAGENET = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 THREE = "train+val+test"
@@ -303,7 +305,15 @@ def augmented(data: ImageData, epoch: int = 0) -> Tensor:
     return torch.stack([seen[sample] for sample in sorted(seen)])
 
 
-AUGMENT: dict[str, Any] = {"crop_padding": 2, "flip": True}
+AUGMENT: dict[str, Any] = {
+    "crop_padding": 2,
+    "flip": True,
+    "rotation": 20.0,
+    "auto_augment": "randaugment",
+    "erasing": 0.5,
+}
+CUT: dict[str, Any] = {"resized_crop": [0.3, 1.0]}
+MIXED: dict[str, Any] = {"mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.9}
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # from Python 3.12
@@ -314,6 +324,90 @@ def test_an_images_augmentation_depends_on_its_address_alone(
     root = photo_folder("train+val", count=6)
     expected = augmented(photos(root, **AUGMENT))
     assert torch.equal(augmented(photos(root, **AUGMENT, **changes)), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("memory_gb", [0, 1], ids=["files", "memory"])
+@pytest.mark.parametrize("changes", [{"batch_size": 6}, {"num_workers": 2}])
+def test_a_resized_crop_depends_on_its_address_alone(
+    photo_folder: PhotoFolder, memory_gb: int, changes: dict[str, Any]
+) -> None:
+    root = photo_folder("train+val", count=6)
+    settings = {**AUGMENT, **CUT, "memory_gb": memory_gb}
+    assert torch.equal(
+        augmented(photos(root, **settings)), augmented(photos(root, **settings, **changes))
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("memory_gb", [0, 1], ids=["files", "memory"])
+def test_mixed_batches_are_the_same_with_workers_and_without(
+    photo_folder: PhotoFolder, memory_gb: int, num_workers: int
+) -> None:
+    root = photo_folder("train+val", count=6)
+    settings = {**AUGMENT, **CUT, **MIXED, "memory_gb": memory_gb}
+    alone, helped = (
+        [data.transform(batch, augment=True) for batch in data.train_dataloader()]
+        for data in (photos(root, **settings, num_workers=n) for n in (0, num_workers))
+    )
+    assert len(alone) == 3
+    for expected, found in zip(alone, helped, strict=True):
+        assert torch.equal(expected.x, found.x)
+        assert torch.equal(expected.y, found.y)
+
+
+def test_two_processes_augment_each_image_as_one_does() -> None:
+    settings = {**AUGMENT, **CUT}
+    seen: list[dict[int, Tensor]] = []
+    for world in (1, 2):
+        found: dict[int, Tensor] = {}
+        for rank in range(world):
+            data = placed(ready(**settings), global_rank=rank, world_size=world)
+            for batch in data.train_dataloader():
+                x = data.transform(batch, augment=True).x
+                found.update(zip(batch.sample.tolist(), x, strict=True))
+        seen.append(found)
+    both = seen[0].keys() & seen[1].keys()
+    assert len(both) > 1000
+    assert all(torch.equal(seen[0][sample], seen[1][sample]) for sample in both)
+
+
+def test_large_sets_are_cut_at_the_resolution_of_their_files(photo_folder: PhotoFolder) -> None:
+    root = photo_folder("train+val", count=6, size=(40, 48))
+    data = photos(root, memory_gb=0, **CUT, patchify=False, normalize="none")
+    split = data.splits["train"]
+    assert isinstance(split.images, FileImages)
+    for batch in data.train_dataloader():
+        draws = uniform(address(0, STREAM, 0, 0), batch.sample, 22)
+        members = split.members[batch.sample]
+        boxes = {"scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)}
+        expected = split.images.gather_crops(members, draws, **boxes)
+        assert torch.equal(batch.x, expected)
+        torch.testing.assert_close(data.transform(batch, augment=True).x, expected / 255)
+
+
+@pytest.mark.parametrize("loader", ["val_dataloader", "test_dataloader"])
+def test_large_sets_are_evaluated_on_the_same_pixels(
+    photo_folder: PhotoFolder, loader: str
+) -> None:
+    root = photo_folder(THREE, count=6)
+    both = []
+    for memory_gb in (0, 1):
+        data = photos(root, memory_gb=memory_gb, **AUGMENT, **CUT, **MIXED)
+        data.setup("test")
+        both.append([data.transform(batch, augment=False) for batch in getattr(data, loader)()])
+    for file, memory in zip(*both, strict=True):
+        assert torch.equal(file.x, memory.x)
+        assert torch.equal(file.y, memory.y)
+
+
+def test_sample_numbers_stay_where_draws_are_decided() -> None:
+    data = ready()
+    batch = next(iter(data.train_dataloader()))
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    devices = [part.device.type for part in (moved.x, moved.y, moved.valid, moved.sample)]
+    assert devices == ["meta", "meta", "meta", "cpu"]
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)])
@@ -452,7 +546,7 @@ def test_predict_without_images_names_the_flag(images: list[str] | None) -> None
         ({"test_fraction": -0.1}, r"test_fraction -0\.1 .*between 0 and 1"),
         ({"test_fraction": float("nan")}, "test_fraction nan .*between 0 and 1"),
         ({"batch_size": 0}, "batch_size 0 is too small"),
-        ({"crop_padding": -1}, "crop_padding -1 is too small"),
+        ({"crop_padding": 9}, "crop_padding 9 is larger than the image, 8x8"),
         ({"patch_size": 3}, "patch_size 3 does not divide the image size 8x8"),
         ({"patch_size": 0}, "patch_size 0 is not positive"),
         ({"img_size": [8, 9]}, "patch_size 4 does not divide the image size 8x9"),

@@ -13,7 +13,8 @@ FOLDER = Path(vitlit.__file__).parent
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
 LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "images", "shipped"},
-    {"augment", "operations", "policies", "attention", "sampler"},
+    {"augment", "operations", "policies", "attention", "sampler", "mixing"},
+    {"transform"},
     {"readers", "cache", "datasets"},
     {"vit", "splits", "datamodule"},
     {"checkpointing"},
@@ -24,7 +25,8 @@ LAYERS = [
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 WITHOUT_LIGHTNING = ["vit", "attention", "patches", "positions", "seeding", "optim", "images"]
-WITHOUT_LIGHTNING += ["augment", "operations", "policies", "readers", "cache"]
+WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
+WITHOUT_LIGHTNING += ["transform", "readers", "cache"]
 
 
 def imports(source: str) -> Iterator[str]:

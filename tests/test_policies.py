@@ -224,7 +224,7 @@ def test_auto_augments_operations_happen_as_often_as_planned(recorded: Recorded)
 
 
 def test_a_negative_number_of_operations_is_refused() -> None:
-    with pytest.raises(InputError, match="num_ops -1 is negative"):
+    with pytest.raises(InputError, match="rand_augment_ops -1 is negative"):
         rand_augment(noise(1), torch.zeros(1, 4), num_ops=-1)
 
 

@@ -2,18 +2,25 @@
 
 import csv
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    Callback,
+    ModelCheckpoint,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from torch import Tensor
 
 from vitlit.errors import InputError
 from vitlit.sampler import Batch
 
 PREDICTIONS = "predictions.csv"
+REDRAW = 0.2  # seconds between two drawings of the bar
 SHOWN = 10  # rows that predict prints
 
 
@@ -47,6 +54,45 @@ def free_name(path: Path) -> Path:
         candidate = path.with_stem(f"{path.stem}-{number}")
         number += 1
     return candidate
+
+
+class Bar(TQDMProgressBar):
+    """Draws itself a few times a second, whatever the length of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn = 0.0
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        if current != total and now - self._drawn < REDRAW:
+            return False
+        self._drawn = now
+        return self.is_enabled
+
+
+class MovingAverage(WeightAveraging):
+    """Exponential moving average of the weights; validation and checkpoints use it.
+
+    What is kept of the average in a step rises from 2/11 to ``decay``, as (1 + n) / (10 + n) after
+    n steps, so that short runs forget the weights they started from.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        self.decay = decay
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:  # a count on the CPU: no step waits for the device
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    @torch.no_grad()
+    def _average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        assert self._average_model is not None
+        done = int(self._average_model.n_averaged)
+        decay = min(self.decay, (1 + done) / (10 + done))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
 class PredictionWriter(Callback):

@@ -4,11 +4,13 @@ Batch of patches (B, N, C*P*P) or images (B, C, H, W) -> logits (B, num_classes)
 """
 
 import math
+import time
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -19,6 +21,7 @@ from vitlit.sampler import Batch
 from vitlit.seeding import seed_dropout
 from vitlit.vit import ViT
 
+COMPILER = "inductor"
 IGNORED = -1  # label of rows that do not count
 
 
@@ -36,6 +39,8 @@ class Classifier(pl.LightningModule):
         warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
         min_lr: Learning rate at the end of a cosine.
         label_smoothing: Share of the target spread over all classes, in the training loss.
+        compile: Compile the model for training with torch.compile; the first step then takes a
+            minute or so.
         class_names: Names in the order of the labels, from the data.
     """
 
@@ -52,6 +57,7 @@ class Classifier(pl.LightningModule):
         warmup_fraction: float = 0.0,
         min_lr: float = 0.0,
         label_smoothing: float = 0.0,
+        compile: bool = False,
         class_names: list[str] | None = None,
         **vit: Any,
     ) -> None:
@@ -76,7 +82,8 @@ class Classifier(pl.LightningModule):
             )
         self.val_metrics = _metrics(self.num_classes)
         self.test_metrics = _metrics(self.num_classes)
-        self._train_sums = torch.zeros(3)
+        self._train_sums = torch.zeros(4)
+        self._compiling = False
         self.scored = 0  # images that the last evaluation counted
 
     @property
@@ -84,41 +91,67 @@ class Classifier(pl.LightningModule):
         return self.vit.num_classes
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vit(x.to(self.dtype))  # the data are float32, the model may be another
+        # compiled for training alone: the last batch of an evaluation would compile another time
+        vit = self.vit if self.training else self.vit.forward
+        return vit(x.to(self.dtype))  # the data are float32, the model may be another
 
-    def on_train_epoch_start(self) -> None:
-        self._train_sums = torch.zeros(3, device=self.device)
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.hparams["compile"]:
+            self.vit.compile(backend=COMPILER)  # in place: the keys of the state stay as they are
+            self._compiling = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self._compiling:
+            self._start = time.monotonic()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self._compiling:
+            self._compiling = False
+            spent = time.monotonic() - self._start
+            rank_zero_info(f"compiled the model: the first step took {spent:.0f} s")
+
+    def on_train_epoch_start(self) -> None:
+        self._train_sums = torch.zeros(4, device=self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_dropout(batch.key)
         logits = self(batch.x)
-        smoothing = self.hparams["label_smoothing"]
-        loss = F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
-        right = (logits.detach().argmax(dim=1) == batch.y).sum()
-        count = len(batch.y)
-        self._train_sums += torch.stack([loss.detach() * count, right, right.new_tensor(count)])
-        self.log("train/loss", loss, prog_bar=True)
+        loss = F.cross_entropy(logits, batch.y, label_smoothing=self.hparams["label_smoothing"])
+        labels = batch.y.argmax(dim=1) if batch.y.ndim == 2 else batch.y
+        top = logits.detach().topk(min(5, self.num_classes)).indices == labels[:, None]  # (B, 5)
+        counts = [top[:, 0].sum(), top.sum(), loss.new_tensor(len(labels))]
+        self._train_sums += torch.stack([loss.detach() * len(labels), *counts])
+        if self._is_logging_step(batch_idx):
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def _is_logging_step(self, batch_idx: int) -> bool:
+        """Where loggers will write, and first of all for the bar: Lightning's log is not cheap."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
+
     def on_train_epoch_end(self) -> None:
-        loss, right, count = self._train_sums.unbind()
+        loss, right, among, count = self._train_sums.unbind()
         values = {"train/loss_epoch": loss / count, "train/acc": right / count}
+        if self.num_classes > 5:
+            values["train/acc5"] = among / count
         self.log_dict(values, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
         groups = parameter_groups(self, weight_decay=hp["weight_decay"], decay=hp["decay"])
+        fused = self._has_fused_step or None
         optimizer: torch.optim.Optimizer
         match hp["optimizer"]:
             case "adamw":
-                optimizer = torch.optim.AdamW(groups, lr=hp["lr"])
+                optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=fused)
             case "adam":
-                optimizer = torch.optim.Adam(groups, lr=hp["lr"])
+                optimizer = torch.optim.Adam(groups, lr=hp["lr"], fused=fused)
             case _:
-                optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=hp["momentum"])
+                optimizer = torch.optim.SGD(
+                    groups, lr=hp["lr"], momentum=hp["momentum"], fused=fused
+                )
         total = self.trainer.estimated_stepping_batches
         factor = schedule_factor(
             hp["schedule"],
@@ -131,6 +164,25 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    @property
+    def _has_fused_step(self) -> bool:
+        """Whether one kernel may update all weights; it cannot where a scaler unscales first."""
+        return self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own refuses fused optimizers, whether or not there is a scaler."""
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _warmup_steps(self, total: float) -> int:
         """Warmup in optimiser steps; an epoch has its batches / accumulation of them."""

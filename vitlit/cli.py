@@ -7,22 +7,25 @@ import sys
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import (
-    Callback,
-    EarlyStopping,
-    ProgressBar,
-    TQDMProgressBar,
-)
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import checkpointing
-from vitlit.callbacks import BestCheckpoint, LastCheckpoint, PredictionWriter
+from vitlit.callbacks import Bar, BestCheckpoint, LastCheckpoint, MovingAverage, PredictionWriter
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
-from vitlit.settings import check_against_checkpoint, check_early_stopping, check_trainer
+from vitlit.settings import (
+    check_against_checkpoint,
+    check_early_stopping,
+    check_ema,
+    check_off_last,
+    check_trainer,
+    training_precision,
+)
 from vitlit.summary import fit_lines, score_lines
 
 
@@ -72,6 +75,13 @@ class VitCLI(LightningCLI):
             type=float,
             default=0.0,
             help="Smallest gain in val/acc that counts as better.",
+        )
+        parser.add_argument(
+            "--ema.decay",
+            type=float,
+            default=0.0,
+            help="Share of the moving average of the weights that each step keeps, such as 0.9998; "
+            "the average is what is validated and saved. 0 averages nothing.",
         )
         link(parser)
 
@@ -128,6 +138,15 @@ class VitCLI(LightningCLI):
         settings = self._get(self.config, "trainer")
         check_trainer(settings, str(self.subcommand))
         check_early_stopping(**self._get(self.config, "early_stopping"))
+        check_ema(self._get(self.config, "ema.decay"))
+        if self.subcommand == "fit":
+            check_off_last(self._get(self.config, "data"), settings)
+        if self.subcommand == "fit" and settings["precision"] is None:
+            settings["precision"] = training_precision(str(settings["accelerator"]))
+            rank_zero_info(
+                f"precision {settings['precision']}, chosen for this device; "
+                f"--trainer.precision overrides it"
+            )
         if self.subcommand != "fit" or settings["logger"] is False:
             self.save_config_callback = None
 
@@ -148,7 +167,7 @@ class VitCLI(LightningCLI):
         callbacks: list[Callback] = []
         shows_bar = settings["enable_progress_bar"] is not False
         if shows_bar and not any(isinstance(callback, ProgressBar) for callback in given):
-            callbacks.append(TQDMProgressBar())
+            callbacks.append(Bar())
         if self.subcommand == "predict":
             out = self._get(self.config, "out")
             self.predictions = PredictionWriter(out, self.datamodule.class_names)
@@ -157,6 +176,8 @@ class VitCLI(LightningCLI):
             return callbacks
         if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
+        if (decay := self._get(self.config, "ema.decay")) > 0:
+            callbacks.append(MovingAverage(decay))
         patience = self._get(self.config, "early_stopping.patience")
         if patience > 0:
             min_delta = self._get(self.config, "early_stopping.min_delta")

@@ -1,19 +1,17 @@
 """Images to batches of patches: splits, loaders, and the stages that run where the model is.
 
 dataset -> train | val | test -> uint8 (B, C, h, w)
-        -> crop, flip -> resize, invert, normalise (B, C, H, W) -> patches (B, N, C*P*P)
+        -> augmentation (transform.py), resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
 """
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vitlit.augment import random_crop, random_flip
 from vitlit.datasets import (
     SOURCES,
     DatasetName,
@@ -28,11 +26,10 @@ from vitlit.images import Preprocess, find_images, per_channel
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.readers import FileImages, Images
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
-from vitlit.seeding import address, uniform
-from vitlit.splits import Split, split_members
+from vitlit.splits import CroppedSplit, Split, split_members
+from vitlit.transform import Augmentation
 
 SplitName = Literal["train", "val", "test"]
-AUGMENT = 3  # stream of addresses, see sampler.py
 
 
 class ImageData(pl.LightningDataModule):
@@ -59,10 +56,9 @@ class ImageData(pl.LightningDataModule):
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
         std: Standard deviation of each channel in place of the data set's.
         invert: Turn pixels p into 1 - p; the mean becomes 1 - mean.
-        crop_padding: Pixels of black around a training image before a random crop of its size.
-        flip: Mirror training images left and right with probability one half.
         num_workers: Processes that load batches; by default none for sets in memory.
-        memory_gb: Image files that fit this many gigabytes decoded are held in memory.
+        memory_gb: Image files that fit this many gigabytes decoded are decoded once, into a cache
+            in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded for each epoch.
         download: Download mnist, fashion_mnist, cifar10 or cifar100 where they are missing.
         split: Which split ``test`` scores: train, val or test.
         images: Files and folders that ``predict`` reads.
@@ -87,8 +83,6 @@ class ImageData(pl.LightningDataModule):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         invert: bool = False,
-        crop_padding: int = 0,
-        flip: bool = False,
         num_workers: int | None = None,
         memory_gb: float = 4.0,
         download: bool = True,
@@ -97,6 +91,7 @@ class ImageData(pl.LightningDataModule):
         patch_size: int = 16,
         patchify: bool = True,
         seed: int = 0,
+        **augmentation: Any,
     ) -> None:
         super().__init__()
         if dataset not in get_args(DatasetName):
@@ -104,8 +99,7 @@ class ImageData(pl.LightningDataModule):
             raise InputError(f"unknown dataset {dataset!r}; known: {known}")
         _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
         check_at_least("data", 1, batch_size=batch_size)
-        check_at_least("data", 0, crop_padding=crop_padding, memory_gb=memory_gb)
-        check_at_least("data", 0, num_workers=num_workers or 0)
+        check_at_least("data", 0, memory_gb=memory_gb, num_workers=num_workers or 0)
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
         source = SOURCES[dataset]
         self.dataset = dataset
@@ -123,15 +117,13 @@ class ImageData(pl.LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.seed = split_seed, seed
-        self.crop_padding, self.flip = crop_padding, flip
         self.memory_gb, self.download = memory_gb, download
         self.split, self.image_paths = split, images
         self.patch_size, self.patchify = patch_size, patchify
         grid_size(self.img_size, patch_size)
-        if crop_padding > min(pair(self.img_size)):
-            raise InputError(
-                f"crop_padding {crop_padding} is larger than the image, {self.img_size} pixels"
-            )
+        # keep literal: the command line reads the options of Augmentation here
+        self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
+        self.augmentation.check_size(pair(self.img_size))
         self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
         self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
         if min(self.std) <= 0:
@@ -173,6 +165,7 @@ class ImageData(pl.LightningDataModule):
         match stage:
             case "fit":
                 names: tuple[str, ...] = ("train", "val")
+                self.augmentation.set_epochs(self.trainer.max_epochs if self.trainer else None)
             case "validate":
                 names = ("val",)
             case "test":
@@ -187,12 +180,11 @@ class ImageData(pl.LightningDataModule):
     def _predict_split(self) -> Split:
         if not self.image_paths:
             raise InputError("predict needs images; give --data.images files or folders")
-        paths = find_images(self.image_paths)
-        labels = torch.full((len(paths),), -1)
+        self.files = find_images(self.image_paths)
+        labels = torch.full((len(self.files),), -1)
         channels = 1 if self.in_chans == 1 else 3
-        images = FileImages(paths, labels, in_chans=channels, size=self.preprocess.source_size)
-        self.files = [str(path) for path in paths]
-        return Split(images, torch.arange(len(paths)))
+        images = FileImages(self.files, labels, in_chans=channels, size=self.preprocess.source_size)
+        return Split(images, torch.arange(len(labels)))
 
     def _make_split(self, name: str) -> Split:
         found = parts(self.dataset, self.data_dir)
@@ -258,6 +250,8 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         split = self.splits["train"]
+        if isinstance(split.images, FileImages):
+            split = CroppedSplit(split.images, split.members, self.augmentation)
         order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self._place)
         return self._loader(split, order)
 
@@ -270,25 +264,27 @@ class ImageData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("predict")
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """All but the sample numbers: what is drawn for them is decided without the device."""
+        x, y, valid = (
+            part.to(device, non_blocking=True) for part in (batch.x, batch.y, batch.valid)
+        )
+        return batch._replace(x=x, y=y, valid=valid)
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training
         return self.transform(batch, augment=training)
 
     def transform(self, batch: Batch, *, augment: bool) -> Batch:
         """The batch of a loader, uint8, to the batch of a step, float patches or images."""
-        x = self.augment(batch) if augment else batch.x
-        x = self.preprocess(x)
-        return batch._replace(x=patchify(x, self.patch_size) if self.patchify else x)
-
-    def augment(self, batch: Batch) -> Tensor:
-        """Crop and flip uint8 ``(B, C, h, w)``; draws depend on seed, epoch and sample alone."""
-        x = batch.x
-        draws = uniform(address(self.seed, AUGMENT, batch.epoch), batch.sample, 3)
-        if self.crop_padding:
-            x = random_crop(x, draws[:, :2], padding=self.crop_padding)
-        if self.flip:
-            x = random_flip(x, draws[:, 2:])
-        return x
+        if augment:
+            cropped = isinstance(self.splits["train"].images, FileImages)
+            batch = self.augmentation(batch, self.preprocess, cropped=cropped)
+        else:
+            batch = batch._replace(x=self.preprocess(batch.x))
+        return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
 
 
 def _check_fractions(**fractions: float) -> None:

@@ -218,11 +218,11 @@ class Preprocess:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``."""
-        x = convert_channels(x, self.in_chans).float()
+        x = convert_channels(x, self.in_chans).float()  # a copy of its own, changed in place
         if tuple(x.shape[-2:]) != self.img_size:
             x = F.interpolate(x, self.img_size, mode="bilinear", antialias=True)
         scale, shift = self._affine(x.device)
-        return x.mul(scale).add_(shift)
+        return x.mul_(scale).add_(shift)
 
     def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Inversion and normalisation of 0..255 as one multiplication and one addition."""

@@ -83,15 +83,22 @@ def _sign(magnitude: Tensor, operations: Tensor, draw: Tensor) -> Tensor:
     return torch.where(signed & (draw < 0.5), -magnitude, magnitude)
 
 
+def check_rand_augment(num_ops: int, magnitude: int) -> None:
+    """Refuse settings that RandAugment does not know."""
+    if num_ops < 0:
+        raise InputError(f"rand_augment_ops {num_ops} is negative; give 0 or more operations")
+    if not 0 <= magnitude < BINS:
+        raise InputError(
+            f"rand_augment_magnitude {magnitude} is not in 0..{BINS - 1}; the usual one is 9"
+        )
+
+
 def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: int = 9) -> Tensor:
     """RandAugment (Cubuk et al., 2020): ``num_ops`` operations in turn, all of one strength.
 
     draws: ``(B, RAND_DRAWS * num_ops)``; magnitude: 0 to 30.
     """
-    if num_ops < 0:
-        raise InputError(f"num_ops {num_ops} is negative; give 0 or more operations")
-    if not 0 <= magnitude < BINS:
-        raise InputError(f"magnitude {magnitude} is not in 0..{BINS - 1}; the usual one is 9")
+    check_rand_augment(num_ops, magnitude)
     draws, table = draws.cpu(), _narrow_magnitudes(BINS, images)
     for column in range(0, RAND_DRAWS * num_ops, RAND_DRAWS):
         operations = _pick(draws[:, column], _CHOICES)

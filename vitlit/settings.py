@@ -5,6 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from vitlit.attention import HAS_BF16_UNITS
 from vitlit.errors import InputError
 from vitlit.vit import ViT
 
@@ -27,6 +30,24 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
             )
 
 
+def training_precision(accelerator: str) -> str:
+    """bf16-mixed where the device has units for bfloat16, else 32-true.
+
+    float16 is never chosen: it needs a scaler, and its range loses small gradients.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        pays = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        on_cpu = accelerator == "cpu" or not torch.backends.mps.is_available()
+        pays = on_cpu and HAS_BF16_UNITS
+    return "bf16-mixed" if pays else "32-true"
+
+
+def check_ema(decay: float) -> None:
+    if not 0.0 <= decay < 1.0:
+        raise InputError(f"ema.decay {decay} is not in [0, 1); give 0 for none, or such as 0.9998")
+
+
 def check_trainer(trainer: Any, command: str) -> None:
     """Refuse what Lightning would stumble over later."""
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
@@ -41,6 +62,11 @@ def check_trainer(trainer: Any, command: str) -> None:
             "trainer.overfit_batches would replace the order of the data; "
             "give --trainer.limit_train_batches instead"
         )
+    if command == "fit" and trainer["precision"] == "16-true":
+        raise InputError(
+            "trainer.precision 16-true loses small gradients, since nothing scales them; "
+            "give 16-mixed, bf16-mixed or 32-true"
+        )
     ends = ("max_epochs", "max_time", "fast_dev_run")
     if command == "fit" and trainer["max_steps"] == -1 and not any(trainer[name] for name in ends):
         if trainer["max_epochs"] == 0:
@@ -48,6 +74,16 @@ def check_trainer(trainer: Any, command: str) -> None:
         raise InputError(
             "training has no end; give --trainer.max_epochs or --trainer.max_steps, "
             "or start from a shipped recipe: --config digits.yaml"
+        )
+
+
+def check_off_last(data: Any, trainer: Any) -> None:
+    """A share of the epochs is known where their number is."""
+    has_end = trainer["fast_dev_run"] or (trainer["max_epochs"] or -1) > 0
+    if data["off_last"] and not has_end:
+        raise InputError(
+            f"data.off_last {data['off_last']} needs to know the last epoch; "
+            f"give --trainer.max_epochs"
         )
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitlit.errors import InputError
-from vitlit.readers import Images
+from vitlit.readers import FileImages, Images
 from vitlit.sampler import Batch, Order
 from vitlit.seeding import address, permutation
+from vitlit.transform import Augmentation
 
 TEST_SPLIT, VAL_SPLIT = 4, 5  # streams of addresses, see sampler.py
 
@@ -63,7 +64,31 @@ class Split(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.members)
 
+    def _gather(self, order: Order) -> Tensor:
+        return self.images.gather(self.members[order.indices])
+
     def __getitem__(self, order: Order) -> Batch:
-        x = self.images.gather(self.members[order.indices])
+        x = self._gather(order)
         y = self.labels[order.indices]
         return Batch(x, y, order.indices, order.valid, order.epoch, order.key)
+
+
+class CroppedSplit(Split):
+    """Training images cut at random out of files, at the files' own resolution."""
+
+    images: FileImages
+
+    def __init__(self, images: FileImages, members: Tensor, augmentation: Augmentation) -> None:
+        super().__init__(images, members)
+        self.augmentation = augmentation
+
+    def _gather(self, order: Order) -> Tensor:
+        draws = self.augmentation.crop_draws(order.indices, order.epoch)
+        if draws is None:
+            return super()._gather(order)
+        return self.images.gather_crops(
+            self.members[order.indices],
+            draws,
+            scale=self.augmentation.scale,
+            ratio=self.augmentation.ratio,
+        )

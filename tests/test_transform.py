@@ -1,0 +1,173 @@
+"""The stages of training: which are on, in which order, and from which draws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitlit import augment, mixing, policies
+from vitlit.errors import InputError
+from vitlit.images import Preprocess
+from vitlit.sampler import Batch
+from vitlit.seeding import address, uniform
+from vitlit.transform import AUGMENT, STAGES, Augmentation
+
+PREPROCESS = Preprocess(
+    in_chans=3, source_size=(16, 16), img_size=(16, 16), mean=(0.5,) * 3, std=(0.2,) * 3
+)
+SAMPLE = torch.tensor([5, 0, 9, 2, 7, 1])
+STRONG: dict[str, dict[str, Any]] = {
+    "resized_crop": {"resized_crop": [0.2, 0.6]},
+    "crop": {"crop_padding": 4},
+    "flip": {"flip": True},
+    "rotation": {"rotation": 45.0},
+    "auto_augment": {"auto_augment": "randaugment", "rand_augment_magnitude": 20},
+    "erasing": {"erasing": 1.0},
+    "mix": {"mixup": 1.0},
+}
+
+
+def batch(epoch: int = 0, key: int = 3, size: int = 16) -> Batch:
+    x = torch.randint(0, 256, (6, 3, size, size), generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2, 3, 0, 1])
+    return Batch(x.byte(), y, SAMPLE, torch.ones(6, dtype=torch.bool), epoch, key)
+
+
+def ready(*, epochs: int | None = 10, **settings: Any) -> Augmentation:
+    augmentation = Augmentation(**{"seed": 1, "num_classes": 4, **settings})
+    augmentation.set_epochs(epochs)
+    return augmentation
+
+
+def draws(stage: str, columns: int, epoch: int = 0) -> Tensor:
+    return uniform(address(1, AUGMENT, epoch, STAGES.index(stage)), SAMPLE, columns)
+
+
+def test_without_settings_images_are_only_normalised() -> None:
+    found = ready()(batch(), PREPROCESS)
+    assert torch.equal(found.x, PREPROCESS(batch().x))
+    assert torch.equal(found.y, batch().y)
+
+
+STAGE_ALONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "resized_crop": lambda x: augment.random_resized_crop(
+        x, draws("resized_crop", 22), size=(16, 16), scale=(0.2, 0.6), ratio=(3 / 4, 4 / 3)
+    ),
+    "crop": lambda x: augment.random_crop(x, draws("crop", 2), padding=4),
+    "flip": lambda x: augment.random_flip(x, draws("flip", 1)),
+    "rotation": lambda x: augment.random_rotation(x, draws("rotation", 1), degrees=45.0),
+    "auto_augment": lambda x: policies.rand_augment(x, draws("auto_augment", 4), magnitude=20),
+}
+
+
+@pytest.mark.parametrize("stage", STAGE_ALONE)
+def test_a_stage_acts_on_pixels_with_the_draws_of_its_samples(stage: str) -> None:
+    found = ready(**STRONG[stage])(batch(), PREPROCESS)
+    assert torch.equal(found.x, PREPROCESS(STAGE_ALONE[stage](batch().x)))
+
+
+def test_the_stages_act_in_the_documented_order() -> None:
+    settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
+    x = batch().x
+    for stage in STAGE_ALONE:
+        x = STAGE_ALONE[stage](x)
+    columns = augment.ERASING_DRAWS
+    erased = augment.random_erasing(PREPROCESS(x), draws("erasing", columns), probability=1.0)
+    key = address(1, AUGMENT, 0, STAGES.index("mix"), 3)
+    options = {"num_classes": 4, "mixup": 1.0, "cutmix": 0.0, "probability": 1.0}
+    mixed, targets = mixing.mix(erased, batch().y, key, **options)
+    found = ready(**settings)(batch(), PREPROCESS)
+    assert torch.equal(found.x, mixed)
+    assert torch.equal(found.y, targets)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("autoaugment", policies.auto_augment), ("trivialaugment", policies.trivial_augment)],
+)
+def test_the_policy_is_the_one_that_is_named(
+    name: str, policy: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    columns = {"autoaugment": policies.AUTO_DRAWS, "trivialaugment": policies.TRIVIAL_DRAWS}[name]
+    expected = PREPROCESS(policy(batch().x, draws("auto_augment", columns)))
+    assert torch.equal(ready(auto_augment=name)(batch(), PREPROCESS).x, expected)
+
+
+def test_a_resized_crop_ends_at_the_size_of_the_model() -> None:
+    assert ready(resized_crop=[0.5, 1.0])(batch(size=24), PREPROCESS).x.shape == (6, 3, 16, 16)
+
+
+def test_images_that_the_loader_cut_are_not_cut_again() -> None:
+    found = ready(resized_crop=[0.2, 0.6])(batch(), PREPROCESS, cropped=True)
+    assert torch.equal(found.x, PREPROCESS(batch().x))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_goes_off_for_its_share_of_the_last_epochs(stage: str) -> None:
+    augmentation = ready(**STRONG[stage], off_last={stage: 0.4}, epochs=10)
+    plain = PREPROCESS(batch().x)
+    changed = [
+        not torch.equal(augmentation(batch(epoch), PREPROCESS).x, plain) for epoch in range(10)
+    ]
+    assert changed == [True] * 6 + [False] * 4
+
+
+def test_a_stage_that_goes_off_leaves_the_others_on() -> None:
+    augmentation = ready(crop_padding=4, flip=True, off_last={"flip": 1.0})
+    expected = ready(crop_padding=4)(batch(), PREPROCESS).x
+    assert torch.equal(augmentation(batch(), PREPROCESS).x, expected)
+
+
+def test_targets_stay_soft_where_mixing_went_off() -> None:
+    found = ready(mixup=1.0, off_last={"mix": 1.0})(batch(), PREPROCESS)
+    assert torch.equal(found.y, torch.eye(4)[batch().y])
+
+
+@pytest.mark.parametrize("changed", [{"key": 4}, {"epoch": 1}])
+def test_mixing_follows_the_address_of_the_batch(changed: dict[str, int]) -> None:
+    augmentation = ready(mixup=1.0)
+    first, again = (augmentation(batch(), PREPROCESS).y for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, augmentation(batch(**changed), PREPROCESS).y)
+
+
+@pytest.mark.parametrize("epochs", [None, -1])
+def test_the_share_of_a_run_without_an_end_is_refused(epochs: int | None) -> None:
+    with pytest.raises(InputError, match=r"off_last \{'mix': 0\.4\}.*--trainer\.max_epochs"):
+        ready(off_last={"mix": 0.4}, epochs=epochs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"crop_padding": -1}, "crop_padding -1 is too small"),
+        ({"rotation": -1.0}, r"rotation -1\.0 is too small"),
+        ({"rotation": float("inf")}, "finite"),
+        ({"mixup": -0.1}, r"mixup -0\.1 is too small"),
+        ({"cutmix": float("nan")}, "finite"),
+        ({"erasing": 1.5}, r"erasing 1\.5 is not a share.*--data\.erasing"),
+        ({"mix_prob": -1.0}, r"mix_prob -1\.0 is not a share"),
+        ({"resized_crop": [0.5]}, r"resized_crop \[0\.5\].*--data\.resized_crop"),
+        ({"resized_crop": [0.0, 1.0]}, r"resized_crop \[0\.0, 1\.0\].*both positive"),
+        ({"resized_crop": [0.8, 0.5]}, r"resized_crop \[0\.8, 0\.5\].*smallest and a largest"),
+        ({"resized_crop": [0.5, 1.5]}, r"resized_crop \[0\.5, 1\.5\].*up to 1"),
+        ({"resized_crop_ratio": [2.0, 1.0]}, r"resized_crop_ratio \[2\.0, 1\.0\]"),
+        ({"auto_augment": "rand"}, "'rand'; known: none, autoaugment, randaugment"),
+        ({"rand_augment_ops": -1}, "rand_augment_ops -1 is negative"),
+        ({"rand_augment_magnitude": 31}, r"rand_augment_magnitude 31 is not in 0\.\.30"),
+        ({"off_last": {"mixup": 0.4}}, "unknown stage 'mixup'.*known: resized_crop, crop"),
+        ({"off_last": {"mix": 40}}, "off_last mix 40 is not a share"),
+    ],
+)
+def test_a_bad_setting_names_its_value_and_the_rule(
+    settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        Augmentation(**settings)
+
+
+def test_padding_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="crop_padding 9 is larger than the image, 8x12"):
+        Augmentation(crop_padding=9).check_size((8, 12))

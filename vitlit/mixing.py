@@ -1,0 +1,71 @@
+"""MixUp and CutMix: each image with its neighbour in the batch, and soft targets.
+
+images float (B, C, H, W), labels int64 (B,) -> images (B, C, H, W), targets float (B, num_classes)
+
+The neighbour of an image is the one before it, of the first the last. Every image has a coefficient
+of its own, where the papers draw one for the whole batch.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mix(
+    images: Tensor,
+    labels: Tensor,
+    key: int,
+    *,
+    num_classes: int,
+    mixup: float,
+    cutmix: float,
+    probability: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Blend images (MixUp, Zhang et al., 2018), or paste a part of one into another (CutMix, Yun
+    et al., 2019), and their labels in the same shares.
+
+    key: from :func:`vitlit.seeding.address`, decides everything; mixup, cutmix: alpha of
+    Beta(alpha, alpha), from which an image's own share is drawn, 0 for never; with both, each image
+    takes one of them, equally likely; probability: share of the images that are mixed at all.
+    CutMix's rectangle has its centre anywhere, is cut off at the border, and counts by its area.
+    """
+    targets = F.one_hot(labels, num_classes).to(images.dtype)
+    if not (mixup or cutmix) or probability == 0:
+        return images, targets
+    height, width = images.shape[2:]
+    plan = _plan(key, len(labels), (height, width), (mixup, cutmix), probability)
+    share, opacity, *box = plan.to(images.device, non_blocking=True).unbind(1)  # each (B,)
+    top, bottom, left, right = (side[:, None] for side in box)
+    rows = torch.arange(height, device=images.device)
+    cols = torch.arange(width, device=images.device)
+    inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((cols >= left) & (cols < right))[
+        :, None
+    ]
+    own = torch.where(inside, 0.0, opacity[:, None, None])[:, None].to(images.dtype)  # (B, 1, H, W)
+    mixed = torch.lerp(images.roll(1, 0), images, own)
+    shares = share[:, None].to(targets.dtype)
+    return mixed, torch.lerp(targets.roll(1, 0), targets, shares)
+
+
+def _plan(
+    key: int, batch: int, size: tuple[int, int], alphas: tuple[float, float], probability: float
+) -> Tensor:
+    """What happens to each image: float32 ``(B, 6)`` on the CPU.
+
+    Columns: the image's own share of the target; its opacity outside the rectangle; the
+    rectangle's top, bottom, left and right.
+    """
+    rng = np.random.Generator(np.random.Philox(key=key))
+    draws = rng.random((batch, 4))  # mixed at all, which way, centre of the rectangle
+    blend, paste = (rng.beta(a, a, batch) if a else np.ones(batch) for a in alphas)
+    is_mixed = draws[:, 0] < probability
+    is_pasted = (alphas[0] == 0) | ((draws[:, 1] < 0.5) & (alphas[1] > 0))
+    blend = np.where(is_mixed & ~is_pasted, blend, 1.0)
+    paste = np.where(is_mixed & is_pasted, paste, 1.0)
+    centre = (draws[:, 2:] * size).astype(int)  # (B, 2)
+    half = (0.5 * np.sqrt(1 - paste)[:, None] * size).astype(int)
+    low, high = np.maximum(centre - half, 0), np.minimum(centre + half, size)
+    area = (high - low).prod(axis=1) / (size[0] * size[1])
+    columns = [blend * (1 - area), blend, low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
