@@ -114,7 +114,7 @@ class Classifier(pl.LightningModule):
         self._train_sums = torch.zeros(4, device=self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        seed_dropout(batch.key)
+        seed_dropout(batch.key, batch.x.device)
         logits = self(batch.x)
         loss = F.cross_entropy(logits, batch.y, label_smoothing=self.hparams["label_smoothing"])
         labels = batch.y.argmax(dim=1) if batch.y.ndim == 2 else batch.y

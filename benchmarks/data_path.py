@@ -1,0 +1,175 @@
+"""Time training batches, from pixels or files to normalised tensors, against torchvision.
+
+torchvision's pipelines work on one image at a time, in a DataLoader; vitlit's on whole batches,
+where the model is. Both make the same kind of batch: of 32x32 images that are in memory, and of
+224x224 crops out of JPEG files of about 500x375. One process loads, on ``--threads`` threads.
+
+    python benchmarks/data_path.py --quick    # under a minute, too short to keep
+    python benchmarks/data_path.py --write    # replaces its device's part of data_path.md
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import torch
+from measure import Cell
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision import transforms as v1
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from vitlit.datamodule import ImageData
+from vitlit.datasets import IMAGENET_MEAN, IMAGENET_STD, SOURCES
+from vitlit.readers import MemoryImages
+from vitlit.splits import Split
+
+Call = Callable[[], None]
+BATCH = 256
+CIFAR = SOURCES["cifar10"]
+NOTE = """Images per second of whole batches, ready for the model, all loaded by one process.
+"PIL" is what torchvision's CIFAR-10 and ImageFolder give, through torchvision.transforms; "v2" is
+torchvision.transforms.v2 on one uint8 tensor at a time. MixUp and CutMix are torchvision's, on the
+batch.
+"""
+
+
+class Memory(Dataset[tuple[Any, int]]):
+    """Images in one array, as torchvision's CIFAR-10 holds them, handed out one at a time."""
+
+    def __init__(self, pixels: Tensor, transform: Callable[[Any], Tensor], as_pil: bool) -> None:
+        self.pixels, self.transform, self.as_pil = pixels, transform, as_pil
+        self.array = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = Image.fromarray(self.array[index]) if self.as_pil else self.pixels[index]
+        return self.transform(image), index % 10
+
+
+def drain(loader: DataLoader[Any], device: str) -> Call:
+    """One epoch; the batches end on the device."""
+
+    def run() -> None:
+        for x, y in loader:
+            x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+    return run
+
+
+def drain_ours(data: ImageData, device: str) -> Call:
+    def run() -> None:
+        for batch in data.train_dataloader():
+            data.transform(
+                data.transfer_batch_to_device(batch, torch.device(device), 0), augment=True
+            )
+
+    return run
+
+
+def load(dataset: Dataset[Any], mix: bool = False) -> DataLoader[Any]:
+    both = v2.RandomChoice([v2.MixUp(alpha=0.8, num_classes=10), v2.CutMix(num_classes=10)])
+    collate = (lambda rows: both(*default_collate(rows))) if mix else default_collate
+    pin = torch.cuda.is_available()
+    return DataLoader(
+        dataset, batch_size=BATCH, shuffle=True, drop_last=True, collate_fn=collate, pin_memory=pin
+    )
+
+
+def in_memory(pixels: Tensor, **settings: Any) -> ImageData:
+    data = ImageData(
+        dataset="cifar10", batch_size=BATCH, patchify=False, patch_size=4, crop_padding=4,
+        flip=True, **settings,
+    )  # fmt: skip
+    labels = torch.arange(len(pixels)) % 10
+    data.splits["train"] = Split(MemoryImages(pixels, labels), torch.arange(len(pixels)))
+    return data
+
+
+def small_images(count: int, device: str, strong: bool) -> dict[str, Call]:
+    """32x32: crop, flip, normalise; strong adds RandAugment(2, 9) and MixUp or CutMix."""
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    pil = [v1.RandomCrop(32, padding=4), v1.RandomHorizontalFlip()]
+    pil += [v1.RandAugment(2, 9)] if strong else []
+    pil += [v1.ToTensor(), v1.Normalize(CIFAR.mean, CIFAR.std)]
+    one = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
+    one += [v2.RandAugment(2, 9)] if strong else []
+    one += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(CIFAR.mean, CIFAR.std)]
+    settings = {"auto_augment": "randaugment", "mixup": 0.8, "cutmix": 1.0} if strong else {}
+    return {
+        "PIL": drain(load(Memory(pixels, v1.Compose(pil), True), strong), device),
+        "v2": drain(load(Memory(pixels, v2.Compose(one), False), strong), device),
+        "vitlit": drain_ours(in_memory(pixels, **settings), device),
+    }
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """JPEG files of about 500x375 with the detail of a photo: smooth noise, two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = rng.integers(0, 256, (38, 50, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        noisy = np.asarray(image, dtype=np.int16) + rng.integers(-12, 13, (375, 500, 1))
+        path = folder / "train" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def large_files(folder: Path, device: str) -> dict[str, Call]:
+    """224x224 out of JPEG files: resized crop, flip, normalise."""
+    normal = v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    pil = [v1.RandomResizedCrop(224), v1.RandomHorizontalFlip(), v1.ToTensor(), normal]
+    one = [v2.PILToTensor(), v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()]
+    one += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    root = str(folder / "train")
+    data = ImageData(
+        dataset="folder", data_dir=str(folder), batch_size=64, patchify=False, memory_gb=0,
+        num_workers=0, resized_crop=[0.08, 1.0], flip=True, val_fraction=0.01,
+    )  # fmt: skip
+    data.setup("fit")
+    images = data.splits["train"].images
+    data.splits["train"] = Split(images, torch.arange(len(images)))
+    options: dict[str, Any] = {"batch_size": 64, "shuffle": True, "drop_last": True}
+    return {
+        "PIL": drain(DataLoader(ImageFolder(root, v1.Compose(pil)), **options), device),
+        "v2": drain(DataLoader(ImageFolder(root, v2.Compose(one)), **options), device),
+        "vitlit": drain_ours(data, device),
+    }
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, rounds=7)
+    args = parser.parse_args()
+    measure.check(args, parser)
+    if args.quick:
+        args.rounds = 2
+    small, large = (1024, 64) if args.quick else (5120, 256)
+    cells = [
+        compare(args, f"32 px in memory, {what}", small_images(small, args.device, strong), small)
+        for what, strong in (
+            ("crop, flip, normalise", False),
+            ("the same with RandAugment(2, 9) and MixUp or CutMix", True),
+        )
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        write_photos(Path(name), large)
+        what = "224 px from JPEG files, resized crop, flip, normalise"
+        cells.append(compare(args, what, large_files(Path(name), args.device), large))
+    measure.report(args, __file__, cells, NOTE)
+
+
+def compare(args: argparse.Namespace, title: str, calls: dict[str, Call], items: int) -> Cell:
+    seconds = measure.take_turns(calls, rounds=args.rounds, warmup=args.warmup, device=args.device)
+    return Cell(title, seconds, "PIL", items)
+
+
+if __name__ == "__main__":
+    main()

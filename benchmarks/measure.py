@@ -1,0 +1,180 @@
+"""What the benchmarks share: taking turns, ratio tables, JSON, and the machine's name.
+
+calls by name -> seconds by name, one per round -> a Markdown table and a list of records
+"""
+
+import argparse
+import json
+import platform
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+Seconds = dict[str, list[float]]  # of each contestant, one per round
+
+
+@dataclass
+class Cell:
+    """One comparison: who took how long for ``items`` things, and against whom."""
+
+    title: str
+    seconds: Seconds
+    reference: str
+    items: int
+    unit: str = "images"
+    extra: dict[str, dict[str, str]] = field(default_factory=dict)  # column -> contestant -> text
+
+    def ratios(self, name: str) -> list[float]:
+        """How many times as fast as the reference, in each round."""
+        pairs = zip(self.seconds[name], self.seconds[self.reference], strict=True)
+        return [theirs / own for own, theirs in pairs]
+
+    def ratio(self, name: str) -> float:
+        return median(self.seconds[self.reference]) / median(self.seconds[name])
+
+    def table(self) -> str:
+        heads = [
+            "",
+            f"{self.unit}/s",
+            "ms",
+            f"times {self.reference}",
+            "in the rounds",
+            *self.extra,
+        ]
+        lines = [f"### {self.title}", "", row(heads), row(["---"] * len(heads))]
+        for name, own in self.seconds.items():
+            low, mid, high = torch.tensor(self.ratios(name)).quantile(
+                torch.tensor([0.25, 0.5, 0.75])
+            )
+            spread = f"{mid:.2f} ({low:.2f} to {high:.2f})"
+            cells = [name, f"{self.items / median(own):,.0f}", f"{1e3 * median(own):.2f}"]
+            cells += [f"{self.ratio(name):.2f}", spread]
+            lines.append(row(cells + [texts.get(name, "") for texts in self.extra.values()]))
+        return "\n".join(lines) + "\n"
+
+    def records(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": f"{self.title}: {name}",
+                "value": self.items / median(own),
+                "unit": f"{self.unit}/s",
+                "ratio_to": self.reference,
+                "ratio": self.ratio(name),
+            }
+            for name, own in self.seconds.items()
+        ]
+
+
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def take_turns(
+    calls: dict[str, Callable[[], object]], *, rounds: int, warmup: int, device: str
+) -> Seconds:
+    """Every round lets each call run once, in rotating order, so that noise meets all alike.
+
+    The warm-up rounds come first and are not in the result; the device has finished its work when
+    a time is taken.
+    """
+    names = list(calls)
+    seconds: Seconds = {name: [] for name in names}
+    for i in range(warmup + rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            wait(device)
+            start = time.perf_counter()
+            calls[name]()
+            wait(device)
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def parser(doc: str, *, rounds: int, warmup: int = 1) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    found = argparse.ArgumentParser(description=doc.split("\n", 1)[0])
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    found.add_argument("--device", choices=("cpu", "cuda"), default=best)
+    found.add_argument("--threads", type=int, default=1, help="torch's threads on the CPU")
+    found.add_argument("--rounds", type=int, default=rounds, help="timed rounds")
+    found.add_argument("--warmup", type=int, default=warmup, help="rounds before them")
+    found.add_argument("--quick", action="store_true", help="under a minute, too short to keep")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    found.add_argument("--write", action="store_true", help="replace the table beside the script")
+    return found
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if min(args.threads, args.rounds, args.warmup + 1) < 1:
+        parser.error("--threads and --rounds must be 1 or more, --warmup 0 or more")
+    if args.quick and args.write:
+        parser.error("--quick is too short to keep; leave out --quick or --write")
+    torch.set_num_threads(args.threads)
+
+
+def report(args: argparse.Namespace, script: str, cells: list[Cell], notes: str = "") -> None:
+    """Print the tables, and write what was asked for.
+
+    A table file keeps its section of the other kind of device: ``## cpu`` and ``## cuda``.
+    """
+    text = "\n".join([header(args), notes, *(cell.table() for cell in cells)])
+    print(text)
+    if args.json:
+        records = [record for cell in cells for record in cell.records()]
+        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    if args.write:
+        path = Path(script).with_suffix(".md")
+        write_section(path, args.device, text)
+
+
+def write_section(path: Path, device: str, text: str) -> None:
+    """Put the text under ``## device``; the other's section stays, or says "not measured"."""
+    old = path.read_text() if path.exists() else ""
+    parts = dict(
+        re.findall(r"^## (cpu|cuda)\n\n(.*?)\s*(?=^## |\Z)", old, re.MULTILINE | re.DOTALL)
+    )
+    parts[device] = text.strip()
+    title = path.stem.replace("_", " ").capitalize()
+    sections = [f"## {kind}\n\n{parts.get(kind, 'not measured')}" for kind in ("cpu", "cuda")]
+    path.write_text(f"# {title}\n\n" + "\n\n".join(sections) + "\n")
+
+
+def header(args: argparse.Namespace) -> str:
+    where = device_name(args.device, args.threads)
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return f"{datetime.now(UTC).date()}, {where}, {packages()}\n\n`{command}`\n"
+
+
+def device_name(device: str, threads: int) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def packages() -> str:
+    found = []
+    for name in ("vitlit", "torch", "torchvision", "timm", "transformers", "vit-pytorch"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join(found)

@@ -1,0 +1,236 @@
+"""Train a shipped recipe, score its last epoch on the test set once, and say what it cost.
+
+Each seed is a `vitlit fit` and a `vitlit test` in processes of their own. With --verify the mean is
+held against the recipe's first lines (`# expected: test/acc 0.9836 +- 0.0050 (...)`): it passes if
+it is no lower than the figure less twice its spread, or less 0.003 where that is more.
+
+    python benchmarks/recipe.py digits.yaml --split-seeds 0 1 2
+    python benchmarks/recipe.py mnist.yaml --data-dir ~/data --seeds 0 1 2 --verify
+    python benchmarks/recipe.py cifar10.yaml --data-dir DIR --folder --budget-minutes 8 --write
+
+--folder takes DIR/train/CLASS and DIR/test/CLASS in place of the recipe's own files, at its size
+and with its mean and standard deviation. What follows `--` goes to `vitlit fit` as it is.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import measure
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitlit import load
+from vitlit.datasets import SOURCES
+from vitlit.shipped import find_config
+
+SLACK = 0.003  # a spread below this half is not believed
+
+
+@dataclass
+class Run:
+    """What one training reached, and what it cost."""
+
+    last: float  # test accuracy of the last epoch
+    best: float  # of the epoch that validated best
+    seconds: float  # of the whole `vitlit fit`
+    epochs: int
+    speed: float  # training images a second, validation and logging included, start-up not
+    petaflops: float  # 10**15 operations of all training steps
+
+
+def vitlit(args: list[str], folder: Path) -> str:
+    """Run a command there; what it printed."""
+    command = [sys.executable, "-m", "vitlit", *args]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"{' '.join(args)}\n{result.stderr.strip()[-2000:]}")
+    return result.stdout
+
+
+def reached(text: str) -> float:
+    found = re.search(r"test/acc (0\.\d+|1\.0+)", text)
+    if not found:
+        sys.exit(f"no test/acc in: {text}")
+    return float(found[1])
+
+
+def epochs_of(run: Path) -> tuple[list[int], list[float]]:
+    """Optimiser steps done, and the time, at the end of each epoch."""
+    events = EventAccumulator(str(run)).Reload().Scalars("train/loss_epoch")
+    return [event.step + 1 for event in events], [event.wall_time for event in events]
+
+
+def images_per_second(run: Path, batch: int) -> float:
+    """The median epoch's, from the end of the one before."""
+    ends = zip(*epochs_of(run), strict=True)
+    return median(batch * (b - a) / (t - s) for (a, s), (b, t) in pairwise(ends))
+
+
+def training_petaflops(checkpoint: Path, images: int) -> float:
+    """Forward, and twice as much backward, for each image: counted on one."""
+    model, preprocess, _ = load(checkpoint)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, preprocess.in_chans, *preprocess.img_size))
+    return 3 * counter.get_total_flops() * images / 1e15
+
+
+def train(options: list[str], tests: list[str], folder: Path) -> Run:
+    folder.mkdir()
+    start = time.perf_counter()
+    vitlit(["fit", *options, "--trainer.enable_progress_bar=false"], folder)
+    seconds = time.perf_counter() - start
+    run = folder / "lightning_logs" / "version_0"
+    scores = {
+        name: reached(vitlit(["test", "--ckpt_path", name, *tests], folder))
+        for name in ("last", "best")
+    }
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    batch = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    steps, _ = epochs_of(run)
+    flops = training_petaflops(checkpoint, batch * steps[-1])
+    speed = images_per_second(run, batch) if len(steps) > 1 else float("nan")
+    return Run(scores["last"], scores["best"], seconds, len(steps), speed, flops)
+
+
+def epochs_within(minutes: float, options: list[str], folder: Path) -> int:
+    """How many epochs fit, from a run of three: its start-up, and the seconds of its last one."""
+    folder.mkdir()
+    start = time.perf_counter()
+    quick = ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false"]
+    vitlit(["fit", *options, *quick], folder)
+    total = time.perf_counter() - start
+    _, times = epochs_of(folder / "lightning_logs" / "version_0")
+    epoch = times[2] - times[1]
+    found = max(1, int((60 * minutes - (total - 3 * epoch)) / epoch))
+    print(f"{epoch:.2f} s an epoch, {total - 3 * epoch:.0f} s of start-up: {found} epochs")
+    return found
+
+
+def expected(config: str) -> tuple[float, float] | None:
+    """Accuracy and spread in the recipe's first lines; None for "not measured"."""
+    text = find_config(config).read_text()
+    found = re.search(r"^# expected: test/acc (0\.\d+)(?: \+- (0\.\d+))?", text, re.MULTILINE)
+    return (float(found[1]), float(found[2] or 0.0)) if found else None
+
+
+def verdict(config: str, scores: list[float]) -> int:
+    """Print pass or fail; the exit status: 0, 1, or 2 where nothing is expected."""
+    goal = expected(config)
+    if goal is None:
+        print(f"{config} says: not measured; nothing to verify")
+        return 2
+    least = goal[0] - max(2 * goal[1], SLACK)
+    passed = mean(scores) >= least
+    print(f"{'PASS' if passed else 'FAIL'}: {mean(scores):.4f}, expected at least {least:.4f}")
+    return 0 if passed else 1
+
+
+def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
+    """Where the images are, for `vitlit fit`, and the data set's name for the table."""
+    source = yaml.safe_load(find_config(args.config).read_text())["data"]["dataset"]
+    options = [f"--data.data_dir={args.data_dir.absolute()}"] if args.data_dir else []
+    if not args.folder:
+        return options, source
+    row = SOURCES[source]
+    options += ["--data.dataset=folder", f"--data.img_size={row.size}"]
+    options += [f"--data.mean={list(row.mean)}", f"--data.std={list(row.std)}"]
+    return options, f"{source} (folder {args.data_dir.name})"
+
+
+def table(runs: dict[str, Run]) -> str:
+    heads = ["seed", "last epoch", "best epoch", "fit, s", "epochs", "images/s", "PFLOP"]
+    lines = [measure.row(heads), measure.row(["---"] * len(heads))]
+    for name, run in runs.items():
+        cells = [name, f"{run.last:.4f}", f"{run.best:.4f}", f"{run.seconds:.0f}"]
+        cells += [str(run.epochs), f"{run.speed:,.0f}", f"{run.petaflops:.3g}"]
+        lines.append(measure.row(cells))
+    scores = [run.last for run in runs.values()]
+    spread = stdev(scores) if len(scores) > 1 else 0.0
+    lines += ["", f"last epoch: {mean(scores):.4f} +- {spread:.4f} ({len(scores)} seeds)"]
+    return "\n".join(lines) + "\n"
+
+
+def write_section(path: Path, title: str, text: str) -> None:
+    """Replace the section of this title, or add it."""
+    old = path.read_text() if path.exists() else "# Recipes\n"
+    parts = re.split(r"^(?=## )", old, flags=re.MULTILINE)
+    kept = [part.rstrip() for part in parts if not part.startswith(f"## {title}\n")]
+    path.write_text("\n\n".join([*kept, f"## {title}\n\n{text.strip()}"]) + "\n")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("config", help="name of a shipped recipe, or a path")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--folder", action="store_true", help="DIR/train/CLASS, DIR/test/CLASS")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--split-seeds", type=int, nargs="+", help="vary these in place of seeds")
+    parser.add_argument("--budget-minutes", type=float, help="as many epochs as fit, each seed")
+    parser.add_argument("--verify", action="store_true", help="pass or fail; exit status 0 or 1")
+    parser.add_argument("--quick", action="store_true", help="one seed, one epoch: does it run?")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--write", action="store_true", help="into recipe.md")
+    known, rest = parser.parse_known_args()
+    known.rest = [word for word in rest if word != "--"]
+    if known.folder and known.data_dir is None:
+        parser.error("--folder needs --data-dir")
+    if known.quick and (known.write or known.verify):
+        parser.error("--quick is too short to keep; leave it out, or --write and --verify")
+    return known
+
+
+def main() -> None:
+    args = parse_args()
+    data, source = data_options(args)
+    options = ["--config", args.config, *data, *args.rest]
+    flag = "seed_everything" if args.split_seeds is None else "data.split_seed"
+    seeds = args.split_seeds or args.seeds
+    if args.quick:
+        seeds, options = seeds[:1], [*options, "--trainer.max_epochs=2"]
+    runs: dict[str, Run] = {}
+    with tempfile.TemporaryDirectory() as name:
+        if args.budget_minutes:
+            epochs = epochs_within(args.budget_minutes, options, Path(name) / "probe")
+            options.append(f"--trainer.max_epochs={epochs}")
+        for seed in seeds:
+            folder = Path(name) / str(seed)
+            runs[f"{flag} {seed}"] = train([*options, f"--{flag}={seed}"], data[:1], folder)
+            print(table(runs), flush=True)
+    finish(args, source, runs)
+
+
+def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    where = measure.device_name(kind, torch.get_num_threads())
+    title = f"{args.config}, {source}, {where}"
+    command = f"`python benchmarks/recipe.py {' '.join(sys.argv[1:])}`"
+    scores = [run.last for run in runs.values()]
+    if args.json:
+        records: list[dict[str, Any]] = [
+            {"name": f"{title}: {name}", "value": run.last, "unit": "test/acc", "ratio_to": None,
+             "ratio": None} for name, run in runs.items()
+        ]  # fmt: skip
+        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    if args.write:
+        text = f"{datetime.now(UTC).date()}, {command}\n\n{table(runs)}"
+        write_section(Path(__file__).with_suffix(".md"), title, text)
+    if args.verify:
+        sys.exit(verdict(args.config, scores))
+
+
+if __name__ == "__main__":
+    main()
