@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from pytorch_lightning.loggers import CSVLogger
 from recorder import LossRecorder
 from torch import Tensor
+from torch._inductor.exc import InductorError
 
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
-from vitlit.errors import InputError
+from vitlit.errors import InputError, advice
 from vitlit.sampler import Batch
 
 SIZE: dict[str, Any] = {
@@ -285,3 +286,8 @@ def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
 def test_a_cosine_without_an_end_is_refused() -> None:
     with pytest.raises(InputError, match="max_epochs"):
         fit(Classifier(**SIZE), digits(), max_epochs=-1, limit_train_batches=1)
+
+
+def test_a_compiler_that_fails_is_a_short_message() -> None:
+    error = InductorError(RuntimeError("no compiler found"))
+    assert "leave out --model.compile" in (advice(error) or "")

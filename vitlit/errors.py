@@ -44,6 +44,8 @@ def advice(error: Exception) -> str | None:
         return f"the checkpoint does not fit the model; leave out --model flags: {first}"
     if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
         return "not enough memory; make --data.batch_size, --data.img_size or the model smaller"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"compiling failed: {text.splitlines()[0]}; leave out --model.compile"
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
     if type(error).__name__ == "MisconfigurationException":  # Lightning refuses a setting
