@@ -289,5 +289,5 @@ def test_a_cosine_without_an_end_is_refused() -> None:
 
 
 def test_a_compiler_that_fails_is_a_short_message() -> None:
-    error = InductorError(RuntimeError("no compiler found"))
+    error = InductorError(RuntimeError("no compiler found"), None)
     assert "leave out --model.compile" in (advice(error) or "")
