@@ -119,8 +119,9 @@ class Classifier(pl.LightningModule):
         loss = F.cross_entropy(logits, batch.y, label_smoothing=self.hparams["label_smoothing"])
         labels = batch.y.argmax(dim=1) if batch.y.ndim == 2 else batch.y
         top = logits.detach().topk(min(5, self.num_classes)).indices == labels[:, None]  # (B, 5)
-        counts = [top[:, 0].sum(), top.sum(), loss.new_tensor(len(labels))]
-        self._train_sums += torch.stack([loss.detach() * len(labels), *counts])
+        count = loss.new_full((), len(labels))  # filled there: copying a number would wait
+        sums = [loss.detach() * count, top[:, 0].sum(), top.sum(), count]
+        self._train_sums += torch.stack(sums)
         if self._is_logging_step(batch_idx):
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("train/loss", loss, prog_bar=True)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -221,13 +222,20 @@ class Preprocess:
         x = convert_channels(x, self.in_chans).float()  # a copy of its own, changed in place
         if tuple(x.shape[-2:]) != self.img_size:
             x = F.interpolate(x, self.img_size, mode="bilinear", antialias=True)
-        scale, shift = self._affine(x.device)
+        scale, shift = _affine(self.mean, self.std, self.invert, x.device)
         return x.mul_(scale).add_(shift)
 
-    def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Inversion and normalisation of 0..255 as one multiplication and one addition."""
-        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
-        if self.invert:
-            return -1 / (255 * std), (1 - mean) / std
-        return 1 / (255 * std), -mean / std
+
+@cache
+def _affine(
+    means: tuple[float, ...], stds: tuple[float, ...], invert: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Inversion and normalisation of 0..255 as one multiplication and one addition.
+
+    Kept: to make a tensor from numbers waits for the device.
+    """
+    mean = torch.tensor(means, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(stds, device=device).view(1, -1, 1, 1)
+    if invert:
+        return -1 / (255 * std), (1 - mean) / std
+    return 1 / (255 * std), -mean / std

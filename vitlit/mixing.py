@@ -39,9 +39,8 @@ def mix(
     top, bottom, left, right = (side[:, None] for side in box)
     rows = torch.arange(height, device=images.device)
     cols = torch.arange(width, device=images.device)
-    inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((cols >= left) & (cols < right))[
-        :, None
-    ]
+    in_rows, in_cols = (rows >= top) & (rows < bottom), (cols >= left) & (cols < right)
+    inside = in_rows[:, :, None] & in_cols[:, None]  # (B, H, W)
     own = torch.where(inside, 0.0, opacity[:, None, None])[:, None].to(images.dtype)  # (B, 1, H, W)
     mixed = torch.lerp(images.roll(1, 0), images, own)
     shares = share[:, None].to(targets.dtype)
