@@ -171,3 +171,21 @@ def test_a_bad_setting_names_its_value_and_the_rule(
 def test_padding_larger_than_the_image_is_refused() -> None:
     with pytest.raises(InputError, match="crop_padding 9 is larger than the image, 8x12"):
         Augmentation(crop_padding=9).check_size((8, 12))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_stages_run_on_a_gpu_without_waiting_for_it() -> None:
+    settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
+    augmentation = ready(**settings)
+    expected = augmentation(batch(), PREPROCESS)
+    given = batch()
+    moved = given._replace(x=given.x.cuda(), y=given.y.cuda())
+    augmentation(moved, PREPROCESS)  # the first time makes tensors that are kept
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = augmentation(moved, PREPROCESS)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.x.cpu(), expected.x, rtol=1e-4, atol=0.06)
+    torch.testing.assert_close(found.y.cpu(), expected.y)
