@@ -173,6 +173,14 @@ def test_padding_larger_than_the_image_is_refused() -> None:
         Augmentation(crop_padding=9).check_size((8, 12))
 
 
+def test_nothing_is_decided_by_a_value_on_the_images_device() -> None:
+    settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
+    given = batch()
+    hollow = given._replace(x=given.x.to("meta"), y=given.y.to("meta"))  # without values to read
+    found = ready(**{**settings, "cutmix": 1.0})(hollow, PREPROCESS)
+    assert (found.x.shape, found.y.shape) == ((6, 3, 16, 16), (6, 4))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_stages_run_on_a_gpu_without_waiting_for_it() -> None:
