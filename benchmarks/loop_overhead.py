@@ -1,8 +1,8 @@
 """Time a step of `vitlit fit` against a bare loop over the same batches with the same model.
 
 `vitlit fit` runs as the command line builds it: Lightning, TensorBoard, loss and rate logged every
-50 steps, top-1 and top-5 accuracy, the progress bar. A callback stops it after every block of steps
-and lets the bare loop run one, so both meet the same noise. The model is small on purpose.
+50 steps, top-1 and top-5 accuracy, the progress bar. After every block of steps it waits
+while the bare loop runs one, so both meet the same noise. The model is tiny on purpose.
 
     python benchmarks/loop_overhead.py --quick    # under a minute, too short to keep
     python benchmarks/loop_overhead.py --write    # replaces its device's part of loop_overhead.md
@@ -22,28 +22,24 @@ from statistics import median
 from typing import Any
 
 import measure
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from measure import Cell
 from torch import nn
 
+from vitlit.classifier import Classifier
 from vitlit.cli import VitCLI
 from vitlit.datamodule import ImageData
 from vitlit.sampler import Batch
 from vitlit.splits import Split
 from vitlit.vit import ViT
 
-RECIPE = [
-    "fit",
-    "--config",
-    "digits.yaml",
-    "--trainer.log_every_n_steps=50",
-    "--data.crop_padding=1",
-]
-NOTE = """digits.yaml's model, epochs of a thousand batches of 64; the reference is the bare loop:
-gather, transfer, crop, normalise, patchify, forward, loss, backward, AdamW. Each round is a block
-of steps.
+RECIPE = ["fit", "--config", "digits.yaml", "--trainer.log_every_n_steps=50"]
+RECIPE += ["--data.crop_padding=1", "--data.batch_size=16", "--model.depth=1"]
+RECIPE += ["--model.embed_dim=12"]
+NOTE = """A ViT of one block, 12 wide, in epochs of a thousand batches of 16 digits. The reference
+is the bare loop: gather, transfer, crop, normalise, patchify, forward, loss, backward, AdamW. Each
+round is a block of steps.
 """
 
 
@@ -75,41 +71,36 @@ class BareLoop:
             self.optimizer.step()
 
 
-class TakeTurns(pl.Callback):
+class TakeTurns:
     """Times a block of the trainer's steps, then a block of the bare loop's, and so on."""
 
     def __init__(self, block: int, warmup: int) -> None:
         self.block, self.warmup = block, warmup
         self.seconds: measure.Seconds = {"bare loop": [], "vitlit fit": []}
         self.blocks = self.steps = 0
-        self.bare: BareLoop | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """An epoch of a thousand steps, as real data sets have; the digits make 20."""
-        splits = trainer.datamodule.splits  # type: ignore[attr-defined]
-        splits["train"] = Split(splits["train"].images, splits["train"].members.repeat(50))
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        hp = pl_module.hparams
+    def attach(self, model: Classifier, data: ImageData, device: torch.device) -> None:
+        """Hang it on a hook that Lightning calls anyway: a callback of its own would cost."""
+        hp = model.hparams
         names = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth")
         names += ("num_heads", "patch_embed", "pos_embed", "global_pool")
-        model = ViT(**{name: hp[name] for name in names})
-        self.bare = BareLoop(model, trainer.datamodule, pl_module.device)  # type: ignore[attr-defined]
-
-    def on_train_start(self, *_: Any) -> None:
+        copy = ViT(**{name: hp[name] for name in names})
+        self.device = device
+        self.bare = BareLoop(copy, data, device)
+        self.hook = model.on_train_batch_end
+        object.__setattr__(model, "on_train_batch_end", self.on_train_batch_end)
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.hook(*args)
         self.steps += 1
         if self.steps % self.block:
             return
-        device = str(trainer.strategy.root_device.type)
-        measure.wait(device)
+        measure.wait(self.device.type)
         own = time.perf_counter() - self.start
         start = time.perf_counter()
-        assert self.bare is not None
         self.bare.run(self.block)
-        measure.wait(device)
+        measure.wait(self.device.type)
         if self.blocks >= self.warmup:
             self.seconds["vitlit fit"].append(own)
             self.seconds["bare loop"].append(time.perf_counter() - start)
@@ -117,14 +108,25 @@ class TakeTurns(pl.Callback):
         self.start = time.perf_counter()
 
 
+class LongEpochs(ImageData):
+    """Epochs of a thousand steps, as real data sets have; the digits make 80."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        split = self.splits["train"]
+        self.splits["train"] = Split(split.images, split.members.repeat(13))
+
+
 class Cli(VitCLI):
-    """The command line with one more callback, the last to be called."""
+    """The command line, with long epochs and somebody who takes the time."""
 
     turns: TakeTurns | None = None
 
-    def _callbacks(self, *args: Any) -> list[pl.Callback]:
-        found = super()._callbacks(*args)
-        return found if self.turns is None else [*found, self.turns]
+    def before_fit(self) -> None:
+        self.datamodule.__class__ = LongEpochs
+        if self.turns is not None:
+            device = self.trainer.strategy.root_device
+            self.turns.attach(self.model, self.datamodule, device)
 
 
 def fit(turns: TakeTurns | None, blocks: int, block: int, device: str) -> None:
@@ -133,8 +135,8 @@ def fit(turns: TakeTurns | None, blocks: int, block: int, device: str) -> None:
     accelerator = "gpu" if device == "cuda" else "cpu"
     options = [f"--trainer.max_steps={blocks * block}", "--trainer.max_epochs=-1"]
     options += ["--trainer.limit_val_batches=0", f"--trainer.accelerator={accelerator}"]
-    options += ["--trainer.enable_checkpointing=false", "--trainer.precision=32-true"]
-    options += ["--data.batch_size=64", "--trainer.enable_model_summary=false"]
+    options += ["--trainer.precision=32-true"]
+    options += ["--trainer.enable_model_summary=false"]
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         os.chdir(folder)
@@ -147,7 +149,7 @@ def fit(turns: TakeTurns | None, blocks: int, block: int, device: str) -> None:
 def profile(args: argparse.Namespace) -> None:
     profiler = cProfile.Profile()
     profiler.enable()
-    fit(TakeTurns(10**9, 0), 5, args.block, args.device)
+    fit(None, 5, args.block, args.device)
     profiler.disable()
     pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
@@ -165,7 +167,7 @@ def main() -> None:
         return
     turns = TakeTurns(args.block, args.warmup)
     fit(turns, args.rounds + args.warmup, args.block, args.device)
-    cell = Cell("a step of digits.yaml", turns.seconds, "bare loop", args.block, "steps")
+    cell = Cell("a training step", turns.seconds, "bare loop", args.block, "steps")
     per_step = {name: median(own) / args.block for name, own in turns.seconds.items()}
     gaps = [
         1e3 * (own - bare) / args.block

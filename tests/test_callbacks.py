@@ -130,10 +130,10 @@ def test_an_average_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert resumed.validated == pytest.approx([averaged(0.5, 15)[-1]])
 
 
-def test_the_bar_is_drawn_a_few_times_a_second_and_at_the_end(
+def test_the_bar_is_drawn_twice_a_second_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = iter([10.0, 10.1, 10.15, 10.25, 10.26])
+    clock = iter([10.0, 10.2, 10.4, 10.6, 10.7])
     monkeypatch.setattr("vitlit.callbacks.time.monotonic", lambda: next(clock))
     bar = Bar()
     drawn = [bar._should_update(step, 5) for step in (1, 2, 3, 4, 5)]

@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
     WeightAveraging,
 )
+from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
 from vitlit.errors import InputError
 from vitlit.sampler import Batch
 
 PREDICTIONS = "predictions.csv"
-REDRAW = 0.2  # seconds between two drawings of the bar
+REDRAW = 0.5  # seconds between two drawings of the bar
 SHOWN = 10  # rows that predict prints
 
 
@@ -38,12 +40,30 @@ class BestCheckpoint(ModelCheckpoint):
         is_tie = current is not None and best is not None and bool(current == best)
         return is_tie or super().check_monitor_top_k(trainer, current)
 
+    @property
+    def state_key(self) -> str:
+        """Short, since Lightning asks for it in every hook of every step."""
+        return "BestCheckpoint"
+
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps last.ckpt, of the last epoch; Lightning's ``save_last`` skips epochs without a best."""
 
     def __init__(self) -> None:
         super().__init__(filename="last")
+
+    @property
+    def state_key(self) -> str:
+        return "LastCheckpoint"
+
+
+class Unprofiled(PassThroughProfiler):
+    """Lightning's profiler that profiles nothing, without the price of a generator per hook."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.nothing
 
 
 def free_name(path: Path) -> Path:
@@ -57,7 +77,7 @@ def free_name(path: Path) -> Path:
 
 
 class Bar(TQDMProgressBar):
-    """Draws itself a few times a second, whatever the length of a step."""
+    """Draws itself twice a second, whatever the length of a step."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from vitlit.seeding import seed_dropout
 from vitlit.vit import ViT
 
 COMPILER = "inductor"
+COUNTED_TOGETHER = 20  # training batches: a dozen small operations cost less once than each time
 IGNORED = -1  # label of rows that do not count
 
 
@@ -83,12 +84,20 @@ class Classifier(pl.LightningModule):
         self.val_metrics = _metrics(self.num_classes)
         self.test_metrics = _metrics(self.num_classes)
         self._train_sums = torch.zeros(4)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, targets
         self._compiling = False
         self.scored = 0  # images that the last evaluation counted
 
     @property
     def num_classes(self) -> int:
         return self.vit.num_classes
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the hook it is in forty times a step; Module's own way is slow."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         # compiled for training alone: the last batch of an evaluation would compile another time
@@ -112,16 +121,15 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._train_sums = torch.zeros(4, device=self.device)
+        self._waiting.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_dropout(batch.key, batch.x.device)
         logits = self(batch.x)
         loss = F.cross_entropy(logits, batch.y, label_smoothing=self.hparams["label_smoothing"])
-        labels = batch.y.argmax(dim=1) if batch.y.ndim == 2 else batch.y
-        top = logits.detach().topk(min(5, self.num_classes)).indices == labels[:, None]  # (B, 5)
-        count = loss.new_full((), len(labels))  # filled there: copying a number would wait
-        sums = [loss.detach() * count, top[:, 0].sum(), top.sum(), count]
-        self._train_sums += torch.stack(sums)
+        self._waiting.append((loss.detach(), logits.detach(), batch.y))
+        if len(self._waiting) == COUNTED_TOGETHER:
+            self._count()
         if self._is_logging_step(batch_idx):
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("train/loss", loss, prog_bar=True)
@@ -132,7 +140,19 @@ class Classifier(pl.LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
 
+    def _count(self) -> None:
+        """Add the waiting batches, all of one size, to the sums of the epoch."""
+        losses, logits, targets = (list(column) for column in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        labels = torch.cat([y.argmax(dim=1) if y.ndim == 2 else y for y in targets])
+        top = torch.cat(logits).topk(min(5, self.num_classes)).indices == labels[:, None]  # (n, 5)
+        count = losses[0].new_full((), len(labels))  # filled there: copying a number would wait
+        loss = torch.stack(losses).mean() * count
+        self._train_sums += torch.stack([loss, top[:, 0].sum(), top.sum(), count])
+
     def on_train_epoch_end(self) -> None:
+        if self._waiting:
+            self._count()
         loss, right, among, count = self._train_sums.unbind()
         values = {"train/loss_epoch": loss / count, "train/acc": right / count}
         if self.num_classes > 5:

@@ -13,7 +13,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import checkpointing
-from vitlit.callbacks import Bar, BestCheckpoint, LastCheckpoint, MovingAverage, PredictionWriter
+from vitlit.callbacks import (
+    Bar,
+    BestCheckpoint,
+    LastCheckpoint,
+    MovingAverage,
+    PredictionWriter,
+    Unprofiled,
+)
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
@@ -157,6 +164,8 @@ class VitCLI(LightningCLI):
             kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
                 root, name=checkpointing.RUNS, default_hp_metric=False
             )
+        if settings["profiler"] is None:
+            kwargs["profiler"] = Unprofiled()
         given = settings["callbacks"] or []
         given = [given] if isinstance(given, Callback) else given
         settings["callbacks"] = [*given, *self._callbacks(settings, given)]
