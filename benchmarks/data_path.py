@@ -2,7 +2,8 @@
 
 torchvision's pipelines work on one image at a time, in a DataLoader; vitlit's on whole batches,
 where the model is. Both make the same kind of batch: of 32x32 images that are in memory, and of
-224x224 crops out of JPEG files of about 500x375. One process loads, on ``--threads`` threads.
+224x224 crops out of JPEG files of about 500x375. All load in the training process, on
+``--threads`` threads; with ``--workers`` the files are loaded by so many worker processes for each.
 
     python benchmarks/data_path.py --quick    # under a minute, too short to keep
     python benchmarks/data_path.py --write    # replaces its device's part of data_path.md
@@ -10,7 +11,7 @@ where the model is. Both make the same kind of batch: of 32x32 images that are i
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from vitlit.splits import Split
 Call = Callable[[], None]
 BATCH = 256
 CIFAR = SOURCES["cifar10"]
-NOTE = """Images per second of whole batches, ready for the model, all loaded by one process.
+NOTE = """Images per second of whole batches, ready for the model; loaded without worker processes,
+unless the title says so.
 "PIL" is what torchvision's CIFAR-10 and ImageFolder give, through torchvision.transforms; "v2" is
 torchvision.transforms.v2 on one uint8 tensor at a time. MixUp and CutMix are torchvision's, on the
 batch.
@@ -66,11 +68,12 @@ def drain(loader: DataLoader[Any], device: str) -> Call:
 
 
 def drain_ours(data: ImageData, device: str) -> Call:
+    loader = data.train_dataloader()  # once: its worker processes stay
+
     def run() -> None:
-        for batch in data.train_dataloader():
-            data.transform(
-                data.transfer_batch_to_device(batch, torch.device(device), 0), augment=True
-            )
+        for batch in loader:
+            moved = data.transfer_batch_to_device(batch, torch.device(device), 0)
+            data.transform(moved, augment=True)
 
     return run
 
@@ -123,7 +126,7 @@ def write_photos(folder: Path, count: int) -> None:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
 
 
-def large_files(folder: Path, device: str) -> dict[str, Call]:
+def large_files(folder: Path, device: str, workers: int) -> dict[str, Call]:
     """224x224 out of JPEG files: resized crop, flip, normalise."""
     normal = v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     pil = [v1.RandomResizedCrop(224), v1.RandomHorizontalFlip(), v1.ToTensor(), normal]
@@ -132,12 +135,14 @@ def large_files(folder: Path, device: str) -> dict[str, Call]:
     root = str(folder / "train")
     data = ImageData(
         dataset="folder", data_dir=str(folder), batch_size=64, patchify=False, memory_gb=0,
-        num_workers=0, resized_crop=[0.08, 1.0], flip=True, val_fraction=0.01,
+        num_workers=workers, resized_crop=[0.08, 1.0], flip=True, val_fraction=0.01,
     )  # fmt: skip
     data.setup("fit")
     images = data.splits["train"].images
     data.splits["train"] = Split(images, torch.arange(len(images)))
     options: dict[str, Any] = {"batch_size": 64, "shuffle": True, "drop_last": True}
+    options |= {"num_workers": workers, "persistent_workers": workers > 0}
+    options |= {"pin_memory": torch.cuda.is_available()}
     return {
         "PIL": drain(DataLoader(ImageFolder(root, v1.Compose(pil)), **options), device),
         "v2": drain(DataLoader(ImageFolder(root, v2.Compose(one)), **options), device),
@@ -147,23 +152,31 @@ def large_files(folder: Path, device: str) -> dict[str, Call]:
 
 def main() -> None:
     parser = measure.parser(__doc__, rounds=7)
+    parser.add_argument("--workers", type=int, default=0, help="processes that load files")
     args = parser.parse_args()
     measure.check(args, parser)
     if args.quick:
         args.rounds = 2
+    measure.report(args, __file__, all_cells(args), NOTE)
+
+
+def all_cells(args: argparse.Namespace) -> Iterator[Cell]:
+    """Each comparison, when it is asked for."""
     small, large = (1024, 64) if args.quick else (5120, 256)
-    cells = [
-        compare(args, f"32 px in memory, {what}", small_images(small, args.device, strong), small)
-        for what, strong in (
-            ("crop, flip, normalise", False),
-            ("the same with RandAugment(2, 9) and MixUp or CutMix", True),
-        )
-    ]
+    if args.workers and not args.quick:
+        large = 2048  # so that what is loaded ahead does not matter
+    for what, strong in (
+        ("crop, flip, normalise", False),
+        ("the same with RandAugment(2, 9) and MixUp or CutMix", True),
+    ):
+        calls = small_images(small, args.device, strong)
+        yield compare(args, f"32 px in memory, {what}", calls, small)
     with tempfile.TemporaryDirectory() as name:
         write_photos(Path(name), large)
         what = "224 px from JPEG files, resized crop, flip, normalise"
-        cells.append(compare(args, what, large_files(Path(name), args.device), large))
-    measure.report(args, __file__, cells, NOTE)
+        what += f", --workers {args.workers} for each" if args.workers else ""
+        calls = large_files(Path(name), args.device, args.workers)
+        yield compare(args, what, calls, large)
 
 
 def compare(args: argparse.Namespace, title: str, calls: dict[str, Call], items: int) -> Cell:

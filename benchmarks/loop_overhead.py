@@ -37,6 +37,13 @@ from vitlit.vit import ViT
 RECIPE = ["fit", "--config", "digits.yaml", "--trainer.log_every_n_steps=50"]
 RECIPE += ["--data.crop_padding=1", "--data.batch_size=16", "--model.depth=1"]
 RECIPE += ["--model.embed_dim=12"]
+CELLS = {  # what is compared, and its options
+    "a training step": (),
+    "a training step without logger and progress bar": (
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+    ),
+}
 NOTE = """A ViT of one block, 12 wide, in epochs of a thousand batches of 16 digits. The reference
 is the bare loop: gather, transfer, crop, normalise, patchify, forward, loss, backward, AdamW. Each
 round is a block of steps.
@@ -121,15 +128,18 @@ class Cli(VitCLI):
     """The command line, with long epochs and somebody who takes the time."""
 
     turns: TakeTurns | None = None
+    profiler: cProfile.Profile | None = None
 
     def before_fit(self) -> None:
         self.datamodule.__class__ = LongEpochs
+        if self.profiler is not None:  # from here on: what parsing costs is paid once
+            self.profiler.enable()
         if self.turns is not None:
             device = self.trainer.strategy.root_device
             self.turns.attach(self.model, self.datamodule, device)
 
 
-def fit(turns: TakeTurns | None, blocks: int, block: int, device: str) -> None:
+def fit(turns: TakeTurns | None, blocks: int, block: int, device: str, *more: str) -> None:
     """Training alone, without validation and checkpoints."""
     Cli.turns = turns
     accelerator = "gpu" if device == "cuda" else "cpu"
@@ -141,17 +151,16 @@ def fit(turns: TakeTurns | None, blocks: int, block: int, device: str) -> None:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         os.chdir(folder)
         try:
-            Cli([*RECIPE, *options])
+            Cli([*RECIPE, *options, *more])
         finally:
             os.chdir(before)
 
 
 def profile(args: argparse.Namespace) -> None:
-    profiler = cProfile.Profile()
-    profiler.enable()
-    fit(None, 5, args.block, args.device)
-    profiler.disable()
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+    Cli.profiler = cProfile.Profile()
+    fit(None, 1 if args.quick else 5, args.block, args.device)
+    Cli.profiler.disable()
+    pstats.Stats(Cli.profiler).sort_stats("tottime").print_stats(25)
 
 
 def main() -> None:
@@ -165,9 +174,14 @@ def main() -> None:
     if args.profile:
         profile(args)
         return
+    cells = (compare(args, title, *more) for title, more in CELLS.items())
+    measure.report(args, __file__, cells, NOTE)
+
+
+def compare(args: argparse.Namespace, title: str, *more: str) -> Cell:
     turns = TakeTurns(args.block, args.warmup)
-    fit(turns, args.rounds + args.warmup, args.block, args.device)
-    cell = Cell("a training step", turns.seconds, "bare loop", args.block, "steps")
+    fit(turns, args.rounds + args.warmup, args.block, args.device, *more)
+    cell = Cell(title, turns.seconds, "bare loop", args.block, "steps")
     per_step = {name: median(own) / args.block for name, own in turns.seconds.items()}
     gaps = [
         1e3 * (own - bare) / args.block
@@ -175,7 +189,7 @@ def main() -> None:
     ]
     cell.extra["ms per step"] = {name: f"{1e3 * value:.2f}" for name, value in per_step.items()}
     cell.extra["over the bare loop, ms"] = {"vitlit fit": f"{median(gaps):.2f}"}
-    measure.report(args, __file__, [cell], NOTE)
+    return cell
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 Seconds = dict[str, list[float]]  # of each contestant, one per round
+UNFINISHED = "The run was cut short: cells are missing."
 
 
 @dataclass
@@ -128,19 +129,25 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     torch.set_num_threads(args.threads)
 
 
-def report(args: argparse.Namespace, script: str, cells: list[Cell], notes: str = "") -> None:
-    """Print the tables, and write what was asked for.
+def report(args: argparse.Namespace, script: str, cells: Iterable[Cell], notes: str = "") -> None:
+    """Print each table as soon as its cell is measured, and write what was asked for.
 
+    The files are written after every cell: a run that is cut short keeps what it has, and says so.
     A table file keeps its section of the other kind of device: ``## cpu`` and ``## cuda``.
     """
-    text = "\n".join([header(args), notes, *(cell.table() for cell in cells)])
-    print(text)
-    if args.json:
-        records = [record for cell in cells for record in cell.records()]
-        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    texts, records = [header(args), notes], []
+    print(*texts, sep="\n", flush=True)
+    path = Path(script).with_suffix(".md")
+    for cell in cells:
+        texts.append(cell.table())
+        records += cell.records()
+        print(texts[-1], flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(records, indent=2) + "\n")
+        if args.write:
+            write_section(path, args.device, "\n".join([*texts, UNFINISHED]))
     if args.write:
-        path = Path(script).with_suffix(".md")
-        write_section(path, args.device, text)
+        write_section(path, args.device, "\n".join(texts))
 
 
 def write_section(path: Path, device: str, text: str) -> None:
@@ -157,8 +164,14 @@ def write_section(path: Path, device: str, text: str) -> None:
 
 def header(args: argparse.Namespace) -> str:
     where = device_name(args.device, args.threads)
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return f"{datetime.now(UTC).date()}, {where}, {packages()}\n\n`{command}`\n"
+    return f"{datetime.now(UTC).date()}, {where}, {packages()}\n\n`{command()}`\n"
+
+
+def command() -> str:
+    """What was typed, without where this machine has its files."""
+    words = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    words = re.sub(r" --(json|keep)[ =]\S+", "", words)
+    return re.sub(r"(--data-dir)[ =]\S+", r"\1 DIR", words)
 
 
 def device_name(device: str, threads: int) -> str:

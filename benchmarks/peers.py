@@ -162,16 +162,12 @@ def reference_weights(shape: Shape) -> Weights:
 def build_all(shape: Shape, device: str) -> dict[str, nn.Module]:
     """Every library that is installed; those of the same function give the same logits."""
     weights = reference_weights(shape)
-    found = {
-        name: build(shape, weights).to(device)
-        for name, build in BUILDERS.items()
-        if is_installed(name)
-    }
-    images = torch.randn(2, 3, shape["img_size"], shape["img_size"], device=device)
+    found = {name: build(shape, weights) for name, build in BUILDERS.items() if is_installed(name)}
+    images = torch.randn(2, 3, shape["img_size"], shape["img_size"])  # on the CPU: never TF32
     with torch.no_grad():
         logits = {name: model.eval()(images) for name, model in found.items()}
     for name, own in logits.items():
         gap = (own - logits["vitlit"]).abs().max().item()
         if name not in OTHER_FUNCTION and not gap <= 2e-4:  # NaN fails too
             raise RuntimeError(f"logits of {name} are {gap:.1e} off vitlit's, over 2e-4")
-    return {name: model.train() for name, model in found.items()}
+    return {name: model.to(device).train() for name, model in found.items()}

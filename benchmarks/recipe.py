@@ -8,12 +8,15 @@ it is no lower than the figure less twice its spread, or less 0.003 where that i
     python benchmarks/recipe.py mnist.yaml --data-dir ~/data --seeds 0 1 2 --verify
     python benchmarks/recipe.py cifar10.yaml --data-dir DIR --folder --budget-minutes 8 --write
 
+images/s are training images over the median epoch's seconds, from the end of one epoch to the end
+of the next as TensorBoard's log has them: validation and checkpoints count, start-up does not.
 --folder takes DIR/train/CLASS and DIR/test/CLASS in place of the recipe's own files, at its size
 and with its mean and standard deviation. What follows `--` goes to `vitlit fit` as it is.
 """
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -88,7 +91,7 @@ def training_petaflops(checkpoint: Path, images: int) -> float:
 
 
 def train(options: list[str], tests: list[str], folder: Path) -> Run:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     start = time.perf_counter()
     vitlit(["fit", *options, "--trainer.enable_progress_bar=false"], folder)
     seconds = time.perf_counter() - start
@@ -108,7 +111,7 @@ def train(options: list[str], tests: list[str], folder: Path) -> Run:
 
 def epochs_within(minutes: float, options: list[str], folder: Path) -> int:
     """How many epochs fit, from a run of three: its start-up, and the seconds of its last one."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     start = time.perf_counter()
     quick = ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false"]
     vitlit(["fit", *options, *quick], folder)
@@ -160,8 +163,25 @@ def table(runs: dict[str, Run]) -> str:
         lines.append(measure.row(cells))
     scores = [run.last for run in runs.values()]
     spread = stdev(scores) if len(scores) > 1 else 0.0
-    lines += ["", f"last epoch: {mean(scores):.4f} +- {spread:.4f} ({len(scores)} seeds)"]
+    lines += ["", f"last epoch: {mean(scores):.4f} +- {spread:.4f} ({len(scores)} runs)"]
     return "\n".join(lines) + "\n"
+
+
+def records(title: str, run: Run) -> list[dict[str, Any]]:
+    """Each figure as the other benchmarks write theirs; no ratios, since nothing is compared."""
+    values = {
+        "test/acc, last epoch": run.last,
+        "test/acc, best epoch": run.best,
+        "s": run.seconds,
+        "epochs": run.epochs,
+        "images/s": run.speed,
+        "PFLOP": run.petaflops,
+    }
+    return [
+        {"name": title, "value": value, "unit": unit, "ratio_to": None, "ratio": None}
+        for unit, value in values.items()
+        if not math.isnan(value)  # the speed of a single epoch
+    ]
 
 
 def write_section(path: Path, title: str, text: str) -> None:
@@ -181,13 +201,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--split-seeds", type=int, nargs="+", help="vary these in place of seeds")
     parser.add_argument("--budget-minutes", type=float, help="as many epochs as fit, each seed")
     parser.add_argument("--verify", action="store_true", help="pass or fail; exit status 0 or 1")
-    parser.add_argument("--quick", action="store_true", help="one seed, one epoch: does it run?")
+    parser.add_argument("--quick", action="store_true", help="one seed, two epochs: does it run?")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the runs, in a new folder")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--write", action="store_true", help="into recipe.md")
     known, rest = parser.parse_known_args()
     known.rest = [word for word in rest if word != "--"]
     if known.folder and known.data_dir is None:
         parser.error("--folder needs --data-dir")
+    if known.keep and known.keep.exists():
+        parser.error(f"{known.keep} exists; give --keep another name")
     if known.quick and (known.write or known.verify):
         parser.error("--quick is too short to keep; leave it out, or --write and --verify")
     return known
@@ -202,7 +225,8 @@ def main() -> None:
     if args.quick:
         seeds, options = seeds[:1], [*options, "--trainer.max_epochs=2"]
     runs: dict[str, Run] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as temporary:
+        name = args.keep or temporary
         if args.budget_minutes:
             epochs = epochs_within(args.budget_minutes, options, Path(name) / "probe")
             options.append(f"--trainer.max_epochs={epochs}")
@@ -217,16 +241,14 @@ def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     where = measure.device_name(kind, torch.get_num_threads())
     title = f"{args.config}, {source}, {where}"
-    command = f"`python benchmarks/recipe.py {' '.join(sys.argv[1:])}`"
     scores = [run.last for run in runs.values()]
     if args.json:
-        records: list[dict[str, Any]] = [
-            {"name": f"{title}: {name}", "value": run.last, "unit": "test/acc", "ratio_to": None,
-             "ratio": None} for name, run in runs.items()
-        ]  # fmt: skip
-        args.json.write_text(json.dumps(records, indent=2) + "\n")
+        found = [
+            record for name, run in runs.items() for record in records(f"{title}: {name}", run)
+        ]
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
     if args.write:
-        text = f"{datetime.now(UTC).date()}, {command}\n\n{table(runs)}"
+        text = f"{datetime.now(UTC).date()}, `{measure.command()}`\n\n{table(runs)}"
         write_section(Path(__file__).with_suffix(".md"), title, text)
     if args.verify:
         sys.exit(verdict(args.config, scores))

@@ -3,7 +3,7 @@
 A step is zero_grad, forward, cross entropy, backward and fused AdamW: images (B, C, H, W) and
 labels (B) -> seconds. bf16 is autocast; on a CPU without units for bfloat16 it is ten times slower
 for everybody, and left out unless asked for. "share of peak" is the step's arithmetic, counted by
-torch, over what a large matrix product of the same type reaches on the device just before.
+torch, over what a large matrix product of the same type reaches just before or after.
 
     pip install -e '.[bench]'
     python benchmarks/train_step.py --quick      # under a minute, too short to keep
@@ -11,6 +11,7 @@ torch, over what a large matrix product of the same type reaches on the device j
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from measure import Cell
 from peers import BUILDERS, SHAPES, Shape, build_all, is_installed
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlit.attention import HAS_BF16_UNITS
@@ -69,19 +71,35 @@ def flops_of(step: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def memory_of(step: Callable[[], None], device: str) -> str:
+def memory_of(step: Callable[[], None], model: nn.Module, device: str) -> str:
+    """Most memory during a step, as if this model were alone on the device."""
     if device != "cuda":
         return "-"
+    before = torch.cuda.memory_allocated()  # everybody's weights, gradients and moments
     torch.cuda.reset_peak_memory_stats()
     step()
-    return f"{torch.cuda.max_memory_allocated() / 2**30:.2f}"
+    own = 4 * sum(p.nbytes for p in model.parameters())  # weights, gradients, AdamW's two moments
+    return f"{(torch.cuda.max_memory_allocated() - before + own) / 2**30:.2f}"
 
 
-def measure_cell(name: str, dtype: str, args: argparse.Namespace) -> Cell:
-    shape, device = SHAPES[name], args.device
-    size = args.batch or BATCH[device][list(SHAPES).index(name)]
+def first_step(step: Callable[[], None], name: str, device: str) -> str | None:
+    """Seconds of the step that compiles; None where it does not compile, which is printed."""
+    start = time.perf_counter()
+    try:
+        step()
+    except TorchDynamoException as error:
+        print(f"{name}: left out, since it failed: {str(error)[:300]}", file=sys.stderr)
+        return None
+    measure.wait(device)
+    return f"{time.perf_counter() - start:.0f}"
+
+
+def measure_cell(shape_name: str, dtype: str, args: argparse.Namespace) -> Cell:
+    shape, device = SHAPES[shape_name], args.device
+    size = args.batch or BATCH[device][list(SHAPES).index(shape_name)]
     size = 4 if args.quick and device == "cpu" else size
     images, labels = random_batch(shape, size, device)
+    torch.compiler.reset()  # or a model of a second shape is compiled for shapes that vary
     peak = matmul_peak(DTYPES[dtype], device)
     models = build_all(shape, device)
     steps = {
@@ -91,18 +109,18 @@ def measure_cell(name: str, dtype: str, args: argparse.Namespace) -> Cell:
     first: dict[str, str] = {}
     if args.compile:
         for peer, model in build_all(shape, device).items():
+            name = f"{peer} compiled"
             model.compile()
-            compiled = training_step(model, images, labels, DTYPES[dtype])
-            start = time.perf_counter()
-            compiled()
-            measure.wait(device)
-            first[f"{peer} compiled"] = f"{time.perf_counter() - start:.0f}"
-            steps[f"{peer} compiled"] = compiled
+            step = training_step(model, images, labels, DTYPES[dtype])
+            if took := first_step(step, name, device):
+                models[name], steps[name], first[name] = model, step, took
     seconds = measure.take_turns(steps, rounds=args.rounds, warmup=args.warmup, device=device)
-    cell = Cell(f"{name}, {dtype}, batch {size}", seconds, "timm", size)
+    peak = max(peak, matmul_peak(DTYPES[dtype], device))
+    cell = Cell(f"{shape_name}, {dtype}, batch {size}", seconds, "timm", size)
     rate = {peer: flops / sorted(own)[len(own) // 2] for peer, own in seconds.items()}
     cell.extra["share of peak"] = {peer: f"{rate[peer] / peak:.2f}" for peer in steps}
-    cell.extra["peak GiB"] = {peer: memory_of(step, device) for peer, step in steps.items()}
+    memory = {peer: memory_of(steps[peer], models[peer], device) for peer in steps}
+    cell.extra["peak GiB"] = memory
     if first:
         cell.extra["first step, s"] = first
     return cell
@@ -127,7 +145,7 @@ def main() -> None:
         parser.error("timm is not installed, to which all are compared; pip install timm")
     missing = [name for name in BUILDERS if not is_installed(name)]
     notes = NOTE + (f"Not installed: {', '.join(missing)}.\n" if missing else "")
-    cells = [measure_cell(name, dtype, args) for name in args.shape for dtype in args.dtype]
+    cells = (measure_cell(name, dtype, args) for name in args.shape for dtype in args.dtype)
     measure.report(args, __file__, cells, notes)
 
 

@@ -1,5 +1,6 @@
 """Batched augmentations against torchvision, one image at a time with the same draws."""
 
+import math
 import random
 
 import pytest
@@ -108,6 +109,35 @@ def test_boxes_of_a_resized_crop_have_torchvisions_distribution() -> None:
     assert gap.abs().max() <= 2
 
 
+def tries_slowly(
+    draw: list[float], pixels: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> list[tuple[int, int]]:
+    """The sides of ten boxes, sqrt(area / shape) and sqrt(area * shape), from 20 draws."""
+    tries = []
+    for share, shape in zip(draw[::2], draw[1::2], strict=True):
+        area = pixels * (scale[0] + share * (scale[1] - scale[0]))
+        aspect = ratio[0] ** (1 - shape) * ratio[1] ** shape
+        tries.append((round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))))
+    return tries
+
+
+def box_slowly(
+    draw: list[float], scale: tuple[float, float], ratio: tuple[float, float]
+) -> list[int]:
+    """The box that one image of 30x20 pixels gets, for ratios from 1 on."""
+    for height, width in tries_slowly(draw[:20], 600, scale, ratio):
+        if 0 < height <= 30 and 0 < width <= 20:
+            top, left = int(draw[20] * (31 - height)), int(draw[21] * (21 - width))
+            return [top, left, height, width]
+    return [5, 0, 20, 20]  # the largest square, in the middle
+
+
+def test_the_first_try_that_fits_decides_the_box() -> None:
+    draws, scale, ratio = some_draws(500, RESIZED_CROP_DRAWS), (0.5, 1.0), (1.0, 3.0)
+    found = resized_crop_boxes(draws, height=30, width=20, scale=scale, ratio=ratio).tolist()
+    assert found == [box_slowly(draw, scale, ratio) for draw in draws.tolist()]
+
+
 @pytest.mark.parametrize("size", [(10, 1000), (1000, 10)])
 def test_a_shape_that_no_try_fits_gets_the_central_box_of_torchvision(
     size: tuple[int, int],
@@ -156,6 +186,15 @@ def test_resized_crop_equals_torchvisions_of_the_same_box(
     found = random_resized_crop(images, draws, size=size, **shape)
     assert found.dtype == torch.uint8
     assert float((found - expected).abs().max()) <= 0.501  # rounded once, at the end
+
+
+def test_a_resized_crop_is_within_a_grey_level_of_torchvisions_of_bytes() -> None:
+    images, draws = noise(24, 3, 30, 20), some_draws(24, RESIZED_CROP_DRAWS)
+    shape = {"scale": (0.1, 1.0), "ratio": (0.5, 2.0)}
+    boxes = resized_crop_boxes(draws, height=30, width=20, **shape).tolist()
+    pairs = zip(images, boxes, strict=True)
+    expected = torch.stack([v2.resized_crop(image, *box, [16, 16]) for image, box in pairs])
+    assert worst(random_resized_crop(images, draws, size=(16, 16), **shape), expected) <= 1
 
 
 def test_a_resized_crop_of_everything_changes_nothing() -> None:
@@ -216,6 +255,27 @@ def test_erasing_is_distributed_as_torchvisions() -> None:
     torch.testing.assert_close(found.float().std(0), theirs.float().std(0), rtol=0.05, atol=0.1)
 
 
+def erase_slowly(image: Tensor, draw: list[float], scale: tuple[float, float]) -> Tensor:
+    """One image, with probability one half; torchvision's rules, its default shapes."""
+    rows, cols = image.shape[1:]
+    if draw[0] >= 0.5:
+        return image
+    # the ratio of an erasing is height to width, that of a crop width to height
+    for width, height in tries_slowly(draw[1:21], rows * cols, scale, (0.3, 3.3)):
+        if height < rows and width < cols:
+            top, left = int(draw[21] * (rows - height + 1)), int(draw[22] * (cols - width + 1))
+            return v2.erase(image, top, left, height, width, torch.zeros(()))
+    return image
+
+
+@pytest.mark.parametrize("scale", [(0.02, 0.33), (0.5, 1.0)], ids=["usual", "seldom fits"])
+def test_the_first_try_that_is_smaller_than_the_image_is_erased(scale: tuple[float, float]) -> None:
+    images, draws = torch.rand(300, 3, 8, 14) + 0.5, some_draws(300, ERASING_DRAWS)
+    pairs = zip(images, draws.tolist(), strict=True)
+    expected = torch.stack([erase_slowly(image, draw, scale) for image, draw in pairs])
+    assert torch.equal(random_erasing(images, draws, probability=0.5, scale=scale), expected)
+
+
 def test_erasing_sets_one_rectangle_to_zero_and_leaves_the_rest() -> None:
     images = torch.rand(64, 3, 16, 16) + 0.5
     found = random_erasing(images, some_draws(64, ERASING_DRAWS), probability=1.0)
@@ -266,3 +326,26 @@ def test_the_images_given_stay_as_they_are(name: str) -> None:
     kept = images.clone()
     operation(images, some_draws(9, columns))
     assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_layout_in_memory_has_no_effect(name: str) -> None:
+    operation, columns = OPERATIONS[name]
+    images, draws = noise(9), some_draws(9, columns)
+    laid_out = images.to(memory_format=torch.channels_last)
+    assert torch.equal(operation(laid_out, draws), operation(images, draws))
+
+
+def test_a_crop_without_padding_takes_any_layout() -> None:
+    images = noise(9)
+    laid_out = images.to(memory_format=torch.channels_last)
+    assert torch.equal(random_crop(laid_out, some_draws(9, 2), padding=0), images)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_autocast_changes_no_pixel_by_more_than_a_grey_level(name: str) -> None:
+    operation, columns = OPERATIONS[name]
+    images, draws = noise(9, height=20, width=30), some_draws(9, columns)
+    expected = operation(images, draws)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert worst(operation(images, draws), expected) <= 1

@@ -2,7 +2,11 @@
 
 import json
 import sys
+import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import measure
 import peers
 import recipe
+import run_all
+
+from vitlit.__main__ import main
 
 SECONDS = {"timm": [2.0, 4.0, 3.0], "vitlit": [1.0, 4.0, 2.0]}
 
@@ -63,6 +70,42 @@ def test_a_report_goes_where_it_is_asked_to(
     assert "### a cell" in (tmp_path / "data_path.md").read_text()
 
 
+def test_a_table_does_not_say_where_this_machine_has_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = ["x/recipe.py", "a.yaml", "--data-dir", "/d/e", "--keep=/k", "--json", "/j", "--write"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert measure.command() == "python benchmarks/recipe.py a.yaml --data-dir DIR --write"
+
+
+def test_a_run_that_is_cut_short_keeps_the_cells_it_has(tmp_path: Path) -> None:
+    args = Namespace(device="cpu", threads=1, json=tmp_path / "a.json", write=True)
+
+    def cells() -> Iterator[measure.Cell]:
+        yield measure.Cell("the first cell", SECONDS, "timm", items=6)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.report(args, str(tmp_path / "data_path.py"), cells())
+    text = (tmp_path / "data_path.md").read_text()
+    assert "### the first cell" in text
+    assert measure.UNFINISHED.strip() in text
+    assert len(json.loads((tmp_path / "a.json").read_text())) == 2
+
+
+def test_a_script_past_its_limit_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    assert run_all.run([sys.executable, "-c", script], minutes=1 / 60) == 1
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_the_status_of_a_script_is_passed_on() -> None:
+    assert run_all.run([sys.executable, "-c", "raise SystemExit(3)"], minutes=1) == 3
+
+
 @pytest.mark.parametrize("name", peers.BUILDERS)
 def test_peers_of_the_same_function_give_the_same_logits(name: str) -> None:
     pytest.importorskip(name)
@@ -109,7 +152,15 @@ def test_a_recipe_passes_within_its_spread(
     assert recipe.verdict(str(tmp_path / "own.yaml"), scores) == status
 
 
-def test_a_recipe_is_trained_and_scored(tmp_path: Path) -> None:
+def vitlit_here(args: list[str], folder: Path) -> str:
+    """The command without a process of its own, which takes seconds to start."""
+    with chdir(folder), redirect_stdout(StringIO()) as text:
+        assert main(args) == 0
+    return text.getvalue()
+
+
+def test_a_recipe_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "vitlit", vitlit_here)
     small = ["--model.embed_dim=8", "--model.depth=1", "--model.num_heads=2"]
     options = ["--config=digits.yaml", *small, "--trainer.max_epochs=2", "--data.batch_size=50"]
     run = recipe.train(options, [], tmp_path / "run")

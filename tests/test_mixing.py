@@ -18,9 +18,19 @@ def marked(count: int = 8, height: int = 12, width: int = 20) -> Tensor:
     return torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 3, height, width)
 
 
+def noise(count: int) -> Tensor:
+    return torch.rand(count, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+
+
 def mixed(count: int = 8, key: int = 1, **settings: Any) -> tuple[Tensor, Tensor]:
     options = {"num_classes": count, "mixup": 0.0, "cutmix": 0.0, **settings}
     return mix(marked(count), torch.arange(count), address(key), **options)
+
+
+def blended(found: Tensor) -> Tensor:
+    """Which of the marked images hold a pixel that is of neither image: ``(B,)``."""
+    labels = torch.arange(float(len(found))).view(-1, 1, 1)
+    return ((found[:, 0] != labels) & (found[:, 0] != labels.roll(1, 0))).any(2).any(1)
 
 
 def own_shares(targets: Tensor) -> Tensor:
@@ -70,14 +80,19 @@ def test_cutmixs_rectangles_are_those_of_the_paper() -> None:
 
 def test_with_both_each_image_takes_one_of_them_half_of_the_time() -> None:
     found, _ = mixed(2000, mixup=1.0, cutmix=1.0)
-    labels = torch.arange(2000.0).view(-1, 1, 1)
-    blended = ((found[:, 0] != labels) & (found[:, 0] != labels.roll(1, 0))).any(2).any(1)
-    assert blended.float().mean() == pytest.approx(0.5, abs=0.04)
+    assert blended(found).float().mean() == pytest.approx(0.5, abs=0.04)
 
 
+def test_whether_an_image_is_mixed_does_not_decide_how() -> None:
+    found, targets = mixed(2000, mixup=1.0, cutmix=10.0, probability=0.5)
+    is_mixed = own_shares(targets) < 1
+    assert blended(found)[is_mixed].float().mean() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("way", [{"mixup": 1.0}, {"cutmix": 10.0}], ids=["mixup", "cutmix"])
 @pytest.mark.parametrize("probability", [0.25, 0.9])
-def test_a_share_of_the_images_is_mixed(probability: float) -> None:
-    found, targets = mixed(4000, mixup=1.0, probability=probability)
+def test_a_share_of_the_images_is_mixed(probability: float, way: dict[str, Any]) -> None:
+    found, targets = mixed(4000, probability=probability, **way)
     touched = own_shares(targets) < 1
     assert touched.float().mean() == pytest.approx(probability, abs=0.03)
     assert torch.equal(found[~touched], marked(4000)[~touched])
@@ -106,10 +121,42 @@ def test_the_key_alone_decides() -> None:
     assert not torch.equal(first[0], other[0])
 
 
-def test_an_image_alone_is_mixed_with_itself() -> None:
-    found, targets = mixed(1, mixup=1.0)
-    assert torch.equal(found, marked(1))
-    assert torch.equal(targets, torch.ones(1, 1))
+@pytest.mark.parametrize("way", [{"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])
+def test_an_image_alone_is_mixed_with_itself(way: dict[str, float]) -> None:
+    image = noise(1)
+    found, targets = mix(image, torch.tensor([2]), 5, num_classes=3, **way)
+    assert torch.equal(found, image)
+    assert torch.equal(targets, torch.tensor([[0.0, 0.0, 1.0]]))
+
+
+def test_images_of_one_class_keep_their_class() -> None:
+    labels = torch.full((64,), 2)
+    _, targets = mix(noise(64), labels, 5, num_classes=3, mixup=0.8, cutmix=1.0)
+    torch.testing.assert_close(targets, torch.tensor([[0.0, 0.0, 1.0]]).expand(64, -1))
+
+
+def test_pasted_pixels_keep_their_place() -> None:
+    images = noise(64)
+    found, _ = mix(images, torch.arange(64), 5, num_classes=64, mixup=0.0, cutmix=1.0)
+    assert ((found == images) | (found == images.roll(1, 0))).all()
+
+
+def test_a_tiny_alpha_leaves_each_image_or_takes_its_neighbour() -> None:
+    _, targets = mixed(500, mixup=1e-6)
+    assert own_shares(targets).unique().tolist() == [0.0, 1.0]
+
+
+def test_a_huge_alpha_blends_evenly() -> None:
+    _, targets = mixed(500, mixup=1e6)
+    torch.testing.assert_close(own_shares(targets), torch.full((500,), 0.5), atol=0.005, rtol=0)
+
+
+def test_the_batch_given_stays_as_it_is() -> None:
+    images, labels = noise(16), torch.arange(16)
+    kept = images.clone()
+    mix(images, labels, 5, num_classes=16, mixup=0.8, cutmix=1.0)
+    assert torch.equal(images, kept)
+    assert torch.equal(labels, torch.arange(16))
 
 
 def test_coefficients_of_different_images_are_independent() -> None:

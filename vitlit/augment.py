@@ -32,7 +32,7 @@ def random_crop(images: Tensor, draws: Tensor, *, padding: int) -> Tensor:
     )  # (B, C, H), counted through the whole batch
     starts = rows * padded.shape[3] + offsets[:, 1:, None]
     # every run of W pixels, one beginning at each pixel: a row is copied as a piece
-    runs = padded.view(-1).as_strided((padded.numel() - width + 1, width), (1, 1))
+    runs = padded.flatten().as_strided((padded.numel() - width + 1, width), (1, 1))
     return runs.index_select(0, starts.view(-1)).view(images.shape)
 
 
@@ -51,12 +51,14 @@ def random_rotation(images: Tensor, draws: Tensor, *, degrees: float) -> Tensor:
     images: uint8; draws: ``(B, 1)``, for the angle, uniform.
     """
     height, width = images.shape[2:]
-    angle = torch.deg2rad((2 * draws[:, 0] - 1) * degrees)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # in units of half the image's sides, which grid_sample counts in
-    rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
-    matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device, non_blocking=True)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    angle = torch.deg2rad((2 * draws - 1) * degrees)
+    turn = torch.cat([angle.cos(), angle.sin()], dim=1).to(images.device, non_blocking=True)
+    cos, sin = turn.view(-1, 2, 1, 1).unbind(1)  # (B, 1, 1)
+    x = torch.arange(width, device=images.device) - (width - 1) / 2  # from the centre
+    y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
+    # affine_grid would multiply matrices, where autocast and TF32 round the positions; the units
+    # are those of grid_sample, half the image's sides
+    grid = torch.stack([(x * cos - y * sin) * (2 / width), (x * sin + y * cos) * (2 / height)], 3)
     turned = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
     return turned.round_().to(images.dtype)
 
@@ -114,7 +116,8 @@ def random_resized_crop(
     """Cut the boxes of :func:`resized_crop_boxes` and resize them to ``size`` (height, width).
 
     images: uint8 ``(B, C, h, w)``. Antialiased bilinear resampling is linear in rows and in
-    columns, so two matrix products do it. Returns uint8 ``(B, C, H, W)``.
+    columns, so two matrix products do it; the result is rounded once, and so within one grey level
+    of torchvision's. Returns uint8 ``(B, C, H, W)``.
     """
     height, width = images.shape[2:]
     boxes = resized_crop_boxes(draws, height=height, width=width, scale=scale, ratio=ratio)
