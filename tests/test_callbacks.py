@@ -1,6 +1,7 @@
 """What Lightning's callbacks lack: ties, and names that are free."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -128,6 +129,24 @@ def test_an_average_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     path = str(tmp_path / "checkpoints" / "last.ckpt")
     resumed = step_through(tmp_path, epochs=3, ckpt_path=path)
     assert resumed.validated == pytest.approx([averaged(0.5, 15)[-1]])
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_an_average_takes_weights_of_any_precision(tmp_path: Path, precision: Any) -> None:
+    model = Stepper()
+    pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=5,
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[MovingAverage(0.5)],
+    ).fit(model, torch.zeros(5, 1), torch.zeros(1, 1))
+    assert model.weight.item() == pytest.approx(averaged(0.5, 5)[-1], rel=0.01)
 
 
 def test_the_bar_is_drawn_twice_a_second_and_at_the_end(

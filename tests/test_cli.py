@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import PhotoFolder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -207,6 +208,46 @@ def test_predict_never_writes_over_a_file(
     assert predict(home, "--data.images", "a.png", "--out", "predictions.csv") == 2
 
 
+EXPLAINED = {"arrays.npz", "distance.png", "filters.png", "heads.png", "index.html"}
+EXPLAINED |= {"overview.png", "positions.png"}
+
+
+def test_explain_writes_figures_arrays_and_a_page_of_validation_images(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--ckpt_path", str(checkpoint(home)), "--count=12", *QUIET]
+    assert main(["explain", *args]) == 0
+    assert {path.name for path in Path("explanation").iterdir()} == EXPLAINED
+    assert "explanation" in capsys.readouterr().out
+    model, preprocess, _ = load(checkpoint(home))
+    with np.load("explanation/arrays.npz") as arrays:
+        assert str(arrays["names"][0]).startswith("digits val ")
+        places = [int(str(name).split()[-1]) for name in arrays["names"]]
+        found = torch.from_numpy(arrays["probabilities"])
+    data = ImageData(patch_size=2)
+    data.setup("validate")
+    split = data.splits["val"]
+    assert split.labels[places].tolist() == [*range(10), 0, 1]
+    with torch.no_grad():
+        logits = model(preprocess(split.images.gather(split.members[places])))
+    torch.testing.assert_close(found, logits.softmax(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_explain_takes_images_and_a_folder_that_is_new(
+    home: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures[0].parent)
+    args = ["explain", "--ckpt_path", str(checkpoint(home)), "--data.images", "a.png", "more"]
+    assert main([*args, "--out", "seen", *QUIET]) == 0
+    with np.load("seen/arrays.npz") as arrays:
+        assert [Path(str(name)).name for name in arrays["names"]] == ["a.png", "c.png"]
+    assert main([*args, "--out", "seen", *QUIET]) == 2
+
+
 def test_a_flag_beats_the_config_beats_the_checkpoint_beats_the_default(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,6 +305,31 @@ def test_the_average_of_the_weights_is_what_a_run_keeps(
     name = "vit.head.weight"
     assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
     assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
+
+
+def test_a_run_with_an_average_goes_on_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, "--ema.decay=0.9"]) == 0
+    assert main([*FIT, "--ckpt_path=last", "--trainer.max_epochs=3"]) == 2
+    assert "give --ema.decay again" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_an_unreadable_image_is_named_where_a_worker_meets_it(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = photo_folder("train+val", count=6)
+    monkeypatch.chdir(root)
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"no image")
+    args = ["--data.dataset=folder", f"--data.data_dir={root}", "--data.img_size=8"]
+    args += ["--data.memory_gb=0", "--data.num_workers=2", "--config=debug.yaml"]
+    assert main([*FIT, *args]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"vitlit: cannot read the image {root}")
+    assert "Traceback" not in message
 
 
 def test_augmentation_and_mixing_are_options_of_the_data(
@@ -349,6 +415,10 @@ def test_a_user_callback_and_logger_come_from_the_config(
         ("predict --ckpt_path CKPT", ["--data.images"]),
         ("predict --ckpt_path CKPT --data.images nosuch.png", ["nosuch.png"]),
         ("predict --ckpt_path CKPT --data.images .", ["no images"]),
+        ("explain", ["explain needs --ckpt_path"]),
+        ("explain --ckpt_path CKPT --count 65", ["65", "1 to 64"]),
+        ("explain --ckpt_path CKPT --data.images nosuch.png", ["nosuch.png"]),
+        ("explain --ckpt_path CKPT --fusion sum", ["fusion", "sum", "mean"]),
         ("test --ckpt_path CKPT --model.depth 5", ["model.depth 5", "last.ckpt", "which has 1"]),
         ("tset --ckpt_path CKPT", ["tset", "test"]),
     ],
@@ -405,5 +475,5 @@ def test_alone_it_lists_commands_and_configs(
 ) -> None:
     assert main(args) == 0
     out = capsys.readouterr().out
-    for word in ("fit", "validate", "test", "predict", "cifar10.yaml", "reference/"):
+    for word in ("fit", "validate", "test", "predict", "explain", "cifar10.yaml", "reference/"):
         assert word in out

@@ -17,16 +17,17 @@ LAYERS = [
     {"transform"},
     {"readers", "cache", "datasets"},
     {"vit", "splits", "datamodule"},
-    {"checkpointing"},
+    {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"},
     {"classifier"},
-    {"callbacks", "parser", "settings", "summary"},
+    {"callbacks", "history", "parser", "settings", "summary", "trainer"},
     {"cli"},
     {"__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 WITHOUT_LIGHTNING = ["vit", "attention", "patches", "positions", "seeding", "optim", "images"]
 WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
-WITHOUT_LIGHTNING += ["transform", "readers", "cache"]
+WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]
+WITHOUT_LIGHTNING += ["page", "explain"]
 
 
 def imports(source: str) -> Iterator[str]:

@@ -104,6 +104,26 @@ def test_images_that_the_loader_cut_are_not_cut_again() -> None:
     assert torch.equal(found.x, PREPROCESS(batch().x))
 
 
+@pytest.mark.parametrize(
+    ("share", "epochs", "off"),
+    [(0.1, 5, 1), (0.1, 50, 5), (0.07, 100, 7), (0.0, 9, 0), (1.0, 9, 9)],
+)
+def test_a_share_is_rounded_up_to_whole_epochs(share: float, epochs: int, off: int) -> None:
+    augmentation = ready(off_last={"flip": share}, epochs=epochs)
+    assert [augmentation.is_on("flip", epoch) for epoch in range(epochs)].count(False) == off
+
+
+def test_all_stages_are_on_where_no_run_is_known() -> None:
+    assert Augmentation(off_last={"flip": 0.5}).is_on("flip", 0)
+
+
+def test_a_shape_thinner_than_a_pixel_leaves_a_pixel() -> None:
+    thin = {"resized_crop": [0.08, 1.0], "resized_crop_ratio": [0.001, 0.002]}
+    found = ready(**thin)(batch(), PREPROCESS).x
+    assert found.isfinite().all()
+    assert found.std() > 0.1
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_goes_off_for_its_share_of_the_last_epochs(stage: str) -> None:
     augmentation = ready(**STRONG[stage], off_last={stage: 0.4}, epochs=10)
@@ -143,16 +163,18 @@ def test_the_share_of_a_run_without_an_end_is_refused(epochs: int | None) -> Non
     ("settings", "complaint"),
     [
         ({"crop_padding": -1}, "crop_padding -1 is too small"),
-        ({"rotation": -1.0}, r"rotation -1\.0 is too small"),
-        ({"rotation": float("inf")}, "finite"),
-        ({"mixup": -0.1}, r"mixup -0\.1 is too small"),
-        ({"cutmix": float("nan")}, "finite"),
+        ({"rotation": -1.0}, r"rotation -1\.0 is not a number from 0; .*--data\.rotation"),
+        ({"rotation": float("inf")}, "rotation inf is not a number from 0"),
+        ({"mixup": -0.1}, r"mixup -0\.1 is not a number from 0"),
+        ({"cutmix": float("nan")}, "cutmix nan is not a number from 0"),
+        ({"resized_crop": []}, r"resized_crop \[\] must be two numbers"),
+        ({"resized_crop_ratio": [1.0, float("inf")]}, r"resized_crop_ratio \[1\.0, inf\]"),
         ({"erasing": 1.5}, r"erasing 1\.5 is not a share.*--data\.erasing"),
         ({"mix_prob": -1.0}, r"mix_prob -1\.0 is not a share"),
         ({"resized_crop": [0.5]}, r"resized_crop \[0\.5\].*--data\.resized_crop"),
-        ({"resized_crop": [0.0, 1.0]}, r"resized_crop \[0\.0, 1\.0\].*both positive"),
-        ({"resized_crop": [0.8, 0.5]}, r"resized_crop \[0\.8, 0\.5\].*smallest and a largest"),
-        ({"resized_crop": [0.5, 1.5]}, r"resized_crop \[0\.5, 1\.5\].*up to 1"),
+        ({"resized_crop": [0.0, 1.0]}, r"resized_crop \[0\.0, 1\.0\] must be two numbers, 0 < "),
+        ({"resized_crop": [0.8, 0.5]}, r"resized_crop \[0\.8, 0\.5\].*smallest <= largest"),
+        ({"resized_crop": [0.5, 1.5]}, r"resized_crop \[0\.5, 1\.5\].*largest <= 1"),
         ({"resized_crop_ratio": [2.0, 1.0]}, r"resized_crop_ratio \[2\.0, 1\.0\]"),
         ({"auto_augment": "rand"}, "'rand'; known: none, autoaugment, randaugment"),
         ({"rand_augment_ops": -1}, "rand_augment_ops -1 is negative"),

@@ -14,6 +14,7 @@ COMMANDS = {
     "validate": "score a checkpoint on its validation split",
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
     "predict": "name what is in your images, and write predictions.csv",
+    "explain": "draw what a model looks at: figures, arrays and a page",
 }
 MAX_LINES, MAX_WIDTH = 5, 400
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args[0] not in COMMANDS:
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}")
-    _quieten()
+    _quieten(args[0])
     try:
         from vitlit.cli import run
 
@@ -74,14 +75,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _quieten() -> None:
+def _quieten(command: str) -> None:
     """Silence advice that does not apply: data in memory need no workers, scoring no callbacks."""
+    scoring = ("callbacks used to create the checkpoint need to be provided",)
     for text in (
         "does not have many workers",
         "Using `DistributedSampler` with the dataloaders",
-        "callbacks used to create the checkpoint need to be provided",
         "recommended to use `self.log",  # what is logged is the same on every rank
         "LeafSpec",
+        *(() if command == "fit" else scoring),
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")

@@ -96,6 +96,7 @@ def resized_crop_boxes(
     central = full_w / full_h
     last_h = torch.where(central < ratio[0], (full_w / ratio[0]).round().long(), full_h)
     last_w = torch.where(central > ratio[1], (full_h * ratio[1]).round().long(), full_w)
+    last_h, last_w = last_h.clamp(min=1), last_w.clamp(min=1)
     found = fits.any(dim=1, keepdim=True)
     box_h = torch.where(found, _first_that_fits(tried_h, fits), last_h)  # (B, 1)
     box_w = torch.where(found, _first_that_fits(tried_w, fits), last_w)

@@ -112,7 +112,9 @@ class MovingAverage(WeightAveraging):
         assert self._average_model is not None
         done = int(self._average_model.n_averaged)
         decay = min(self.decay, (1 + done) / (10 + done))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        # the average is a copy from before the weights took the precision of the run
+        same = [weight.to(average) for weight, average in zip(weights, averages, strict=True)]
+        torch._foreach_lerp_(averages, same, 1 - decay)
 
 
 class PredictionWriter(Callback):

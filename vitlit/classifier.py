@@ -40,8 +40,8 @@ class Classifier(pl.LightningModule):
         warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
         min_lr: Learning rate at the end of a cosine.
         label_smoothing: Share of the target spread over all classes, in the training loss.
-        compile: Compile the model for training with torch.compile; the first step then takes a
-            minute or so.
+        compile: Compile the model for training with torch.compile; the first step then takes
+            up to some minutes.
         class_names: Names in the order of the labels, from the data.
     """
 
@@ -146,9 +146,9 @@ class Classifier(pl.LightningModule):
         self._waiting.clear()
         labels = torch.cat([y.argmax(dim=1) if y.ndim == 2 else y for y in targets])
         top = torch.cat(logits).topk(min(5, self.num_classes)).indices == labels[:, None]  # (n, 5)
-        count = losses[0].new_full((), len(labels))  # filled there: copying a number would wait
-        loss = torch.stack(losses).mean() * count
-        self._train_sums += torch.stack([loss, top[:, 0].sum(), top.sum(), count])
+        loss = torch.stack(losses).float().mean()
+        count = torch.full_like(loss, len(labels))  # filled there: copying a number would wait
+        self._train_sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count])
 
     def on_train_epoch_end(self) -> None:
         if self._waiting:

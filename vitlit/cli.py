@@ -24,25 +24,29 @@ from vitlit.callbacks import (
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
+from vitlit.history import AttentionPictures, History
 from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
 from vitlit.settings import (
     check_against_checkpoint,
+    check_average,
     check_early_stopping,
     check_ema,
     check_off_last,
     check_trainer,
     training_precision,
 )
-from vitlit.summary import fit_lines, score_lines
+from vitlit.summary import explain_lines, fit_lines, score_lines
+from vitlit.trainer import Trainer
 
 
 class VitCLI(LightningCLI):
-    """``vitlit fit | validate | test | predict``."""
+    """``vitlit fit | validate | test | predict | explain``."""
 
     def __init__(self, args: list[str]) -> None:
         super().__init__(
             Classifier,
             ImageData,
+            trainer_class=Trainer,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
@@ -51,6 +55,10 @@ class VitCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "explain": {"model", "datamodule"}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(allow_abbrev=False, **kwargs)
@@ -90,13 +98,20 @@ class VitCLI(LightningCLI):
             help="Share of the moving average of the weights that each step keeps, such as 0.9998; "
             "the average is what is validated and saved. 0 averages nothing.",
         )
+        parser.add_argument(
+            "--pictures.every_n_epochs",
+            type=int,
+            default=0,
+            help="Epochs between pictures of attention in TensorBoard; 0 draws none.",
+        )
         link(parser)
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})
+        if subcommand != "explain":
+            parser.set_defaults({"weights_only": True})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the last lines say it once
         if subcommand == "predict":
@@ -126,6 +141,8 @@ class VitCLI(LightningCLI):
         self.config[command]["ckpt_path"] = None if path is None else str(path)
         if path is not None:
             check_against_checkpoint(self.config[command]["model"], saved, path, command)
+            if command == "fit":
+                check_average(self.config[command]["ema"], content, path)
 
     def _take_defaults(self, command: str, known: Any, content: dict[str, Any]) -> None:
         for group, key in (("model", checkpointing.MODEL), ("data", checkpointing.DATA)):
@@ -185,6 +202,10 @@ class VitCLI(LightningCLI):
             return callbacks
         if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
             callbacks += [BestCheckpoint(), LastCheckpoint()]
+        if settings["logger"] is not False and not settings["fast_dev_run"]:
+            callbacks.append(History())
+        if every := self._get(self.config, "pictures.every_n_epochs"):
+            callbacks.append(AttentionPictures(every))
         if (decay := self._get(self.config, "ema.decay")) > 0:
             callbacks.append(MovingAverage(decay))
         patience = self._get(self.config, "early_stopping.patience")
@@ -199,6 +220,10 @@ class VitCLI(LightningCLI):
         """Lightning would gather all outputs; the writer has what is needed of them."""
         kwargs["return_predictions"] = False
         self.trainer.predict(**kwargs)
+
+    def explain(self, **kwargs: Any) -> None:
+        assert isinstance(self.trainer, Trainer)
+        self.folder = self.trainer.explain(**kwargs)
 
     def _print(self, *lines: str) -> None:
         if self.trainer.is_global_zero:
@@ -217,6 +242,9 @@ class VitCLI(LightningCLI):
 
     def after_predict(self) -> None:
         self._print(f"wrote       {self.predictions.path}")
+
+    def after_explain(self) -> None:
+        self._print(*explain_lines(self.folder))
 
 
 def run(args: list[str]) -> None:

@@ -4,6 +4,7 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
         -> augmentation (transform.py), resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -123,12 +124,15 @@ class ImageData(pl.LightningDataModule):
         grid_size(self.img_size, patch_size)
         # keep literal: the command line reads the options of Augmentation here
         self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
-        self.augmentation.check_size(pair(self.img_size))
         self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
         self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
-        if min(self.std) <= 0:
+        if not all(map(math.isfinite, self.mean)):
+            raise InputError(f"mean {list(self.mean)} must be numbers; change --data.mean")
+        if not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std {list(self.std)} must be positive in every channel")
         self.preprocess = self._make_preprocess(normalize == "none", invert)
+        cut = self.augmentation.resized_crop  # which leaves images of the model's size
+        self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
         self._parts: dict[str, Images] = {}
@@ -165,7 +169,8 @@ class ImageData(pl.LightningDataModule):
         match stage:
             case "fit":
                 names: tuple[str, ...] = ("train", "val")
-                self.augmentation.set_epochs(self.trainer.max_epochs if self.trainer else None)
+                if self.trainer:
+                    self.augmentation.set_epochs(self.trainer.max_epochs)
             case "validate":
                 names = ("val",)
             case "test":

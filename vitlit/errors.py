@@ -37,8 +37,8 @@ def check_below_one(group: str, **values: float) -> None:
 def advice(error: Exception) -> str | None:
     """What to tell a person about an error that their settings or machine caused, else None."""
     text = str(error).strip()
-    if isinstance(error, InputError):
-        return text
+    if isinstance(error, InputError):  # of a process that loads: behind its whole traceback
+        return text.rpartition("InputError: ")[2] if text.startswith("Caught ") else text
     if text.startswith("Error(s) in loading state_dict"):
         first = text.splitlines()[1].strip()
         return f"the checkpoint does not fit the model; leave out --model flags: {first}"

@@ -48,6 +48,14 @@ def check_ema(decay: float) -> None:
         raise InputError(f"ema.decay {decay} is not in [0, 1); give 0 for none, or such as 0.9998")
 
 
+def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
+    """A training with an average of its weights goes on with one."""
+    if "averaging_state" in content and not ema["decay"]:
+        raise InputError(
+            f"{path} was trained with a moving average of its weights; give --ema.decay again"
+        )
+
+
 def check_trainer(trainer: Any, command: str) -> None:
     """Refuse what Lightning would stumble over later."""
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):

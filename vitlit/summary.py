@@ -46,3 +46,9 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, checkpoint: str) ->
         f"next        vitlit predict --ckpt_path {relative(checkpoint)} "
         f"--data.images FILES_OR_FOLDERS",
     ]
+
+
+def explain_lines(folder: Path) -> list[str]:
+    """After ``explain``: the files, and what to do with them."""
+    names = " ".join(sorted(file.name for file in folder.iterdir()))
+    return [f"wrote       {relative(folder)}: {names}"]

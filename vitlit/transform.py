@@ -68,8 +68,9 @@ class Augmentation:
             cutmix the targets are soft, and train/acc counts the class of the larger share.
         cutmix: CutMix's alpha; 0 is off. With both, each image takes one of them.
         mix_prob: Share of the images that are mixed.
-        off_last: Share of the epochs, at the end, without a stage, such as {mix: 0.4}; stages
-            are resized_crop, crop, flip, rotation, auto_augment, erasing and mix.
+        off_last: Share of the epochs, at the end, without a stage, such as {mix: 0.4}, rounded up
+            to whole epochs; stages are resized_crop, crop (crop_padding), flip, rotation,
+            auto_augment, erasing and mix (mixup and cutmix).
     """
 
     def __init__(
@@ -91,21 +92,23 @@ class Augmentation:
         mix_prob: float = 1.0,
         off_last: dict[str, float] | None = None,
     ) -> None:
-        check_at_least("data", 0, crop_padding=crop_padding, rotation=rotation)
-        check_at_least("data", 0, mixup=mixup, cutmix=cutmix)
+        check_at_least("data", 0, crop_padding=crop_padding)
+        _check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
         _check_shares(erasing=erasing, mix_prob=mix_prob)
         _check_off_last(off_last or {})
         if auto_augment not in get_args(Policy):
             known = ", ".join(get_args(Policy))
             raise InputError(f"unknown auto_augment {auto_augment!r}; known: {known}")
         check_rand_augment(rand_augment_ops, rand_augment_magnitude)
-        if not all(map(math.isfinite, (rotation, mixup, cutmix))):
-            raise InputError("rotation, mixup and cutmix must be finite")
         self.seed, self.num_classes = seed, num_classes
         self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
         self.resized_crop = resized_crop is not None
-        self.scale = _pair("resized_crop", resized_crop or [1.0, 1.0], 1.0)
-        self.ratio = _pair("resized_crop_ratio", resized_crop_ratio or RATIO, math.inf)
+        self.scale = _pair(
+            "resized_crop", [1.0, 1.0] if resized_crop is None else resized_crop, 1.0
+        )
+        self.ratio = _pair(
+            "resized_crop_ratio", RATIO if resized_crop_ratio is None else resized_crop_ratio, 1e4
+        )
         self.auto_augment = auto_augment
         self.rand_augment = {"num_ops": rand_augment_ops, "magnitude": rand_augment_magnitude}
         self.erasing = erasing
@@ -136,8 +139,10 @@ class Augmentation:
 
     def is_on(self, stage: Stage, epoch: int) -> bool:
         """Whether ``off_last`` leaves the stage on in this epoch."""
-        epochs = self.epochs or 0
-        return stage not in self.off_last or epoch < epochs - round(self.off_last[stage] * epochs)
+        if stage not in self.off_last or self.epochs is None:
+            return True
+        off = math.ceil(round(self.off_last[stage] * self.epochs, 6))  # 0.07 * 100 is above 7
+        return epoch < self.epochs - off
 
     def draws(self, stage: Stage, sample: Tensor, epoch: int, columns: int) -> Tensor:
         """Draws of a stage for samples int64 ``(B,)``: float32 ``(B, columns)`` in [0, 1)."""
@@ -217,14 +222,19 @@ class Augmentation:
 
 
 def _pair(name: str, values: list[float], most: float) -> tuple[float, float]:
-    """Two rising positive numbers of a setting."""
+    """Smallest and largest number of a setting."""
     if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
-        limit = "" if math.isinf(most) else f" up to {most:g}"
         raise InputError(
-            f"{name} {values} is not a smallest and a largest number{limit}, both positive; "
+            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {most:g}; "
             f"change --data.{name}"
         )
     return values[0], values[1]
+
+
+def _check_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise InputError(f"{name} {value} is not a number from 0; change --data.{name}")
 
 
 def _check_shares(**shares: float) -> None:
@@ -236,6 +246,9 @@ def _check_shares(**shares: float) -> None:
 def _check_off_last(off_last: Mapping[str, float]) -> None:
     for stage, share in off_last.items():
         if stage not in STAGES:
-            raise InputError(f"unknown stage {stage!r} in off_last; known: {', '.join(STAGES)}")
+            raise InputError(
+                f"unknown stage {stage!r} in off_last; known: {', '.join(STAGES)} "
+                f"(mix is mixup and cutmix, crop is crop_padding)"
+            )
         if not 0.0 <= share <= 1.0:
             raise InputError(f"off_last {stage} {share} is not a share of the epochs, 0 to 1")

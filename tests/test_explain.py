@@ -1,0 +1,116 @@
+"""The folder that explain writes, and what it is made from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.explain import MOST, Subjects, balanced_sample, check_count, explain, study
+from vitlit.images import Preprocess
+from vitlit.interpret import attention_maps, cls_map, patch_map, rollout
+from vitlit.readers import MemoryImages
+from vitlit.splits import Split
+from vitlit.vit import ViT
+
+NAMES = ["ant", "bee", "<cat>"]
+
+
+def small(**changes: Any) -> ViT:
+    torch.manual_seed(0)
+    size = {"img_size": [8, 12], "patch_size": 4, "in_chans": 3, "num_classes": 3}
+    model = ViT(**{**size, "embed_dim": 12, "depth": 2, "num_heads": 3, **changes}).eval()
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def preprocess(in_chans: int = 3) -> Preprocess:
+    statistics: Any = {"mean": (0.4,) * in_chans, "std": (0.3,) * in_chans}
+    return Preprocess(in_chans=in_chans, source_size=(8, 12), img_size=(8, 12), **statistics)
+
+
+def subjects(count: int = 2, in_chans: int = 3) -> Subjects:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, in_chans, 8, 12), generator=generator).byte()
+    return Subjects([f"{i}.png" for i in range(count)], pixels, torch.zeros(count).long())
+
+
+def test_classes_take_turns_in_the_sample() -> None:
+    labels = torch.tensor([2, 2, 0, 0, 0, 1, 2])
+    split = Split(MemoryImages(torch.zeros(9, 1, 2, 2), torch.zeros(9)), torch.arange(7))
+    split.labels = labels
+    assert balanced_sample(split, 5) == [2, 5, 0, 3, 1]  # 0 1 2, then 0 2
+
+
+def test_a_sample_is_no_larger_than_its_split() -> None:
+    data = ImageData(patch_size=2)
+    data.setup("validate")
+    assert len(balanced_sample(data.splits["val"], 10**6)) == len(data.splits["val"])
+
+
+@pytest.mark.parametrize("count", [0, MOST + 1])
+def test_too_many_images_are_refused(count: int) -> None:
+    with pytest.raises(InputError, match=rf"{count} images are not 1 to {MOST}"):
+        check_count(count)
+
+
+def test_an_image_is_shown_as_the_model_sees_it_but_for_normalisation() -> None:
+    one = subjects().pixels[0]
+    shown = study(small(), one, preprocess(), "mean").shown
+    torch.testing.assert_close(shown, one / 255)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_the_maps_are_those_of_interpret(pool: Any) -> None:
+    model, one = small(global_pool=pool), subjects().pixels[0]
+    found = study(model, one, preprocess(), "mean")
+    maps, logits = attention_maps(model, preprocess()(one[None]))
+    place: Any = {"grid": (2, 3), "prefix": model.num_prefix_tokens, "pool": pool}
+    torch.testing.assert_close(found.attention, maps[:, 0])
+    torch.testing.assert_close(found.cls_map, cls_map(maps, **place)[0])
+    flow = rollout(maps, prefix=model.num_prefix_tokens)
+    torch.testing.assert_close(found.rollout, patch_map(flow, **place)[0])
+    torch.testing.assert_close(found.probabilities, logits[0].softmax(dim=0))
+
+
+FILES = {"overview.png", "heads.png", "distance.png", "filters.png", "arrays.npz", "index.html"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "positions"),
+    [({}, True), ({"global_pool": "avg", "in_chans": 1}, True), ({"pos_embed": "none"}, False)],
+)
+def test_the_folder_holds_figures_and_arrays(
+    tmp_path: Path, changes: dict[str, Any], positions: bool
+) -> None:
+    channels = changes.get("in_chans", 3)
+    images = subjects(2, channels)
+    explain(small(**changes), images, preprocess(channels), NAMES, tmp_path)
+    extra = {"positions.png"} if positions else set()
+    assert {path.name for path in tmp_path.iterdir()} == FILES | extra
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        shapes = {name: arrays[name].shape for name in arrays.files}
+    expected: dict[str, tuple[int, ...]] = {
+        "attention": (2, 2, 3, 2, 3),
+        "rollout": (2, 2, 3),
+        "cls_map": (2, 2, 3),
+        "relevance": (2, 2, 3),
+        "probabilities": (2, 3),
+        "distance": (2, 3),
+        "filters": shapes["filters"],
+        "names": (2,),
+        "class_names": (3,),
+    }
+    assert shapes == expected | ({"similarity": (6, 2, 3)} if positions else {})
+
+
+def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
+    model = small().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    explain(model, subjects(), preprocess(), NAMES, tmp_path)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

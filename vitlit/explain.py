@@ -1,0 +1,253 @@
+"""What a model looks at, in a folder: figures, arrays, and a page to explore.
+
+images uint8 (n, C, h, w) -> overview.png heads.png distance.png positions.png filters.png
+                             arrays.npz index.html
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlit import figures
+from vitlit.errors import InputError
+from vitlit.images import Preprocess
+from vitlit.interpret import (
+    Fusion,
+    attention_maps,
+    cls_map,
+    mean_attention_distance,
+    patch_map,
+    position_similarity,
+    principal_filters,
+    relevance,
+    rollout,
+)
+from vitlit.page import Example, prefix_names, write_page
+from vitlit.page_figures import model_figures
+from vitlit.splits import Split
+from vitlit.vit import ViT
+
+MOST = 64  # images: each keeps all its attention maps until the page is written
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The images to explain: names, uint8 pixels ``(n, C, h, w)``, labels or -1 ``(n,)``."""
+
+    names: list[str]
+    pixels: Tensor
+    labels: Tensor
+
+
+class Findings(NamedTuple):
+    """What was found in one image; maps of the grid are ``(rows, cols)``."""
+
+    shown: Tensor  # (C, H, W) in [0, 1], as the model sees it but for normalisation
+    attention: Tensor  # (L, h, N, N)
+    flow: Tensor  # rollout, (N, N)
+    relevant: Tensor  # relevance for the predicted class, (N, N)
+    cls_map: Tensor
+    rollout: Tensor
+    relevance: Tensor
+    probabilities: Tensor  # (K,)
+    distance: Tensor  # (L, h) in pixels
+
+
+def balanced_sample(split: Split, count: int) -> list[int]:
+    """Places in the split of its first images, the classes taking turns: always the same ones."""
+    labels = split.labels
+    turn = torch.zeros(len(labels), dtype=torch.long)
+    for label in range(int(labels.max()) + 1):
+        members = labels == label
+        turn[members] = torch.arange(int(members.sum()))
+    order = sorted(range(len(labels)), key=lambda i: (int(turn[i]), int(labels[i])))
+    return order[:count]
+
+
+def check_count(count: int) -> None:
+    """Refuse what would take too long and too much memory."""
+    if not 1 <= count <= MOST:
+        raise InputError(f"{count} images are not 1 to {MOST}, which explain takes at a time")
+
+
+def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) -> Findings:
+    """Explain one image, uint8 ``(C, h, w)``, on the model's device."""
+    device = next(model.parameters()).device
+    x = pixels[None].to(device)
+    plain = replace(
+        preprocess, mean=(0.0,) * len(preprocess.mean), std=(1.0,) * len(preprocess.std)
+    )
+    normalised = preprocess(x)
+    maps, logits = attention_maps(model, normalised)
+    prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
+    place = {**prefix, "pool": model.global_pool}
+    flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
+    relevant = relevance(model, normalised, logits.argmax(dim=1))
+    found = Findings(
+        shown=plain(x)[0],
+        attention=maps[:, 0],
+        flow=flow[0],
+        relevant=relevant[0],
+        cls_map=cls_map(maps, **place)[0],
+        rollout=patch_map(flow, **place)[0],
+        relevance=patch_map(relevant, **place)[0],
+        probabilities=logits[0].float().softmax(dim=0),
+        distance=mean_attention_distance(maps, patch_size=model.patch_embed.patch_size, **prefix),
+    )
+    return Findings(*(part.cpu() for part in found))
+
+
+def explain(
+    model: ViT,
+    subjects: Subjects,
+    preprocess: Preprocess,
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    fusion: Fusion = "mean",
+) -> None:
+    """Write the folder ``out``, which exists and is empty."""
+    bar = tqdm(subjects.pixels, desc="explaining", unit="img", leave=False)
+    found = [study(model, pixels, preprocess, fusion) for pixels in bar]
+    distance = torch.stack([one.distance for one in found]).mean(dim=0)
+    similarity, filters = of_weights(model)
+    for name, figure in draw(model, found, class_names, distance, similarity, filters):
+        figure.savefig(out / name)
+    _write_arrays(out / "arrays.npz", model, found, subjects, class_names)
+    write_page(
+        out / "index.html",
+        [_example(subjects, i, one, class_names) for i, one in enumerate(found)],
+        title="What the model looks at",
+        facts=facts(model, class_names),
+        grid=model.grid_size,
+        prefix=prefix_names(model),
+        pool=model.global_pool,
+        figures=model_figures(
+            distance=distance,
+            filters=filters,
+            similarity=similarity,
+            uniform=uniform_distance(model),
+        ),
+    )
+
+
+def _write_arrays(
+    path: Path,
+    model: ViT,
+    found: list[Findings],
+    subjects: Subjects,
+    class_names: Sequence[str],
+) -> None:
+    similarity, filters = of_weights(model)
+    arrays = {
+        "attention": rows_of_interest(model, found),
+        "rollout": torch.stack([one.rollout for one in found]),
+        "cls_map": torch.stack([one.cls_map for one in found]),
+        "relevance": torch.stack([one.relevance for one in found]),
+        "probabilities": torch.stack([one.probabilities for one in found]),
+        "distance": torch.stack([one.distance for one in found]).mean(dim=0),
+        "filters": filters,
+    }
+    if similarity is not None:
+        arrays["similarity"] = similarity
+    content: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+    content |= {"names": np.array(subjects.names), "class_names": np.array(class_names)}
+    np.savez_compressed(path, **content)
+
+
+def _example(
+    subjects: Subjects, number: int, found: Findings, class_names: Sequence[str]
+) -> Example:
+    top = found.probabilities.topk(min(5, len(class_names)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    label = int(subjects.labels[number])
+    return Example(
+        name=subjects.names[number],
+        image=(found.shown * 255).round().byte(),
+        maps=found.attention,
+        rollout=found.flow,
+        probabilities=[(class_names[i], p) for i, p in pairs],
+        label=None if label < 0 else class_names[label],
+        relevance=found.relevant,
+    )
+
+
+def facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
+    """About the model, for the page."""
+    height, width = model.img_size
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "Image": f"{height}x{width} pixels",
+        "Patches": f"{model.grid_size[0]}x{model.grid_size[1]} "
+        f"of {model.patch_embed.patch_size} pixels",
+        "Blocks": str(len(model.blocks)),
+        "Width": str(model.patch_embed.proj.out_channels),
+        "Parameters": f"{count:,}",
+        "Classes": str(len(class_names)),
+    }
+
+
+def of_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
+    """Similarity of the positions, None where there are none, and the principal filters."""
+    weight = model.patch_embed.proj.weight.detach().cpu()
+    if model.pos_embed is None:
+        return None, principal_filters(weight)
+    table = model.pos_embed.detach().cpu()
+    prefix = table.shape[1] - model.grid_size[0] * model.grid_size[1]
+    similarity = position_similarity(table, grid=model.grid_size, prefix=prefix)
+    return similarity, principal_filters(weight)
+
+
+def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
+    """What the pooled tokens attend to, by block and head: ``(n, L, h, rows, cols)``."""
+    place: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
+    return torch.stack([patch_map(one.attention, **place, pool=model.global_pool) for one in found])
+
+
+def draw(
+    model: ViT,
+    found: list[Findings],
+    class_names: Sequence[str],
+    distance: Tensor,
+    similarity: Tensor | None,
+    filters: Tensor,
+) -> Iterator[tuple[str, Any]]:
+    """Names of files, and figures."""
+    maps = {
+        "last block": torch.stack([one.cls_map for one in found]),
+        "rollout": torch.stack([one.rollout for one in found]),
+        "for its class": torch.stack([one.relevance for one in found]),
+    }
+    shown = torch.stack([one.shown for one in found])
+    probabilities = torch.stack([one.probabilities for one in found])
+    yield (
+        "overview.png",
+        figures.attention_overview(
+            shown, maps, probabilities=probabilities, class_names=class_names
+        ),
+    )
+    heads = rows_of_interest(model, found[:1])[0, -1]
+    last = len(model.blocks) - 1
+    yield "heads.png", figures.attention_heads(shown[0], heads, block=last)
+    yield "distance.png", figures.attention_distance(distance, uniform=uniform_distance(model))
+    if similarity is not None:
+        yield "positions.png", figures.position_grid(similarity)
+    yield "filters.png", figures.embedding_filters(filters)
+
+
+def uniform_distance(model: ViT) -> float:
+    """The mean attention distance of attention that is the same everywhere, in pixels."""
+    tokens = model.num_prefix_tokens + model.grid_size[0] * model.grid_size[1]
+    maps = torch.full((1, 1, 1, tokens, tokens), 1 / tokens)
+    return mean_attention_distance(
+        maps,
+        grid=model.grid_size,
+        patch_size=model.patch_embed.patch_size,
+        prefix=model.num_prefix_tokens,
+    ).item()

@@ -1,0 +1,132 @@
+"""What a training leaves behind to look at: history.csv, history.png, pictures in TensorBoard.
+
+scores of each epoch -> a row, a figure; a few validation images -> rollout, positions, filters
+"""
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from vitlit import figures
+from vitlit.errors import InputError
+from vitlit.explain import balanced_sample, of_weights, study
+from vitlit.images import Preprocess
+
+COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5", "val/loss", "val/acc", "val/acc5")
+
+
+class History(Callback):
+    """Keeps history.csv and history.png, a row and a point for each epoch, in the run's folder.
+
+    The scores of an epoch are complete when the next one starts, or the training ends.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._validated = False  # whether the scores of validation are of this epoch
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._add(trainer, trainer.current_epoch - 1)
+        self._validated = False
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._add(trainer, trainer.current_epoch - 1)
+        self._draw(trainer)
+
+    @rank_zero_only
+    def _add(self, trainer: pl.Trainer, epoch: int) -> None:
+        scores = self._scores(trainer)
+        is_new = not self.rows or self.rows[-1]["epoch"] < epoch
+        if "train/acc" not in scores or trainer.log_dir is None or not is_new:
+            return
+        self.rows.append({"epoch": epoch, "step": trainer.global_step, **scores})
+        path = Path(trainer.log_dir) / "history.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            names = ["epoch", "step", *(name for name in COLUMNS if name in self._known())]
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _scores(self, trainer: pl.Trainer) -> dict[str, float]:
+        found = trainer.callback_metrics
+        names = [name for name in COLUMNS if name in found]
+        return {
+            name: float(found[name])
+            for name in names
+            if self._validated or not name.startswith("val/")
+        }
+
+    def _known(self) -> set[str]:
+        return {name for row in self.rows for name in row}
+
+    @rank_zero_only
+    def _draw(self, trainer: pl.Trainer) -> None:
+        if not self.rows or trainer.log_dir is None:
+            return
+        points = {
+            name: [(row["epoch"], row[name]) for row in self.rows if name in row]
+            for name in COLUMNS
+        }
+        figures.training_history(points).savefig(Path(trainer.log_dir) / "history.png")
+
+
+class AttentionPictures(Callback):
+    """Puts pictures of what the model looks at into TensorBoard, every so many epochs.
+
+    The same validation images each time: rollout, and of the weights the position similarity and
+    the principal filters. The first time says how long it took.
+
+    Args:
+        every_n_epochs: Epochs between two sets of pictures.
+        count: Images of the validation split, the classes taking turns.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
+        if every_n_epochs < 1 or count < 1:
+            raise InputError(f"every_n_epochs {every_n_epochs} and count {count} must be 1 or more")
+        self.every_n_epochs, self.count = every_n_epochs, count
+        self._told = False
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        writer: Any = getattr(trainer.logger, "experiment", None)
+        if (trainer.current_epoch + 1) % self.every_n_epochs or not hasattr(writer, "add_image"):
+            return
+        start = time.monotonic()
+        for name, picture in self._pictures(trainer.datamodule, pl_module):  # type: ignore[attr-defined]
+            writer.add_image(f"attention/{name}", picture, trainer.current_epoch, dataformats="HWC")
+        if not self._told:
+            self._told = True
+            rank_zero_info(
+                f"pictures of attention took {time.monotonic() - start:.1f} s; "
+                f"they come every {self.every_n_epochs} epochs"
+            )
+
+    def _pictures(self, data: Any, module: Any) -> list[tuple[str, Any]]:
+        split, preprocess = data.splits["val"], data.preprocess
+        assert isinstance(preprocess, Preprocess)
+        places = balanced_sample(split, self.count)
+        pixels = split.images.gather(split.members[places])
+        with torch.autocast(module.device.type, enabled=False):
+            found = [study(module.vit, one, preprocess, "mean") for one in pixels]
+        overview = figures.attention_overview(
+            torch.stack([one.shown for one in found]),
+            {"rollout": torch.stack([one.rollout for one in found])},
+            probabilities=torch.stack([one.probabilities for one in found]),
+            class_names=module.class_names,
+        )
+        similarity, filters = of_weights(module.vit)
+        drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]
+        if similarity is not None:
+            drawn.append(("positions", figures.position_grid(similarity)))
+        return [(name, figures.to_array(figure)) for name, figure in drawn]

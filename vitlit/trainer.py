@@ -1,0 +1,78 @@
+"""Lightning's Trainer with the commands that it lacks; their arguments become options."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from vitlit import checkpointing
+from vitlit.callbacks import free_name
+from vitlit.classifier import Classifier
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.explain import Subjects, balanced_sample, check_count, explain
+from vitlit.interpret import Fusion
+
+EXPLANATION = "explanation"
+
+
+class Trainer(pl.Trainer):
+    """``fit``, ``validate``, ``test`` and ``predict`` are Lightning's."""
+
+    def explain(
+        self,
+        model: Classifier,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        out: str | None = None,
+        count: int = 8,
+        fusion: Fusion = "mean",
+    ) -> Path:
+        """Draw what the model looks at: figures, arrays and a page, in a folder.
+
+        Args:
+            model: The model.
+            datamodule: The images: those of --data.images, else some of the validation split.
+            ckpt_path: Checkpoint whose weights are explained.
+            out: Folder to make; explanation by default, or explanation-2 and so on.
+            count: Images of the validation split, the classes taking turns.
+            fusion: How rollout joins the heads of a block: mean, max or min.
+
+        Returns the folder.
+        """
+        if ckpt_path is not None:
+            model.load_state_dict(checkpointing.read(Path(ckpt_path))["state_dict"])
+        subjects = _subjects(datamodule, count)
+        folder = _make_folder(out)
+        vit = model.vit.to(self.strategy.root_device)
+        explain(vit, subjects, datamodule.preprocess, model.class_names, folder, fusion=fusion)
+        return folder
+
+
+def _subjects(data: ImageData, count: int) -> Subjects:
+    """What is to be explained; refused before anything is read if it is too much."""
+    if data.image_paths is not None:
+        data.setup("predict")
+        split = data.splits["predict"]
+        check_count(len(split))
+        members, names = split.members, data.files
+    else:
+        check_count(count)
+        data.prepare_data()
+        data.setup("validate")
+        split = data.splits["val"]
+        places = balanced_sample(split, count)
+        members = split.members[places]
+        names = [f"{data.dataset} val {place}" for place in places]
+    return Subjects(names, split.images.gather(members), split.images.labels[members])
+
+
+def _make_folder(out: str | None) -> Path:
+    folder = Path(out) if out else free_name(Path(EXPLANATION))
+    if folder.exists():
+        raise InputError(f"{folder} exists; give --out another name, or remove it")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder
