@@ -169,6 +169,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the 25 costliest functions")
     args = parser.parse_args()
     measure.check(args, parser)
+    if args.block < 1:
+        parser.error(f"--block {args.block} is not positive")
     if args.quick:
         args.rounds, args.warmup, args.block = 3, 1, 50
     if args.profile:

@@ -124,6 +124,10 @@ def parser(doc: str, *, rounds: int, warmup: int = 1) -> argparse.ArgumentParser
 def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if min(args.threads, args.rounds, args.warmup + 1) < 1:
         parser.error("--threads and --rounds must be 1 or more, --warmup 0 or more")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; leave out --device")
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: there is no such folder")
     if args.quick and args.write:
         parser.error("--quick is too short to keep; leave out --quick or --write")
     torch.set_num_threads(args.threads)

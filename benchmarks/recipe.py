@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitlit import load
 from vitlit.datasets import SOURCES
+from vitlit.errors import InputError
 from vitlit.shipped import find_config
 
 SLACK = 0.003  # a spread below this half is not believed
@@ -162,8 +163,8 @@ def table(runs: dict[str, Run]) -> str:
         cells += [str(run.epochs), f"{run.speed:,.0f}", f"{run.petaflops:.3g}"]
         lines.append(measure.row(cells))
     scores = [run.last for run in runs.values()]
-    spread = stdev(scores) if len(scores) > 1 else 0.0
-    lines += ["", f"last epoch: {mean(scores):.4f} +- {spread:.4f} ({len(scores)} runs)"]
+    spread = f" +- {stdev(scores):.4f} ({len(scores)} runs)" if len(scores) > 1 else " (1 run)"
+    lines += ["", f"last epoch: {mean(scores):.4f}{spread}"]
     return "\n".join(lines) + "\n"
 
 
@@ -193,27 +194,47 @@ def write_section(path: Path, title: str, text: str) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        epilog="Other options, such as --model.depth 6, go to `vitlit fit`.",
+    )
     parser.add_argument("config", help="name of a shipped recipe, or a path")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--folder", action="store_true", help="DIR/train/CLASS, DIR/test/CLASS")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split-seeds", type=int, nargs="+", help="vary these in place of seeds")
     parser.add_argument("--budget-minutes", type=float, help="as many epochs as fit, each seed")
-    parser.add_argument("--verify", action="store_true", help="pass or fail; exit status 0 or 1")
+    parser.add_argument("--verify", action="store_true", help="pass or fail: exit status 0 or 1")
     parser.add_argument("--quick", action="store_true", help="one seed, two epochs: does it run?")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the runs, in a new folder")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--write", action="store_true", help="into recipe.md")
     known, rest = parser.parse_known_args()
     known.rest = [word for word in rest if word != "--"]
+    _check(parser, known)
+    return known
+
+
+def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
+    """Refuse what could only fail after a training."""
+    try:
+        content = yaml.safe_load(find_config(known.config).read_text())
+    except InputError as error:
+        parser.error(str(error))
+    if "dataset" not in content.get("data", {}):
+        parser.error(f"{known.config} is no recipe: it names no data set")
+    if known.verify and expected(known.config) is None:
+        parser.error(f"{known.config} says: not measured; there is nothing to verify")
+    if known.budget_minutes is not None and known.budget_minutes <= 0:
+        parser.error(f"--budget-minutes {known.budget_minutes} is not positive")
+    if known.json and not known.json.absolute().parent.is_dir():
+        parser.error(f"--json {known.json}: there is no such folder")
     if known.folder and known.data_dir is None:
         parser.error("--folder needs --data-dir")
     if known.keep and known.keep.exists():
         parser.error(f"{known.keep} exists; give --keep another name")
     if known.quick and (known.write or known.verify):
         parser.error("--quick is too short to keep; leave it out, or --write and --verify")
-    return known
 
 
 def main() -> None:

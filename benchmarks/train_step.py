@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="too; on on CUDA")
     args = parser.parse_args()
     measure.check(args, parser)
+    if args.batch is not None and args.batch < 1:
+        parser.error(f"--batch {args.batch} is not positive")
     if args.dtype is None:
         has_units = args.device == "cuda" or HAS_BF16_UNITS
         args.dtype = list(DTYPES) if has_units else ["fp32"]
