@@ -105,8 +105,8 @@ def attention_heads(image: Tensor, maps: Tensor, *, block: int) -> Figure:
     block: its number, for the title.
     """
     count = 1 + len(maps)
-    across = min(count, 4 if count <= 8 else 7)
-    down = ceil(count / across)
+    down = ceil(count / 7)
+    across = ceil(count / down)
     panel = (WIDTH - 1) / across  # an inch for the colour bar
     figure = _figure(down * (panel * image.shape[1] / image.shape[2] + 0.2) + 0.3)
     figure.suptitle(f"attention of the heads of block {block}", fontsize=SMALL)
