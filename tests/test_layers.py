@@ -12,12 +12,15 @@ import vitlit
 FOLDER = Path(vitlit.__file__).parent
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
 LAYERS = [
-    {"__init__", "errors", "patches", "positions", "seeding", "optim", "images", "shipped"},
-    {"augment", "operations", "policies", "attention", "sampler", "mixing"},
+    {"__init__", "errors", "patches", "positions", "seeding", "optim", "images", "shipped"}
+    | {"metrics"},
+    {"augment", "operations", "policies", "attention", "sampler", "mixing", "embedding"},
     {"transform"},
     {"readers", "cache", "datasets"},
     {"vit", "splits", "datamodule"},
-    {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"},
+    {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
+    | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
+    | {"export", "namings"},
     {"classifier"},
     {"callbacks", "history", "parser", "settings", "summary", "trainer"},
     {"cli"},

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler
 
 from vitlit.errors import InputError
-from vitlit.optim import parameter_groups, schedule_factor, warmup_constant, warmup_cosine
+from vitlit.optim import freeze, parameter_groups, schedule_factor, warmup_constant, warmup_cosine
 from vitlit.vit import ViT
 
 
@@ -132,3 +132,27 @@ def test_the_constant_schedule_equals_torchs_linear_warmup_without_a_known_end()
 def test_the_cosine_schedule_refuses_a_run_without_an_end() -> None:
     with pytest.raises(InputError, match=r"cosine.*--trainer\.max_epochs or --trainer\.max_steps"):
         schedule_factor("cosine", total=math.inf, warmup=8, floor=0.0)
+
+
+def test_each_layer_has_its_share_of_the_rate_of_the_one_above(model: ViT) -> None:
+    outer = nn.ModuleDict({"vit": model})
+    groups = parameter_groups(
+        outer, weight_decay=0.1, decay="matrices", lr=2.0, layer_decay=0.5, depth=1
+    )
+    rates = {name: group["lr"] for group in groups for name in names_in(outer, group["params"])}
+    expected = {"patch_embed": 0.5, "cls_token": 0.5, "pos_embed": 0.5, "blocks": 1.0}
+    expected |= {"norm": 2.0, "head": 2.0}
+    assert rates == {name: expected[name.split(".")[1]] for name in rates}
+    assert len(rates) == len(list(outer.parameters()))
+    assert groups[-1]["lr"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("blocks", "trained"),
+    [(0, {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "head"}),
+     (1, {"norm", "head"}), (-1, {"head"})],
+)  # fmt: skip
+def test_freezing_spares_what_is_above(model: ViT, blocks: int, trained: set[str]) -> None:
+    freeze(model, blocks, depth=1)
+    left = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert left == trained

@@ -12,18 +12,19 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
 
+from vitlit.adaptation import adapt, forget_other_classes
 from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.optim import parameter_groups, schedule_factor
+from vitlit.metrics import IGNORED, score_metrics
+from vitlit.optim import freeze, parameter_groups, schedule_factor
+from vitlit.pretrained import load_weights
 from vitlit.sampler import Batch
 from vitlit.seeding import seed_dropout
 from vitlit.vit import ViT
 
 COMPILER = "inductor"
 COUNTED_TOGETHER = 20  # training batches: a dozen small operations cost less once than each time
-IGNORED = -1  # label of rows that do not count
 
 
 class Classifier(pl.LightningModule):
@@ -37,9 +38,17 @@ class Classifier(pl.LightningModule):
         decay: matrices spares biases, norms, positions and the class token; all spares none.
         schedule: cosine falls to min_lr at the end of training; constant stays at lr.
         warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
+        warmup_steps: Warmup in optimiser steps, in place of warmup_epochs.
         warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
         min_lr: Learning rate at the end of a cosine.
         label_smoothing: Share of the target spread over all classes, in the training loss.
+        layer_decay: Learning rate of a layer in units of that of the layer above it, such as 0.75;
+            1 trains all layers alike.
+        freeze_blocks: The first blocks that are not trained, nor what is before them; -1 trains
+            the head alone.
+        pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
+            Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, call
+            load_pretrained.
         compile: Compile the model for training with torch.compile; the first step then takes
             up to some minutes.
         class_names: Names in the order of the labels, from the data.
@@ -55,9 +64,13 @@ class Classifier(pl.LightningModule):
         decay: Literal["matrices", "all"] = "matrices",
         schedule: Literal["cosine", "constant"] = "cosine",
         warmup_epochs: float = 0.0,
+        warmup_steps: int = 0,
         warmup_fraction: float = 0.0,
         min_lr: float = 0.0,
         label_smoothing: float = 0.0,
+        layer_decay: float = 1.0,
+        freeze_blocks: int = 0,
+        pretrained: str | None = None,
         compile: bool = False,
         class_names: list[str] | None = None,
         **vit: Any,
@@ -65,13 +78,14 @@ class Classifier(pl.LightningModule):
         super().__init__()
         if not (0 < lr < math.inf and 0 <= min_lr <= lr):
             raise InputError(f"lr {lr} must be positive and min_lr {min_lr} between 0 and lr")
-        check_at_least("model", 0, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
+        check_at_least("model", 0, weight_decay=weight_decay)
+        check_at_least("model", 0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
         check_below_one("model", label_smoothing=label_smoothing, momentum=momentum)
         check_below_one("model", warmup_fraction=warmup_fraction)
-        if warmup_epochs and warmup_fraction:
+        if sum(map(bool, (warmup_epochs, warmup_steps, warmup_fraction))) > 1:
             raise InputError(
-                f"warmup_epochs {warmup_epochs} and warmup_fraction {warmup_fraction} "
-                f"exclude each other; set one to 0"
+                f"warmup_epochs {warmup_epochs}, warmup_steps {warmup_steps} and warmup_fraction "
+                f"{warmup_fraction} exclude each other; set all but one to 0"
             )
         self.save_hyperparameters()
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
@@ -81,8 +95,15 @@ class Classifier(pl.LightningModule):
                 f"{len(self.class_names)} class names for {self.num_classes} classes; "
                 f"they must agree"
             )
-        self.val_metrics = _metrics(self.num_classes)
-        self.test_metrics = _metrics(self.num_classes)
+        depth = len(self.vit.blocks)
+        if not 0 < layer_decay <= 1 or not -1 <= freeze_blocks <= depth:
+            raise InputError(
+                f"layer_decay {layer_decay} must be above 0 and at most 1, and freeze_blocks "
+                f"{freeze_blocks} from -1 to the {depth} blocks of the model"
+            )
+        freeze(self.vit, freeze_blocks, depth)
+        self.val_metrics = score_metrics(self.num_classes)
+        self.test_metrics = score_metrics(self.num_classes)
         self._train_sums = torch.zeros(4)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, targets
         self._compiling = False
@@ -103,6 +124,14 @@ class Classifier(pl.LightningModule):
         # compiled for training alone: the last batch of an evaluation would compile another time
         vit = self.vit if self.training else self.vit.forward
         return vit(x.to(self.dtype))  # the data are float32, the model may be another
+
+    def load_pretrained(self) -> None:
+        """Start from the weights that ``pretrained`` names, made to fit; say what was changed."""
+        weights = load_weights(self.hparams["pretrained"])
+        state, notes = adapt(forget_other_classes(weights, self.class_names), self.vit)
+        self.vit.load_state_dict(state)
+        for note in [*weights.notes, *notes]:
+            rank_zero_info(f"weights: {note}")
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["compile"]:
@@ -131,7 +160,8 @@ class Classifier(pl.LightningModule):
         if len(self._waiting) == COUNTED_TOGETHER:
             self._count()
         if self._is_logging_step(batch_idx):
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            groups = self.trainer.optimizers[0].param_groups
+            self.log("lr", groups[-1]["lr"])  # the head's, where layers differ
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -161,7 +191,14 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
-        groups = parameter_groups(self, weight_decay=hp["weight_decay"], decay=hp["decay"])
+        groups = parameter_groups(
+            self,
+            weight_decay=hp["weight_decay"],
+            decay=hp["decay"],
+            lr=hp["lr"],
+            layer_decay=hp["layer_decay"],
+            depth=len(self.vit.blocks),
+        )
         fused = self._has_fused_step or None
         optimizer: torch.optim.Optimizer
         match hp["optimizer"]:
@@ -215,7 +252,7 @@ class Classifier(pl.LightningModule):
                 )
             return round(self.hparams["warmup_fraction"] * total)
         if not self.hparams["warmup_epochs"]:
-            return 0
+            return self.hparams["warmup_steps"]
         self.trainer.fit_loop.setup_data()  # not done yet where max_steps ends the run
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
@@ -255,21 +292,3 @@ class Classifier(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, num_classes)`` in float32."""
         return self(batch.x).float().softmax(dim=1)
-
-
-def _metrics(num_classes: int) -> MetricCollection:
-    """Loss, top-1 and, where it says something, top-5 accuracy: over samples, not classes."""
-    options: dict[str, Any] = {
-        "num_classes": num_classes,
-        "average": "micro",
-        "ignore_index": IGNORED,
-        "validate_args": False,
-    }
-    metrics: dict[str, Metric | MetricCollection] = {
-        "loss": MeanMetric(),
-        "count": SumMetric(),
-        "acc": MulticlassAccuracy(**options),
-    }
-    if num_classes > 5:
-        metrics["acc5"] = MulticlassAccuracy(top_k=5, **options)
-    return MetricCollection(metrics, compute_groups=False)

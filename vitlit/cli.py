@@ -26,16 +26,19 @@ from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.history import AttentionPictures, History
 from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
+from vitlit.pretrained import load_weights
 from vitlit.settings import (
     check_against_checkpoint,
+    check_against_weights,
     check_average,
     check_early_stopping,
     check_ema,
     check_off_last,
     check_trainer,
+    starting_points,
     training_precision,
 )
-from vitlit.summary import explain_lines, fit_lines, score_lines
+from vitlit.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.trainer import Trainer
 
 
@@ -129,13 +132,18 @@ class VitCLI(LightningCLI):
         command = first["subcommand"]
         given = first[command]["ckpt_path"]
         path = checkpointing.resolve(given) if given else None
+        source = first[command]["model"]["pretrained"]
         if path is not None:
             content = checkpointing.read(path)
             saved = content[checkpointing.MODEL]
-            self._take_defaults(command, first[command], content)
+            self._set_defaults(command, first[command], saved, content[checkpointing.DATA])
+        elif source:
+            weights = load_weights(source)
+            self._set_defaults(command, first[command], *starting_points(weights, first, command))
         elif command != "fit" and quiet == args:
             raise InputError(
-                f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last"
+                f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last; or "
+                f"--model.pretrained: published weights"
             )
         self.config = parser.parse_args(args)
         self.config[command]["ckpt_path"] = None if path is None else str(path)
@@ -143,10 +151,14 @@ class VitCLI(LightningCLI):
             check_against_checkpoint(self.config[command]["model"], saved, path, command)
             if command == "fit":
                 check_average(self.config[command]["ema"], content, path)
+        elif source:
+            check_against_weights(self.config[command]["model"], weights.arguments, source)
 
-    def _take_defaults(self, command: str, known: Any, content: dict[str, Any]) -> None:
-        for group, key in (("model", checkpointing.MODEL), ("data", checkpointing.DATA)):
-            values = {f"{group}.{name}": value for name, value in content[key].items()}
+    def _set_defaults(
+        self, command: str, known: Any, model: dict[str, Any], data: dict[str, Any]
+    ) -> None:
+        for group, content in (("model", model), ("data", data)):
+            values = {f"{group}.{name}": value for name, value in content.items()}
             self._subcommand_parsers[command].set_defaults(
                 {
                     name: value
@@ -173,6 +185,11 @@ class VitCLI(LightningCLI):
             )
         if self.subcommand != "fit" or settings["logger"] is False:
             self.save_config_callback = None
+
+    def after_instantiate_classes(self) -> None:
+        settings = self.config[self.subcommand]
+        if settings["ckpt_path"] is None and settings["model"]["pretrained"]:
+            self.model.load_pretrained()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -234,8 +251,9 @@ class VitCLI(LightningCLI):
 
     def after_test(self, split: str | None = None) -> None:
         split = split or self.datamodule.split
-        path = self.config[self.subcommand]["ckpt_path"]
-        self._print(*score_lines(self.trainer, split, self.model.scored, path))
+        settings = self.config[self.subcommand]
+        weights = weights_option(settings["ckpt_path"], settings["model"]["pretrained"])
+        self._print(*score_lines(self.trainer, split, self.model.scored, weights))
 
     def after_validate(self) -> None:
         self.after_test("val")

@@ -8,28 +8,63 @@ from torch import nn
 
 from vitlit.errors import InputError
 
-NOT_MATRICES = ("pos_embed", "cls_token")  # two axes or more, but a table and a vector
+NOT_MATRICES = ("pos_embed", "cls_token", "reg_token")  # two axes or more, but tables, a vector
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer that a parameter of a ViT belongs to, as BEiT counts them (Bao et al., 2022).
+
+    0 holds the patch embedding, the positions and the tokens, i+1 block i, and depth+1 the last
+    norm and the head. name: as in the model's state, perhaps with a prefix.
+    """
+    parts = name.split(".")
+    if "blocks" in parts:
+        return int(parts[parts.index("blocks") + 1]) + 1
+    is_first = "patch_embed" in parts or parts[-1] in NOT_MATRICES
+    return 0 if is_first else depth + 1
+
+
+def freeze(module: nn.Module, blocks: int, depth: int) -> None:
+    """Keep the embedding and the first ``blocks`` blocks as they are; -1 all but the head."""
+    for name, parameter in module.named_parameters():
+        if blocks == -1:
+            parameter.requires_grad_("head" in name.split("."))
+        elif blocks > 0:
+            parameter.requires_grad_(layer_of(name, depth) > blocks)
 
 
 def parameter_groups(
-    module: nn.Module, *, weight_decay: float, decay: Literal["matrices", "all"]
+    module: nn.Module,
+    *,
+    weight_decay: float,
+    decay: Literal["matrices", "all"],
+    lr: float = 1e-3,
+    layer_decay: float = 1.0,
+    depth: int = 0,
 ) -> list[dict[str, Any]]:
-    """One group that decays and one that does not; an empty group is left out.
+    """Groups by learning rate and weight decay, the first layer first; frozen ones are left out.
 
-    decay: ``matrices`` spares biases, norms, positions and the class token; ``all`` spares none.
+    decay: ``matrices`` spares biases, norms, positions and the tokens; ``all`` spares none.
+    layer_decay: each layer below the head has this much of the rate of the one above it; ``depth``
+    is the number of blocks. The last groups have the rate ``lr``.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         is_matrix = parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_MATRICES
-        (decayed if decay == "all" or is_matrix else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        layer = layer_of(name, depth) if layer_decay != 1.0 else depth + 1
+        found.setdefault((layer, decay == "all" or is_matrix), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr": lr * layer_decay ** (depth + 1 - layer),
+        }
+        for (layer, decays), parameters in sorted(
+            found.items(), key=lambda item: (item[0][0], not item[0][1])
+        )
     ]
-    return [group for group in groups if group["params"]]
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, floor: float) -> float:

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from vitlit.attention import HAS_BF16_UNITS
+from vitlit.datasets import find_class_names
 from vitlit.errors import InputError
+from vitlit.pretrained import Weights
 from vitlit.vit import ViT
 
+FIXED = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # of weights
 RATES = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
 
@@ -28,6 +31,43 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
                 f"model.{name} {model[name]} contradicts {path}, which has {saved[name]}; "
                 f"leave out --model.{name}"
             )
+
+
+def check_against_weights(model: Any, arguments: dict[str, Any], source: str) -> None:
+    """Weights can be made to fit other sizes and classes, but not another width or depth."""
+    for name in FIXED:
+        if model[name] != arguments[name]:
+            raise InputError(
+                f"model.{name} {model[name]} contradicts {source}, which has {arguments[name]}; "
+                f"leave out --model.{name}"
+            )
+
+
+def starting_points(
+    weights: Weights, first: Any, command: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Defaults of model and data that follow from weights to start from, or to use as they are.
+
+    first: all settings as they would be without the weights. In ``fit`` the data decide classes
+    and channels, elsewhere the weights do.
+    """
+    arguments = weights.arguments
+    data: dict[str, Any] = {"img_size": arguments["img_size"]}
+    if weights.mean is not None and not first[command]["data"]["invert"]:
+        data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
+    if command == "fit":
+        return arguments, data
+    if not arguments["num_classes"]:
+        raise InputError(
+            f"{first[command]['model']['pretrained']} has no head, so it names no classes; "
+            f"fine-tune it with `vitlit fit --config finetune.yaml`"
+        )
+    names = weights.class_names
+    if names is None and arguments["num_classes"] == 1000:
+        names = find_class_names("imagenet", Path())
+    names = names or [str(label) for label in range(arguments["num_classes"])]
+    data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
+    return arguments, data
 
 
 def training_precision(accelerator: str) -> str:

@@ -35,16 +35,25 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
     return lines
 
 
-def score_lines(trainer: pl.Trainer, split: str, count: int, checkpoint: str) -> list[str]:
-    """After ``test`` and ``validate``: scores, the number of images, and how to predict."""
+def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
+    """The option that names the weights in use."""
+    if checkpoint is None:
+        return f"--model.pretrained {pretrained}"
+    return f"--ckpt_path {relative(checkpoint)}"
+
+
+def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> list[str]:
+    """After ``test`` and ``validate``: scores, the number of images, and how to predict.
+
+    weights: the option that named them.
+    """
     names = (f"{split}/acc", f"{split}/acc5", f"{split}/loss")
     metrics = trainer.callback_metrics
     shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
     return [
         f"reached     {shown}  ({count} images)",
-        f"checkpoint  {relative(checkpoint)}",
-        f"next        vitlit predict --ckpt_path {relative(checkpoint)} "
-        f"--data.images FILES_OR_FOLDERS",
+        f"weights     {weights.partition(' ')[2]}",
+        f"next        vitlit predict {weights} --data.images FILES_OR_FOLDERS",
     ]
 
 

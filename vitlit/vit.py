@@ -12,48 +12,23 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from vitlit.attention import Attention
+from vitlit.embedding import PatchEmbed, PatchEmbedName
 from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.patches import grid_size, pair, patchify
+from vitlit.patches import grid_size, pair
 from vitlit.positions import sincos1d, sincos2d
 
-NORM_EPS = 1e-6  # of every LayerNorm, as in the paper's code and in timm
-
-PatchEmbedName = Literal["linear", "conv"]
+ActName = Literal["gelu", "gelu_tanh"]
 PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "none"]
 PoolName = Literal["token", "avg"]
-
-
-class PatchEmbed(nn.Module):
-    """Project each patch to a token; images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``.
-
-    Both kinds hold ``proj.weight`` as ``(D, C, P, P)`` and compute the same function. They differ
-    in how they compute it from images (flattened patches times a matrix, or a strided
-    convolution) and in their initial values: see :func:`init_weights`.
-    """
-
-    def __init__(
-        self, *, kind: PatchEmbedName, patch_size: int, in_chans: int, embed_dim: int
-    ) -> None:
-        super().__init__()
-        self.kind = kind
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "conv" and x.ndim == 4:
-            return self.proj(x).flatten(2).transpose(1, 2)  # (B, N, D)
-        if x.ndim == 4:
-            x = patchify(x, self.patch_size)  # (B, N, C*P*P)
-        return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, N, D)
 
 
 class Mlp(nn.Module):
     """Two layers with a GELU between: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
 
-    def __init__(self, *, dim: int, hidden: int, drop: float = 0.0) -> None:
+    def __init__(self, *, dim: int, hidden: int, drop: float = 0.0, act: ActName = "gelu") -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
+        self.act = nn.GELU(approximate="tanh" if act == "gelu_tanh" else "none")
         self.drop = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden, dim)
 
@@ -61,22 +36,42 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
+class LayerScale(nn.Module):
+    """A learned factor per channel (Touvron et al., 2021): ``(B, N, D)`` -> ``(B, N, D)``."""
+
+    def __init__(self, dim: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init_value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """Pre-norm encoder block: tokens ``(B, N, D)`` -> ``(B, N, D)`` (paper, eq. 2 and 3)."""
 
     def __init__(
-        self, *, dim: int, hidden: int, drop_path: float, drop: float, attn: Attention
+        self,
+        *,
+        dim: int,
+        attn: Attention,
+        mlp: Mlp,
+        drop_path: float,
+        norm_eps: float,
+        init_values: float | None,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim=dim, hidden=hidden, drop=drop)
+        self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = mlp
+        self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class ViT(nn.Module):
@@ -95,8 +90,16 @@ class ViT(nn.Module):
         patch_embed: linear (flattened patches times a matrix) or conv (strided convolution).
         pos_embed: learn (a free table), sincos1d (the Transformer's fixed table), sincos2d
             (fixed, rows and columns apart) or none.
-        global_pool: token (a class token, as in the paper) or avg (mean of the patch tokens,
-            without a class token).
+        global_pool: token (a class token, as in the paper) or avg (mean of the patch tokens).
+        class_token: Whether there is a class token; unset, it goes with global_pool token.
+        reg_tokens: Register tokens after the class token (Darcet et al., 2024).
+        fc_norm: Whether the last norm follows the pooling; unset, it does with avg. Google's
+            code norms before it averages: false.
+        norm_eps: Epsilon of every LayerNorm: 1e-6 in the paper's code and timm, 1e-12 in
+            Hugging Face's.
+        act: gelu (exact, as timm and Hugging Face) or gelu_tanh (as the paper's code).
+        init_values: First value of LayerScale, a learned factor per channel after attention and
+            MLP; unset leaves it out.
         drop_rate: Dropout before the head.
         pos_drop_rate: Dropout on the embedded patches (embedding dropout).
         proj_drop_rate: Dropout after the attention projection and in the MLP.
@@ -119,6 +122,12 @@ class ViT(nn.Module):
         patch_embed: PatchEmbedName = "conv",
         pos_embed: PosEmbedName = "learn",
         global_pool: PoolName = "token",
+        class_token: bool | None = None,
+        reg_tokens: int = 0,
+        fc_norm: bool | None = None,
+        norm_eps: float = 1e-6,
+        act: ActName = "gelu",
+        init_values: float | None = None,
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
@@ -128,12 +137,14 @@ class ViT(nn.Module):
         super().__init__()
         hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
         check_at_least("model", 1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
-        check_at_least("model", 0, num_classes=num_classes)
+        check_at_least("model", 0, num_classes=num_classes, reg_tokens=reg_tokens)
+        check_below_one("model", norm_eps=norm_eps)
         if hidden < 1:
             raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
         _check_choice(PatchEmbedName, patch_embed=patch_embed)
         _check_choice(PosEmbedName, pos_embed=pos_embed)
         _check_choice(PoolName, global_pool=global_pool)
+        _check_choice(ActName, act=act)
         check_below_one(
             "model",
             drop_rate=drop_rate,
@@ -147,12 +158,11 @@ class ViT(nn.Module):
         self.grid_size = grid_size(self.img_size, patch_size)
         self.in_chans = in_chans
         self.global_pool = global_pool
-        self.num_prefix_tokens = 1 if global_pool == "token" else 0
+        is_token = global_pool == "token"
         self.patch_embed = PatchEmbed(
             kind=patch_embed, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim
         )
-        if self.num_prefix_tokens:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self._add_prefix(is_token if class_token is None else class_token, reg_tokens, embed_dim)
         self._add_positions(pos_embed, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
@@ -160,9 +170,6 @@ class ViT(nn.Module):
             *(
                 Block(
                     dim=embed_dim,
-                    hidden=hidden,
-                    drop_path=rate,
-                    drop=proj_drop_rate,
                     attn=Attention(
                         dim=embed_dim,
                         num_heads=num_heads,
@@ -170,17 +177,32 @@ class ViT(nn.Module):
                         attn_drop=attn_drop_rate,
                         proj_drop=proj_drop_rate,
                     ),
+                    mlp=Mlp(dim=embed_dim, hidden=hidden, drop=proj_drop_rate, act=act),
+                    drop_path=rate,
+                    norm_eps=norm_eps,
+                    init_values=init_values,
                 )
                 for rate in rates
             )
         )
-        # timm's keys: the norm comes before pooling a token (norm), after averaging (fc_norm)
-        norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.norm = norm if global_pool == "token" else nn.Identity()
-        self.fc_norm = norm if global_pool == "avg" else nn.Identity()
+        # timm's keys: norm before the pooling, fc_norm after it
+        norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        norms_after = not is_token if fc_norm is None else fc_norm
+        self.norm = nn.Identity() if norms_after else norm
+        self.fc_norm = norm if norms_after else nn.Identity()
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
+
+    def _add_prefix(self, class_token: bool, reg_tokens: int, dim: int) -> None:
+        """Set ``cls_token`` ``(1, 1, D)`` and ``reg_token`` ``(1, R, D)``, or None."""
+        if self.global_pool == "token" and not class_token:
+            raise InputError(
+                "class_token false leaves global_pool token nothing to read; give avg as well"
+            )
+        self.num_prefix_tokens = int(class_token) + reg_tokens
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, reg_tokens, dim)) if reg_tokens else None
 
     def _add_positions(self, kind: str, dim: int) -> None:
         """Set ``pos_embed`` ``(1, prefix+N, D)``: a parameter, a fixed buffer, or None.
@@ -205,20 +227,22 @@ class ViT(nn.Module):
         """Images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)`` -> tokens ``(B, prefix+N, D)``."""
         self._check_input(x)
         x = self.patch_embed(x)  # (B, N, D)
-        if self.num_prefix_tokens:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        if prefix:
+            x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         return self.pos_drop(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens ``(B, prefix+N, D)`` after the last block and, with a class token, the norm."""
+        """Tokens ``(B, prefix+N, D)`` after the last block and, without fc_norm, the norm."""
         return self.norm(self.blocks(self.embed(x)))
 
     def pool(self, tokens: Tensor) -> Tensor:
         """One feature vector ``(B, D)`` from the tokens of :meth:`forward_features`."""
-        pooled = tokens[:, 0] if self.global_pool == "token" else tokens.mean(dim=1)
-        return self.fc_norm(pooled)
+        if self.global_pool == "token":
+            return self.fc_norm(tokens[:, 0])
+        return self.fc_norm(tokens[:, self.num_prefix_tokens :].mean(dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.head_drop(self.pool(self.forward_features(x))))
@@ -247,7 +271,7 @@ def init_weights(model: ViT) -> None:
 
     * every matrix: Xavier uniform, queries, keys and values as three separate matrices;
     * every bias and the class token: 0; the head: all 0, so the first loss is log(num_classes);
-    * learned positions: normal with standard deviation 0.02;
+    * learned positions and registers: normal with standard deviation 0.02;
     * ``patch_embed=linear``: Xavier uniform on the flattened patch;
     * ``patch_embed=conv``: left as PyTorch initialises a Conv2d (Kaiming uniform, a = sqrt 5).
     """
@@ -264,5 +288,7 @@ def init_weights(model: ViT) -> None:
             nn.init.zeros_(model.patch_embed.proj.bias)
     if isinstance(model.pos_embed, nn.Parameter):
         nn.init.normal_(model.pos_embed, std=0.02)
+    if model.reg_token is not None:  # equal registers would stay equal
+        nn.init.normal_(model.reg_token, std=0.02)
     if isinstance(model.head, nn.Linear):
         nn.init.zeros_(model.head.weight)

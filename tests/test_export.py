@@ -1,0 +1,411 @@
+"""Exported models, loaded by the programs they are for: the logits must be the model's."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.export import FACTS_NAME, Exported, export
+from vitlit.images import Preprocess
+from vitlit.namings import GENERIC, SIZES, arguments_of
+from vitlit.pretrained import load_weights
+from vitlit.vit import ViT
+
+SMALL: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "num_classes": 3,
+    "embed_dim": 64,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_ratio": 1.5,
+}
+NAMES = ["Käse", "чай 茶", 'a "quoted" \\ name']
+FOR_BOTH = {
+    "plain": {},
+    "rectangular": {"img_size": [8, 12]},
+    "one channel": {"in_chans": 1},
+    "no qkv bias": {"qkv_bias": False},
+    "gelu_tanh": {"act": "gelu_tanh"},
+    "flattened patches": {"patch_embed": "linear"},
+    "four heads": {"num_heads": 4},
+    "sincos1d": {"pos_embed": "sincos1d"},
+    "sincos2d": {"pos_embed": "sincos2d"},
+    "no positions": {"pos_embed": "none"},
+    "odd ratio": {"embed_dim": 192, "num_heads": 3, "mlp_ratio": 100 / 192},
+    "dropout": {"drop_rate": 0.5, "proj_drop_rate": 0.5, "drop_path_rate": 0.5},
+    "norm after the pooling": {"fc_norm": True},
+}
+FOR_TIMM = {
+    "average pool": {"global_pool": "avg"},
+    "average pool beside a class token": {"global_pool": "avg", "class_token": True},
+    "norm before the average": {"global_pool": "avg", "fc_norm": False},
+    "registers": {"reg_tokens": 3},
+    "layer scale": {"init_values": 0.1},
+}
+ONLY_TIMM = {"global_pool": {"global_pool": "avg"}, "reg_tokens": {"reg_tokens": 2}}
+ONLY_TIMM |= {"init_values": {"init_values": 0.1}}
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
+def small_vit(**changes: Any) -> ViT:
+    """A model, as training leaves it, with no parameter at zero."""
+    model = ViT(**{**SMALL, **changes})
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def preprocess_of(model: ViT, **changes: Any) -> Preprocess:
+    size = model.img_size
+    mean, std = (0.4, 0.5, 0.6)[: model.in_chans], (0.2, 0.3, 0.25)[: model.in_chans]
+    usual = {"in_chans": model.in_chans, "source_size": size, "img_size": size}
+    return Preprocess(**{**usual, "mean": mean, "std": std, **changes})
+
+
+def exported(model: ViT, out: Path, **options: Any) -> Exported:
+    return export(model, preprocess_of(model), NAMES, out, **options)
+
+
+def images_for(model: ViT, count: int = 2) -> Tensor:
+    return torch.randn(count, model.in_chans, *model.img_size)
+
+
+@torch.no_grad()
+def assert_same_logits(got: Tensor, model: ViT, images: Tensor) -> None:
+    wanted = model.eval()(images)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
+
+
+def noise_photo(path: Path) -> Path:
+    """A photo with sides that scale without rounding, smooth enough for resamplers to agree."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((48, 24), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.mark.parametrize("changes", [*FOR_BOTH.values(), *FOR_TIMM.values()], ids=str)
+def test_timm_computes_the_same_logits(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = small_vit(**changes)
+    folder = exported(model, tmp_path / "out").folder
+    images = images_for(model)
+    with torch.no_grad():
+        got = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images)
+    assert_same_logits(got, model, images)
+
+
+def test_timm_knows_every_published_name() -> None:
+    names = [
+        f"vit_{name}_patch{patch}_{size}"
+        for name, published in SIZES.values()
+        for patch, size in published
+    ]
+    assert set(timm.list_models("vit_*")) >= {*names, GENERIC}
+
+
+def test_a_published_size_gets_its_name_in_timm(tmp_path: Path) -> None:
+    tiny = {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0}
+    model = ViT(img_size=224, patch_size=16, num_classes=3, **tiny)
+    folder = exported(model, tmp_path / "out").folder
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "vit_tiny_patch16_224"
+
+
+@pytest.mark.parametrize("size", [16, [8, 12]], ids=str)
+def test_timm_reads_photos_as_we_do(size: int | list[int], tmp_path: Path) -> None:
+    model = small_vit(img_size=size)
+    preprocess = preprocess_of(model)
+    folder = exported(model, tmp_path / "out").folder
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    photo = noise_photo(tmp_path / "photo.png")
+    with Image.open(photo) as image:
+        got = create_transform(**resolve_model_data_config(loaded))(image)
+    wanted = preprocess(preprocess.read(photo)[None])[0]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1.01 / 255 / 0.2)  # one level
+
+
+def test_timm_gets_the_class_names(tmp_path: Path) -> None:
+    folder = exported(small_vit(), tmp_path / "out").folder
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert loaded.pretrained_cfg["label_names"] == NAMES
+
+
+@pytest.mark.parametrize("changes", [*FOR_BOTH.values(), {"norm_eps": 1e-12}], ids=str)
+def test_transformers_computes_the_same_logits(changes: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = small_vit(**changes)
+    folder = exported(model, tmp_path / "out", naming="huggingface").folder
+    loaded, info = transformers.ViTForImageClassification.from_pretrained(
+        folder, output_loading_info=True
+    )
+    images = images_for(model)
+    with torch.no_grad():
+        assert_same_logits(loaded.eval()(images).logits, model, images)
+    assert not any(info.values()), info
+
+
+def test_transformers_gets_the_class_names(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = exported(small_vit(), tmp_path / "out", naming="huggingface").folder
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert config.id2label == dict(enumerate(NAMES))
+    assert config.label2id == {name: number for number, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transformers_reads_photos_as_we_do(channels: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = small_vit(in_chans=channels)
+    preprocess = preprocess_of(model)
+    folder = exported(model, tmp_path / "out", naming="huggingface").folder
+    photo = noise_photo(tmp_path / "photo.png")
+    with Image.open(photo) as image:
+        read = image.convert("L") if channels == 1 else image
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        got = processor(images=read, return_tensors="pt")["pixel_values"]
+    wanted = preprocess(preprocess.read(photo)[None])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1.01 / 255 / 0.2)  # one level
+
+
+@pytest.mark.parametrize("changes", [*FOR_BOTH.values(), *FOR_TIMM.values()], ids=str)
+def test_the_arguments_of_a_model_make_it_again(changes: dict[str, Any]) -> None:
+    model = small_vit(**changes).eval()
+    again = ViT(**arguments_of(model)).eval()
+    again.load_state_dict(model.state_dict())
+    images = images_for(model)
+    torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["learn", "sincos1d", "sincos2d", "none"])
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_the_kind_of_positions_is_found_in_a_model(kind: str, pool: str) -> None:
+    assert arguments_of(small_vit(pos_embed=kind, global_pool=pool))["pos_embed"] == kind
+
+
+def test_we_load_our_own_export_with_all_it_tells(tmp_path: Path) -> None:
+    model = small_vit(reg_tokens=1, pos_embed="sincos2d")
+    weights = load_weights(exported(model, tmp_path / "out").folder)
+    assert (weights.arguments, weights.class_names) == (arguments_of(model), NAMES)
+    assert (weights.mean, weights.std, weights.notes) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), [])
+    assert all(torch.equal(weights.state[name], v) for name, v in model.state_dict().items())
+
+
+def test_an_exported_model_takes_pixels_that_ours_inverts(tmp_path: Path) -> None:
+    model = small_vit().eval()
+    preprocess = preprocess_of(model, invert=True)
+    weights = load_weights(export(model, preprocess, NAMES, tmp_path / "out").folder)
+    assert weights.mean is not None
+    assert weights.std is not None
+    loaded = ViT(**weights.arguments).eval()
+    loaded.load_state_dict(weights.state)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    mean, std = (torch.tensor(row).view(3, 1, 1) for row in (weights.mean, weights.std))
+    torch.testing.assert_close(loaded((pixels / 255 - mean) / std), model(preprocess(pixels)))
+
+
+def test_exporting_leaves_the_weights_of_an_inverting_model_alone(tmp_path: Path) -> None:
+    model = small_vit()
+    before = model.patch_embed.proj.weight.detach().clone()
+    export(model, preprocess_of(model, invert=True), NAMES, tmp_path / "out")
+    assert torch.equal(model.patch_embed.proj.weight, before)
+
+
+def test_transformers_is_told_by_the_file_that_it_is_of_pytorch(tmp_path: Path) -> None:
+    folder = exported(small_vit(), tmp_path / "out", naming="huggingface").folder
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"patch_embed": "linear", "global_pool": "avg"}], ids=str)
+def test_a_pt2_program_computes_the_same_logits(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = small_vit(**changes)
+    file = exported(model, tmp_path / "out", format="pt2").folder / "model.pt2"
+    program = torch.export.load(file).module()
+    for count in (1, 5):
+        images = images_for(model, count)
+        assert_same_logits(program(images), model, images)
+
+
+def test_a_pt2_program_holds_what_its_users_must_know(tmp_path: Path) -> None:
+    file = exported(small_vit(), tmp_path / "out", format="pt2").folder / "model.pt2"
+    extra: dict[str, Any] = {FACTS_NAME: ""}
+    torch.export.load(file, extra_files=extra)
+    facts = json.loads(extra[FACTS_NAME])
+    assert json.loads(facts["class_names"]) == NAMES
+
+
+def train(model: ViT, data: ImageData) -> None:
+    """A second of training: without any, all digits look alike to a model."""
+    data.setup("fit")
+    split = data.splits["train"]
+    images = data.preprocess(split.images.gather(split.members))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for batch in torch.randint(0, len(split), (60, 128)):
+        loss = nn.functional.cross_entropy(model(images[batch]), split.labels[batch])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ImageData, Path]:
+    """A model of digits, its data and its ONNX file: writing one takes long."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    torch.manual_seed(0)
+    data = ImageData(dataset="digits", img_size=[8, 12], patch_size=4, invert=True)
+    model = ViT(**{**SMALL, "img_size": [8, 12], "in_chans": 1, "num_classes": 10, "reg_tokens": 1})
+    train(model, data)
+    data.setup("test")
+    out = tmp_path_factory.mktemp("onnx") / "out"
+    result = export(model, data.preprocess, data.class_names, out, format="onnx")
+    return model.eval(), data, result.folder / "model.onnx"
+
+
+def onnx_session(path: Path) -> Any:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_onnx_runtime_predicts_the_same_digits(digits: tuple[ViT, ImageData, Path]) -> None:
+    model, data, path = digits
+    split = data.splits["test"]
+    pixels = split.images.gather(split.members)  # uint8 (n, 1, 8, 8)
+    wide = torch.nn.functional.interpolate(pixels.float(), (8, 12), mode="bilinear", antialias=True)
+    facts = onnx_session(path).get_modelmeta().custom_metadata_map
+    mean, std = json.loads(facts["mean"])[0], json.loads(facts["std"])[0]
+    got = onnx_session(path).run(["logits"], {"images": ((wide / 255 - mean) / std).numpy()})[0]
+    wanted = model(data.preprocess(pixels))
+    assert got.argmax(axis=1).tolist() == wanted.argmax(dim=1).tolist()
+    accuracy = (got.argmax(axis=1) == split.labels.numpy()).mean()
+    assert accuracy > 0.6, "predictions that say nothing agree too easily"
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_onnx_runtime_takes_any_number_of_images(
+    digits: tuple[ViT, ImageData, Path], count: int
+) -> None:
+    model, _, path = digits
+    images = images_for(model, count)
+    # the filters of the file have the other sign: pixels are inverted there
+    got = onnx_session(path).run(["logits"], {"images": (-images).numpy()})[0]
+    assert_same_logits(torch.from_numpy(got), model, images)
+
+
+def test_an_onnx_file_holds_what_its_users_must_know(digits: tuple[ViT, ImageData, Path]) -> None:
+    _, data, path = digits
+    facts = onnx_session(path).get_modelmeta().custom_metadata_map
+    assert json.loads(facts["class_names"]) == list(data.class_names)
+    assert json.loads(facts["input_size"]) == [1, 8, 12]
+    assert json.loads(facts["std"]) == list(data.std)
+    np.testing.assert_allclose(json.loads(facts["mean"]), data.mean)
+    assert "(value / 255 - mean) / std" in facts["pixels"]
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_onnx_without_its_packages_names_the_extra(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"vitlit\[onnx\]"):
+        exported(small_vit(), tmp_path / "out", format="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", ONLY_TIMM)
+def test_what_transformers_cannot_compute_is_refused(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{setting}.*--naming timm"):
+        exported(small_vit(**ONLY_TIMM[setting]), tmp_path / "out", naming="huggingface")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_timm_cannot_compute_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"norm_eps 1e-12.*--naming huggingface"):
+        exported(small_vit(norm_eps=1e-12), tmp_path / "out")
+
+
+def test_what_neither_naming_can_compute_is_sent_to_programs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give --format onnx or pt2"):
+        exported(small_vit(norm_eps=1e-12, reg_tokens=1), tmp_path / "out", naming="huggingface")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onyx"}, "unknown format 'onyx'; known: safetensors, onnx, pt2"),
+        ({"naming": "Timm"}, "unknown naming 'Timm'; known: timm, huggingface"),
+        ({"format": "pt2", "naming": "timm"}, "leave it out with pt2"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        exported(small_vit(), tmp_path / "out", **options)
+
+
+def test_class_names_must_be_as_many_as_the_outputs(tmp_path: Path) -> None:
+    model = small_vit(num_classes=4)
+    with pytest.raises(InputError, match="3 class names for 4 outputs"):
+        exported(model, tmp_path / "out")
+
+
+def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(InputError, match="exists"):
+        exported(small_vit(), tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_weights_that_are_not_numbers_leave_nothing_behind(tmp_path: Path) -> None:
+    model = small_vit()
+    nn.init.constant_(model.head.bias, float("nan"))
+    with pytest.raises(InputError, match="differ by nan"):
+        exported(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(program: Any, path: Path, **options: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("torch.export.save", save)
+    with pytest.raises(OSError, match="No space left"):
+        exported(small_vit(), tmp_path / "out", format="pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_files_may_be_read_by_the_same_people(tmp_path: Path) -> None:
+    files = exported(small_vit(), tmp_path / "out").files
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
+def test_a_compiled_model_is_exported_without_compiling_it_again(tmp_path: Path) -> None:
+    def compiler(*arguments: Any) -> Any:
+        raise AssertionError("compiled")
+
+    model = small_vit()
+    model.compile(backend=compiler)
+    assert exported(model, tmp_path / "out", format="pt2").difference <= 1e-5
+
+
+def test_the_message_names_the_files_and_how_to_load_them(tmp_path: Path) -> None:
+    result = exported(small_vit(), tmp_path / "new" / "out")
+    assert [file.name for file in result.files] == ["config.json", "model.safetensors"]
+    assert f'timm.create_model("local-dir:{result.folder}", pretrained=True)' in result.message
+    assert result.difference <= 1e-5

@@ -1,0 +1,198 @@
+"""Weights made to fit a model of another image size, patch size, channels, pooling or classes.
+
+state of one ViT -> state of another; positions (1, prefix+N, D), patch filters (D, C, P, P)
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.patches import grid_size
+from vitlit.pretrained import Weights
+from vitlit.vit import Block, ViT
+from vitlit.weight_files import listed
+
+PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
+Grid = tuple[int, int]
+
+
+class Adapted(NamedTuple):
+    """A state that loads strictly into the model it was made for, and what was changed."""
+
+    state: dict[str, Tensor]
+    notes: list[str]
+
+
+def resample_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Positions of patches ``(1, rows*cols, D)`` for another grid, by bicubic interpolation.
+
+    Computed in float32: a half-precision table would lose about three digits.
+    """
+    if old == new:
+        return table
+    x = table.float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
+    x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
+    return x.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+def resample_filters(filters: Tensor, patch_size: int) -> Tensor:
+    """Patch filters ``(D, C, P, P)`` for patches of ``patch_size`` pixels (FlexiViT).
+
+    Beyer et al., 2023, section 3.4: with B the matrix that resizes a patch, the pseudo-inverse of
+    B^T maps the filters so that an enlarged patch gives the token that the patch gave.
+    """
+    old = filters.shape[-1]
+    if old == patch_size:
+        return filters
+    basis = torch.eye(old * old).view(-1, 1, old, old)
+    size = (patch_size, patch_size)
+    resized = F.interpolate(basis, size=size, mode="bicubic", antialias=True)
+    inverse = torch.linalg.pinv(resized.flatten(1))  # of B^T, (P*P, p*p)
+    result = filters.flatten(2).float() @ inverse.T  # (D, C, P*P)
+    return result.reshape(*filters.shape[:2], *size).to(filters.dtype)
+
+
+def convert_channels(filters: Tensor, in_chans: int) -> Tensor:
+    """Patch filters ``(D, C, P, P)`` for images of ``in_chans`` channels.
+
+    One channel gets the sum, as a grey image repeated C times would; several get the filters in
+    turn, scaled so that their sum over channels keeps its size.
+    """
+    channels = filters.shape[1]
+    if channels == in_chans:
+        return filters
+    if in_chans == 1:
+        return filters.sum(dim=1, keepdim=True)
+    repeated = filters.repeat(1, math.ceil(in_chans / channels), 1, 1)
+    return repeated[:, :in_chans] * (channels / in_chans)
+
+
+def forget_other_classes(weights: Weights, class_names: list[str]) -> Weights:
+    """Without a head for other classes; one of the same number would be kept in silence."""
+    if weights.class_names is None or weights.class_names == class_names:
+        return weights
+    state = {name: value for name, value in weights.state.items() if not name.startswith("head.")}
+    return weights._replace(state=state)
+
+
+def adapt(weights: Weights, model: ViT) -> Adapted:
+    """The weights as a state for ``model``, which must agree in width, depth and MLP.
+
+    Resized: positions, patch filters, input channels. Replaced: a head of another number of
+    classes, by zeros. What the weights do not have (a class token, registers, positions) keeps
+    the model's own values; what the model does not have is dropped. Fixed positions (sincos1d,
+    sincos2d) are the model's own. Every change but none of what stays is in the notes.
+    """
+    notes: list[str] = []
+    own = model.state_dict()
+    state = dict(weights.state)
+    _adapt_filters(state, model, notes)
+    _adapt_positions(state, weights, model, notes)
+    _adapt_prefix(state, own, notes)
+    _adapt_norm(state, own, notes)
+    _adapt_head(state, own, notes)
+    _note_differences(weights, model, notes)
+    wrong = [
+        name
+        for name in {**own, **state}
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"the weights do not fit the model at {listed(wrong)}; leave out --model.embed_dim, "
+            f"depth, mlp_ratio, qkv_bias and init_values, or give those of the weights"
+        )
+    return Adapted({name: state[name] for name in own}, notes)
+
+
+def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> None:
+    filters = state["patch_embed.proj.weight"]
+    channels, patch = filters.shape[1], filters.shape[-1]
+    new = model.patch_embed.patch_size
+    filters = resample_filters(convert_channels(filters, model.in_chans), new)
+    state["patch_embed.proj.weight"] = filters
+    if channels != model.in_chans:
+        notes.append(f"patch filters made for {model.in_chans} channels instead of {channels}")
+    if patch != new:
+        notes.append(f"patch filters resized from {patch}x{patch} to {new}x{new} pixels")
+
+
+def _adapt_positions(
+    state: dict[str, Tensor], weights: Weights, model: ViT, notes: list[str]
+) -> None:
+    table = state.pop("pos_embed", None)
+    if model.pos_embed is None:
+        if table is not None:
+            notes.append("positions dropped; the model has none")
+        return
+    own = model.pos_embed.detach()
+    is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
+    if table is None or is_fixed:
+        why = "are a fixed table" if is_fixed else "are new; the weights have none"
+        notes.append(f"positions not loaded: the model's {why}")
+        state["pos_embed"] = own.clone()
+        return
+    old_grid = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
+    counts = {name: state[name].shape[1] if name in state else 0 for name in PREFIX}
+    *rows, patches = torch.split(table, [*counts.values(), math.prod(old_grid)], dim=1)
+    parts = []
+    for name, row in zip(PREFIX, rows, strict=True):
+        token = getattr(model, name)
+        wanted = 0 if token is None else token.shape[1]
+        parts.append(row if row.shape[1] == wanted else table.new_zeros(1, wanted, own.shape[2]))
+    parts.append(resample_positions(patches, old_grid, model.grid_size))
+    state["pos_embed"] = torch.cat(parts, dim=1)
+    if old_grid != model.grid_size:
+        sizes = [f"{rows}x{cols}" for rows, cols in (old_grid, model.grid_size)]
+        notes.append(f"positions resized from {sizes[0]} to {sizes[1]} patches")
+
+
+def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    for name in PREFIX:
+        has, wants = name in state, name in own
+        if has and not (wants and state[name].shape == own[name].shape):
+            notes.append(f"{name} dropped; the model has {'another number' if wants else 'none'}")
+            del state[name]
+        if wants and name not in state:
+            notes.append(f"{name} is new")
+            state[name] = own[name].clone()
+
+
+def _adapt_norm(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    """The last norm is called by where it stands: norm before the pooling, fc_norm after it."""
+    old, new = ("norm", "fc_norm") if "fc_norm.weight" in own else ("fc_norm", "norm")
+    if f"{old}.weight" not in state:
+        return
+    for part in ("weight", "bias"):
+        state[f"{new}.{part}"] = state.pop(f"{old}.{part}")
+    notes.append(f"the last norm moved {'behind' if new == 'fc_norm' else 'before'} the pooling")
+
+
+def _adapt_head(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    head = state.get("head.weight")
+    if "head.weight" not in own:
+        if head is not None:
+            del state["head.weight"], state["head.bias"]
+            notes.append("head dropped; the model has none")
+        return
+    classes = own["head.weight"].shape[0]
+    if head is not None and head.shape[0] == classes:
+        return
+    state |= {name: torch.zeros_like(own[name]) for name in ("head.weight", "head.bias")}
+    had = "no head" if head is None else f"{head.shape[0]}"
+    notes.append(f"head set to zeros for {classes} classes; the weights have {had}")
+
+
+def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
+    """What no shape shows, but what the weights were trained with."""
+    block = cast(Block, model.blocks[0])
+    act = "gelu_tanh" if block.mlp.act.approximate == "tanh" else "gelu"
+    found = {"num_heads": block.attn.num_heads, "norm_eps": block.norm1.eps, "act": act}
+    for name, value in found.items():
+        told = weights.arguments.get(name, value)
+        if told != value:
+            notes.append(f"the model has {name} {value}; the weights had {told}")

@@ -1,0 +1,260 @@
+"""A trained model for other programs, in a folder: weights with settings, or a program.
+
+ViT -> model.safetensors config.json | model.onnx | model.pt2
+
+Whatever is written is read again, and its logits compared with the model's.
+"""
+
+import importlib
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+import vitlit
+from vitlit import namings
+from vitlit.errors import InputError
+from vitlit.images import Preprocess
+from vitlit.namings import Naming, Portable
+from vitlit.pretrained import load_weights
+from vitlit.vit import ViT
+from vitlit.weight_files import WEIGHT_NAMES
+
+Format = Literal["safetensors", "onnx", "pt2"]
+Program = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
+ONNX_NAME, PT2_NAME, FACTS_NAME = "model.onnx", "model.pt2", "metadata.json"
+TOLERANCE = 1e-4  # of the largest logit
+BATCHES = (1, 3)  # images, neither the number that programs are traced with
+TRACED = 2  # images; torch.export takes a batch of 1 for a constant
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    difference: the largest between logits of the model and of the files, in units of the largest
+    logit; message: the same for a person, with the line that loads the files.
+    """
+
+    folder: Path
+    files: list[Path]
+    difference: float
+    message: str
+
+
+def export(
+    model: ViT,
+    preprocess: Preprocess,
+    class_names: Sequence[str],
+    out: str | Path,
+    *,
+    format: Format = "safetensors",
+    naming: Naming | None = None,
+) -> Exported:
+    """Write the model into the new folder ``out``; it is there complete or not at all.
+
+    format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
+    or pt2 (a program for torch.export.load). naming: of safetensors, timm (the default) or
+    huggingface. The model is left on the CPU, in float32 and in evaluation mode.
+    """
+    folder = Path(out).expanduser()
+    naming = _check_choices(format, naming)
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} exists; give --out another name, or remove it")
+    model = model.cpu().float().eval()
+    portable = namings.portable(model, preprocess, class_names)
+    if format == "safetensors":
+        namings.check_naming(naming, portable.arguments)
+    with _complete_or_absent(folder) as part:
+        match format:
+            case "safetensors":
+                program = _write_safetensors(portable, part, naming)
+            case "onnx":
+                program = _write_onnx(portable, part / ONNX_NAME)
+            case "pt2":
+                program = _write_pt2(portable, part / PT2_NAME)
+        difference = _difference(model, preprocess, program, portable)
+        del program  # it may hold a file open, which some systems then do not rename
+    files = sorted(folder.iterdir())
+    message = _message(portable, folder, files, difference, _how_to_load(folder, format, naming))
+    return Exported(folder, files, difference, message)
+
+
+def _check_choices(format: str, naming: Naming | None) -> Naming:
+    if format not in get_args(Format):
+        raise InputError(f"unknown format {format!r}; known: {', '.join(get_args(Format))}")
+    if naming is None:
+        return "timm"
+    if naming not in get_args(Naming):
+        raise InputError(f"unknown naming {naming!r}; known: {', '.join(get_args(Naming))}")
+    if format != "safetensors":
+        raise InputError(f"--naming is of --format safetensors; leave it out with {format}")
+    return naming
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder to write in, beside ``folder`` and renamed to it once all went well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with beside as name:
+        part = Path(name) / "export"
+        part.mkdir()
+        yield part
+        part.rename(folder)
+
+
+def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Program:
+    from safetensors.torch import save_file
+
+    metadata = {"format": "pt"}  # without it transformers refuses the file
+    if naming == "timm":
+        tensors, settings = namings.timm_tensors(portable), namings.timm_files(portable)
+        metadata |= namings.own_metadata(portable)
+    else:
+        tensors = namings.hugging_face_tensors(portable)
+        settings = namings.hugging_face_files(portable)
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    file = folder / WEIGHT_NAMES[0]
+    save_file(tensors, file, metadata=metadata)
+    file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+    for name, content in settings.items():  # ASCII: some read these files in their own encoding
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+    weights = load_weights(folder)
+    model = ViT(**weights.arguments)
+    model.load_state_dict(weights.state)
+    return model.eval()
+
+
+def _write_onnx(portable: Portable, path: Path) -> Program:
+    onnxruntime = _onnx_packages()
+    with _without_others_warnings():
+        program: Any = torch.onnx.export(
+            portable.model,
+            (_example(portable),),
+            dynamo=True,
+            dynamic_shapes=_dynamic_batch(),
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
+        program.model.metadata_props.update(_facts(portable))
+        program.save(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return run
+
+
+def _onnx_packages() -> Any:
+    """ONNX Runtime, once all that torch needs for writing ONNX is found too."""
+    try:
+        for name in ("onnx", "onnxscript"):
+            importlib.import_module(name)
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx needs the package {error.name}: pip install 'vitlit[onnx]'; "
+            f"--format pt2 needs none"
+        ) from error
+
+
+def _write_pt2(portable: Portable, path: Path) -> Program:
+    with _without_others_warnings():
+        program = torch.export.export(
+            portable.model, (_example(portable),), dynamic_shapes=_dynamic_batch()
+        )
+        facts = json.dumps(_facts(portable), indent=2)
+        torch.export.save(program, path, extra_files={FACTS_NAME: facts})
+        return torch.export.load(path).module()
+
+
+def _example(portable: Portable) -> Tensor:
+    return torch.zeros(TRACED, *portable.input_size)
+
+
+def _dynamic_batch() -> dict[str, dict[int, Any]]:
+    return {"x": {0: torch.export.Dim("batch")}}  # x: of ViT.forward
+
+
+@contextmanager
+def _without_others_warnings() -> Iterator[None]:
+    """Exporters warn of their own code, of which nobody who exports can mend anything."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(torch|onnx|copyreg|numpy)")
+        yield
+
+
+def _facts(portable: Portable) -> dict[str, str]:
+    """What a program cannot tell itself; lists are JSON, in ASCII for every reader."""
+    channels, height, width = portable.input_size
+    colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} channels")
+    return {
+        "input": f"images: float32 (B, {channels}, {height}, {width}), {colours}",
+        "output": f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names",
+        "pixels": "images = (value / 255 - mean) / std, with values of 0 to 255, by channel",
+        "resize": f"scaled to cover {height}x{width}, {portable.interpolation} and antialiased, "
+        f"then the centre cut out",
+        "input_size": json.dumps(portable.input_size),
+        "mean": json.dumps(portable.mean),
+        "std": json.dumps(portable.std),
+        "class_names": json.dumps(portable.class_names),
+        "made_by": f"vitlit {vitlit.__version__}",
+    }
+
+
+@torch.no_grad()
+def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: Portable) -> float:
+    """The largest difference of logits, from random pixels on, over the largest logit."""
+    generator = torch.Generator().manual_seed(0)
+    mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (portable.mean, portable.std))
+    worst = 0.0
+    for count in BATCHES:
+        shape = (count, *portable.input_size)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        with torch.compiler.set_stance("force_eager"):  # a compiled model would compile once more
+            wanted = model(preprocess(pixels))
+        got = program((pixels / 255 - mean) / std)
+        largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)
+        difference = ((got - wanted).abs().amax() / largest).item()
+        if not difference <= TOLERANCE:  # so that NaN is refused
+            raise InputError(
+                f"the exported model's logits differ by {difference:.1e} of the largest from the "
+                f"model's, more than {TOLERANCE}; nothing was written, give another --format"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _how_to_load(folder: Path, format: Format, naming: Naming) -> str:
+    match format, naming:
+        case "safetensors", "timm":
+            return f'timm.create_model("local-dir:{folder}", pretrained=True)'
+        case "safetensors", _:
+            return f'transformers.ViTForImageClassification.from_pretrained("{folder}")'
+        case "onnx", _:
+            return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
+    return f'torch.export.load("{folder / PT2_NAME}").module()'
+
+
+def _message(
+    portable: Portable, folder: Path, files: list[Path], difference: float, load: str
+) -> str:
+    names = ", ".join(file.name for file in files)
+    shape = ", ".join(map(str, portable.input_size))
+    return (
+        f"wrote {folder}: {names}\n"
+        f"load it with {load}; it takes images (B, {shape}), (pixels / 255 - mean) / std, and "
+        f"gives logits (B, {len(portable.class_names)})\n"
+        f"read again, its logits differ by at most {difference:.1e} of the largest"
+    )

@@ -1,0 +1,278 @@
+"""A ViT for other programs: its weights and settings as timm and transformers name them.
+
+ViT, Preprocess -> Portable -> {name: tensor}, config.json, preprocessor_config.json
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitlit.errors import InputError
+from vitlit.images import Preprocess
+from vitlit.positions import sincos1d
+from vitlit.vit import ViT
+from vitlit.weight_facts import METADATA
+from vitlit.weight_files import CONFIG_NAME, PROCESSOR_NAME
+from vitlit.weight_formats import FILTERS
+
+Naming = Literal["timm", "huggingface"]
+
+TIMM_EPS = 1e-6  # of timm's LayerNorm, which no config.json changes
+GENERIC = "vit_base_patch16_224"  # timm's name where no published one fits; model_args overrule it
+SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
+    (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),
+    (384, 12, 6): ("small", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
+    (768, 12, 12): ("base", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
+    (1024, 24, 16): ("large", {(32, 224), (32, 384), (16, 224), (16, 384), (14, 224)}),
+    (1280, 32, 16): ("huge", {(14, 224)}),
+}
+HUGGING_FACE = (  # timm's names -> transformers 4's, which 5 reads too
+    (r"^(cls_token)$", r"vit.embeddings.\1"),
+    (r"^pos_embed$", "vit.embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
+    (r"^blocks\.(\d+)\.", r"vit.encoder.layer.\1."),
+    (r"\.attn\.(query|key|value)\.", r".attention.attention.\1."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^(fc_)?norm\.", "vit.layernorm."),  # of one token: the same before and after the pooling
+    (r"^head\.", "classifier."),
+)
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A model that takes ordinary pixels, and what its users must know.
+
+    model: on the CPU, float32, in evaluation mode; its input is ``(pixels / 255 - mean) / std``;
+    arguments: of ViT's constructor; mean, std: per channel; interpolation: from a file's size.
+    """
+
+    model: ViT
+    arguments: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: list[str]
+    interpolation: str
+
+    @property
+    def input_size(self) -> list[int]:
+        """Channels, height and width in pixels."""
+        return [self.model.in_chans, *self.model.img_size]
+
+
+def portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> Portable:
+    """The model, sharing its weights, as one that needs no inversion of pixels.
+
+    With p' = 1 - p, (p' - m) / s = -(p - (1 - m)) / s: the sign goes into the patch filters.
+    """
+    if len(class_names) != model.num_classes:
+        raise InputError(
+            f"{len(class_names)} class names for {model.num_classes} outputs; give one for each"
+        )
+    arguments = arguments_of(model)
+    state, mean = model.state_dict(), preprocess.mean
+    if preprocess.invert:
+        mean = tuple(1 - value for value in mean)
+        state[FILTERS] = -state[FILTERS]
+    with torch.device("meta"):
+        copy = ViT(**arguments)
+    copy.load_state_dict(state, assign=True)
+    # pixels are read at source_size, bicubic; only from there to img_size bilinear
+    is_direct = preprocess.source_size == preprocess.img_size
+    interpolation = "bicubic" if is_direct else "bilinear"
+    return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), interpolation)
+
+
+def arguments_of(model: ViT) -> dict[str, Any]:
+    """The arguments that make this model again, without the rates of dropout."""
+    block: Any = model.blocks[0]
+    width, hidden = model.patch_embed.proj.out_channels, block.mlp.fc1.out_features
+    ratio = hidden / width
+    height, across = model.img_size
+    norms_after = isinstance(model.fc_norm, nn.LayerNorm)
+    return {
+        "img_size": height if height == across else [height, across],
+        "patch_size": model.patch_embed.patch_size,
+        "in_chans": model.in_chans,
+        "num_classes": model.num_classes,
+        "embed_dim": width,
+        "depth": len(model.blocks),
+        "num_heads": block.attn.num_heads,
+        "mlp_ratio": ratio if int(width * ratio) == hidden else (hidden + 0.5) / width,
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "patch_embed": model.patch_embed.kind,
+        "pos_embed": _kind_of_positions(model.pos_embed),
+        "global_pool": model.global_pool,
+        "class_token": model.cls_token is not None,
+        "reg_tokens": 0 if model.reg_token is None else model.reg_token.shape[1],
+        "fc_norm": norms_after,
+        "norm_eps": block.norm1.eps,
+        "act": "gelu" if block.mlp.act.approximate == "none" else "gelu_tanh",
+        "init_values": None if isinstance(block.ls1, nn.Identity) else 1e-5,
+    }
+
+
+def _kind_of_positions(table: Tensor | None) -> str:
+    if table is None:
+        return "none"
+    if isinstance(table, nn.Parameter):
+        return "learn"
+    _, rows, width = table.shape
+    is_1d = torch.allclose(table[0].cpu().float(), sincos1d(rows, width), atol=0.01)
+    return "sincos1d" if is_1d else "sincos2d"
+
+
+def check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
+    """Refuse a model that the naming's code cannot compute."""
+    refused = _inexpressible(naming, arguments)
+    if not refused:
+        return
+    other: Naming = "huggingface" if naming == "timm" else "timm"
+    way = "" if _inexpressible(other, arguments) else f"--naming {other}, or "
+    raise InputError(
+        f"{naming} has no models with {' and '.join(refused)}; give {way}--format onnx or pt2, "
+        f"which hold any model"
+    )
+
+
+def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
+    """The settings of a model that the naming cannot tell."""
+    if naming == "timm":
+        return [] if told["norm_eps"] == TIMM_EPS else [f"norm_eps {told['norm_eps']}"]
+    refused = {
+        "global_pool avg": told["global_pool"] == "avg",
+        f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
+        "init_values (LayerScale)": told["init_values"] is not None,
+        "num_classes 0": told["num_classes"] == 0,
+    }
+    return [setting for setting, is_refused in refused.items() if is_refused]
+
+
+def timm_tensors(portable: Portable) -> dict[str, Tensor]:
+    """Weights under timm's names, which are ours."""
+    return dict(portable.model.state_dict())
+
+
+def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
+    """Weights under the names of transformers' ViTForImageClassification."""
+    state = timm_tensors(portable)
+    if portable.model.pos_embed is None:  # transformers has no model without: zeros add nothing
+        rows, cols = portable.model.grid_size
+        state["pos_embed"] = torch.zeros(1, 1 + rows * cols, portable.arguments["embed_dim"])
+    split = {}
+    for name, value in state.items():
+        if ".attn.qkv." not in name:
+            split[name] = value
+            continue
+        for part, matrix in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            split[name.replace(".qkv.", f".{part}.")] = matrix.clone()  # no shared memory
+    return {_hugging_face_name(name): value for name, value in split.items()}
+
+
+def _hugging_face_name(name: str) -> str:
+    for pattern, replacement in HUGGING_FACE:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def timm_files(portable: Portable) -> dict[str, Any]:
+    """config.json as timm's hub has it; ``model_args`` make the model whatever its name."""
+    told = portable.arguments
+    size, published = SIZES.get((told["embed_dim"], told["depth"], told["num_heads"]), ("", set()))
+    height, across = portable.model.img_size
+    is_published = height == across and (told["patch_size"], height) in published
+    name = f"vit_{size}_patch{told['patch_size']}_{height}" if is_published else GENERIC
+    own = ("patch_embed", "norm_eps", "act", "init_values")
+    model_args = {key: value for key, value in told.items() if key not in own}
+    model_args["act_layer"] = told["act"]
+    model_args["pos_embed"] = "none" if told["pos_embed"] == "none" else "learn"
+    if told["init_values"] is not None:
+        model_args["init_values"] = told["init_values"]
+    settings = {
+        "input_size": portable.input_size,
+        "fixed_input_size": True,
+        "mean": portable.mean,
+        "std": portable.std,
+        "interpolation": portable.interpolation,
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "num_classes": told["num_classes"],
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    config = {
+        "architecture": name,
+        "num_classes": told["num_classes"],
+        "num_features": told["embed_dim"],
+        "global_pool": told["global_pool"],
+        "label_names": portable.class_names,
+        "model_args": model_args,
+        "pretrained_cfg": settings,
+    }
+    return {CONFIG_NAME: config}
+
+
+def hugging_face_files(portable: Portable) -> dict[str, Any]:
+    """config.json of transformers' ViTConfig, and preprocessor_config.json."""
+    told, names = portable.arguments, portable.class_names
+    config = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "hidden_size": told["embed_dim"],
+        "num_hidden_layers": told["depth"],
+        "num_attention_heads": told["num_heads"],
+        "intermediate_size": int(told["embed_dim"] * told["mlp_ratio"]),
+        "hidden_act": "gelu" if told["act"] == "gelu" else "gelu_pytorch_tanh",
+        "layer_norm_eps": told["norm_eps"],
+        "image_size": told["img_size"],
+        "patch_size": told["patch_size"],
+        "num_channels": told["in_chans"],
+        "qkv_bias": told["qkv_bias"],
+        "encoder_stride": told["patch_size"],
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+    return {CONFIG_NAME: config, PROCESSOR_NAME: _processor(portable)}
+
+
+def _processor(portable: Portable) -> dict[str, Any]:
+    """Settings of an image processor of transformers.
+
+    CLIP's, for it cuts the centre out as we do; ViT's stretches the image. Neither covers a
+    rectangle, which is left to stretching.
+    """
+    channels, height, width = portable.input_size
+    shape = {"height": height, "width": width}
+    crop = {"size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": shape}
+    is_square = height == width
+    return {
+        "image_processor_type": "CLIPImageProcessor" if is_square else "ViTImageProcessor",
+        "do_resize": True,
+        **(crop if is_square else {"size": shape}),
+        "resample": {"bilinear": 2, "bicubic": 3}[portable.interpolation],  # Pillow's numbers
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": portable.mean,
+        "image_std": portable.std,
+        "do_convert_rgb": channels == 3,
+    }
+
+
+def own_metadata(portable: Portable) -> dict[str, str]:
+    """Of a safetensors file under timm's names: what :func:`pretrained.load_weights` reads."""
+    told = {
+        "arguments": portable.arguments,
+        "mean": portable.mean,
+        "std": portable.std,
+        "class_names": portable.class_names,
+    }
+    return {METADATA: json.dumps(told)}
