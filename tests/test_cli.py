@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from conftest import PhotoFolder
@@ -246,6 +247,26 @@ def test_explain_takes_images_and_a_folder_that_is_new(
     with np.load("seen/arrays.npz") as arrays:
         assert [Path(str(name)).name for name in arrays["names"]] == ["a.png", "c.png"]
     assert main([*args, "--out", "seen", *QUIET]) == 2
+
+
+def test_export_writes_a_model_that_timm_reads(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["export", "--ckpt_path", str(checkpoint(home)), *QUIET]
+    assert main(args) == 0
+    assert "logits differ by at most" in capsys.readouterr().out
+    exported, _, names = load(checkpoint(home))
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert theirs(images).shape == (2, len(names))
+    assert sum(p.numel() for p in exported.parameters()) > 0
+    assert main([*args, "--out", "export"]) == 2
+    assert main([*args, "--format=pt2", "--naming=timm", "--out=other"]) == 2
 
 
 def test_a_flag_beats_the_config_beats_the_checkpoint_beats_the_default(

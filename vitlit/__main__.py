@@ -15,6 +15,7 @@ COMMANDS = {
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
     "predict": "name what is in your images, and write predictions.csv",
     "explain": "draw what a model looks at: figures, arrays and a page",
+    "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
 }
 MAX_LINES, MAX_WIDTH = 5, 400
 

@@ -43,7 +43,7 @@ from vitlit.trainer import Trainer
 
 
 class VitCLI(LightningCLI):
-    """``vitlit fit | validate | test | predict | explain``."""
+    """``vitlit fit | validate | test | predict | explain | export``."""
 
     def __init__(self, args: list[str]) -> None:
         super().__init__(
@@ -61,7 +61,10 @@ class VitCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "explain": {"model", "datamodule"}}
+        return {
+            **LightningCLI.subcommands(),
+            **{name: {"model", "datamodule"} for name in ("explain", "export")},
+        }
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(allow_abbrev=False, **kwargs)
@@ -113,7 +116,7 @@ class VitCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand != "explain":
+        if subcommand not in ("explain", "export"):
             parser.set_defaults({"weights_only": True})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the last lines say it once
@@ -241,6 +244,10 @@ class VitCLI(LightningCLI):
     def explain(self, **kwargs: Any) -> None:
         assert isinstance(self.trainer, Trainer)
         self.folder = self.trainer.explain(**kwargs)
+
+    def export(self, **kwargs: Any) -> None:
+        assert isinstance(self.trainer, Trainer)
+        self._print(self.trainer.export(**kwargs))
 
     def _print(self, *lines: str) -> None:
         if self.trainer.is_global_zero:

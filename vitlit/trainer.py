@@ -10,9 +10,11 @@ from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.explain import Subjects, balanced_sample, check_count, explain
+from vitlit.export import Format, export
 from vitlit.interpret import Fusion
+from vitlit.namings import Naming
 
-EXPLANATION = "explanation"
+EXPLANATION, EXPORT = "explanation", "export"
 
 
 class Trainer(pl.Trainer):
@@ -47,6 +49,37 @@ class Trainer(pl.Trainer):
         vit = model.vit.to(self.strategy.root_device)
         explain(vit, subjects, datamodule.preprocess, model.class_names, folder, fusion=fusion)
         return folder
+
+    def export(
+        self,
+        model: Classifier,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        format: Format = "safetensors",
+        naming: Naming | None = None,
+        out: str | None = None,
+    ) -> str:
+        """Write the model for use elsewhere, and check that it computes the same there.
+
+        Args:
+            model: The model.
+            datamodule: How its images are prepared.
+            ckpt_path: Checkpoint whose weights are exported.
+            format: safetensors, onnx (onnxruntime) or pt2 (torch.export).
+            naming: Whose names the weights of safetensors get, timm by default.
+            out: Folder to make; export by default, or export-2 and so on.
+
+        Returns what was written, in words.
+        """
+        if ckpt_path is not None:
+            model.load_state_dict(checkpointing.read(Path(ckpt_path))["state_dict"])
+        folder = Path(out) if out else free_name(Path(EXPORT))
+        names = model.class_names
+        found = export(
+            model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
+        )
+        return found.message
 
 
 def _subjects(data: ImageData, count: int) -> Subjects:
