@@ -106,11 +106,8 @@ def test_the_status_of_a_script_is_passed_on() -> None:
     assert run_all.run([sys.executable, "-c", "raise SystemExit(3)"], minutes=1) == 3
 
 
-@pytest.mark.parametrize("name", peers.BUILDERS)
+@pytest.mark.parametrize("name", sorted(set(peers.BUILDERS) - set(peers.OTHER_FUNCTION)))
 def test_peers_of_the_same_function_give_the_same_logits(name: str) -> None:
-    pytest.importorskip(name)
-    if name in peers.OTHER_FUNCTION:
-        pytest.skip("computes another function")
     shape = dict(zip(peers.ARGUMENTS, (8, 4, 12, 2, 3, 5), strict=True))
     weights = peers.reference_weights(shape)
     images = torch.randn(2, 3, 8, 8)
@@ -142,7 +139,6 @@ def test_a_recipe_says_what_it_expects(
         ("test/acc 0.9800 +- 0.0050 (x)", [0.970, 0.969], 1),
         ("test/acc 0.9900 (x)", [0.9875], 0),  # no lower than 0.987
         ("test/acc 0.9900 (x)", [0.9865], 1),
-        ("not measured", [0.9], 2),
     ],
 )
 def test_a_recipe_passes_within_its_spread(

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
+import transformers
 from PIL import Image
 from safetensors import safe_open
 from timm.data import create_transform, resolve_model_data_config
@@ -147,7 +149,6 @@ def test_timm_gets_the_class_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [*FOR_BOTH.values(), {"norm_eps": 1e-12}], ids=str)
 def test_transformers_computes_the_same_logits(changes: dict[str, Any], tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     model = small_vit(**changes)
     folder = exported(model, tmp_path / "out", naming="huggingface").folder
     loaded, info = transformers.ViTForImageClassification.from_pretrained(
@@ -160,7 +161,6 @@ def test_transformers_computes_the_same_logits(changes: dict[str, Any], tmp_path
 
 
 def test_transformers_gets_the_class_names(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     folder = exported(small_vit(), tmp_path / "out", naming="huggingface").folder
     config = transformers.AutoConfig.from_pretrained(folder)
     assert config.id2label == dict(enumerate(NAMES))
@@ -169,7 +169,6 @@ def test_transformers_gets_the_class_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_transformers_reads_photos_as_we_do(channels: int, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     model = small_vit(in_chans=channels)
     preprocess = preprocess_of(model)
     folder = exported(model, tmp_path / "out", naming="huggingface").folder
@@ -265,8 +264,6 @@ def train(model: ViT, data: ImageData) -> None:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ImageData, Path]:
     """A model of digits, its data and its ONNX file: writing one takes long."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
     torch.manual_seed(0)
     data = ImageData(dataset="digits", img_size=[8, 12], patch_size=4, invert=True)
     model = ViT(**{**SMALL, "img_size": [8, 12], "in_chans": 1, "num_classes": 10, "reg_tokens": 1})
@@ -278,7 +275,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ImageData, Pa
 
 
 def onnx_session(path: Path) -> Any:
-    onnxruntime = pytest.importorskip("onnxruntime")
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 

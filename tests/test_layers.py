@@ -14,7 +14,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER
 LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "images", "shipped"}
     | {"metrics"},
-    {"augment", "operations", "policies", "attention", "sampler", "mixing", "embedding"},
+    {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"},
     {"transform"},
     {"readers", "cache", "datasets"},
     {"vit", "splits", "datamodule"},
@@ -27,7 +27,16 @@ LAYERS = [
     {"__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-WITHOUT_LIGHTNING = ["vit", "attention", "patches", "positions", "seeding", "optim", "images"]
+WITHOUT_LIGHTNING = [
+    "vit",
+    "blocks",
+    "attention",
+    "patches",
+    "positions",
+    "seeding",
+    "optim",
+    "images",
+]
 WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
 WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]
 WITHOUT_LIGHTNING += ["page", "explain"]

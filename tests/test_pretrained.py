@@ -14,11 +14,14 @@ import pytest
 import timm
 import torch
 import torchvision
+import transformers
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from timm.models import load_checkpoint, save_for_hf
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from vitlit.datasets import SOURCES
 from vitlit.errors import InputError
 from vitlit.pretrained import Weights, _from_published, load_weights
 from vitlit.vit import ViT
@@ -138,7 +141,6 @@ HUGGING_FACE: dict[str, Any] = {
 
 def hugging_face(kind: str, **changes: Any) -> Any:
     """A model of transformers with weights that make epsilon and activation matter."""
-    transformers = pytest.importorskip("transformers")
     classes = {
         "ViTForImageClassification": transformers.ViTConfig,
         "ViTModel": transformers.ViTConfig,
@@ -430,7 +432,7 @@ def test_mae_loses_its_decoder(tmp_path: Path) -> None:
     assert_same_logits(load_weights(tmp_path / "mae.pth"), reference)
 
 
-def own_checkpoint(file: Path, **changes: Any) -> ViT:
+def own_checkpoint(file: Path, *, invert: bool = False, **changes: Any) -> ViT:
     """A checkpoint as training on the digits writes it, without what a trainer adds."""
     arguments = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10}
     arguments |= {"embed_dim": 16, "depth": 2, "num_heads": 4, **changes}
@@ -439,7 +441,7 @@ def own_checkpoint(file: Path, **changes: Any) -> ViT:
     content = {
         "state_dict": {f"vit.{name}": value for name, value in model.state_dict().items()},
         "hyper_parameters": {**arguments, "lr": 0.1},
-        "datamodule_hyper_parameters": {"dataset": "digits", "patch_size": 2},
+        "datamodule_hyper_parameters": {"dataset": "digits", "patch_size": 2, "invert": invert},
     }
     torch.save(content, file)
     return model.eval()
@@ -458,6 +460,13 @@ def test_an_own_checkpoint_tells_its_classes_and_normalisation(tmp_path: Path) -
     weights = load_weights(tmp_path / "a.ckpt")
     assert weights.class_names == list("0123456789")
     assert weights.mean is not None
+
+
+def test_an_own_checkpoint_of_inverted_images_says_so(tmp_path: Path) -> None:
+    own_checkpoint(tmp_path / "a.ckpt", invert=True)
+    weights = load_weights(tmp_path / "a.ckpt")
+    assert weights.invert
+    assert weights.mean == pytest.approx(SOURCES["digits"].mean)
 
 
 def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
@@ -493,7 +502,6 @@ def test_untold_heads_are_those_of_the_published_width(
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache, and no network."""
-    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     return tmp_path

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitlit.blocks import Block
 from vitlit.errors import InputError
 from vitlit.patches import grid_size
 from vitlit.pretrained import Weights
-from vitlit.vit import Block, ViT
+from vitlit.vit import ViT
 from vitlit.weight_files import listed
 
 PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions

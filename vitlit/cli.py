@@ -23,7 +23,7 @@ from vitlit.callbacks import (
 )
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_below_one
 from vitlit.history import AttentionPictures, History
 from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
 from vitlit.pretrained import load_weights
@@ -32,8 +32,6 @@ from vitlit.settings import (
     check_against_weights,
     check_average,
     check_early_stopping,
-    check_ema,
-    check_off_last,
     check_trainer,
     starting_points,
     training_precision,
@@ -177,9 +175,7 @@ class VitCLI(LightningCLI):
         settings = self._get(self.config, "trainer")
         check_trainer(settings, str(self.subcommand))
         check_early_stopping(**self._get(self.config, "early_stopping"))
-        check_ema(self._get(self.config, "ema.decay"))
-        if self.subcommand == "fit":
-            check_off_last(self._get(self.config, "data"), settings)
+        check_below_one("ema", decay=self._get(self.config, "ema.decay"))
         if self.subcommand == "fit" and settings["precision"] is None:
             settings["precision"] = training_precision(str(settings["accelerator"]))
             rank_zero_info(
@@ -191,6 +187,8 @@ class VitCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
+        if self.subcommand == "fit":  # refused before the data are read
+            self.datamodule.augmentation.set_epochs(self.trainer.max_epochs)
         if settings["ckpt_path"] is None and settings["model"]["pretrained"]:
             self.model.load_pretrained()
 

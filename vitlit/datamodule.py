@@ -4,7 +4,6 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
         -> augmentation (transform.py), resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
 """
 
-import math
 import os
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +22,7 @@ from vitlit.datasets import (
     read_part,
 )
 from vitlit.errors import InputError, check_at_least
-from vitlit.images import Preprocess, find_images, per_channel
+from vitlit.images import Preprocess, check_statistics, find_images, per_channel
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.readers import FileImages, Images
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
@@ -109,12 +108,7 @@ class ImageData(pl.LightningDataModule):
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.class_names = class_names or find_class_names(dataset, self.data_dir)
         self.num_classes = len(self.class_names)
-        expected = len(source.class_names) or max(2, self.num_classes)
-        if len(set(self.class_names)) != self.num_classes or self.num_classes != expected:
-            raise InputError(
-                f"{self.num_classes} class_names {self.class_names[:5]} are not {expected} "
-                f"different ones, as {dataset} needs; check {self.data_dir} or --data.class_names"
-            )
+        self._check_class_names()
         self.batch_size, self.num_workers = batch_size, num_workers
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.seed = split_seed, seed
@@ -126,16 +120,22 @@ class ImageData(pl.LightningDataModule):
         self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
         self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
         self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
-        if not all(map(math.isfinite, self.mean)):
-            raise InputError(f"mean {list(self.mean)} must be numbers; change --data.mean")
-        if not all(0 < value < math.inf for value in self.std):
-            raise InputError(f"std {list(self.std)} must be positive in every channel")
+        check_statistics(self.mean, self.std)
         self.preprocess = self._make_preprocess(normalize == "none", invert)
         cut = self.augmentation.resized_crop  # which leaves images of the model's size
         self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
         self._parts: dict[str, Images] = {}
+
+    def _check_class_names(self) -> None:
+        count = self.num_classes
+        expected = len(SOURCES[self.dataset].class_names) or max(2, count)
+        if len(set(self.class_names)) != count or count != expected:
+            raise InputError(
+                f"{count} class_names {self.class_names[:5]} are not {expected} different ones, "
+                f"as {self.dataset} needs; check {self.data_dir} or --data.class_names"
+            )
 
     def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:
         size = pair(self.img_size)

@@ -119,7 +119,11 @@ def explain(
     similarity, filters = of_weights(model)
     for name, figure in draw(model, found, class_names, distance, similarity, filters):
         figure.savefig(out / name)
-    _write_arrays(out / "arrays.npz", model, found, subjects, class_names)
+    of_model = {"distance": distance, "filters": filters, "similarity": similarity}
+    arrays = of_model | arrays_of(model, found)
+    names = {"names": np.array(subjects.names), "class_names": np.array(class_names)}
+    known = {name: value.numpy() for name, value in arrays.items() if value is not None}
+    np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
         out / "index.html",
         [_example(subjects, i, one, class_names) for i, one in enumerate(found)],
@@ -137,28 +141,15 @@ def explain(
     )
 
 
-def _write_arrays(
-    path: Path,
-    model: ViT,
-    found: list[Findings],
-    subjects: Subjects,
-    class_names: Sequence[str],
-) -> None:
-    similarity, filters = of_weights(model)
-    arrays = {
+def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
+    """What was found in the images, one after the other: maps of the grid, probabilities."""
+    return {
         "attention": rows_of_interest(model, found),
         "rollout": torch.stack([one.rollout for one in found]),
         "cls_map": torch.stack([one.cls_map for one in found]),
         "relevance": torch.stack([one.relevance for one in found]),
         "probabilities": torch.stack([one.probabilities for one in found]),
-        "distance": torch.stack([one.distance for one in found]).mean(dim=0),
-        "filters": filters,
     }
-    if similarity is not None:
-        arrays["similarity"] = similarity
-    content: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
-    content |= {"names": np.array(subjects.names), "class_names": np.array(class_names)}
-    np.savez_compressed(path, **content)
 
 
 def _example(

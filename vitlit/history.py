@@ -30,26 +30,29 @@ class History(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self._validated = False  # whether the scores of validation are of this epoch
+        self._folder: str | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._folder = trainer.log_dir  # asked of all processes: it waits for each of them
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._add(trainer, trainer.current_epoch - 1)
+        self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
         self._validated = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._add(trainer, trainer.current_epoch - 1)
-        self._draw(trainer)
+        self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
+        self._draw()
 
     @rank_zero_only
-    def _add(self, trainer: pl.Trainer, epoch: int) -> None:
-        scores = self._scores(trainer)
+    def _add(self, epoch: int, step: int, scores: dict[str, float]) -> None:
         is_new = not self.rows or self.rows[-1]["epoch"] < epoch
-        if "train/acc" not in scores or trainer.log_dir is None or not is_new:
+        if "train/acc" not in scores or self._folder is None or not is_new:
             return
-        self.rows.append({"epoch": epoch, "step": trainer.global_step, **scores})
-        path = Path(trainer.log_dir) / "history.csv"
+        self.rows.append({"epoch": epoch, "step": step, **scores})
+        path = Path(self._folder) / "history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             names = ["epoch", "step", *(name for name in COLUMNS if name in self._known())]
@@ -70,14 +73,14 @@ class History(Callback):
         return {name for row in self.rows for name in row}
 
     @rank_zero_only
-    def _draw(self, trainer: pl.Trainer) -> None:
-        if not self.rows or trainer.log_dir is None:
+    def _draw(self) -> None:
+        if not self.rows or self._folder is None:
             return
         points = {
             name: [(row["epoch"], row[name]) for row in self.rows if name in row]
             for name in COLUMNS
         }
-        figures.training_history(points).savefig(Path(trainer.log_dir) / "history.png")
+        figures.training_history(points).savefig(Path(self._folder) / "history.png")
 
 
 class AttentionPictures(Callback):

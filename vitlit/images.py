@@ -3,6 +3,7 @@
 file -> uint8 (C, h, w) -> batch uint8 (B, C, h, w) -> float (B, C, H, W)
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -194,6 +195,14 @@ def per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, .
     if len(values) == 3 and in_chans == 1:  # exact for the mean, an approximation for std
         return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
     raise InputError(f"{name} {values} has {len(values)} numbers for {in_chans} channels")
+
+
+def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Refuse means and deviations that pixels cannot be normalised with."""
+    if not all(map(math.isfinite, mean)):
+        raise InputError(f"mean {list(mean)} must be numbers; change --data.mean")
+    if not all(0 < value < math.inf for value in std):
+        raise InputError(f"std {list(std)} must be positive in every channel")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitlit.attention import Attention
+from vitlit.blocks import Block
 from vitlit.errors import InputError
-from vitlit.vit import Block, PoolName, ViT
+from vitlit.vit import PoolName, ViT
 
 Grid = tuple[int, int]  # patches down, across
 

@@ -33,7 +33,8 @@ class Weights(NamedTuple):
     state: tensors under ViT's names, float32, complete for ``arguments``; some may be views of
     the file; arguments: of ViT's constructor; mean, std: per channel, of pixels in [0, 1];
     class_names: in the order of the head; each None where the source does not tell;
-    notes: what was assumed or dropped.
+    notes: what was assumed or dropped; invert: whether pixels p are turned into 1 - p, as for
+    ImageData, whose mean is that of the pixels before.
     """
 
     state: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Weights(NamedTuple):
     std: tuple[float, ...] | None
     class_names: list[str] | None
     notes: list[str]
+    invert: bool = False
 
 
 def load_weights(source: str | Path) -> Weights:
@@ -102,8 +104,10 @@ def _from_checkpoint(file: Path) -> Weights:
     }
     _check(state, arguments, str(file))
     data = ImageData(**content[checkpointing.DATA])
-    names = list(data.class_names)
-    return Weights(state, arguments, data.preprocess.mean, data.preprocess.std, names, [])
+    mean, std, names = data.preprocess.mean, data.preprocess.std, list(data.class_names)
+    if data.preprocess.invert:
+        mean = tuple(1 - value for value in mean)
+    return Weights(state, arguments, mean, std, names, [], data.preprocess.invert)
 
 
 def _from_published(translated: Translated, facts: Facts, source: str, notes: list[str]) -> Weights:

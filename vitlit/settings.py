@@ -53,7 +53,9 @@ def starting_points(
     """
     arguments = weights.arguments
     data: dict[str, Any] = {"img_size": arguments["img_size"]}
-    if weights.mean is not None and not first[command]["data"]["invert"]:
+    if weights.invert:
+        data["invert"] = True
+    if weights.mean is not None and (weights.invert or not first[command]["data"]["invert"]):
         data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
     if command == "fit":
         return arguments, data
@@ -81,11 +83,6 @@ def training_precision(accelerator: str) -> str:
         on_cpu = accelerator == "cpu" or not torch.backends.mps.is_available()
         pays = on_cpu and HAS_BF16_UNITS
     return "bf16-mixed" if pays else "32-true"
-
-
-def check_ema(decay: float) -> None:
-    if not 0.0 <= decay < 1.0:
-        raise InputError(f"ema.decay {decay} is not in [0, 1); give 0 for none, or such as 0.9998")
 
 
 def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
@@ -122,16 +119,6 @@ def check_trainer(trainer: Any, command: str) -> None:
         raise InputError(
             "training has no end; give --trainer.max_epochs or --trainer.max_steps, "
             "or start from a shipped recipe: --config digits.yaml"
-        )
-
-
-def check_off_last(data: Any, trainer: Any) -> None:
-    """A share of the epochs is known where their number is."""
-    has_end = trainer["fast_dev_run"] or (trainer["max_epochs"] or -1) > 0
-    if data["off_last"] and not has_end:
-        raise InputError(
-            f"data.off_last {data['off_last']} needs to know the last epoch; "
-            f"give --trainer.max_epochs"
         )
 
 

@@ -42,10 +42,10 @@ class Trainer(pl.Trainer):
 
         Returns the folder.
         """
-        if ckpt_path is not None:
-            model.load_state_dict(checkpointing.read(Path(ckpt_path))["state_dict"])
+        _load(model, ckpt_path)
         subjects = _subjects(datamodule, count)
-        folder = _make_folder(out)
+        folder = _folder(out, EXPLANATION)
+        _make(folder)
         vit = model.vit.to(self.strategy.root_device)
         explain(vit, subjects, datamodule.preprocess, model.class_names, folder, fusion=fusion)
         return folder
@@ -72,10 +72,8 @@ class Trainer(pl.Trainer):
 
         Returns what was written, in words.
         """
-        if ckpt_path is not None:
-            model.load_state_dict(checkpointing.read(Path(ckpt_path))["state_dict"])
-        folder = Path(out) if out else free_name(Path(EXPORT))
-        names = model.class_names
+        _load(model, ckpt_path)
+        names, folder = model.class_names, _folder(out, EXPORT)
         found = export(
             model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
         )
@@ -100,12 +98,19 @@ def _subjects(data: ImageData, count: int) -> Subjects:
     return Subjects(names, split.images.gather(members), split.images.labels[members])
 
 
-def _make_folder(out: str | None) -> Path:
-    folder = Path(out) if out else free_name(Path(EXPLANATION))
+def _load(model: Classifier, ckpt_path: str | None) -> None:
+    if ckpt_path is not None:
+        model.load_state_dict(checkpointing.read(Path(ckpt_path))["state_dict"])
+
+
+def _folder(out: str | None, usual: str) -> Path:
+    return Path(out) if out else free_name(Path(usual))
+
+
+def _make(folder: Path) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    return folder

@@ -9,69 +9,22 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from vitlit.attention import Attention
+from vitlit.blocks import ActName, Block, Mlp
 from vitlit.embedding import PatchEmbed, PatchEmbedName
 from vitlit.errors import InputError, check_at_least, check_below_one
 from vitlit.patches import grid_size, pair
 from vitlit.positions import sincos1d, sincos2d
 
-ActName = Literal["gelu", "gelu_tanh"]
 PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "none"]
 PoolName = Literal["token", "avg"]
-
-
-class Mlp(nn.Module):
-    """Two layers with a GELU between: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
-
-    def __init__(self, *, dim: int, hidden: int, drop: float = 0.0, act: ActName = "gelu") -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU(approximate="tanh" if act == "gelu_tanh" else "none")
-        self.drop = nn.Dropout(drop)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-
-
-class LayerScale(nn.Module):
-    """A learned factor per channel (Touvron et al., 2021): ``(B, N, D)`` -> ``(B, N, D)``."""
-
-    def __init__(self, dim: int, init_value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init_value))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """Pre-norm encoder block: tokens ``(B, N, D)`` -> ``(B, N, D)`` (paper, eq. 2 and 3)."""
-
-    def __init__(
-        self,
-        *,
-        dim: int,
-        attn: Attention,
-        mlp: Mlp,
-        drop_path: float,
-        norm_eps: float,
-        init_values: float | None,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = attn
-        self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = mlp
-        self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
-        self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+CHOICES = {
+    "patch_embed": PatchEmbedName,
+    "pos_embed": PosEmbedName,
+    "global_pool": PoolName,
+    "act": ActName,
+}
 
 
 class ViT(nn.Module):
@@ -141,10 +94,9 @@ class ViT(nn.Module):
         check_below_one("model", norm_eps=norm_eps)
         if hidden < 1:
             raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
-        _check_choice(PatchEmbedName, patch_embed=patch_embed)
-        _check_choice(PosEmbedName, pos_embed=pos_embed)
-        _check_choice(PoolName, global_pool=global_pool)
-        _check_choice(ActName, act=act)
+        _check_choices(
+            patch_embed=patch_embed, pos_embed=pos_embed, global_pool=global_pool, act=act
+        )
         check_below_one(
             "model",
             drop_rate=drop_rate,
@@ -158,41 +110,45 @@ class ViT(nn.Module):
         self.grid_size = grid_size(self.img_size, patch_size)
         self.in_chans = in_chans
         self.global_pool = global_pool
-        is_token = global_pool == "token"
         self.patch_embed = PatchEmbed(
             kind=patch_embed, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim
         )
+        is_token = global_pool == "token"
         self._add_prefix(is_token if class_token is None else class_token, reg_tokens, embed_dim)
         self._add_positions(pos_embed, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
-        self.blocks = nn.Sequential(
-            *(
+        self.blocks = nn.Sequential()
+        for rate in torch.linspace(0, drop_path_rate, depth, device="cpu").tolist():
+            attn = Attention(
+                dim=embed_dim,
+                num_heads=num_heads,
+                qkv_bias=qkv_bias,
+                attn_drop=attn_drop_rate,
+                proj_drop=proj_drop_rate,
+            )
+            mlp = Mlp(dim=embed_dim, hidden=hidden, drop=proj_drop_rate, act=act)
+            self.blocks.append(
                 Block(
                     dim=embed_dim,
-                    attn=Attention(
-                        dim=embed_dim,
-                        num_heads=num_heads,
-                        qkv_bias=qkv_bias,
-                        attn_drop=attn_drop_rate,
-                        proj_drop=proj_drop_rate,
-                    ),
-                    mlp=Mlp(dim=embed_dim, hidden=hidden, drop=proj_drop_rate, act=act),
+                    attn=attn,
+                    mlp=mlp,
                     drop_path=rate,
                     norm_eps=norm_eps,
                     init_values=init_values,
                 )
-                for rate in rates
             )
+        self._add_norm(
+            embed_dim, norm_eps, after_pooling=not is_token if fc_norm is None else fc_norm
         )
-        # timm's keys: norm before the pooling, fc_norm after it
-        norm = nn.LayerNorm(embed_dim, eps=norm_eps)
-        norms_after = not is_token if fc_norm is None else fc_norm
-        self.norm = nn.Identity() if norms_after else norm
-        self.fc_norm = norm if norms_after else nn.Identity()
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
+
+    def _add_norm(self, dim: int, eps: float, *, after_pooling: bool) -> None:
+        """Set ``norm``, before the pooling, and ``fc_norm``, after it: one of them does nothing."""
+        norm = nn.LayerNorm(dim, eps=eps)
+        self.norm = nn.Identity() if after_pooling else norm
+        self.fc_norm = norm if after_pooling else nn.Identity()
 
     def _add_prefix(self, class_token: bool, reg_tokens: int, dim: int) -> None:
         """Set ``cls_token`` ``(1, 1, D)`` and ``reg_token`` ``(1, R, D)``, or None."""
@@ -259,10 +215,11 @@ class ViT(nn.Module):
             )
 
 
-def _check_choice(kind: object, **choices: str) -> None:
+def _check_choices(**choices: str) -> None:
     for name, value in choices.items():
-        if value not in get_args(kind):
-            raise InputError(f"unknown {name} {value!r}; known: {', '.join(get_args(kind))}")
+        known = get_args(CHOICES[name])
+        if value not in known:
+            raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 @torch.no_grad()
