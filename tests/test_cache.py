@@ -169,14 +169,17 @@ def test_a_corrupt_cache_is_built_again(
 # -- where it cannot be -----------------------------------------------------------------------
 
 
-def test_without_a_place_for_the_cache_images_are_decoded_into_memory(
-    photo_folder: PhotoFolder,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where the cache's folder should be."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("VITLIT_CACHE", str(tmp_path / "file"))
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_without_a_place_for_the_cache_images_are_decoded_into_memory(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     root = photo_folder()
     assert torch.equal(opened(root).pixels, photos(root).decode_all().pixels)
     (record,) = caplog.records
@@ -196,14 +199,12 @@ def test_a_full_disk_is_noticed_before_decoding(
     assert list(home.glob("*.npy")) == []
 
 
+@pytest.mark.usefixtures("nowhere")
 def test_other_processes_of_the_machine_do_not_repeat_it(
     photo_folder: PhotoFolder,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("VITLIT_CACHE", str(tmp_path / "file"))
     monkeypatch.setenv("LOCAL_RANK", "1")
     opened(photo_folder())
     assert caplog.records == []

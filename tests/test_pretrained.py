@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vitlit.datasets import SOURCES
 from vitlit.errors import InputError
-from vitlit.pretrained import Weights, _from_published, load_weights
+from vitlit.pretrained import Weights, _from_published, load, load_weights
 from vitlit.vit import ViT
 from vitlit.weight_facts import folder_facts
 from vitlit.weight_formats import translate
@@ -828,3 +828,33 @@ def test_registers_start_different_from_each_other() -> None:
 def test_pooling_a_class_token_that_is_left_out_is_refused() -> None:
     with pytest.raises(InputError, match="class_token false"):
         ViT(**SMALL, class_token=False)
+
+
+def test_published_weights_load_into_a_model_ready_to_use(tmp_path: Path) -> None:
+    reference = timm_vit()
+    model, preprocess, names = load(timm_folder(tmp_path, reference))
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    mean, std = (torch.tensor(value)[:, None, None] for value in ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    with torch.no_grad():
+        expected, found = reference((pixels / 255 - mean) / std), model(preprocess(pixels))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert names == list("abcde")
+
+
+def test_an_own_checkpoint_loads_as_published_weights_do(tmp_path: Path) -> None:
+    reference = own_checkpoint(tmp_path / "a.ckpt", invert=True)
+    model, preprocess, names = load(tmp_path / "a.ckpt")
+    assert preprocess.invert
+    assert names == list("0123456789")
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), reference(images))
+
+
+def test_weights_without_a_head_load_without_class_names(tmp_path: Path) -> None:
+    reference = timm_vit(num_classes=0)
+    model, _, names = load(timm_folder(tmp_path, reference, num_classes=0))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), reference(images))
+    assert names == []

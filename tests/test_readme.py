@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from conftest import PhotoFolder
 from PIL import Image
+from safetensors.torch import save_file
 from small_sets import trust_small_files, write_all
+from timm.models.vision_transformer import VisionTransformer
 
 from vitlit.__main__ import main
 
@@ -45,6 +47,8 @@ def test_the_commands_run_one_after_the_other(
     write_all(tmp_path / "data")
     photo_folder("train+test", count=8)
     Path("folder").mkdir()
+    weights = VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1)
+    save_file(weights.state_dict(), "weights.safetensors")
     for name in ("photo.png", "folder/other.jpg"):
         Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(name)
     for command in COMMANDS:

@@ -9,7 +9,7 @@ _HOMES = {
     "Classifier": "vitlit.classifier",
     "ImageData": "vitlit.datamodule",
     "ViT": "vitlit.vit",
-    "load": "vitlit.checkpointing",
+    "load": "vitlit.pretrained",
     "patchify": "vitlit.patches",
     "unpatchify": "vitlit.patches",
 }

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from vitlit import checkpointing
+from vitlit.checkpointing import Loaded
 from vitlit.datamodule import ImageData
+from vitlit.datasets import IMAGENET_MEAN, IMAGENET_STD, find_class_names
 from vitlit.errors import InputError
+from vitlit.images import Preprocess, per_channel
 from vitlit.patches import pair
 from vitlit.vit import ViT
 from vitlit.weight_facts import Facts, folder_facts, metadata_facts
@@ -63,6 +66,31 @@ def load_weights(source: str | Path) -> Weights:
         return Weights(tensors, *facts, [])
     facts = Facts({}) if folder is None else folder_facts(folder)
     return _from_published(translate(tensors, str(source)), facts, str(source), notes)
+
+
+def load(source: str | Path) -> Loaded:
+    """A model ready to use from Python: of a checkpoint, or of weights from anywhere.
+
+    source: as in :func:`load_weights`. Weights without a head give features and no class names.
+    """
+    file, _ = _located(str(source))
+    if _is_own(read_file(file).parts):
+        return checkpointing.load(file)
+    weights = load_weights(source)
+    model = ViT(**weights.arguments)
+    model.load_state_dict(weights.state)
+    mean = per_channel("mean", list(weights.mean or IMAGENET_MEAN), model.in_chans)
+    std = per_channel("std", list(weights.std or IMAGENET_STD), model.in_chans)
+    preprocess = Preprocess(model.in_chans, model.img_size, model.img_size, mean, std)
+    return Loaded(model.eval(), preprocess, class_names_of(weights))
+
+
+def class_names_of(weights: Weights) -> list[str]:
+    """Those that came with the weights, else ImageNet's for 1,000 classes, else numbers."""
+    count = weights.arguments["num_classes"]
+    if weights.class_names is None and count == 1000:
+        return find_class_names("imagenet", Path())
+    return weights.class_names or [str(label) for label in range(count)]
 
 
 def _located(source: str) -> tuple[Path, Path | None]:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from vitlit.attention import HAS_BF16_UNITS
-from vitlit.datasets import find_class_names
 from vitlit.errors import InputError
-from vitlit.pretrained import Weights
+from vitlit.pretrained import Weights, class_names_of
 from vitlit.vit import ViT
 
 FIXED = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # of weights
@@ -64,11 +63,8 @@ def starting_points(
             f"{first[command]['model']['pretrained']} has no head, so it names no classes; "
             f"fine-tune it with `vitlit fit --config finetune.yaml`"
         )
-    names = weights.class_names
-    if names is None and arguments["num_classes"] == 1000:
-        names = find_class_names("imagenet", Path())
-    names = names or [str(label) for label in range(arguments["num_classes"])]
-    data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
+    names, channels = class_names_of(weights), arguments["in_chans"]
+    data |= {"dataset": "folder", "class_names": names, "in_chans": channels}
     return arguments, data
 
 
