@@ -12,7 +12,6 @@ Both folders hold train/CLASS/IMAGE, the second one test/CLASS/IMAGE too.
 import argparse
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
@@ -41,12 +40,10 @@ def accuracy(checkpoint: Path) -> float:
     return reached(vitlit(["test", "--ckpt_path", str(checkpoint)], checkpoint.parent))
 
 
-def compare(args: argparse.Namespace, folder: Path) -> tuple[float, dict[int, list[float]]]:
-    """Minutes of pretraining, and by seed the accuracy from scratch and fine-tuned."""
-    start = time.perf_counter()
+def compare(args: argparse.Namespace, folder: Path) -> dict[int, list[float]]:
+    """By seed, the accuracy from scratch and fine-tuned."""
     pretraining = [f"--data.data_dir={args.pretrain_dir}", f"--trainer.max_epochs={args.epochs}"]
     source = fit([*MODEL, *pretraining], folder / "pretrained")
-    minutes = (time.perf_counter() - start) / 60
     steps = [f"--data.data_dir={args.data_dir}", f"--trainer.max_steps={args.steps}"]
     starts = {"scratch": MODEL, "pretrained": [f"--model.pretrained={source}"]}
     scores: dict[int, list[float]] = {}
@@ -56,7 +53,7 @@ def compare(args: argparse.Namespace, folder: Path) -> tuple[float, dict[int, li
             options = [*options, *steps, "--trainer.max_epochs=-1", f"--seed_everything={seed}"]
             scores[seed].append(accuracy(fit(options, folder / f"{name}-{seed}")))
         print(f"seed {seed}: {scores[seed][0]:.4f} from scratch, {scores[seed][1]:.4f} fine-tuned")
-    return minutes, scores
+    return scores
 
 
 def table(scores: dict[int, list[float]]) -> str:
@@ -91,14 +88,14 @@ def main() -> None:
         args.epochs, args.steps, args.seeds = 1, 10, args.seeds[:1]
     args.pretrain_dir, args.data_dir = args.pretrain_dir.absolute(), args.data_dir.absolute()
     with tempfile.TemporaryDirectory() as name:
-        minutes, scores = compare(args, Path(name))
+        scores = compare(args, Path(name))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = measure.device_name(device, torch.get_num_threads())
     first, second = args.names
     text = (
         f"{datetime.now(UTC).date()}, {where}, {measure.packages()}\n\n"
-        f"A ViT of 6 blocks, width 128 and 8x8 patches of 32x32 pixels: {args.epochs} epochs on "
-        f"{first} ({minutes:.0f} minutes), then {args.steps} steps of 128 images on {second}, "
+        f"`{measure.command()}`\n\nA ViT of 6 blocks, width 128 and 8x8 patches of 32x32 pixels: {args.epochs} epochs on "
+        f"{first}, then {args.steps} steps of 128 images on {second}, "
         f"against the same steps from scratch; test/acc of the last step.\n\n{table(scores)}"
     )
     print(text)
