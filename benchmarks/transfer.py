@@ -94,7 +94,8 @@ def main() -> None:
     first, second = args.names
     text = (
         f"{datetime.now(UTC).date()}, {where}, {measure.packages()}\n\n"
-        f"`{measure.command()}`\n\nA ViT of 6 blocks, width 128 and 8x8 patches of 32x32 pixels: {args.epochs} epochs on "
+        f"`{measure.command()}`\n\n"
+        f"A ViT of 6 blocks, width 128 and 8x8 patches of 32x32 pixels: {args.epochs} epochs on "
         f"{first}, then {args.steps} steps of 128 images on {second}, "
         f"against the same steps from scratch; test/acc of the last step.\n\n{table(scores)}"
     )
