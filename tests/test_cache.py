@@ -15,8 +15,7 @@ from conftest import PhotoFolder
 from PIL import Image
 
 from vitlit import cache, readers
-from vitlit.cache import cache_folder, open_decoded
-from vitlit.errors import InputError
+from vitlit.cache import cache_folder, open_checked, open_decoded
 from vitlit.images import list_images
 from vitlit.readers import FileImages, MemoryImages
 
@@ -210,14 +209,92 @@ def test_other_processes_of_the_machine_do_not_repeat_it(
     assert caplog.records == []
 
 
-def test_an_unreadable_image_is_named_and_leaves_nothing(
-    photo_folder: PhotoFolder, home: Path
-) -> None:
-    root = photo_folder()
+# -- files that cannot be read ----------------------------------------------------------------
+
+
+def broken(root: Path) -> Path:
     (root / "dog" / "2.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"dog.2\.png"):
-        opened(root)
-    assert [path.suffix for path in home.iterdir() if path.suffix != ".lock"] == []
+    return root
+
+
+def test_a_bad_file_is_remembered_with_its_reason(
+    photo_folder: PhotoFolder, no_decoding: Callable[[], None]
+) -> None:
+    root = broken(photo_folder())
+    first = list(opened(root).bad)
+    no_decoding()
+    assert [file.place for file in first] == [6]
+    assert list(opened(root).bad) == first
+
+
+def test_the_cache_holds_the_other_files(photo_folder: PhotoFolder) -> None:
+    root = broken(photo_folder())
+    good = torch.tensor([0, 1, 2, 3, 4, 5, 7])
+    opened(root)
+    assert torch.equal(opened(root).gather(good), photos(root).gather(good))
+
+
+def test_a_folder_of_bad_files_alone_is_remembered(
+    photo_folder: PhotoFolder, no_decoding: Callable[[], None]
+) -> None:
+    root = photo_folder(count=1)
+    for path in root.glob("*/*"):
+        path.write_bytes(b"broken")
+    opened(root)
+    no_decoding()
+    assert [file.place for file in opened(root).bad] == [0, 1]
+
+
+def test_a_mended_file_is_noticed(photo_folder: PhotoFolder) -> None:
+    root = broken(photo_folder())
+    opened(root)
+    Image.new("RGB", (9, 9)).save(root / "dog" / "2.png")
+    assert list(opened(root).bad) == []
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"thorough": true, "bad": []}', "[1]"])
+def test_without_its_list_a_cache_is_built_again(
+    photo_folder: PhotoFolder, home: Path, content: str
+) -> None:
+    root = broken(photo_folder())
+    before = list(opened(root).bad)
+    (path,) = home.glob("*.json")
+    path.write_text(content)
+    assert list(opened(root).bad) == before
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_large_sets_are_checked_once(
+    photo_folder: PhotoFolder,
+    thorough: bool,
+    no_decoding: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = broken(photo_folder())
+    first = open_checked(photos(root), root, thorough=thorough).bad
+    no_decoding()
+    monkeypatch.setattr(readers, "check_file", readers.read_image)
+    assert [file.place for file in first] == [6]
+    assert open_checked(photos(root), root, thorough=thorough).bad == first
+
+
+def test_a_look_at_headers_is_not_taken_for_decoding(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    path = root / "cat" / "0.png"
+    content = bytearray(path.read_bytes())
+    content[200] ^= 255  # amid the pixels
+    path.write_bytes(content)
+    found = [open_checked(photos(root), root, thorough=way).bad for way in (False, True)]
+    assert [len(bad) for bad in found] == [0, 1]
+
+
+def test_without_a_place_for_the_list_it_is_made_each_time(
+    photo_folder: PhotoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITLIT_CACHE", str(tmp_path / "file"))
+    root = broken(photo_folder())
+    assert len(open_checked(photos(root), root, thorough=False).bad) == 1
 
 
 # -- who builds it ----------------------------------------------------------------------------

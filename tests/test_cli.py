@@ -345,7 +345,9 @@ def test_an_unreadable_image_is_named_where_a_worker_meets_it(
     root = photo_folder("train+val", count=6)
     monkeypatch.chdir(root)
     for path in (root / "train").rglob("*.png"):
-        path.write_bytes(b"no image")
+        content = bytearray(path.read_bytes())
+        content[200] ^= 255  # amid the pixels: header and end are sound
+        path.write_bytes(content)
     args = ["--data.dataset=folder", f"--data.data_dir={root}", "--data.img_size=8"]
     args += ["--data.memory_gb=0", "--data.num_workers=2", "--config=debug.yaml"]
     assert main([*FIT, *args]) == 2

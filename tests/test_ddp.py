@@ -26,8 +26,9 @@ TORCHRUN = str(Path(sys.executable).parent / "torchrun")
 
 def environment(**changes: str) -> dict[str, str]:
     """Of a shell: without what a trainer of another test in this process left behind."""
-    tests = str(Path(__file__).parent)
-    quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": tests, "CUDA_VISIBLE_DEVICES": ""}
+    tests = Path(__file__).parent
+    own = os.pathsep.join(map(str, (tests, tests.parent)))
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": own, "CUDA_VISIBLE_DEVICES": ""}
     left = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
     inherited = {name: value for name, value in os.environ.items() if name not in left}
     return {**inherited, **quiet, **changes}

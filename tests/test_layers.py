@@ -12,12 +12,13 @@ import vitlit
 FOLDER = Path(vitlit.__file__).parent
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
 LAYERS = [
-    {"__init__", "errors", "patches", "positions", "seeding", "optim", "images", "shipped"}
+    {"__init__", "errors", "patches", "positions", "seeding", "optim", "decoding", "shipped"}
     | {"metrics"},
-    {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"},
+    {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
+    | {"images"},
     {"transform"},
-    {"readers", "cache", "datasets"},
-    {"vit", "splits", "datamodule"},
+    {"readers", "cache", "datasets", "bad_images"},
+    {"vit", "splits", "division", "datamodule"},
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
     | {"export", "namings"},
@@ -36,6 +37,7 @@ WITHOUT_LIGHTNING = [
     "seeding",
     "optim",
     "images",
+    "decoding",
 ]
 WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
 WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]

@@ -11,7 +11,6 @@ from torchvision.transforms import v2
 
 from vitlit import readers
 from vitlit.augment import resized_crop_boxes
-from vitlit.errors import InputError
 from vitlit.images import list_images, read_image
 from vitlit.readers import FileImages
 
@@ -39,16 +38,48 @@ def test_decoding_keeps_the_order_over_many_chunks(
     assert torch.equal(images.decode_all().pixels, torch.stack(rows))
 
 
-def test_decoding_stops_at_an_unreadable_file(
+def broken(root: Path) -> FileImages:
+    """Eight files, of which the first is cut short and the seventh no image."""
+    first, seventh = root / "cat" / "0.png", root / "dog" / "2.png"
+    first.write_bytes(first.read_bytes()[:200])
+    seventh.write_bytes(b"text")
+    return photos(root)
+
+
+def test_decoding_goes_on_past_files_that_cannot_be_read(photo_folder: PhotoFolder) -> None:
+    images = broken(photo_folder())
+    taken: list[torch.Tensor] = []
+    images.decode(taken.append)
+    good = torch.tensor([1, 2, 3, 4, 5, 7])
+    assert torch.equal(torch.cat(taken), images.gather(good))
+
+
+def test_decoding_lists_the_files_that_cannot_be_read(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = photo_folder()
-    (root / "cat" / "0.png").write_bytes(b"broken")
-    monkeypatch.setattr(readers, "CHUNK", 1)
-    taken: list[torch.Tensor] = []
-    with pytest.raises(InputError, match=r"cat.0\.png"):
-        photos(root).decode(taken.append)
-    assert taken == []
+    monkeypatch.setattr(readers, "CHUNK", 3)
+    images = broken(photo_folder())
+    first, seventh = images.decode(lambda chunk: None)
+    assert first == (0, images.paths[0], "cut short")
+    assert seventh[:2] == (6, images.paths[6])
+
+
+def test_a_look_at_the_files_finds_the_same(photo_folder: PhotoFolder) -> None:
+    images = broken(photo_folder())
+    assert images.check() == images.decode(lambda chunk: None)
+
+
+def test_images_keep_their_places_in_memory(photo_folder: PhotoFolder) -> None:
+    images = broken(photo_folder())
+    places = torch.tensor([7, 1, 5])
+    assert torch.equal(images.decode_all().gather(places), images.gather(places))
+
+
+@pytest.mark.parametrize("index", [0, 6])
+def test_no_other_image_takes_the_place_of_a_bad_one(photo_folder: PhotoFolder, index: int) -> None:
+    memory = broken(photo_folder()).decode_all()
+    with pytest.raises(IndexError):
+        memory.gather(torch.tensor([index]))
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])

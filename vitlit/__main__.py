@@ -87,6 +87,7 @@ def _quieten(command: str) -> None:
         *(() if command == "fit" else scoring),
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files; what matters is an error
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     logger.addFilter(lambda record: "Tip:" not in record.getMessage())
 

@@ -18,7 +18,10 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 
+from vitlit.bad_images import listing, refuse
+from vitlit.decoding import printable
 from vitlit.errors import InputError
+from vitlit.readers import BadFile
 from vitlit.sampler import Batch
 
 PREDICTIONS = "predictions.csv"
@@ -120,7 +123,8 @@ class MovingAverage(WeightAveraging):
 class PredictionWriter(Callback):
     """Writes what ``predict`` finds: one row for each image, in the order they were given.
 
-    Columns: file, class, probability, top5 (``name:probability`` joined by semicolons).
+    Columns: file, class, probability, top5 (``name:probability`` joined by semicolons). Files
+    that cannot be read have no row, and are listed on the screen.
     """
 
     def __init__(self, out: str | None, class_names: list[str]) -> None:
@@ -135,6 +139,7 @@ class PredictionWriter(Callback):
         if not os.access(self.path.parent, os.W_OK):
             raise InputError(f"cannot write into {self.path.parent.absolute()}; give --out")
         self._found: list[tuple[int, list[float], list[int]]] = []
+        self._bad: list[tuple[int, str]] = []
 
     def on_predict_batch_end(
         self,
@@ -154,18 +159,26 @@ class PredictionWriter(Callback):
             strict=True,
         )
         self._found += [(i, values, classes) for i, valid, values, classes in rows if valid]
+        self._bad += [(i, reason) for i, reason in batch.bad]
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = sorted(_gather(self._found, trainer.world_size))
+        reasons = dict(_gather(self._bad, trainer.world_size))  # once, where rows fill a batch up
+        files = trainer.datamodule.files  # type: ignore[attr-defined]
+        bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
+        if not found:
+            refuse(bad, len(bad), "mend them, or give --data.images others")
         if not trainer.is_global_zero:
             return
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
         rows = [self._row(files[i], values, classes) for i, values, classes in found]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        # surrogateescape: names that are not UTF-8 are written as they are on disk
+        with self.path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "class", "probability", "top5"])
             writer.writerows(rows)
         self._show(rows)
+        if bad:
+            print(listing(f"{len(bad)} of {len(bad) + len(rows)} images cannot be read:", bad))
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
         names = [self.class_names[i] for i in classes]
@@ -173,8 +186,9 @@ class PredictionWriter(Callback):
         return [file, names[0], f"{values[0]:.4f}", top5]
 
     def _show(self, rows: list[list[str]]) -> None:
-        width = max(len(row[0]) for row in rows[:SHOWN])
-        for file, name, probability, _ in rows[:SHOWN]:
+        names = [printable(row[0]) for row in rows[:SHOWN]]
+        width = max(map(len, names))
+        for file, (_, name, probability, _) in zip(names, rows, strict=False):
             print(f"{file:{width}}  {probability}  {name}")
         if len(rows) > SHOWN:
             print(f"… and {len(rows) - SHOWN} more")

@@ -12,24 +12,16 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from vitlit.datasets import (
-    SOURCES,
-    DatasetName,
-    check_class_names,
-    find_class_names,
-    parts,
-    prepare,
-    read_part,
-)
+from vitlit.bad_images import OnBadImage
+from vitlit.datasets import SOURCES, DatasetName, find_class_names, prepare
+from vitlit.division import Division, SplitName
 from vitlit.errors import InputError, check_at_least
 from vitlit.images import Preprocess, check_statistics, find_images, per_channel
 from vitlit.patches import grid_size, pair, patchify
-from vitlit.readers import FileImages, Images
+from vitlit.readers import FileImages
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
-from vitlit.splits import CroppedSplit, Split, split_members
+from vitlit.splits import CroppedSplit, FoundFiles, Split
 from vitlit.transform import Augmentation
-
-SplitName = Literal["train", "val", "test"]
 
 
 class ImageData(pl.LightningDataModule):
@@ -59,6 +51,9 @@ class ImageData(pl.LightningDataModule):
         num_workers: Processes that load batches; by default none for sets in memory.
         memory_gb: Image files that fit this many gigabytes decoded are decoded once, into a cache
             in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded for each epoch.
+        on_bad_image: What becomes of image files that cannot be read: refuse names them before
+            training, validation or testing starts; skip leaves them out of every split, and says
+            how many (sets larger than memory_gb are decoded once to find them).
         download: Download mnist, fashion_mnist, cifar10 or cifar100 where they are missing.
         split: Which split ``test`` scores: train, val or test.
         images: Files and folders that ``predict`` reads.
@@ -85,6 +80,7 @@ class ImageData(pl.LightningDataModule):
         invert: bool = False,
         num_workers: int | None = None,
         memory_gb: float = 4.0,
+        on_bad_image: OnBadImage = "refuse",
         download: bool = True,
         split: SplitName = "test",
         images: list[str] | None = None,
@@ -110,9 +106,7 @@ class ImageData(pl.LightningDataModule):
         self.num_classes = len(self.class_names)
         self._check_class_names()
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.split_seed, self.seed = split_seed, seed
-        self.memory_gb, self.download = memory_gb, download
+        self.seed, self.download = seed, download
         self.split, self.image_paths = split, images
         self.patch_size, self.patchify = patch_size, patchify
         grid_size(self.img_size, patch_size)
@@ -126,7 +120,18 @@ class ImageData(pl.LightningDataModule):
         self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
-        self._parts: dict[str, Images] = {}
+        self._division = Division(
+            dataset=dataset,
+            data_dir=self.data_dir,
+            class_names=self.class_names,
+            in_chans=self.in_chans,
+            size=self.preprocess.source_size,
+            memory_gb=memory_gb,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=split_seed,
+            on_bad_image=on_bad_image,
+        )
 
     def _check_class_names(self) -> None:
         count = self.num_classes
@@ -168,7 +173,7 @@ class ImageData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         match stage:
             case "fit":
-                names: tuple[str, ...] = ("train", "val")
+                names: tuple[SplitName, ...] = ("train", "val")
                 if self.trainer:
                     self.augmentation.set_epochs(self.trainer.max_epochs)
             case "validate":
@@ -178,9 +183,7 @@ class ImageData(pl.LightningDataModule):
             case _:
                 names = ()
                 self.splits["predict"] = self._predict_split()
-        for name in names:
-            if name not in self.splits:
-                self.splits[name] = self._make_split(name)
+        self.splits |= self._division.splits([name for name in names if name not in self.splits])
 
     def _predict_split(self) -> Split:
         if not self.image_paths:
@@ -189,43 +192,7 @@ class ImageData(pl.LightningDataModule):
         labels = torch.full((len(self.files),), -1)
         channels = 1 if self.in_chans == 1 else 3
         images = FileImages(self.files, labels, in_chans=channels, size=self.preprocess.source_size)
-        return Split(images, torch.arange(len(labels)))
-
-    def _make_split(self, name: str) -> Split:
-        found = parts(self.dataset, self.data_dir)
-        if self.dataset == "folder":
-            check_class_names(self.data_dir, self.class_names)
-        if name in found and (name != "train" or "val" in found):
-            images = self._part(name)
-            return Split(images, torch.arange(len(images)))
-        if name == "test" and "all" not in found:
-            raise InputError(
-                f"{self.data_dir} has no test folder; score the validation split with "
-                f"`vitlit validate`, or add {self.data_dir / 'test'}"
-            )
-        part = "all" if "all" in found else "train"
-        images = self._part(part)
-        members = split_members(
-            images.labels,
-            name,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction if part == "all" else 0.0,
-            seed=self.split_seed,
-        )
-        return Split(images, members)
-
-    def _part(self, part: str) -> Images:
-        if part not in self._parts:
-            self._parts[part] = read_part(
-                self.dataset,
-                part,
-                self.data_dir,
-                num_classes=self.num_classes,
-                in_chans=self.in_chans,
-                size=self.preprocess.source_size,
-                memory_gb=self.memory_gb,
-            )
-        return self._parts[part]
+        return FoundFiles(images, torch.arange(len(labels)))
 
     @property
     def _place(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``
 published a division. How parts become splits is the DataModule's business.
 """
 
+import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 from torchvision import datasets as tv
 
-from vitlit.cache import open_decoded
+from vitlit.cache import open_checked, open_decoded
 from vitlit.errors import InputError
-from vitlit.images import EXTENSIONS, list_images
+from vitlit.images import EXTENSIONS, is_hidden, is_loop, list_images
 from vitlit.readers import FileImages, Images, MemoryImages
 
 DatasetName = Literal[
@@ -76,10 +77,12 @@ SOURCES: dict[str, Source] = {
 
 
 def _folders(root: Path) -> list[Path]:
-    """Folders below root, sorted by name, hidden ones left out."""
+    """Folders below root, sorted by name; hidden ones and links that lead back are left out."""
     if not root.is_dir():
         return []
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+    around = (os.path.realpath(root),)
+    return [p for p in found if not (p.is_symlink() and is_loop(str(p), around))]
 
 
 def _part_root(data_dir: Path, part: str) -> Path:
@@ -225,12 +228,14 @@ def read_part(
     in_chans: int,
     size: tuple[int, int],
     memory_gb: float,
+    thorough: bool = False,
 ) -> Images:
-    """The images of one part.
+    """The images of one part, with a list of the files that cannot be read.
 
     in_chans and size apply to image files, which are decoded to them; sets that come as arrays
     keep their own. Files that fit ``memory_gb`` (10**9 bytes) decoded are decoded once, into a
-    cache on disk that is mapped into memory; larger sets are decoded each time.
+    cache on disk that is mapped into memory; larger sets are decoded each time. Of these, ``bad``
+    lists the files that a look at the header condemns, or decoding, if ``thorough``.
     """
     if dataset == "digits":
         return _read_digits()
@@ -239,4 +244,6 @@ def read_part(
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = _part_root(data_dir, folder)
     images = _scan(root, num_classes, in_chans=in_chans, size=size)
-    return open_decoded(images, root) if images.nbytes <= memory_gb * 1e9 else images
+    if images.nbytes <= memory_gb * 1e9:
+        return open_decoded(images, root)
+    return open_checked(images, root, thorough=thorough)

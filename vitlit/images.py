@@ -6,7 +6,6 @@ file -> uint8 (C, h, w) -> batch uint8 (B, C, h, w) -> float (B, C, H, W)
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from vitlit.decoding import opened, plain, upright_size
 from vitlit.errors import InputError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
-ORIENTATION = 0x0112  # EXIF's tag
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that turn RGB to grey
 
 
@@ -30,13 +29,41 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a folder is none of the user's: hidden, or left by a Mac or a network drive."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def is_loop(folder: str, around: tuple[str, ...]) -> bool:
+    """Whether a link leads back to one of the folders ``around`` it (real paths), or above."""
+    real = os.path.realpath(folder).rstrip(os.sep) + os.sep
+    return any((other + os.sep).startswith(real) for other in around)
+
+
 def list_images(folder: str | Path) -> list[str]:
-    """Image files below a folder, sorted, hidden files and folders left out."""
-    found: list[str] = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [f"{root}{os.sep}{name}" for name in sorted(names) if is_image_name(name)]
-    return found
+    """Image files below a folder, sorted, hidden files and folders left out.
+
+    Links to folders are followed, but for those that lead back.
+    """
+    return list(_walk(str(folder), (os.path.realpath(folder),)))
+
+
+def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
+    """Files of a folder, then those below it; around: its real path, after those above it."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:  # images that are left out in silence would be missed later
+        raise InputError(f"cannot list the folder {folder}: {error.strerror}; mend it") from error
+    is_folder = [entry.is_dir() for entry in entries]
+    for entry, folded in zip(entries, is_folder, strict=True):
+        if not folded and is_image_name(entry.name):
+            yield f"{folder}{os.sep}{entry.name}"
+    for entry, folded in zip(entries, is_folder, strict=True):
+        if folded and not is_hidden(entry.name):
+            path = f"{folder}{os.sep}{entry.name}"
+            if not (entry.is_symlink() and is_loop(path, around)):
+                yield from _walk(path, (*around, os.path.realpath(path)))
 
 
 def find_images(paths: Iterable[str]) -> list[str]:
@@ -54,42 +81,6 @@ def find_images(paths: Iterable[str]) -> list[str]:
             raise InputError(f"no such file or folder: {path}; check --data.images")
 
     return [file for path in paths for file in expand(Path(path).expanduser())]
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit and float greyscale to 8 bits; PIL's own conversion would clip."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).clip(0, 65535)
-        return Image.fromarray((values // 257).astype(np.uint8))
-    if image.mode == "F":
-        values = np.asarray(image)
-        scale = 255.0 if values.max() <= 1.0 else 1.0
-        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
-    return image
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Lay a transparent image on white, as viewers show it."""
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image)
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether the camera stored the image lying on its side: width and height swap."""
-    return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-
-
-def _plain(image: Image.Image, in_chans: int) -> Image.Image:
-    """Decode: upright, opaque, 8 bits, grey (1 channel) or RGB."""
-    mode = "L" if in_chans == 1 else "RGB"
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == mode and not image.has_transparency_data:  # each step below copies
-        return image
-    return _on_white(_to_8_bit(image)).convert(mode)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
@@ -130,24 +121,15 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Tensor:
     return _resize(image, cover, "bicubic")[:, top : top + height, left : left + width]
 
 
-@contextmanager
-def _blame(path: str | Path) -> Iterator[None]:
-    """Turn whatever is raised into a sentence that names the file."""
-    try:
-        yield
-    except Exception as error:  # PIL raises many kinds; whatever it is, this file is the cause
-        raise InputError(f"cannot read the image {path}: {error}; mend or remove it") from error
-
-
 def read_image(path: str | Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
     """Decode one file, upright, in grey (1 channel) or colour (3), fitted to ``size``.
 
     size: (height, width) in pixels. Returns uint8 ``(in_chans, height, width)``.
     """
-    with _blame(path), Image.open(path) as image:
+    with opened(path) as image:
         side = 2 * max(size)
         image.draft("RGB", (side, side))  # JPEG only: decode no larger than needed
-        return _fit(_plain(image, in_chans), size).contiguous()
+        return _fit(plain(image, in_chans), size).contiguous()
 
 
 def read_crop(
@@ -158,21 +140,17 @@ def read_crop(
     choose: from the upright image's height and width to the box. Returns uint8
     ``(in_chans, height, width)``, antialiased bilinear.
     """
-    with _blame(path):
-        image = Image.open(path)
-    with image:
-        with _blame(path):
-            full = image.size[::-1] if _is_turned(image) else image.size
-        top, left, height, width = choose(full[1], full[0])
-        with _blame(path):
-            # JPEG only: a box of many pixels needs no decoding at the full resolution
-            surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
-            image.draft("RGB", (image.width // surplus, image.height // surplus))
-            plain = _plain(image, in_chans)
-            x, y = plain.width / full[0], plain.height / full[1]  # 1, or less after draft
-            left, top = round(left * x), round(top * y)
-            box = left, top, left + round(width * x), top + round(height * y)
-            return _resize(plain.crop(box), size, "bilinear").contiguous()
+    with opened(path) as image:
+        full = upright_size(image)
+        top, left, height, width = choose(*full)
+        # JPEG only: a box of many pixels needs no decoding at the full resolution
+        surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
+        image.draft("RGB", (image.width // surplus, image.height // surplus))
+        whole = plain(image, in_chans)
+        x, y = whole.width / full[1], whole.height / full[0]  # 1, or less after draft
+        left, top = round(left * x), round(top * y)
+        box = left, top, left + round(width * x), top + round(height * y)
+        return _resize(whole.crop(box), size, "bilinear").contiguous()
 
 
 def convert_channels(x: Tensor, in_chans: int) -> Tensor:

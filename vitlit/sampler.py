@@ -6,7 +6,7 @@ Lightning leaves a DistributedSampler alone and tells it the epoch, so the sampl
 yield whole batches (DataLoader with ``batch_size=None``), each with its address.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +32,9 @@ class Batch(NamedTuple):
 
     x: uint8 ``(B, C, h, w)`` from the loader, float patches ``(B, N, C*P*P)`` or images
     ``(B, C, H, W)`` in a step; y: int64 ``(B,)``; sample: int64 ``(B,)``, its place in the
-    split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation;
-    epoch and key: the address of the batch.
+    split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation, and
+    for files that cannot be read; epoch and key: the address of the batch; bad: sample and
+    reason for each of those files.
     """
 
     x: Tensor
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
     valid: Tensor
     epoch: int
     key: int
+    bad: Sequence[tuple[int, str]] = ()
 
 
 class TrainOrder(DistributedSampler[Any]):

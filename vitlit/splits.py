@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitlit.errors import InputError
-from vitlit.readers import FileImages, Images
+from vitlit.readers import FileImages, Images, is_among
 from vitlit.sampler import Batch, Order
 from vitlit.seeding import address, permutation
 from vitlit.transform import Augmentation
@@ -91,4 +91,24 @@ class CroppedSplit(Split):
             draws,
             scale=self.augmentation.scale,
             ratio=self.augmentation.ratio,
+        )
+
+
+class FoundFiles(Split):
+    """Files of which some may be unreadable: their rows are black, not valid, and explained."""
+
+    images: FileImages
+
+    def __getitem__(self, order: Order) -> Batch:
+        members = self.members[order.indices]
+        x, bad = self.images.read(members)
+        is_good = ~is_among(bad, members)
+        return Batch(
+            x,
+            self.labels[order.indices],
+            order.indices,
+            order.valid & is_good,
+            order.epoch,
+            order.key,
+            [(file.place, file.reason) for file in bad],
         )

@@ -5,14 +5,17 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from vitlit import checkpointing
+from vitlit.bad_images import refuse
 from vitlit.callbacks import free_name
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
+from vitlit.decoding import printable
 from vitlit.errors import InputError
 from vitlit.explain import Subjects, balanced_sample, check_count, explain
 from vitlit.export import Format, export
 from vitlit.interpret import Fusion
 from vitlit.namings import Naming
+from vitlit.readers import FileImages
 
 EXPLANATION, EXPORT = "explanation", "export"
 
@@ -86,7 +89,10 @@ def _subjects(data: ImageData, count: int) -> Subjects:
         data.setup("predict")
         split = data.splits["predict"]
         check_count(len(split))
-        members, names = split.members, data.files
+        members, names = split.members, [printable(file) for file in data.files]
+        assert isinstance(split.images, FileImages)
+        pixels, bad = split.images.read(members)
+        refuse(bad, len(split), "mend them, or leave them out of --data.images")
     else:
         check_count(count)
         data.prepare_data()
@@ -95,7 +101,8 @@ def _subjects(data: ImageData, count: int) -> Subjects:
         places = balanced_sample(split, count)
         members = split.members[places]
         names = [f"{data.dataset} val {place}" for place in places]
-    return Subjects(names, split.images.gather(members), split.images.labels[members])
+        pixels = split.images.gather(members)
+    return Subjects(names, pixels, split.images.labels[members])
 
 
 def _load(model: Classifier, ckpt_path: str | None) -> None:

@@ -1,0 +1,70 @@
+"""Image files that cannot be read: listed by name with the reason, and refused or left out.
+
+Images, members of a split -> members that can be read
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from vitlit.cache import say
+from vitlit.decoding import printable
+from vitlit.errors import InputError
+from vitlit.readers import BadFile, Images, is_among
+
+OnBadImage = Literal["refuse", "skip"]
+SHOWN = 10  # files of a list
+
+
+def listing(headline: str, bad: Sequence[BadFile]) -> str:
+    """A line for each of the first files, and how many more there are."""
+    lines = [f"  {printable(file.path)}: {file.reason}" for file in bad[:SHOWN]]
+    more = [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+    return "\n".join([headline, *lines, *more])
+
+
+def refuse(bad: Sequence[BadFile], total: int, way_out: str) -> None:
+    """List bad files, and raise an error that names the first of ``total`` images."""
+    if not bad:
+        return
+    count = f"{len(bad)} of {total} images cannot be read"
+    say(listing(f"{count}:", bad))
+    first = f"{printable(bad[0].path)} ({bad[0].reason})"
+    raise InputError(f"{count}, the first is {first}; {way_out}")
+
+
+def refuse_any(parts: Sequence[Images]) -> None:
+    """Refuse parts of a data set with files that cannot be read."""
+    bad = [file for images in parts for file in images.bad]
+    total = sum(map(len, parts))
+    refuse(bad, total, "mend or remove them, or leave them out with --data.on_bad_image skip")
+
+
+def leave_out(splits: Mapping[str, tuple[Images, Tensor]]) -> dict[str, tuple[Images, Tensor]]:
+    """The splits (images, members) without the files that cannot be read; says how many and which.
+
+    Who is in which split is decided before: to mend a file moves no other image to another split.
+    """
+    kept: dict[str, tuple[Images, Tensor]] = {}
+    bad: list[BadFile] = []
+    counts: list[str] = []
+    for name, (images, members) in splits.items():
+        is_bad = is_among(images.bad, members)
+        kept[name] = images, members[~is_bad]
+        gone = set(members[is_bad].tolist())
+        bad += [file for file in images.bad if file.place in gone]
+        counts.append(f"{name} {len(gone)} of {len(members)}")
+        _check_classes(name, images.labels[members], images.labels[members[~is_bad]])
+    if bad:
+        say(listing(f"left out images that cannot be read ({', '.join(counts)}):", bad))
+    return kept
+
+
+def _check_classes(name: str, before: Tensor, after: Tensor) -> None:
+    """Refuse to train without a class, and to score nothing."""
+    lost = sorted(set(before.tolist()) - set(after.tolist()))
+    if lost and (name == "train" or not len(after)):
+        raise InputError(
+            f"no image of class number {lost[0]} can be read in the {name} split; mend its files"
+        )

@@ -1,0 +1,206 @@
+"""One image file, opened safely and turned into what a viewer shows, whatever its kind.
+
+file -> upright, opaque, 8-bit image, grey or RGB
+
+Only the formats of ``FORMATS`` are opened, none that Pillow hands to other programs. Of animations
+and files of several pages the first picture counts; colour profiles are not applied.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from vitlit.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+MAX_BYTES = 2**29  # of a file
+MAX_PIXELS = 178_956_970  # Pillow's own limit, against small files that unpack to fill the memory
+LARGE = 2**25  # pixels; images of more are decoded one at a time
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of whole files
+BITS, COLOURS, KIND, SIGNED = 258, 262, 339, 2  # TIFF 6.0: three tags, and a value of the third
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_one_at_a_time = Lock()
+
+
+class ImageInputError(InputError):
+    """A file that cannot be read as an image, and why."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def printable(path: str | Path) -> str:
+    """A file's name; what a terminal would act on or could not show becomes an escape."""
+    text = str(path).encode(errors="backslashreplace").decode()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in a few words."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UnidentifiedImageError):
+        return f"no image, or one cut short, of the kinds {' '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels, the most that are read"
+    if isinstance(error, MemoryError):
+        return "too large for the memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    if "truncated" in text.lower() or "EOF" in text:
+        return "cut short"
+    return text or type(error).__name__
+
+
+def _check_file(path: str | Path) -> None:
+    """Refuse what is no file (a pipe would be waited for), is empty, or is too large."""
+    found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device")
+    if found.st_size == 0:
+        raise ValueError("empty")
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f"{found.st_size:,} bytes, more than the {MAX_BYTES:,} that are read")
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """The image in a file, not decoded yet; whatever goes wrong with it names the file."""
+    try:
+        _check_file(path)
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            _scale_key(image)
+            with _one_at_a_time if pixels > LARGE else nullcontext():
+                yield image
+    except InputError:
+        raise
+    except Exception as error:  # PIL raises many kinds; whatever it is, this file is the cause
+        reason = _reason(error)
+        message = f"cannot read the image {printable(path)}: {reason}; mend or remove it"
+        raise ImageInputError(message, reason) from error
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse a file whose size or header says that it cannot be read.
+
+    One without the mark that ends its kind of file is decoded, to see whether it is whole.
+    """
+    with opened(path) as image:
+        mark = ENDS.get(str(image.format))
+        if mark is None or not _ends_with(path, mark):
+            image.load()
+
+
+def _ends_with(path: str | Path, mark: bytes) -> bool:
+    with Path(path).open("rb") as file:
+        file.seek(-len(mark), os.SEEK_END)
+        return file.read() == mark
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, 1 to 8 as EXIF has it; 1 where that is missing or makes no sense."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # broken EXIF data are no reason to lose the pixels
+        return 1
+    return found if found in TURNS else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an opened image as :func:`plain` turns it."""
+    lies = _orientation(image) >= 5 and not isinstance(image, TiffImageFile)  # Pillow sees to those
+    return image.size if lies else (image.height, image.width)
+
+
+def plain(image: Image.Image, in_chans: int) -> Image.Image:
+    """Decode an opened image: upright, opaque, 8 bits, grey (1 channel) or RGB."""
+    mode = "L" if in_chans == 1 else "RGB"
+    image.load()  # first: EXIF data may follow the pixels
+    turn = _orientation(image)
+    if image.mode != mode or image.has_transparency_data:  # each step copies
+        image = _on_white(_to_8_bit(image)).convert(mode)
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Bring the transparent value of a PNG to 8 bits, as Pillow does the pixels only."""
+    tiles: Any = getattr(image, "tile", None)
+    found = re.search(r";(\d+)", str(tiles[0].args)) if tiles and image.format == "PNG" else None
+    key, bits = image.info.get("transparency"), int(found[1]) if found else 8
+    if bits < 8 and isinstance(key, int) and image.mode == "L":
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+    if bits > 8 and isinstance(key, tuple):  # of colours Pillow keeps the upper 8 bits
+        image.info["transparency"] = tuple(value >> (bits - 8) for value in key)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale grey of more than 8 bits, which PIL's own conversion clips, to 8."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values, key = np.asarray(image), image.info.get("transparency")
+    grey = _scale_floats(values) if image.mode == "F" else _scale_integers(values, image)
+    if isinstance(key, int):
+        grey[values == key] = 255
+    return Image.fromarray(grey)
+
+
+def _scale_integers(values: NDArray[Any], image: Image.Image) -> NDArray[np.uint8]:
+    """White is the largest number of the type, as TIFF 6.0 says, page 37; below zero is black."""
+    tags: Any = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits, kind = tags.get(BITS, (16,))[0], tags.get(KIND, (1,))[0]
+    if bits == 32 and kind != SIGNED:
+        values = values.view(np.uint32)  # Pillow knows signed ones only
+    white = 2 ** (bits - 1) - 1 if kind == SIGNED else 2**bits - 1
+    return _spread(values, white, inverted=tags.get(COLOURS) == 0)
+
+
+def _scale_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """White is 1, 255 or 65535, the usual ones: the least that is at least half the largest value.
+
+    Half, since resampling overshoots.
+    """
+    highest = float(values.max())  # nan where any value is
+    if not np.isfinite(highest) or not np.isfinite(float(values.min())):
+        raise ValueError("pixels that are not finite numbers")
+    white = next((top for top in (1, 255, 65535) if highest <= 2 * top), None)
+    if white is None:
+        raise ValueError(f"float pixels up to {highest:g}, of which white is not known")
+    return _spread(values, white)
+
+
+def _spread(values: NDArray[Any], white: int, *, inverted: bool = False) -> NDArray[np.uint8]:
+    """Values of 0 to ``white`` over 0 to 255, rounded; in float32, which is exact enough."""
+    levels = np.rint(values.astype(np.float32) * np.float32(255 / white)).clip(0, 255)
+    grey = levels.astype(np.uint8)
+    return 255 - grey if inverted else grey
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on white, as viewers show it."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image)

@@ -1,0 +1,87 @@
+"""A data set divided into train, val and test.
+
+data set on disk -> parts, as published -> splits, without the files that cannot be read
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitlit.bad_images import OnBadImage, leave_out, refuse_any
+from vitlit.datasets import DatasetName, check_class_names, parts, read_part
+from vitlit.errors import InputError
+from vitlit.readers import Images
+from vitlit.splits import Split, split_members
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a data set is read and divided; see the arguments of ImageData.
+
+    size: (height, width) in pixels that files are decoded to; seed: decides who is held out.
+    """
+
+    dataset: DatasetName
+    data_dir: Path
+    class_names: list[str]
+    in_chans: int
+    size: tuple[int, int]
+    memory_gb: float
+    val_fraction: float
+    test_fraction: float
+    seed: int
+    on_bad_image: OnBadImage
+    _parts: dict[str, Images] = field(default_factory=dict)
+
+    def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
+        """The splits of these names; files that cannot be read are refused, or left out of them."""
+        found: dict[str, tuple[Images, Tensor]] = {name: self._members(name) for name in names}
+        if self.on_bad_image == "refuse":
+            refuse_any(list(self._parts.values()))
+        else:
+            found = leave_out(found)
+        return {name: Split(images, members) for name, (images, members) in found.items()}
+
+    def _members(self, name: str) -> tuple[Images, Tensor]:
+        """The images that a split is taken from, and its places among them."""
+        found = parts(self.dataset, self.data_dir)
+        if self.dataset == "folder":
+            check_class_names(self.data_dir, self.class_names)
+        if name in found and (name != "train" or "val" in found):
+            images = self._part(name)
+            return images, torch.arange(len(images))
+        if name == "test" and "all" not in found:
+            raise InputError(
+                f"{self.data_dir} has no test folder; score the validation split with "
+                f"`vitlit validate`, or add {self.data_dir / 'test'}"
+            )
+        part = "all" if "all" in found else "train"
+        images = self._part(part)
+        members = split_members(
+            images.labels,
+            name,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction if part == "all" else 0.0,
+            seed=self.seed,
+        )
+        return images, members
+
+    def _part(self, part: str) -> Images:
+        if part not in self._parts:
+            self._parts[part] = read_part(
+                self.dataset,
+                part,
+                self.data_dir,
+                num_classes=len(self.class_names),
+                in_chans=self.in_chans,
+                size=self.size,
+                memory_gb=self.memory_gb,
+                thorough=self.on_bad_image == "skip",
+            )
+        return self._parts[part]
