@@ -1,11 +1,14 @@
 """Odd image files: each is read rightly or refused by name, and none ends a run of predict."""
 
+import csv
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from odd_files import BAD, EXACT, LOSSY
 
+from vitlit.__main__ import main
 from vitlit.decoding import ImageInputError, check_file
 from vitlit.images import read_crop, read_image
 
@@ -48,3 +51,91 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path, name: str) -> None:
     message = str(found.value)
     assert message.startswith(f"cannot read the image {tmp_path / name}: {found.value.reason}; ")
     assert 3 < len(found.value.reason) < 150
+
+
+# -- whole runs -------------------------------------------------------------------------------
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", *QUIET]
+RAW_NAME = os.fsdecode(b"caf\xe9.png")  # Latin-1
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, one with every odd file, and one with two bad ones."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", "--config=digits.yaml", "--config=debug.yaml", *SMALL]) == 0
+    (folder / "odd" / ".hidden").mkdir(parents=True)
+    (folder / "bad").mkdir()
+    for name, write in {**READ, **BAD}.items():
+        write(folder / "odd" / name)
+    for name in ("line\nbreak.png", RAW_NAME, ".hidden.png", ".hidden/x.png"):
+        READ["16-bit grey.png"](folder / "odd" / name)
+    for name in ("half.png", "text.jpg"):
+        BAD[name](folder / "bad" / name)
+    os.mkfifo(folder / "odd" / "pipe.png")
+    (folder / "odd" / "loop").symlink_to(folder / "odd")
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_predict_names_what_it_can_and_lists_the_others(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    num_workers: int,
+) -> None:
+    monkeypatch.chdir(home)
+    out = tmp_path / "found.csv"
+    args = ["predict", "--ckpt_path=last", "--data.images", "odd", f"--out={out}", *QUIET]
+    assert main([*args, "--data.batch_size=7", f"--data.num_workers={num_workers}"]) == 0
+    with out.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    names = [*READ, "line\nbreak.png", RAW_NAME]
+    assert [row["file"] for row in rows] == sorted(f"odd/{name}" for name in names)
+    bad = len(BAD) - 1 + 1  # a link to a folder is a loop here, and there is the pipe
+    text = capsys.readouterr().out
+    assert f"{bad} of {bad + len(names)} images cannot be read:" in text
+    assert f"… and {bad - 10} more" in text
+
+
+def test_predict_of_bad_files_alone_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    args = ["predict", "--ckpt_path=last", "--data.images", "bad", "--out=none.csv", *QUIET]
+    assert main(args) == 2
+    assert "2 of 2 images cannot be read, the first is bad/half.png" in capsys.readouterr().err
+    assert not (home / "none.csv").exists()
+
+
+def test_explain_refuses_with_a_list(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(home)
+    READ["turned.png"](home / "bad" / "good.png")
+    args = ["explain", "--ckpt_path=last", "--data.images", "bad", "--out=none", *QUIET]
+    assert main(args) == 2
+    assert "2 of 3 images cannot be read:" in caplog.text
+    assert "bad/text.jpg: no image" in caplog.text
+    assert not (home / "none").exists()
+
+
+def test_fit_refuses_before_a_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(5):
+            READ["turned.png"](tmp_path / "photos" / name / f"{number}.png")
+    BAD["half.jpg"](tmp_path / "photos" / "dog" / "x.jpg")
+    args = ["fit", "--config=debug.yaml", "--data.dataset=folder", "--data.data_dir=photos"]
+    args += ["--data.img_size=32", *SMALL, "--trainer.accelerator=cpu"]
+    assert main(args) == 2
+    assert "1 of 11 images cannot be read" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.ckpt")) == []
+    assert main([*args, "--data.on_bad_image=skip"]) == 0

@@ -55,7 +55,7 @@ def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:  # images that are left out in silence would be missed later
         raise InputError(f"cannot list the folder {folder}: {error.strerror}; mend it") from error
-    is_folder = [entry.is_dir() for entry in entries]
+    is_folder = [_is_folder(entry) for entry in entries]
     for entry, folded in zip(entries, is_folder, strict=True):
         if not folded and is_image_name(entry.name):
             yield f"{folder}{os.sep}{entry.name}"
@@ -64,6 +64,13 @@ def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
             path = f"{folder}{os.sep}{entry.name}"
             if not (entry.is_symlink() and is_loop(path, around)):
                 yield from _walk(path, (*around, os.path.realpath(path)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: reading it will say so
+        return False
 
 
 def find_images(paths: Iterable[str]) -> list[str]:

@@ -186,7 +186,7 @@ def _on_all_cores(work: Callable[[Tensor], Found], chunks: Sequence[Tensor]) -> 
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     total = sum(map(len, chunks))
     try:
-        with tqdm(total=total, desc="reading images", unit="img", leave=False) as bar:
+        with tqdm(total=total, desc="reading images", unit="img", leave=False, delay=1) as bar:
             for chunk, found in zip(chunks, pool.map(work, chunks), strict=True):
                 yield found
                 bar.update(len(chunk))
