@@ -263,6 +263,20 @@ def test_hidden_folders_are_no_classes(photo_folder: PhotoFolder) -> None:
     assert find_class_names("folder", root) == ["cat", "dog"]
 
 
+def test_links_that_lead_back_are_no_classes(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    (root / "ant").symlink_to(root)
+    (root / "bee").symlink_to(root.parent)
+    assert find_class_names("folder", root) == ["cat", "dog"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_a_class(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    (root / "dog").rename(root.parent / "elsewhere")
+    (root / "dog").symlink_to(root.parent / "elsewhere")
+    assert len(read("folder", "all", root)) == 8
+
+
 def test_images_in_subfolders_belong_to_their_class(photo_folder: PhotoFolder) -> None:
     root = photo_folder(count=2)
     (root / "dog" / "more").mkdir()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -163,3 +164,36 @@ def test_two_processes_predict_each_file_once(home: Path, tmp_path: Path) -> Non
     files = [line.split(",")[0] for line in out.read_text().splitlines()[1:]]
     expected = sorted(str(path.relative_to(home)) for path in home.glob("data/test/*/*.png"))
     assert files == expected
+
+
+@pytest.mark.faults
+def test_two_processes_list_each_bad_file_once(home: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", [tmp_path / f"bad{i}.png" for i in range(4)]
+    Image.new("L", (8, 8)).save(good)
+    for path in bad:
+        path.write_bytes(b"no image")
+    out = tmp_path / "found.csv"
+    args = ["predict", "--ckpt_path=last", f"--data.images={tmp_path}", f"--out={out}", *QUIET]
+    text = run([VITLIT, *args, "--data.batch_size=2", *DDP], home)
+    assert [line.split(",")[0] for line in out.read_text().splitlines()[1:]] == [str(good)]
+    assert [text.count(f"{path}: ") for path in bad] == [1] * 4
+    assert "4 of 5 images cannot be read" in text
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("memory_gb", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_two_processes_leave_out_the_same_bad_files(
+    home: Path, tmp_path: Path, memory_gb: int
+) -> None:
+    shutil.copytree(home / "data" / "test", tmp_path / "photos")
+    first, second = sorted(tmp_path.glob("photos/*/*.png"))[:2]
+    first.write_bytes(first.read_bytes()[:60])
+    second.write_bytes(b"no image")
+    args = ["fit", "--config=debug.yaml", "--data.dataset=folder", "--data.data_dir=photos"]
+    args += ["--data.img_size=8", "--model.patch_size=4", f"--data.memory_gb={memory_gb}"]
+    args += ["--data.on_bad_image=skip", "--data.num_workers=0", *SMALL, *QUIET, *DDP]
+    errors = tmp_path / "errors.txt"
+    run(["sh", "-c", f'"$@" 2> {errors}', "sh", VITLIT, *args], tmp_path)
+    assert re.findall(r"left out .*", errors.read_text()) == [
+        "left out images that cannot be read (train 2 of 39, val 0 of 10):"
+    ]

@@ -313,6 +313,45 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png")]
 
 
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir"])
+def test_what_other_systems_leave_is_left_out(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "a.png", tmp_path / name / "a.png")
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png")]
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "here" / "a.png", tmp_path / "there" / "b.png")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    names = ["here/a.png", "here/link/b.png"]
+    assert find_images([str(tmp_path / "here")]) == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path, target: str) -> None:
+    touch(tmp_path / "cat" / "sub" / "a.png", tmp_path / "dog" / "b.png")
+    (tmp_path / "cat" / "sub" / "loop").symlink_to(target)
+    assert find_images([str(tmp_path / "cat")]) == [str(tmp_path / "cat" / "sub" / "a.png")]
+
+
+def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "1.png", tmp_path / "b" / "2.png")
+    (tmp_path / "a" / "to").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "to").symlink_to(tmp_path / "a")
+    names = ["a/1.png", "a/to/2.png"]
+    assert find_images([str(tmp_path / "a")]) == [str(tmp_path / name) for name in names]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(folder: str) -> None:
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr("vitlit.images.os.scandir", deny)
+    with pytest.raises(InputError, match=rf"cannot list .*{tmp_path.name}: Permission denied"):
+        find_images([str(tmp_path)])
+
+
 def test_named_files_keep_their_order_whatever_their_ending(tmp_path: Path) -> None:
     names = ["z.scan", "a.png"]
     touch(*(tmp_path / name for name in names))
