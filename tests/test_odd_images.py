@@ -120,7 +120,7 @@ def test_explain_refuses_with_a_list(
     args = ["explain", "--ckpt_path=last", "--data.images", "bad", "--out=none", *QUIET]
     assert main(args) == 2
     assert "2 of 3 images cannot be read:" in caplog.text
-    assert "bad/text.jpg: no image" in caplog.text
+    assert "bad/text.jpg: not an image" in caplog.text
     assert not (home / "none").exists()
 
 

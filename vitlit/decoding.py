@@ -25,7 +25,7 @@ from vitlit.errors import InputError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MAX_BYTES = 2**29  # of a file
 MAX_PIXELS = 178_956_970  # Pillow's own limit, against small files that unpack to fill the memory
-LARGE = 2**25  # pixels; images of more are decoded one at a time
+LARGE = 2**25  # pixels; of images of more, a process decodes one at a time
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of whole files
 BITS, COLOURS, KIND, SIGNED = 258, 262, 339, 2  # TIFF 6.0: three tags, and a value of the third
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
@@ -59,7 +59,7 @@ def _reason(error: Exception) -> str:
     """Why a file cannot be read, in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
-        return f"no image, or one cut short, of the kinds {' '.join(FORMATS)}"
+        return f"not an image of a known kind ({' '.join(FORMATS)}), or cut short"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels, the most that are read"
     if isinstance(error, MemoryError):
