@@ -291,3 +291,13 @@ def test_a_cosine_without_an_end_is_refused() -> None:
 def test_a_compiler_that_fails_is_a_short_message() -> None:
     error = InductorError(RuntimeError("no compiler found"), None)
     assert "leave out --model.compile" in (advice(error) or "")
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.8}])
+def test_balanced_weights_are_those_of_the_training_split(changes: dict[str, Any]) -> None:
+    model, data = Classifier(class_weights="balanced", **SIZE), digits(**changes)
+    recorder = fit(model, data, max_steps=1)
+    counts = data.splits["train"].labels.bincount()
+    torch.testing.assert_close(model.class_weights, counts.sum() / (10 * counts))
+    assert recorder.losses[0] == pytest.approx(math.log(10), rel=0.02)
+    assert "class_weights" not in model.state_dict()

@@ -197,3 +197,15 @@ def test_two_processes_leave_out_the_same_bad_files(
     assert re.findall(r"left out .*", errors.read_text()) == [
         "left out images that cannot be read (train 2 of 39, val 0 of 10):"
     ]
+
+
+def test_two_processes_report_as_one(home: Path, tmp_path: Path) -> None:
+    args = ["test", "--ckpt_path=last", "--data.dataset=folder", "--data.data_dir=data", *QUIET]
+    tables = []
+    for name, extra in (("one", ["--trainer.accelerator=cpu"]), ("two", DDP)):
+        run([VITLIT, *args, "--data.batch_size=8", *extra, f"--out={tmp_path / name}"], home)
+        tables.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+    assert tables[0]["scores"]["images"] == 61
+    assert tables[1]["scores"] == pytest.approx(tables[0]["scores"], rel=1e-5)
+    assert tables[1]["temperature"] == pytest.approx(tables[0]["temperature"], rel=1e-3)
+    assert tables[1]["classes"] == tables[0]["classes"]

@@ -13,7 +13,7 @@ FOLDER = Path(vitlit.__file__).parent
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
 LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "decoding", "shipped"}
-    | {"metrics"},
+    | {"metrics", "significance", "losses", "probing"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
     | {"images"},
     {"transform"},
@@ -21,9 +21,12 @@ LAYERS = [
     {"vit", "splits", "division", "datamodule"},
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
-    | {"export", "namings"},
-    {"classifier"},
-    {"callbacks", "history", "parser", "settings", "summary", "trainer"},
+    | {"export", "namings"}
+    | {"evaluation", "evaluation_figures", "features", "inference"}
+    | {"comparison", "probe"},
+    {"classifier", "scoring"},
+    {"callbacks", "history", "parser", "settings", "summary", "trainer"}
+    | {"report", "feature_writer"},
     {"cli"},
     {"__main__"},
 ]
@@ -42,6 +45,8 @@ WITHOUT_LIGHTNING = [
 WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
 WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]
 WITHOUT_LIGHTNING += ["page", "explain"]
+WITHOUT_LIGHTNING += ["significance", "evaluation", "evaluation_figures", "features", "losses"]
+WITHOUT_LIGHTNING += ["probing"]
 
 
 def imports(source: str) -> Iterator[str]:

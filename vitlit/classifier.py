@@ -7,19 +7,17 @@ import math
 import time
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from vitlit.adaptation import adapt, forget_other_classes
 from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.metrics import IGNORED, score_metrics
+from vitlit.losses import balanced_weights, cross_entropy
 from vitlit.optim import freeze, parameter_groups, schedule_factor
 from vitlit.pretrained import load_weights
 from vitlit.sampler import Batch
+from vitlit.scoring import Scoring
 from vitlit.seeding import seed_dropout
 from vitlit.vit import ViT
 
@@ -27,7 +25,7 @@ COMPILER = "inductor"
 COUNTED_TOGETHER = 20  # training batches: a dozen small operations cost less once than each time
 
 
-class Classifier(pl.LightningModule):
+class Classifier(Scoring):
     """Trains and scores a ViT.
 
     Args:
@@ -42,6 +40,8 @@ class Classifier(pl.LightningModule):
         warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
         min_lr: Learning rate at the end of a cosine.
         label_smoothing: Share of the target spread over all classes, in the training loss.
+        class_weights: balanced lets a class of n_k of the n training images count n / (K n_k)
+            times in the training loss, so that rare classes count as much as frequent ones.
         layer_decay: Learning rate of a layer in units of that of the layer above it, such as 0.75;
             1 trains all layers alike.
         freeze_blocks: The first blocks that are not trained, nor what is before them; -1 trains
@@ -53,6 +53,8 @@ class Classifier(pl.LightningModule):
             up to some minutes.
         class_names: Names in the order of the labels, from the data.
     """
+
+    class_weights: Tensor
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Classifier(pl.LightningModule):
         warmup_fraction: float = 0.0,
         min_lr: float = 0.0,
         label_smoothing: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
         layer_decay: float = 1.0,
         freeze_blocks: int = 0,
         pretrained: str | None = None,
@@ -102,12 +105,11 @@ class Classifier(pl.LightningModule):
                 f"{freeze_blocks} from -1 to the {depth} blocks of the model"
             )
         freeze(self.vit, freeze_blocks, depth)
-        self.val_metrics = score_metrics(self.num_classes)
-        self.test_metrics = score_metrics(self.num_classes)
+        self._add_metrics(self.num_classes)
+        self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self._train_sums = torch.zeros(4)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, targets
         self._compiling = False
-        self.scored = 0  # images that the last evaluation counted
 
     @property
     def num_classes(self) -> int:
@@ -134,6 +136,9 @@ class Classifier(pl.LightningModule):
             rank_zero_info(f"weights: {note}")
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.hparams["class_weights"] == "balanced":
+            labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
+            self.class_weights.copy_(balanced_weights(labels, self.num_classes))
         if stage == "fit" and self.hparams["compile"]:
             self.vit.compile(backend=COMPILER)  # in place: the keys of the state stay as they are
             self._compiling = True
@@ -155,7 +160,9 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_dropout(batch.key, batch.x.device)
         logits = self(batch.x)
-        loss = F.cross_entropy(logits, batch.y, label_smoothing=self.hparams["label_smoothing"])
+        weights = None if self.hparams["class_weights"] == "none" else self.class_weights
+        smoothing = self.hparams["label_smoothing"]
+        loss = cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
         self._waiting.append((loss.detach(), logits.detach(), batch.y))
         if len(self._waiting) == COUNTED_TOGETHER:
             self._count()
@@ -257,38 +264,3 @@ class Classifier(pl.LightningModule):
         batches = self.trainer.num_training_batches
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         return round(self.hparams["warmup_epochs"] * per_epoch)
-
-    def _score(self, batch: Batch, metrics: MetricCollection) -> None:
-        logits = self(batch.x)
-        targets = batch.y.masked_fill(~batch.valid, IGNORED)
-        count = batch.valid.sum()
-        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-        metrics["loss"].update(total / count.clamp(min=1), weight=count)
-        metrics["count"].update(count)
-        for name in ("acc", "acc5"):
-            if name in metrics:
-                metrics[name].update(logits, targets)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self.val_metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val", self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self.test_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self._log_metrics(getattr(data, "split", "test"), self.test_metrics)
-
-    def _log_metrics(self, prefix: str, metrics: MetricCollection) -> None:
-        values = metrics.compute()
-        self.scored = int(values.pop("count"))
-        for name, value in values.items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
-        metrics.reset()
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities ``(B, num_classes)`` in float32."""
-        return self(batch.x).float().softmax(dim=1)

@@ -18,30 +18,41 @@ from vitlit.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
     MovingAverage,
-    PredictionWriter,
     Unprofiled,
 )
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one
+from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.history import AttentionPictures, History
-from vitlit.parser import LINKED, ConfigFile, Parser, join_lists, keys_of, link, refuse_linked
+from vitlit.parser import (
+    LINKED,
+    ConfigFile,
+    Parser,
+    join_lists,
+    keys_of,
+    link,
+    name_checkpoints,
+    refuse_linked,
+)
 from vitlit.pretrained import load_weights
+from vitlit.report import Report, add_test_options, report_place
 from vitlit.settings import (
     check_against_checkpoint,
     check_against_weights,
     check_average,
     check_early_stopping,
     check_trainer,
+    data_of_checkpoint,
     starting_points,
     training_precision,
 )
 from vitlit.summary import explain_lines, fit_lines, score_lines, weights_option
-from vitlit.trainer import Trainer
+from vitlit.trainer import OWN, Trainer
 
 
 class VitCLI(LightningCLI):
-    """``vitlit fit | validate | test | predict | explain | export``."""
+    """``vitlit fit | validate | test | predict | explain | export | compare | probe``."""
 
     def __init__(self, args: list[str]) -> None:
         super().__init__(
@@ -61,7 +72,7 @@ class VitCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {
             **LightningCLI.subcommands(),
-            **{name: {"model", "datamodule"} for name in ("explain", "export")},
+            **{name: {"model", "datamodule"} for name in OWN},
         }
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -114,19 +125,19 @@ class VitCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand not in ("explain", "export"):
+        if subcommand not in OWN:
             parser.set_defaults({"weights_only": True})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the last lines say it once
+        if subcommand == "test":
+            add_test_options(parser)
         if subcommand == "predict":
-            parser.add_argument(
-                "--out", type=str | None, default=None, help="CSV file to write, not existing yet."
-            )
+            add_predict_options(parser)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
-        args = join_lists(args)
+        args = join_lists(name_checkpoints(args))
         refuse_linked(keys_of(args), "the command line")
         quiet = [arg for arg in args if not arg.startswith("--print_config")]
         first = parser.parse_args(quiet)
@@ -137,7 +148,8 @@ class VitCLI(LightningCLI):
         if path is not None:
             content = checkpointing.read(path)
             saved = content[checkpointing.MODEL]
-            self._set_defaults(command, first[command], saved, content[checkpointing.DATA])
+            of_data = data_of_checkpoint(content[checkpointing.DATA], first[command], command)
+            self._set_defaults(command, first[command], saved, of_data)
         elif source:
             weights = load_weights(source)
             self._set_defaults(command, first[command], *starting_points(weights, first, command))
@@ -189,6 +201,10 @@ class VitCLI(LightningCLI):
         settings = self.config[self.subcommand]
         if self.subcommand == "fit":  # refused before the data are read
             self.datamodule.augmentation.set_epochs(self.trainer.max_epochs)
+        if self.subcommand == "test":
+            self.model.flip = settings["flip"]
+        if self.subcommand == "predict":
+            self.model.feature = feature_of(settings, self.model.vit)
         if settings["ckpt_path"] is None and settings["model"]["pretrained"]:
             self.model.load_pretrained()
 
@@ -212,9 +228,12 @@ class VitCLI(LightningCLI):
         shows_bar = settings["enable_progress_bar"] is not False
         if shows_bar and not any(isinstance(callback, ProgressBar) for callback in given):
             callbacks.append(Bar())
+        settings_of = self.config[self.subcommand]
+        if self.subcommand == "test":
+            self.report = Report(*report_place(settings_of))
+            callbacks.append(self.report)
         if self.subcommand == "predict":
-            out = self._get(self.config, "out")
-            self.predictions = PredictionWriter(out, self.datamodule.class_names)
+            self.predictions = make_writer(settings_of, self.datamodule.class_names)
             callbacks.append(self.predictions)
         if self.subcommand != "fit":
             return callbacks
@@ -254,14 +273,17 @@ class VitCLI(LightningCLI):
     def after_fit(self) -> None:
         self._print(*fit_lines(self.trainer))
 
-    def after_test(self, split: str | None = None) -> None:
-        split = split or self.datamodule.split
+    def after_test(self) -> None:
+        self._print_scores(self.model.tested, self.report.lines())
+
+    def _print_scores(self, split: str, more: list[str]) -> None:
         settings = self.config[self.subcommand]
         weights = weights_option(settings["ckpt_path"], settings["model"]["pretrained"])
-        self._print(*score_lines(self.trainer, split, self.model.scored, weights))
+        first, *others = score_lines(self.trainer, split, self.model.scored, weights)
+        self._print(first, *more, *others)
 
     def after_validate(self) -> None:
-        self.after_test("val")
+        self._print_scores("val", [])
 
     def after_predict(self) -> None:
         self._print(f"wrote       {self.predictions.path}")

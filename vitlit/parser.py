@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ INSTANTIATE_LINKS = {
     "model.class_names": "data.class_names",
 }
 LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
-LISTS = ("--data.images",)  # options that take all words up to the next option
+LISTS = (
+    "--data.images",
+    "--query",
+    "--others",
+)  # options that take all words up to the next option
 
 
 def link(parser: LightningArgumentParser) -> None:
@@ -92,6 +97,17 @@ def join_lists(args: list[str]) -> list[str]:
         else:
             words[current].append(arg)
     return others + [f"{name}={json.dumps(found)}" for name, found in words.items()]
+
+
+def name_checkpoints(args: list[str]) -> list[str]:
+    """``compare A B C`` as options: the first is --ckpt_path, the rest are --others."""
+    if args[:1] != ["compare"]:
+        return args
+    names = list(takewhile(lambda word: not word.startswith("-"), args[1:]))
+    rest = args[1 + len(names) :]
+    first = [f"--ckpt_path={names[0]}"] if names else []
+    others = [f"--others={json.dumps(names[1:])}"] if names[1:] else []
+    return ["compare", *first, *others, *rest]
 
 
 class ConfigFile(ActionConfigFile):

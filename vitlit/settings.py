@@ -58,14 +58,30 @@ def starting_points(
         data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
     if command == "fit":
         return arguments, data
-    if not arguments["num_classes"]:
+    wanted = first[command]
+    if command == "probe" and not wanted["data"]["images"]:
+        return arguments, data | {"in_chans": arguments["in_chans"]}
+    if arguments["num_classes"]:
+        names = class_names_of(weights)
+    elif command == "probe" or wanted.get("output") == "features":
+        names = ["0", "1"]  # of a head that nobody will ask
+    else:
         raise InputError(
-            f"{first[command]['model']['pretrained']} has no head, so it names no classes; "
+            f"{wanted['model']['pretrained']} has no head, so it names no classes; "
             f"fine-tune it with `vitlit fit --config finetune.yaml`"
         )
-    names, channels = class_names_of(weights), arguments["in_chans"]
-    data |= {"dataset": "folder", "class_names": names, "in_chans": channels}
+    data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
     return arguments, data
+
+
+def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[str, Any]:
+    """Defaults from a checkpoint's data; ``probe`` finds the classes of whatever data it is given.
+
+    wanted: all settings of the command as they would be without the checkpoint.
+    """
+    if command == "probe" and not wanted["data"]["images"]:
+        return {name: value for name, value in data.items() if name != "class_names"}
+    return data
 
 
 def training_precision(accelerator: str) -> str:

@@ -1,10 +1,13 @@
 """Lightning's Trainer with the commands that it lacks; their arguments become options."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
 
-from vitlit import checkpointing
+from vitlit import checkpointing, comparison
 from vitlit.bad_images import refuse
 from vitlit.callbacks import free_name
 from vitlit.classifier import Classifier
@@ -13,11 +16,14 @@ from vitlit.decoding import printable
 from vitlit.errors import InputError
 from vitlit.explain import Subjects, balanced_sample, check_count, explain
 from vitlit.export import Format, export
+from vitlit.features import Feature, FeaturePool
 from vitlit.interpret import Fusion
 from vitlit.namings import Naming
+from vitlit.probe import extractor, find_alike, probe_data_set
 from vitlit.readers import FileImages
 
-EXPLANATION, EXPORT = "explanation", "export"
+EXPLANATION, EXPORT, PROBE = "explanation", "export", "probe"
+OWN = ("explain", EXPORT, "compare", PROBE)  # commands
 
 
 class Trainer(pl.Trainer):
@@ -82,6 +88,89 @@ class Trainer(pl.Trainer):
         )
         return found.message
 
+    def compare(
+        self,
+        model: Classifier,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        others: list[str] | None = None,
+        flip: bool = False,
+    ) -> None:
+        """Score several checkpoints on the same images: `vitlit compare A B C`.
+
+        Args:
+            model: The model.
+            datamodule: The images: the split of --data.split, test by default, of the first.
+            ckpt_path: The checkpoint that the others are compared with: A.
+            others: The other checkpoints: B and C.
+            flip: Average the logits of each image and its mirror image.
+        """
+        paths = comparison.shown([*([ckpt_path] if ckpt_path else []), *(others or [])])
+        context = self.precision_plugin.forward_context
+        run = comparison.runner(self.strategy.root_device, context, flip=flip)
+        scored = comparison.score_all(paths, datamodule, run)
+        title = comparison.title_of(datamodule, len(scored[0].rows.labels), flip=flip)
+        self._print(*comparison.lines(scored, title))
+
+    def probe(
+        self,
+        model: Classifier,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        k: int = 10,
+        c: float | None = None,
+        layer: int | None = None,
+        pool: FeaturePool | None = None,
+        query: list[str] | None = None,
+        out: str | None = None,
+    ) -> None:
+        """Say what a model's features are worth on a data set, its head left out.
+
+        Args:
+            model: The model.
+            datamodule: The data set; or, with --data.images, files to look for neighbours in.
+            ckpt_path: Checkpoint whose features are probed.
+            k: Nearest training images, by cosine, that vote for a class.
+            c: Inverse strength of the L2 penalty of the logistic regression, as in scikit-learn;
+                by default that of 0.01 to 100 which has the most validation images right.
+            layer: Block whose features are taken, from 0, or from the last: -1, -2, …
+            pool: Features of the class token, or the average of the patches.
+            query: With --data.images: files whose neighbours are looked for.
+            out: Folder to make; probe by default, or probe-2 and so on.
+        """
+        if k < 1 or (c is not None and not 0 < c < math.inf):
+            raise InputError(f"k {k} must be 1 or more and c {c} positive")
+        feature = Feature(layer, pool)
+        feature.check(model.vit)
+        if ckpt_path is not None:
+            load_body(model, Path(ckpt_path))
+        vit = model.vit.to(self.strategy.root_device).eval()
+        extract = extractor(
+            lambda x: feature(vit, x),
+            self.strategy.root_device,
+            self.precision_plugin.forward_context,
+        )
+        with _filled(_folder(out, PROBE)) as folder:
+            if datamodule.image_paths is not None:
+                lines = find_alike(datamodule, extract, folder, query=query)
+            else:
+                lines = probe_data_set(datamodule, extract, folder, k=k, c=c).lines
+        self._print(*lines, f"wrote       {folder}")
+
+    def _print(self, *lines: str) -> None:
+        if self.is_global_zero:
+            print(*lines, sep="\n")
+
+
+def load_body(model: Classifier, path: Path) -> None:
+    """Load a checkpoint's weights but for the head, which may be for other classes."""
+    head = ("vit.head.weight", "vit.head.bias")
+    state = checkpointing.read(path)["state_dict"]
+    own = {name: value for name, value in model.state_dict().items() if name in head}
+    model.load_state_dict({**state, **own})
+
 
 def _subjects(data: ImageData, count: int) -> Subjects:
     """What is to be explained; refused before anything is read if it is too much."""
@@ -112,6 +201,17 @@ def _load(model: Classifier, ckpt_path: str | None) -> None:
 
 def _folder(out: str | None, usual: str) -> Path:
     return Path(out) if out else free_name(Path(usual))
+
+
+@contextmanager
+def _filled(folder: Path) -> Iterator[Path]:
+    """A new folder, which goes away again where an error leaves nothing in it."""
+    _make(folder)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _make(folder: Path) -> None:

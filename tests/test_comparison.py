@@ -1,0 +1,96 @@
+"""compare: each model on the same images, as it was trained, and which differences count."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitlit import load
+from vitlit.__main__ import main
+from vitlit.comparison import Scored, lines
+from vitlit.datamodule import ImageData
+from vitlit.inference import Rows
+
+SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three runs: one epoch, four inverted ones, and one of another split."""
+    folder = tmp_path_factory.mktemp("home")
+    changes = (
+        ["--trainer.max_epochs=1"],
+        ["--trainer.max_epochs=4", "--data.invert=true", "--data.img_size=16"],
+        ["--trainer.max_epochs=1", "--data.split_seed=5"],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for change in changes:
+            assert main(["fit", "--config", "digits.yaml", *SMALL, *change, *QUIET]) == 0
+    return folder
+
+
+def accuracy(run: Path) -> float:
+    model, preprocess, _ = load(run)
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    split = data.splits["test"]
+    with torch.no_grad():
+        logits = model(preprocess(split.images.gather(split.members)))
+    return float((logits.argmax(dim=1) == split.labels).float().mean())
+
+
+def test_each_model_is_scored_as_it_was_trained(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    runs = [f"lightning_logs/version_{i}" for i in range(3)]
+    assert main(["compare", *runs, *QUIET]) == 0
+    out = capsys.readouterr().out
+    assert "359 images of digits test" in out
+    rows = [line for line in out.splitlines() if line.startswith("lightning_logs")]
+    assert [re.findall(r"  (0\.\d{4})", row)[0] for row in rows] == [
+        f"{accuracy(home / run):.4f}" for run in runs
+    ]
+    assert "its split_seed was 5: it may have seen these images" in rows[2]
+    assert "its" not in rows[1]
+    assert "(Holm)" in out
+
+
+def test_one_checkpoint_or_one_twice_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    assert main(["compare", "lightning_logs/version_0", *QUIET]) == 2
+    assert "give `vitlit compare A B`" in capsys.readouterr().err
+    assert main(["compare", *["lightning_logs/version_0"] * 2, *QUIET]) == 2
+    assert "twice" in capsys.readouterr().err
+
+
+def scored(name: str, right: int, count: int = 1000) -> Scored:
+    labels = torch.zeros(count, dtype=torch.long)
+    logits = torch.zeros(count, 2)
+    logits[:right, 0] = 1
+    logits[right:, 1] = 1
+    return Scored(name, Rows(logits, labels, torch.arange(count)), "")
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(903, "within noise"), (960, "better"), (850, "worse")]
+)
+def test_a_difference_is_noise_until_chance_is_unlikely(right: int, verdict: str) -> None:
+    assert lines([scored("a", 900), scored("b", right)], "")[-1].endswith(verdict)
+
+
+def test_models_of_other_classes_are_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    path = home / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["datamodule_hyper_parameters"]["class_names"] = list("abcdefghij")
+    torch.save(content, tmp_path / "other.ckpt")
+    assert main(["compare", "lightning_logs/version_1", str(tmp_path / "other.ckpt"), *QUIET]) == 2
+    assert "has the classes a, b" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""Figures of an evaluation: what they show and say."""
+
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitlit.evaluation import fit_temperature, reliability
+from vitlit.evaluation_figures import (
+    MOST_CLASSES,
+    confusion_matrix,
+    cut,
+    picture_sheet,
+    reliability_diagram,
+)
+
+
+def drawn_in(figure: Figure) -> list[Axes]:
+    figure.canvas.draw()
+    return [axes for axes in figure.axes if axes.axison]
+
+
+def test_the_confusion_matrix_writes_its_counts() -> None:
+    matrix = torch.tensor([[5, 1], [0, 7]])
+    axes = drawn_in(confusion_matrix(matrix, ["cat", "dog"], title="12 images"))[0]
+    found = {(*map(int, text.get_position()[::-1]),): text.get_text() for text in axes.texts}
+    assert found == {(0, 0): "5", (0, 1): "1", (1, 1): "7"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+
+
+def test_of_many_classes_it_shows_those_with_the_most_mistakes() -> None:
+    matrix = torch.eye(100, dtype=torch.long) * 9
+    matrix[70, 80] = 4
+    figure = confusion_matrix(matrix, [f"c{i}" for i in range(100)], title="")
+    labels = [label.get_text() for label in drawn_in(figure)[0].get_yticklabels()]
+    assert len(labels) == MOST_CLASSES
+    assert {"c70", "c80"} <= set(labels)
+    assert "30 of 100 classes" in figure.get_suptitle()
+
+
+def test_the_reliability_diagram_draws_bins_with_images() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(200, 3) * 3, torch.randint(3, (200,))
+    fitted = fit_temperature(logits, labels)
+    before, after = (reliability(logits / scale, labels) for scale in (1, fitted.temperature))
+    top = drawn_in(reliability_diagram(before, after, fitted, title=""))[0]
+    _, plain, cooled = top.get_lines()
+    for line, bins in ((plain, before), (cooled, after)):
+        has = bins.images > 0
+        assert line.get_ydata().tolist() == pytest.approx(bins.accuracy[has].tolist())
+    assert f"{fitted.temperature:.2f}" in cooled.get_label()
+
+
+def test_a_sheet_shows_each_picture_under_its_words() -> None:
+    words = [f"number {i}" for i in range(8)]
+    axes = drawn_in(picture_sheet(torch.rand(8, 3, 4, 6), words, title="eight"))
+    assert [one.get_title() for one in axes] == words
+
+
+def test_long_names_are_cut() -> None:
+    assert cut("automobile", 10) == "automobile"
+    assert cut("pickup_truck", 10) == "pickup_tr…"

@@ -1,0 +1,68 @@
+"""Rows of a whole split, in its order, and averages over mirror images."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from vitlit.datamodule import ImageData
+from vitlit.inference import Collector, collect, flip_average, loader_of, mirror, thinned
+from vitlit.patches import patchify
+from vitlit.sampler import Batch
+from vitlit.vit import ViT
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("batch_size", [50, 500])
+def test_rows_are_those_of_the_split_in_its_order(batch_size: int) -> None:
+    data = ImageData(patch_size=2, batch_size=batch_size, normalize="none", patchify=False)
+    data.setup("test")
+    split = data.splits["test"]
+    found = collect(data, loader_of(data, split), lambda x: x, CPU).rows()
+    expected = split.images.gather(split.members).float() / 255
+    torch.testing.assert_close(found.values, expected)
+    assert found.labels.tolist() == split.labels.tolist()
+    assert found.sample.tolist() == list(range(len(split)))
+
+
+def batch(places: list[int], valid: list[bool]) -> Batch:
+    rows: Any = torch.tensor(places)
+    return Batch(rows, rows * 10, rows, torch.tensor(valid), 0, 0)
+
+
+def test_rows_of_several_processes_are_put_in_order_without_those_that_fill_up() -> None:
+    values = {0: torch.tensor([[0.0], [2.0]]), 1: torch.tensor([[1.0], [9.0]])}
+    own, other = Collector(), Collector()
+    own.add(values[0], batch([0, 2], [True, True]))
+    other.add(values[1], batch([1, 2], [True, False]))
+    theirs = iter(torch.cat(column) for column in other._columns)
+    found = own.rows(gather=lambda mine: torch.stack([mine, next(theirs)]))
+    assert found.values.flatten().tolist() == [0, 1, 2]
+    assert found.labels.tolist() == [0, 10, 20]
+
+
+def test_a_thinned_split_is_spread_over_the_whole() -> None:
+    data = ImageData(patch_size=2)
+    data.setup("validate")
+    split = data.splits["val"]
+    few = thinned(split, 10)
+    assert len(few) == 10
+    assert few.members[[0, -1]].tolist() == split.members[[0, -1]].tolist()
+    assert thinned(split, 1000) is split
+
+
+def test_the_mirror_image_of_patches_is_that_of_their_image() -> None:
+    model = ViT(img_size=[8, 16], patch_size=4, embed_dim=8, depth=1, num_heads=1)
+    x = torch.randn(2, 3, 8, 16)
+    assert torch.equal(mirror(patchify(x, 4), model), patchify(x.flip(-1), 4))
+
+
+@torch.no_grad()
+def test_a_flip_average_does_not_tell_left_from_right() -> None:
+    model = ViT(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1).eval()
+    torch.nn.init.normal_(model.head.weight)  # type: ignore[arg-type]
+    x = torch.randn(2, 3, 8, 8)
+    found = flip_average(model, x, model)
+    torch.testing.assert_close(found, (model(x) + model(x.flip(-1))) / 2)
+    torch.testing.assert_close(found, flip_average(model, x.flip(-1), model))

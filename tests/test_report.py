@@ -1,0 +1,172 @@
+"""The report of a test: its numbers, its files, and where they go."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vitlit import load
+from vitlit.__main__ import main
+from vitlit.datamodule import ImageData
+
+SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FILES = {"metrics.json", "confusion.png", "reliability.png", "mistakes.png", "probabilities.npz"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET]) == 0
+    return folder / "lightning_logs" / "version_0"
+
+
+def score(run: Path, *args: str) -> int:
+    return main(["test", "--ckpt_path", str(run), *QUIET, *args])
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def logits_of(run: Path, split: str = "test", *, flip: bool = False) -> tuple[Any, Any]:
+    """What the loaded model says of a split, in one batch."""
+    model, preprocess, _ = load(run)
+    data = ImageData(patch_size=2)
+    data.setup("test" if split == "test" else "validate")
+    part = data.splits[split]
+    images = preprocess(part.images.gather(part.members))
+    with torch.no_grad():
+        return model(images.flip(-1) if flip else images), part.labels
+
+
+@pytest.fixture(scope="module")
+def reported(run: Path) -> Path:
+    """The report of the run."""
+    assert score(run) == 0
+    return run / "test_report"
+
+
+def test_the_report_lies_in_the_run(reported: Path) -> None:
+    assert {path.name for path in reported.iterdir()} == FILES
+
+
+def test_its_numbers_are_scikit_learns(run: Path, reported: Path) -> None:
+    logits, labels = logits_of(run)
+    table, predicted = read(reported), logits.argmax(dim=1)
+    expected = {
+        "images": 359,
+        "acc": sk.accuracy_score(labels, predicted),
+        "balanced_acc": sk.balanced_accuracy_score(labels, predicted),
+        "f1": sk.f1_score(labels, predicted, average="macro", zero_division=0),
+        "loss": sk.log_loss(labels, logits.double().softmax(dim=1)),
+    }
+    assert {name: table["scores"][name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    recall = sk.recall_score(labels, predicted, average=None, zero_division=0)
+    assert [row["recall"] for row in table["classes"].values()] == pytest.approx(recall.tolist())
+
+
+def test_its_temperature_is_fitted_on_validation_and_lowers_the_loss_there(
+    run: Path, reported: Path
+) -> None:
+    found = read(reported)["temperature"]
+    logits, labels = logits_of(run, "val")
+    assert found["images"] == len(labels) == 143
+    for name, scale in (("before", 1.0), ("after", found["value"])):
+        expected = sk.log_loss(labels, (logits.double() / scale).softmax(dim=1))
+        assert found[f"val_loss_{name}"] == pytest.approx(expected, rel=1e-5)
+    assert found["val_loss_after"] < found["val_loss_before"]
+
+
+def test_its_probabilities_are_those_of_the_loaded_model(run: Path, reported: Path) -> None:
+    logits, labels = logits_of(run)
+    with np.load(reported / "probabilities.npz") as arrays:
+        found, theirs = arrays["probabilities"], arrays["labels"]
+    np.testing.assert_allclose(found, logits.softmax(dim=1).numpy(), rtol=1e-4, atol=1e-6)
+    assert theirs.tolist() == labels.tolist()
+
+
+def test_another_test_of_the_same_replaces_it_and_of_another_split_does_not(
+    run: Path, reported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(run) == 0
+    assert score(run, "--data.split=val") == 0
+    assert score(run, "--data.split=val") == 0
+    assert {path.name for path in run.glob("test_report*")} == {"test_report", "test_report-2"}
+    assert read(reported)["of"]["split"] == "test"
+    assert "skipped" in read(run / "test_report-2")["temperature"]
+
+
+def test_the_last_lines_say_how_sure_the_accuracy_is(
+    run: Path, reported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(run) == 0
+    out = capsys.readouterr().out
+    low, high = read(reported)["scores"]["acc_interval"]
+    assert f"accuracy from {low:.4f} to {high:.4f}" in out
+    assert f"report      {reported}" in out
+
+
+def test_a_folder_can_be_given_and_is_never_written_over(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "mine"
+    assert score(run, f"--out={folder}") == 0
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert score(run, f"--out={folder}") == 2
+
+
+def test_a_flip_averages_logits_and_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "flipped"
+    assert score(run, "--flip=true", f"--out={folder}") == 0
+    assert "test+flip/acc" in capsys.readouterr().out
+    (plain, labels), (mirrored, _) = logits_of(run), logits_of(run, flip=True)
+    expected = ((plain + mirrored).argmax(dim=1) == labels).float().mean()
+    table = read(folder)
+    assert table["scores"]["acc"] == pytest.approx(float(expected))
+    assert table["of"]["flip"] is True
+
+
+def test_figures_and_scores_go_to_a_logger_where_there_is_one(run: Path, tmp_path: Path) -> None:
+    logger = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    assert (
+        score(run, "--trainer.logger=TensorBoardLogger", logger, f"--out={tmp_path / 'report'}")
+        == 0
+    )
+    [file] = tmp_path.glob("**/events*")
+    tags = EventAccumulator(str(file)).Reload().Tags()
+    assert {"test/confusion", "test/reliability", "test/mistakes"} <= set(tags["images"])
+    assert {"test/ece", "test/f1", "test/balanced_acc", "test/acc"} <= set(tags["scalars"])
+
+
+def test_a_checkpoint_outside_a_run_has_its_report_beside_it(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.ckpt").write_bytes((run / "checkpoints" / "best.ckpt").read_bytes())
+    assert main(["test", "--ckpt_path", str(tmp_path / "mine.ckpt"), *QUIET]) == 0
+    assert (tmp_path / "test_report" / "metrics.json").is_file()
+
+
+def test_published_weights_have_their_report_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = f"--model.pretrained={run / 'checkpoints' / 'best.ckpt'}"
+    for _ in range(2):
+        assert main(["test", source, "--data.dataset=digits", *QUIET]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["test_report"]
+
+
+def test_a_run_that_cannot_be_written_to_leaves_the_report_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vitlit.report.os.access", lambda path, mode: False)
+    assert score(run) == 0
+    assert (tmp_path / "test_report").is_dir()

@@ -1,0 +1,136 @@
+"""Several checkpoints on the same images: accuracies with intervals, and which differences count.
+
+checkpoints, ImageData of the first -> one line for each
+
+Each model sees the images prepared as it was trained, but all see the same images.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitlit import checkpointing
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.evaluation import loss_of
+from vitlit.inference import Compute, Rows, collect, flip_average, loader_of
+from vitlit.significance import compare, holm, wilson
+from vitlit.vit import ViT
+
+SAME = ("dataset", "data_dir", "val_fraction", "test_fraction", "split_seed")  # of all models
+READING = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
+NOISE = 0.05  # probability from which on a difference may be chance
+LONGEST = 60  # letters of a name
+
+Run = Callable[[ViT, ImageData], Rows]  # logits (n, K) of the split to score
+
+
+class Scored(NamedTuple):
+    """A model on the split: its logits, which of the answers are right, and a note."""
+
+    name: str
+    rows: Rows
+    note: str
+
+    @property
+    def right(self) -> Tensor:
+        """Bool ``(n,)``."""
+        return self.rows.values.argmax(dim=1) == self.rows.labels
+
+
+def runner(device: torch.device, context: Callable[[], Any], *, flip: bool) -> Run:
+    """What computes the logits of a split; context: of the precision."""
+
+    def run(model: ViT, data: ImageData) -> Rows:
+        model = model.to(device)
+
+        def forward(x: Tensor) -> Tensor:
+            return flip_average(model, x, model) if flip else model(x)
+
+        compute: Compute = forward
+        with context():
+            return collect(data, loader_of(data, data.splits[data.split]), compute, device).rows()
+
+    return run
+
+
+def score_all(paths: list[str], data: ImageData, run: Run) -> list[Scored]:
+    """Score checkpoints on the split that ``data`` scores; refuses models of other classes."""
+    data.prepare_data()
+    found: list[Scored] = []
+    for name in paths:
+        path = checkpointing.resolve(name)
+        settings = checkpointing.read(path)[checkpointing.DATA]
+        same = {key: data.hparams[key] for key in (*SAME, *READING)}
+        own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
+        loaded = checkpointing.load(path)
+        if loaded.class_names != data.class_names:
+            raise InputError(
+                f"{name} has the classes {', '.join(loaded.class_names[:5])}; those of "
+                f"{paths[0]} are {', '.join(data.class_names[:5])}: compare models of the same"
+            )
+        own.setup("test")
+        found.append(Scored(name, run(loaded.model, own), _note(settings, data)))
+    return found
+
+
+def _note(settings: dict[str, Any], data: ImageData) -> str:
+    """Whether the model may have been trained on the images it is scored on."""
+    if data.split == "train":
+        return "trained on these images"
+    others = [key for key in SAME if settings.get(key) != data.hparams.get(key)]
+    if not others or "dataset" in others or "data_dir" in others:
+        return ""
+    return f"its {others[0]} was {settings.get(others[0])}: it may have seen these images"
+
+
+def lines(scored: list[Scored], title: str) -> list[str]:
+    """One line for each model: accuracy, 95 % interval, loss, and how it differs from the first."""
+    first = scored[0]
+    found = [compare(other.right, first.right) for other in scored[1:]]
+    raised = holm([difference.p for difference in found])
+    names = [one.name if len(one.name) <= LONGEST else "…" + one.name[-LONGEST:] for one in scored]
+    width = max(map(len, [*names, "model"]))
+    table = [
+        title,
+        f"{'model':{width}}  accuracy  95 % interval     loss    against the first",
+    ]
+    for i, (name, one) in enumerate(zip(names, scored, strict=True)):
+        right, count = int(one.right.sum()), len(one.rows.labels)
+        low, high = wilson(right, count)
+        loss = loss_of(one.rows.values, one.rows.labels)
+        against = "" if i == 0 else _difference(found[i - 1], raised[i - 1])
+        note = f"; {one.note}" if one.note and against else one.note
+        line = f"{name:{width}}  {right / count:.4f}    {low:.4f} to {high:.4f}  {loss:.4f}  "
+        table.append((line + against + note).rstrip())
+    if len(found) > 1:
+        table.append(f"p is raised for {len(found)} comparisons (Holm)")
+    return table
+
+
+def _difference(found: Any, p: float) -> str:
+    low, high = found.interval
+    verdict = "within noise" if p >= NOISE else ("better" if found.value > 0 else "worse")
+    return (
+        f"{found.value:+.4f} ({low:+.4f} to {high:+.4f}), p {p:.2g}, "
+        f"{found.only_first} against {found.only_second} images: {verdict}"
+    )
+
+
+def title_of(data: ImageData, count: int, *, flip: bool) -> str:
+    """What was scored, and how."""
+    more = ", each averaged with its mirror image" if flip else ""
+    return f"{count} images of {data.dataset} {data.split}{more}; p by McNemar's exact test"
+
+
+def shown(paths: list[str]) -> list[str]:
+    """Paths that differ, as they were given; refuses fewer than two."""
+    if len(paths) < 2:
+        raise InputError("compare needs two checkpoints or more; give `vitlit compare A B`")
+    resolved = [checkpointing.resolve(path) for path in paths]
+    if len(set(map(Path.resolve, resolved))) < len(paths):
+        raise InputError(f"{', '.join(paths)} name the same checkpoint twice; give different ones")
+    return paths

@@ -1,0 +1,277 @@
+"""The report that ``test`` writes: metrics.json, figures and, of small sets, all probabilities.
+
+logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliability.png mistakes.png
+                                            probabilities.npz
+
+The temperature is fitted on the validation split, which ``test`` reads for nothing else.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from vitlit import evaluation, evaluation_figures, figures
+from vitlit.callbacks import free_name
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.evaluation import Calibration
+from vitlit.inference import Collector, Rows, collect, loader_of, thinned
+from vitlit.sampler import Batch
+from vitlit.scoring import Scoring
+from vitlit.summary import relative
+
+REPORT, METRICS = "test_report", "metrics.json"
+FIT_ON = 5000  # validation images for the one number that a temperature is
+KEPT = 2_000_000  # probabilities that are written: 8 MB
+PICTURES = 24  # mistakes that are shown
+
+
+def add_test_options(parser: Any) -> None:
+    """Options of ``test`` that Lightning's has not."""
+    parser.add_argument(
+        "--flip",
+        type=bool,
+        default=False,
+        help="Average the logits of each image and its mirror image; all scores then say +flip.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="Folder of the report, not existing yet; test_report in the run by default.",
+    )
+
+
+def report_place(settings: Any) -> tuple[Path | str, str | None]:
+    """The weights in use and --out, from the settings of ``test``."""
+    path = settings["ckpt_path"]
+    return settings["model"]["pretrained"] if path is None else Path(path), settings["out"]
+
+
+class Report(Callback):
+    """Writes the report of a test into the run of its checkpoint, in one process.
+
+    weights: the checkpoint, or the name of published weights; out: folder to make in place of
+    test_report. A report of the same weights and data is replaced, any other is left alone.
+    """
+
+    def __init__(self, weights: Path | str, out: str | None) -> None:
+        self.weights, self.out = weights, out
+        if out is not None and Path(out).exists():
+            raise InputError(f"{out} exists; give --out another name, or remove it")
+        self.folder: Path | None = None
+        self.metrics: dict[str, Any] = {}
+        self._found = Collector()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._found = Collector()
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._found.add(outputs, batch)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Scoring)
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        gather = pl_module.all_gather if trainer.world_size > 1 else None
+        rows = self._found.rows(gather)  # type: ignore[arg-type]
+        calibration = _calibrate(trainer, pl_module, data)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer, pl_module, data, rows, calibration)
+
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        module: Scoring,
+        data: ImageData,
+        rows: Rows,
+        calibration: Calibration | str,
+    ) -> None:
+        names: list[str] = module.class_names  # type: ignore[assignment]
+        subject = self._subject(data, flip=module.flip)
+        self.metrics = tables(rows, names, calibration) | {"of": subject}
+        self.folder = Path(self.out) if self.out else _free(_parent(self.weights), subject)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        text = json.dumps(self.metrics, indent=1, ensure_ascii=False)
+        (self.folder / METRICS).write_text(text + "\n", encoding="utf-8")
+        drawn = draw(rows, names, calibration, data, title=_title(subject, len(rows.labels)))
+        for name, figure in drawn.items():
+            figure.savefig(self.folder / f"{name}.png")
+        if rows.values.numel() <= KEPT:
+            _write_probabilities(self.folder / "probabilities.npz", rows, names)
+        _log(trainer, module.tested, self.metrics["scores"], drawn)
+
+    def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
+        return {
+            "weights": str(self.weights),
+            "dataset": data.dataset,
+            "data_dir": str(data.data_dir),
+            "split": data.split,
+            "split_seed": data.hparams["split_seed"],
+            "flip": flip,
+        }
+
+    def lines(self) -> list[str]:
+        """For the end of the command: interval, calibration, and where the report is."""
+        if self.folder is None:
+            return []
+        found, fitted = self.metrics["scores"], self.metrics["temperature"]
+        low, high = found["acc_interval"]
+        text = f"calibration error {found['ece']:.4f}"
+        if "skipped" in fitted:
+            text += f"; no temperature: {fitted['skipped']}"
+        else:
+            text += (
+                f", {fitted['ece']:.4f} at temperature {fitted['value']:.3f}, "
+                f"fitted on {fitted['images']} validation images"
+            )
+        return [
+            f"interval    accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)",
+            f"calibrated  {text}",
+            f"report      {relative(self.folder)}",
+        ]
+
+
+def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibration | str:
+    """The temperature for the model in use, or why there is none; called by all processes."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "this is a fast_dev_run"
+    if data.split == "val":
+        return "the validation split, which it would be fitted on, is what was scored"
+    found, reason = None, "the validation images cannot be read in another process"
+    try:
+        data.setup("validate")
+        loader = loader_of(data, thinned(data.splits["val"], FIT_ON))
+        with trainer.precision_plugin.forward_context():
+            found = collect(data, loader, module.logits, module.device)
+    except InputError as error:
+        reason = str(error)
+    if not trainer.strategy.reduce_boolean_decision(found is not None):
+        return reason
+    assert found is not None
+    gather: Any = module.all_gather if trainer.world_size > 1 else None
+    logits, labels, _ = found.rows(gather)
+    return evaluation.fit_temperature(logits, labels)
+
+
+def tables(rows: Rows, class_names: list[str], calibration: Calibration | str) -> dict[str, Any]:
+    """The content of metrics.json but for what it is about."""
+    logits, labels, _ = rows
+    found = {"scores": evaluation.scores(logits, labels)}
+    if isinstance(calibration, str):
+        return found | {
+            "temperature": {"skipped": calibration},
+            "classes": evaluation.class_table(logits, labels, class_names),
+        }
+    cooled = logits / calibration.temperature
+    temperature = {
+        "value": calibration.temperature,
+        "at_limit": calibration.is_at_limit,
+        "images": calibration.images,
+        "val_loss_before": calibration.loss_before,
+        "val_loss_after": calibration.loss_after,
+        "loss": evaluation.loss_of(cooled, labels),
+        "ece": evaluation.calibration_error(cooled, labels),
+    }
+    classes = evaluation.class_table(logits, labels, class_names)
+    return found | {"temperature": temperature, "classes": classes}
+
+
+def draw(
+    rows: Rows,
+    class_names: list[str],
+    calibration: Calibration | str,
+    data: ImageData,
+    *,
+    title: str,
+) -> dict[str, Any]:
+    """Figures by name; without mistakes there is no sheet of them."""
+    logits, labels, sample = rows
+    matrix = evaluation.confusion(logits, labels)
+    after, fitted = None, None
+    if isinstance(calibration, Calibration):
+        after, fitted = (
+            evaluation.reliability(logits / calibration.temperature, labels),
+            calibration,
+        )
+    before = evaluation.reliability(logits, labels)
+    found: dict[str, Any] = {
+        "confusion": evaluation_figures.confusion_matrix(matrix, class_names, title=title),
+        "reliability": evaluation_figures.reliability_diagram(before, after, fitted, title=title),
+    }
+    wrong = evaluation.surest_mistakes(logits, labels, PICTURES)
+    if len(wrong):
+        sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
+        triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
+        names = [evaluation_figures.cut(name, 13) for name in class_names]
+        words = [f"is: {names[a]}\nsaid: {names[b]} ({p:.2f})" for a, b, p in triples]
+        found["mistakes"] = evaluation_figures.picture_sheet(
+            pictures(data, data.split, sample[wrong]), words, title=f"surest mistakes; {title}"
+        )
+    return found
+
+
+def pictures(data: ImageData, name: str, sample: Tensor) -> Tensor:
+    """Images of a split as they are, float ``(n, C, h, w)`` in [0, 1]."""
+    split = data.splits[name]
+    return split.images.gather(split.members[sample]).float() / 255
+
+
+def _title(subject: dict[str, Any], count: int) -> str:
+    flip = ", each averaged with its mirror image" if subject["flip"] else ""
+    return f"{count} images, {subject['dataset']} {subject['split']}{flip}"
+
+
+def _parent(weights: Path | str) -> Path:
+    """The run's folder, or where the checkpoint is, or here: the first that can be written to."""
+    if isinstance(weights, str):
+        return Path()
+    folder = weights.parent
+    run = folder.parent if folder.name == "checkpoints" else folder
+    return run if os.access(run, os.W_OK) else Path()
+
+
+def _free(parent: Path, subject: dict[str, Any]) -> Path:
+    """test_report, or the first of test_report-2, … that is free or about the same."""
+    path = parent / REPORT
+    for earlier in [path, *sorted(parent.glob(f"{REPORT}-*"))]:
+        try:
+            if json.loads((earlier / METRICS).read_text(encoding="utf-8"))["of"] == subject:
+                return earlier
+        except (OSError, ValueError, KeyError, TypeError):  # not a report
+            continue
+    return free_name(path)
+
+
+def _write_probabilities(path: Path, rows: Rows, class_names: list[str]) -> None:
+    probabilities = rows.values.softmax(dim=1).numpy()
+    arrays = {"labels": rows.labels.numpy(), "class_names": np.array(class_names)}
+    np.savez(path, allow_pickle=False, probabilities=probabilities, **arrays)
+
+
+def _log(trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]) -> None:
+    """Scores that the module did not log, and the figures, to where loggers write."""
+    extra = {f"{name}/{key}": table[key] for key in ("balanced_acc", "f1", "ece")}
+    for logger in trainer.loggers:
+        logger.log_metrics(extra, step=trainer.global_step)
+        writer: Any = getattr(logger, "experiment", None)
+        if hasattr(writer, "add_image"):
+            for title, figure in drawn.items():
+                picture = figures.to_array(figure)
+                writer.add_image(f"{name}/{title}", picture, 0, dataformats="HWC")
