@@ -180,3 +180,20 @@ def test_weights_without_a_head_give_features(run: Path, tmp_path: Path) -> None
     source = ["--model.pretrained", str(tmp_path / "body.pth"), "--model.num_heads=2"]
     assert main(["predict", *source, *images, "--output=features", f"--out={out}", *QUIET]) == 0
     assert arrays_of(out)["features"].shape == (8, 16)
+
+
+def test_files_that_cannot_be_read_have_no_features_and_are_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for file in (run.parent.parent / "digits").iterdir():
+        (tmp_path / "pictures" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pictures" / "3.png").write_bytes(b"no image")
+    images = ["--ckpt_path", str(run), "--data.images", str(tmp_path / "pictures"), *QUIET]
+    assert main(["predict", *images, "--output=features", f"--out={tmp_path / 'a.npz'}"]) == 0
+    assert "3.png" in capsys.readouterr().out
+    assert main(["probe", *images, f"--out={tmp_path / 'alike'}"]) == 0
+    assert "1 cannot be read" in capsys.readouterr().out
+    for path in (tmp_path / "a.npz", tmp_path / "alike" / "features.npz"):
+        names = [Path(str(file)).name for file in arrays_of(path)["files"]]
+        assert names == [f"{i}.png" for i in (0, 1, 2, 4, 5, 6, 7)]
