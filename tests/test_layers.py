@@ -17,7 +17,7 @@ LAYERS = [
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
     | {"images"},
     {"transform"},
-    {"readers", "cache", "datasets", "bad_images"},
+    {"readers", "cache", "datasets", "bad_images", "labels"},
     {"vit", "splits", "division", "datamodule"},
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}

@@ -20,7 +20,14 @@ from vitlit.inference import Compute, Rows, collect, flip_average, loader_of
 from vitlit.significance import compare, holm, wilson
 from vitlit.vit import ViT
 
-SAME = ("dataset", "data_dir", "val_fraction", "test_fraction", "split_seed")  # of all models
+SAME = (
+    "dataset",
+    "data_dir",
+    "labels",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+)  # of all models
 READING = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
 NOISE = 0.05  # probability from which on a difference may be chance
 LONGEST = 60  # letters of a name
@@ -82,7 +89,7 @@ def _note(settings: dict[str, Any], data: ImageData) -> str:
     if data.split == "train":
         return "trained on these images"
     others = [key for key in SAME if settings.get(key) != data.hparams.get(key)]
-    if not others or "dataset" in others or "data_dir" in others:
+    if not others or {"dataset", "data_dir", "labels"} & set(others):
         return ""
     return f"its {others[0]} was {settings.get(others[0])}: it may have seen these images"
 

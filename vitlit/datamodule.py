@@ -17,6 +17,7 @@ from vitlit.datasets import SOURCES, DatasetName, find_class_names, prepare
 from vitlit.division import Division, SplitName
 from vitlit.errors import InputError, check_at_least
 from vitlit.images import Preprocess, check_statistics, find_images, per_channel
+from vitlit.labels import names_in
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.readers import FileImages
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
@@ -32,6 +33,8 @@ class ImageData(pl.LightningDataModule):
             imagenet, or folder: data_dir then holds train/ and perhaps val/ and test/, each with
             a folder for each class; or the class folders themselves, which are split into three.
         data_dir: Where the data set is, or is downloaded to.
+        labels: With folder: a CSV file with the columns file, below data_dir, and class, in place
+            of class folders; its images are split into three.
         img_size: Height and width of the model's input in pixels, one number or two; the data
             set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for colour; the data set's own by default.
@@ -67,6 +70,7 @@ class ImageData(pl.LightningDataModule):
         *,
         dataset: DatasetName = "digits",
         data_dir: str = "~/.cache/vitlit",
+        labels: str | None = None,
         img_size: int | list[int] | None = None,
         in_chans: Literal[1, 3] | None = None,
         class_names: list[str] | None = None,
@@ -102,7 +106,14 @@ class ImageData(pl.LightningDataModule):
         self.data_dir = Path(data_dir).expanduser().absolute()
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
-        self.class_names = class_names or find_class_names(dataset, self.data_dir)
+        self.labels = None if labels is None else Path(labels).expanduser().absolute()
+        if labels is not None and dataset != "folder":
+            raise InputError(f"labels {labels} needs --data.dataset folder; {dataset} has its own")
+        self.class_names = class_names or (
+            names_in(self.labels, self.data_dir)
+            if self.labels
+            else find_class_names(dataset, self.data_dir)
+        )
         self.num_classes = len(self.class_names)
         self._check_class_names()
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -131,6 +142,7 @@ class ImageData(pl.LightningDataModule):
             test_fraction=test_fraction,
             seed=split_seed,
             on_bad_image=on_bad_image,
+            labels=self.labels,
         )
 
     def _check_class_names(self) -> None:
@@ -160,6 +172,7 @@ class ImageData(pl.LightningDataModule):
         self.hparams.update(
             class_names=self.class_names,
             data_dir=str(self.data_dir),
+            labels=None if self.labels is None else str(self.labels),
             img_size=self.img_size,
             in_chans=self.in_chans,
         )

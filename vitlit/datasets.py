@@ -244,6 +244,11 @@ def read_part(
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = _part_root(data_dir, folder)
     images = _scan(root, num_classes, in_chans=in_chans, size=size)
+    return opened(images, root, memory_gb=memory_gb, thorough=thorough)
+
+
+def opened(images: FileImages, root: Path, *, memory_gb: float, thorough: bool) -> Images:
+    """Files below ``root`` decoded into memory where they fit it, else as they are; checked."""
     if images.nbytes <= memory_gb * 1e9:
         return open_decoded(images, root)
     return open_checked(images, root, thorough=thorough)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from vitlit.bad_images import OnBadImage, leave_out, refuse_any
-from vitlit.datasets import DatasetName, check_class_names, parts, read_part
+from vitlit.datasets import DatasetName, check_class_names, opened, parts, read_part
 from vitlit.errors import InputError
+from vitlit.labels import labelled
 from vitlit.readers import Images
 from vitlit.splits import Split, split_members
 
@@ -24,7 +25,8 @@ SplitName = Literal["train", "val", "test"]
 class Division:
     """How a data set is read and divided; see the arguments of ImageData.
 
-    size: (height, width) in pixels that files are decoded to; seed: decides who is held out.
+    size: (height, width) in pixels that files are decoded to; seed: decides who is held out;
+    labels: a CSV file in place of class folders.
     """
 
     dataset: DatasetName
@@ -37,6 +39,7 @@ class Division:
     test_fraction: float
     seed: int
     on_bad_image: OnBadImage
+    labels: Path | None = None
     _parts: dict[str, Images] = field(default_factory=dict)
 
     def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
@@ -50,8 +53,8 @@ class Division:
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images that a split is taken from, and its places among them."""
-        found = parts(self.dataset, self.data_dir)
-        if self.dataset == "folder":
+        found = ("all",) if self.labels else parts(self.dataset, self.data_dir)
+        if self.dataset == "folder" and not self.labels:
             check_class_names(self.data_dir, self.class_names)
         if name in found and (name != "train" or "val" in found):
             images = self._part(name)
@@ -73,6 +76,18 @@ class Division:
         return images, members
 
     def _part(self, part: str) -> Images:
+        thorough = self.on_bad_image == "skip"
+        if self.labels and part not in self._parts:
+            images = labelled(
+                self.labels,
+                self.data_dir,
+                self.class_names,
+                in_chans=self.in_chans,
+                size=self.size,
+            )
+            self._parts[part] = opened(
+                images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough
+            )
         if part not in self._parts:
             self._parts[part] = read_part(
                 self.dataset,
@@ -82,6 +97,6 @@ class Division:
                 in_chans=self.in_chans,
                 size=self.size,
                 memory_gb=self.memory_gb,
-                thorough=self.on_bad_image == "skip",
+                thorough=thorough,
             )
         return self._parts[part]

@@ -122,6 +122,7 @@ class Report(Callback):
             "weights": str(self.weights),
             "dataset": data.dataset,
             "data_dir": str(data.data_dir),
+            "labels": data.hparams["labels"],
             "split": data.split,
             "split_seed": data.hparams["split_seed"],
             "flip": flip,

@@ -1,0 +1,102 @@
+"""A CSV file that says which image is of which class."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlit.__main__ import main
+from vitlit.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.labels import labelled, names_in, read_labels
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve images in one folder, and labels.csv beside it."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["class,note,file"]
+    for i in range(12):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{i:02}.png")
+        rows.append(f"{'dog' if i % 3 else 'cat'},x,{i:02}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def of(photos: Path, **changes: object) -> ImageData:
+    settings = {"data_dir": str(photos), "labels": str(photos.parent / "labels.csv")}
+    return ImageData(dataset="folder", img_size=8, patch_size=4, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_the_classes_are_those_that_the_file_names(photos: Path) -> None:
+    assert names_in(photos.parent / "labels.csv", photos) == ["cat", "dog"]
+    assert of(photos).class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_each_image_has_the_class_that_the_file_gives_it(photos: Path, memory_gb: float) -> None:
+    data = of(photos, memory_gb=memory_gb)
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    seen = []
+    for split in data.splits.values():
+        pixels = split.images.gather(split.members)
+        for place, label, image in zip(split.members.tolist(), split.labels, pixels, strict=True):
+            expected = np.asarray(Image.open(photos / f"{place:02}.png"))
+            assert torch.equal(image, torch.tensor(expected).permute(2, 0, 1))
+            assert int(label) == int(place % 3 > 0)
+            seen.append(place)
+    assert sorted(seen) == list(range(12))
+
+
+def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
+    file = photos.parent / "labels.csv"
+    found = labelled(file, photos, ["dog", "bee", "cat"], in_chans=3, size=(8, 8))
+    assert found.labels.tolist() == [0 if i % 3 else 2 for i in range(12)]
+    with pytest.raises(InputError, match="names the class dog"):
+        labelled(file, photos, ["bee", "cat"], in_chans=3, size=(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "no column file and no class"),
+        ("file,label\n00.png,cat\n", "no column class"),
+        ("file,class\n", "names no images"),
+        ("file,class\n00.png,\n", "line 2: 00.png has no class"),
+        ("file,class\n00.png\n", "line 2: 00.png has no class"),
+        ("file,class\n99.png,cat\n", "line 2: no file"),
+        ("file,class\n../x.png,cat\n", "is not a file below"),
+        ("file,class\n,cat\n", "is not a file below"),
+        ("file,class\n00.png,cat\n00.png,dog\n", "00.png is dog, and cat before"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(text: str, part: str, photos: Path) -> None:
+    file = photos.parent / "odd.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=part):
+        read_labels(file, photos)
+
+
+def test_other_data_sets_have_their_own_labels() -> None:
+    with pytest.raises(InputError, match="digits has its own"):
+        ImageData(labels="labels.csv")
+
+
+def test_a_run_remembers_its_labels(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    args = ["--data.dataset=folder", "--data.data_dir=photos", "--data.labels=labels.csv"]
+    args += ["--data.img_size=8", "--model.patch_size=4", "--model.embed_dim=8"]
+    args += ["--model.depth=1", "--model.num_heads=1", "--config=debug.yaml"]
+    assert main(["fit", *args, *QUIET]) == 0
+    assert main(["test", "--ckpt_path=last", *QUIET]) == 0
+    assert "images)" in capsys.readouterr().out

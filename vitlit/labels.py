@@ -1,0 +1,73 @@
+"""Which image is of which class, said by a CSV file: an alternative to class folders.
+
+labels.csv (columns file, class; others are ignored), data_dir -> FileImages
+"""
+
+import csv
+from pathlib import Path
+
+import torch
+
+from vitlit.errors import InputError
+from vitlit.readers import FileImages
+
+COLUMNS = ("file", "class")
+
+
+def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
+    """Class by path, in the order of the file; the paths it holds are relative to data_dir."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+            reader = csv.DictReader(lines)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            rows = [] if missing else [(row["file"], row["class"]) for row in reader]
+    except (OSError, csv.Error) as error:
+        raise InputError(f"cannot read --data.labels {file}: {error}") from error
+    if missing:
+        raise InputError(
+            f"{file} has no column {' and no '.join(missing)}; its first line must name the "
+            f"columns {', '.join(COLUMNS)}"
+        )
+    found: dict[str, str] = {}
+    for number, (name, label) in enumerate(rows, start=2):
+        path = str(_inside(name, data_dir, f"{file}, line {number}"))
+        if not label or not label.strip():
+            raise InputError(f"{file}, line {number}: {name} has no class; give it one")
+        if found.setdefault(path, label.strip()) != label.strip():
+            raise InputError(
+                f"{file}, line {number}: {name} is {label.strip()}, and {found[path]} before; "
+                f"leave one of them out"
+            )
+    if not found:
+        raise InputError(f"{file} names no images; give it a line for each")
+    return found
+
+
+def _inside(name: str | None, data_dir: Path, place: str) -> Path:
+    """The path of a file that must be in data_dir, where caches look for it."""
+    path = Path(name) if name and name.strip() else None
+    if path is None or path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{place}: {name!r} is not a file below --data.data_dir {data_dir}")
+    if not (data_dir / path).is_file():
+        raise InputError(f"{place}: no file {data_dir / path}; check --data.data_dir")
+    return data_dir / path
+
+
+def names_in(file: Path, data_dir: Path) -> list[str]:
+    """The classes that the file names, sorted."""
+    return sorted(set(read_labels(file, data_dir).values()))
+
+
+def labelled(
+    file: Path, data_dir: Path, class_names: list[str], *, in_chans: int, size: tuple[int, int]
+) -> FileImages:
+    """The images that the file names; their classes must be among ``class_names``."""
+    found = read_labels(file, data_dir)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    if odd := sorted(set(found.values()) - set(numbers)):
+        raise InputError(
+            f"{file} names the class {', '.join(odd[:5])}, which the model does not know; "
+            f"it knows {', '.join(class_names[:5])}"
+        )
+    labels = torch.tensor([numbers[name] for name in found.values()])
+    return FileImages(list(found), labels, in_chans=in_chans, size=size)
