@@ -15,13 +15,13 @@ LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "decoding", "shipped"}
     | {"metrics", "significance", "losses", "probing"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
-    | {"images"},
+    | {"images", "locality", "pooling"},
     {"transform"},
     {"readers", "cache", "datasets", "bad_images", "labels"},
     {"vit", "splits", "division", "datamodule"},
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
-    | {"export", "namings"}
+    | {"export", "namings", "traits"}
     | {"evaluation", "evaluation_figures", "features", "inference"}
     | {"comparison", "probe"},
     {"classifier", "scoring"},
@@ -46,7 +46,7 @@ WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
 WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]
 WITHOUT_LIGHTNING += ["page", "explain"]
 WITHOUT_LIGHTNING += ["significance", "evaluation", "evaluation_figures", "features", "losses"]
-WITHOUT_LIGHTNING += ["probing"]
+WITHOUT_LIGHTNING += ["probing", "embedding", "locality", "pooling", "traits"]
 
 
 def imports(source: str) -> Iterator[str]:

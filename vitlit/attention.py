@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+from vitlit.positions import rotate
 
 # whether this processor multiplies bfloat16 matrices itself
 HAS_BF16_UNITS = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -33,8 +34,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
 class Attention(nn.Module):
     """Multi-head softmax attention with timm's parameter names (``qkv``, ``proj``).
 
-    ``forward`` is fused; ``weights`` gives the matrices that the same input leads to.
+    ``forward`` is fused; ``weights`` gives the matrices that the same input leads to. Subclasses
+    that attend otherwise override :meth:`compare` and :meth:`mix`.
     """
+
+    rope: Tensor | None
 
     def __init__(
         self,
@@ -44,7 +48,9 @@ class Attention(nn.Module):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        rope: Tensor | None = None,
     ) -> None:
+        """rope: cosines and sines ``(2, N, D/h)`` of rotary positions, for all tokens."""
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise InputError(
@@ -57,22 +63,33 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
+        self.register_buffer("rope", rope, persistent=False)  # follows from the arguments
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens ``(B, N, D)``, each ``(B, h, N, D/h)``."""
         b, n, _ = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
+        if self.rope is not None:
+            q, k = rotate(q, self.rope), rotate(k, self.rope)
         return q, k, v
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        """Attention matrices ``(B, h, N, N)`` of queries and keys ``(B, h, N, D/h)``."""
+        return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        """Values ``(B, h, N, D/h)`` in the shares of :meth:`compare`, after dropout."""
+        return attend(q, k, v, dropout)
 
     def weights(self, x: Tensor) -> Tensor:
         """Attention matrices ``(B, h, N, N)`` without dropout; each row sums to 1."""
         q, k, _ = self.project(x)
-        return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+        return self.compare(q, k)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.project(x)
         dropout = self.attn_drop if self.training else 0.0
-        x = attend(q, k, v, dropout)  # (B, h, N, D/h)
+        x = self.mix(q, k, v, dropout)  # (B, h, N, D/h)
         x = self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
         return self.proj_drop(x)

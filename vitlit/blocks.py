@@ -1,9 +1,10 @@
-"""The encoder block: attention and MLP, each behind a norm and beside a residual.
+"""The encoder: blocks of attention and MLP, each behind a norm and beside a residual.
 
 tokens (B, N, D) -> tokens (B, N, D)
 """
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,3 +65,25 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+def encoder(
+    layers: Sequence[Callable[..., Attention]],
+    drop_path_rate: float,
+    dim: int,
+    *,
+    attn: dict[str, Any],
+    mlp: dict[str, Any],
+    block: dict[str, Any],
+) -> nn.Sequential:
+    """One block for each of ``layers``, which make the attentions from the arguments ``attn``.
+
+    drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+    mlp, block: arguments of Mlp and Block.
+    """
+    rates = torch.linspace(0, drop_path_rate, len(layers), device="cpu").tolist()
+    blocks = nn.Sequential()
+    for make_attention, rate in zip(layers, rates, strict=True):
+        layer = make_attention(dim=dim, **attn)
+        blocks.append(Block(dim=dim, attn=layer, mlp=Mlp(dim=dim, **mlp), drop_path=rate, **block))
+    return blocks

@@ -23,14 +23,14 @@ from vitlit.interpret import (
     cls_map,
     mean_attention_distance,
     patch_map,
-    position_similarity,
-    principal_filters,
+    pooled_shares,
     relevance,
     rollout,
 )
 from vitlit.page import Example, prefix_names, write_page
 from vitlit.page_figures import model_figures
 from vitlit.splits import Split
+from vitlit.traits import attention_fact, heads_of, of_weights
 from vitlit.vit import ViT
 
 MOST = 64  # images: each keeps all its attention maps until the page is written
@@ -57,6 +57,7 @@ class Findings(NamedTuple):
     relevance: Tensor
     probabilities: Tensor  # (K,)
     distance: Tensor  # (L, h) in pixels
+    shares: Tensor | None  # of the patches in the pooling seq, (rows * cols,)
 
 
 def balanced_sample(split: Split, count: int) -> list[int]:
@@ -86,7 +87,8 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
     normalised = preprocess(x)
     maps, logits = attention_maps(model, normalised)
     prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
-    place = {**prefix, "pool": model.global_pool}
+    shares = pooled_shares(model, normalised)
+    place = {**prefix, "pool": model.global_pool, "shares": shares}
     flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
     relevant = relevance(model, normalised, logits.argmax(dim=1))
     found = Findings(
@@ -99,8 +101,9 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
         relevance=patch_map(relevant, **place)[0],
         probabilities=logits[0].float().softmax(dim=0),
         distance=mean_attention_distance(maps, patch_size=model.patch_embed.patch_size, **prefix),
+        shares=None if shares is None else shares[0],
     )
-    return Findings(*(part.cpu() for part in found))
+    return Findings(*(None if part is None else part.cpu() for part in found))  # type: ignore[arg-type]
 
 
 def explain(
@@ -120,7 +123,7 @@ def explain(
     for name, figure in draw(model, found, class_names, distance, similarity, filters):
         figure.savefig(out / name)
     of_model = {"distance": distance, "filters": filters, "similarity": similarity}
-    arrays = of_model | arrays_of(model, found)
+    arrays = of_model | heads_of(model) | arrays_of(model, found)
     names = {"names": np.array(subjects.names), "class_names": np.array(class_names)}
     known = {name: value.numpy() for name, value in arrays.items() if value is not None}
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
@@ -143,12 +146,15 @@ def explain(
 
 def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
     """What was found in the images, one after the other: maps of the grid, probabilities."""
+    shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
+    pooled = {"shares": torch.stack(shares)} if shares else {}
     return {
         "attention": rows_of_interest(model, found),
         "rollout": torch.stack([one.rollout for one in found]),
         "cls_map": torch.stack([one.cls_map for one in found]),
         "relevance": torch.stack([one.relevance for one in found]),
         "probabilities": torch.stack([one.probabilities for one in found]),
+        **pooled,
     }
 
 
@@ -166,6 +172,7 @@ def _example(
         probabilities=[(class_names[i], p) for i, p in pairs],
         label=None if label < 0 else class_names[label],
         relevance=found.relevant,
+        shares=found.shares,
     )
 
 
@@ -176,29 +183,23 @@ def facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
     return {
         "Image": f"{height}x{width} pixels",
         "Patches": f"{model.grid_size[0]}x{model.grid_size[1]} "
-        f"of {model.patch_embed.patch_size} pixels",
+        f"of {model.patch_embed.patch_size} pixels, {model.patch_embed.kind}",
+        "Positions": model.pos_kind,
+        "Attention": attention_fact(model),
+        "Pooling": model.global_pool,
         "Blocks": str(len(model.blocks)),
-        "Width": str(model.patch_embed.proj.out_channels),
+        "Width": str(model.embed_dim),
         "Parameters": f"{count:,}",
         "Classes": str(len(class_names)),
     }
 
 
-def of_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
-    """Similarity of the positions, None where there are none, and the principal filters."""
-    weight = model.patch_embed.proj.weight.detach().cpu()
-    if model.pos_embed is None:
-        return None, principal_filters(weight)
-    table = model.pos_embed.detach().cpu()
-    prefix = table.shape[1] - model.grid_size[0] * model.grid_size[1]
-    similarity = position_similarity(table, grid=model.grid_size, prefix=prefix)
-    return similarity, principal_filters(weight)
-
-
 def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
     """What the pooled tokens attend to, by block and head: ``(n, L, h, rows, cols)``."""
     place: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
-    return torch.stack([patch_map(one.attention, **place, pool=model.global_pool) for one in found])
+    place["pool"] = model.global_pool
+    rows = [patch_map(one.attention, **place, shares=one.shares) for one in found]
+    return torch.stack(rows)
 
 
 def draw(
@@ -215,6 +216,9 @@ def draw(
         "rollout": torch.stack([one.rollout for one in found]),
         "for its class": torch.stack([one.relevance for one in found]),
     }
+    shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
+    if shares:
+        maps["pooling"] = torch.stack(shares)
     shown = torch.stack([one.shown for one in found])
     probabilities = torch.stack([one.probabilities for one in found])
     yield (

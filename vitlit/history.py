@@ -15,8 +15,9 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from vitlit import figures
 from vitlit.errors import InputError
-from vitlit.explain import balanced_sample, of_weights, study
+from vitlit.explain import balanced_sample, study
 from vitlit.images import Preprocess
+from vitlit.traits import of_weights
 
 COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5", "val/loss", "val/acc", "val/acc5")
 

@@ -31,7 +31,8 @@ class Attended(NamedTuple):
     logits: Tensor
 
 
-def _attentions(model: ViT) -> list[Attention]:
+def attentions(model: ViT) -> list[Attention]:
+    """The attention layer of each block."""
     return [cast(Block, block).attn for block in model.blocks]
 
 
@@ -76,7 +77,7 @@ def attention_maps(model: ViT, x: Tensor, *, blocks: list[int] | None = None) ->
     blocks: which to keep, in this order, negative ones counted from the last; None keeps all.
     The maps are without dropout, and the model is left as it was found.
     """
-    layers = _attentions(model)
+    layers = attentions(model)
     depth = len(layers)
     wanted = range(depth) if blocks is None else blocks
     if odd := [i for i in wanted if not -depth <= i < depth]:
@@ -146,7 +147,7 @@ def relevance(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
     x: as in :func:`attention_maps`; classes: ``(B,)``, the class y to explain of each image.
     Returns ``(B, N, N)``, not negative. No gradient is left in the model.
     """
-    layers = _attentions(model)
+    layers = attentions(model)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -179,6 +180,19 @@ def _check_classes(classes: Tensor, logits: Tensor) -> None:
         raise InputError(f"classes {classes.tolist()} are not all in 0 to {logits.shape[1] - 1}")
 
 
+@torch.no_grad()
+def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
+    """What each patch counts in the pooling ``seq``: ``(B, rows*cols)``, rows sum to 1.
+
+    x: as in :func:`attention_maps`. None for a model of another pooling, where no input decides.
+    """
+    if model.seq_pool is None:
+        return None
+    with _inspecting(model), _recording([model.seq_pool]) as inputs:
+        model(x)
+    return model.seq_pool.shares(inputs[0])
+
+
 def _check_grid(tokens: int, grid: Grid, prefix: int) -> None:
     if tokens != prefix + grid[0] * grid[1]:
         raise InputError(
@@ -187,25 +201,46 @@ def _check_grid(tokens: int, grid: Grid, prefix: int) -> None:
         )
 
 
-def patch_map(matrix: Tensor, *, grid: Grid, prefix: int, pool: PoolName = "token") -> Tensor:
+def patch_map(
+    matrix: Tensor,
+    *,
+    grid: Grid,
+    prefix: int,
+    pool: PoolName = "token",
+    shares: Tensor | None = None,
+) -> Tensor:
     """What the pooled tokens see of each patch, of one block's attention, a rollout or relevance.
 
     matrix: ``(..., N, N)``. pool: ``token`` takes the row of the class token; ``avg``, and models
-    without prefix tokens, the mean over the patches' rows. Returns ``(..., rows, cols)``.
+    without prefix tokens, the mean over the patches' rows; ``seq`` their sum in the ``shares`` of
+    :func:`pooled_shares`, ``(..., rows*cols)``. Returns ``(..., rows, cols)``.
     """
     _check_grid(matrix.shape[-1], grid, prefix)
+    if (pool == "seq") != (shares is not None):
+        raise InputError(f"pool {pool} and shares do not fit; give shares with seq, and only then")
     seen = matrix[..., prefix:]  # (..., N, rows * cols)
-    seen = seen[..., 0, :] if prefix and pool == "token" else seen[..., prefix:, :].mean(dim=-2)
+    if shares is not None:
+        seen = (shares[..., None, :].to(seen) @ seen[..., prefix:, :]).squeeze(-2)
+    else:
+        is_token = prefix and pool == "token"
+        seen = seen[..., 0, :] if is_token else seen[..., prefix:, :].mean(dim=-2)
     return torch.unflatten(seen, -1, grid)
 
 
-def cls_map(maps: Tensor, *, grid: Grid, prefix: int, pool: PoolName = "token") -> Tensor:
+def cls_map(
+    maps: Tensor,
+    *,
+    grid: Grid,
+    prefix: int,
+    pool: PoolName = "token",
+    shares: Tensor | None = None,
+) -> Tensor:
     """Attention of the class token to the patches in the last block, mean over heads.
 
     maps: ``(L, B, h, N, N)``. Without a class token, see :func:`patch_map`. Returns
     ``(B, rows, cols)``, which sums to 1 less what goes to the prefix tokens.
     """
-    return patch_map(maps[-1].mean(dim=1), grid=grid, prefix=prefix, pool=pool)
+    return patch_map(maps[-1].mean(dim=1), grid=grid, prefix=prefix, pool=pool, shares=shares)
 
 
 def overlay(images: Tensor, maps: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> 
 def arguments_of(model: ViT) -> dict[str, Any]:
     """The arguments that make this model again, without the rates of dropout."""
     block: Any = model.blocks[0]
-    width, hidden = model.patch_embed.proj.out_channels, block.mlp.fc1.out_features
+    width, hidden = model.embed_dim, block.mlp.fc1.out_features
     ratio = hidden / width
     height, across = model.img_size
     norms_after = isinstance(model.fc_norm, nn.LayerNorm)

@@ -71,7 +71,7 @@ function start() {
 
   function sentence(shown) {
     const from = current();
-    const name = from < prefix ? data.prefix[from] : from === mean ? "mean patch" : null;
+    const name = from < prefix ? data.prefix[from] : from === mean ? data.mean.one : null;
     const who = name ? `the ${name}` : `patch ${place(from - prefix)}`;
     const verb = {
       attention: "attends most to",
@@ -228,7 +228,7 @@ function start() {
       button.onclick = () => set({ head: value });
     }
     const froms = data.prefix.map((name, i) => [i, name]);
-    froms.push([mean, "mean over patches"], ["patch", "a patch"]);
+    froms.push([mean, data.mean.whole], ["patch", "a patch"]);
     for (const [value, textContent] of froms) {
       element("option", get("from"), { value, textContent });
     }

@@ -10,7 +10,8 @@ base64, and the page unpacks those of an image when it is chosen. Each row of a 
     prefix (uint16)   share of each prefix token, such as the class token, 65535 = all
     levels (4 bits)   share of each patch, 15 = top, two to a byte, the first one in the high half
 
-all little-endian. The rows of a map are its N tokens and, last, the mean over the patches' rows;
+all little-endian. The rows of a map are its N tokens and, last, the mean over the patches' rows,
+in the shares that they have in the pooling;
 the maps are those of each block's heads and their mean, the rollout, and the relevance.
 """
 
@@ -38,6 +39,8 @@ from vitlit.vit import PoolName, ViT
 LEVELS = 15  # the highest of 4 bits
 MOST = 40e6  # bytes of levels; with more, single heads are left out, and the page says so
 SMALL = 128  # pixels across up to which an image is shown in squares
+MEAN = {"one": "mean patch", "whole": "mean over patches"}  # what the page calls the last row
+POOLED = {"one": "pooled patch", "whole": "patches as pooled"}
 Bytes = NDArray[np.uint8]
 
 
@@ -46,7 +49,8 @@ class Example(NamedTuple):
 
     image: uint8 ``(C, H, W)``, grey or RGB; maps: ``(L, h, N, N)``, rows sum to 1; rollout:
     ``(N, N)``; probabilities: class names and their probabilities, the likeliest first; label:
-    the true class, where it is known; relevance: ``(N, N)``, of the first class listed.
+    the true class, where it is known; relevance: ``(N, N)``, of the first class listed; shares:
+    what each patch counts in the pooling, where that is not the same for all.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Example(NamedTuple):
     probabilities: Sequence[tuple[str, float]]
     label: str | None = None
     relevance: Tensor | None = None
+    shares: Tensor | None = None
 
 
 def prefix_names(model: ViT) -> list[str]:
@@ -148,6 +153,7 @@ def _describe(
     return {
         "grid": grid,
         "prefix": list(prefix),
+        "mean": POOLED if pool == "seq" else MEAN,
         "home": 0 if prefix and pool == "token" else len(prefix) + grid[0] * grid[1],
         "blocks": len(examples[0].maps),
         "heads": heads,
@@ -173,7 +179,10 @@ def _describe_one(one: Example) -> dict[str, Any]:
 
 def _map_block(number: int, example: Example, prefix: int, heads: int) -> str:
     """The maps of one image, as a block of data that the page keeps closed until it needs it."""
-    rows = b"".join(pack_rows(matrices, prefix).tobytes() for matrices in _matrices(example, heads))
+    rows = b"".join(
+        pack_rows(matrices, prefix, example.shares).tobytes()
+        for matrices in _matrices(example, heads)
+    )
     deflate = zlib.compressobj(strategy=zlib.Z_FILTERED)  # 7 % less where rows are like noise
     text = base64.b64encode(deflate.compress(rows) + deflate.flush()).decode("ascii")
     return f'<script type="text/plain" id="maps-{number}">{text}</script>'
@@ -192,12 +201,17 @@ def _matrices(example: Example, heads: int) -> Iterator[Tensor]:
         yield F.normalize(relevance, p=1, dim=1)[None]
 
 
-def pack_rows(matrices: Tensor, prefix: int) -> Bytes:
+def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> Bytes:
     """Matrices ``(M, N, N)`` of shares -> ``(M, N+1, bytes)``, the rows as the module says.
 
-    A level is right to half a step: 1/30 of the largest share in its row.
+    A level is right to half a step: 1/30 of the largest share in its row. pooled: the shares of
+    the patches' rows in the last one, where they differ.
     """
-    mean = matrices[:, prefix:].mean(dim=1, keepdim=True)
+    looking = matrices[:, prefix:]
+    if pooled is None:
+        mean = looking.mean(dim=1, keepdim=True)
+    else:
+        mean = (pooled.to(looking) @ looking)[:, None]
     rows = torch.cat([matrices, mean], dim=1)
     patches = rows[..., prefix:]
     top, best = patches.max(dim=2, keepdim=True)

@@ -1,17 +1,20 @@
-"""Fixed position tables, computed in float64 and stored in float32.
+"""Fixed position tables, computed in float64 and stored in float32, and rotary positions.
 
-grid (rows, cols) -> table (N, D)
+grid (rows, cols) -> table (N, D); queries or keys (B, h, N, d) -> the same, rotated
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.errors import InputError
 
+ROPE_BASE = 100.0  # for grids of some ten patches; the 10000 of texts hardly turns within them
 
-def _angles(positions: Tensor, pairs: int) -> Tensor:
-    """positions ``(N,)`` -> angles ``(N, pairs)`` with wavelengths from 2*pi to 10000 * 2*pi."""
-    rates = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+
+def _angles(positions: Tensor, pairs: int, base: float = 10000.0) -> Tensor:
+    """positions ``(N,)`` -> angles ``(N, pairs)`` with wavelengths from 2*pi to base * 2*pi."""
+    rates = base ** (-torch.arange(pairs, dtype=torch.float64, device=positions.device) / pairs)
     return positions.double()[:, None] * rates
 
 
@@ -38,3 +41,60 @@ def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
     across = _angles(x.flatten(), dim // 4)
     down = _angles(y.flatten(), dim // 4)
     return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1).float()
+
+
+def fixed_table(kind: str, grid: tuple[int, int], dim: int, prefix: int) -> Tensor | None:
+    """Positions ``(1, prefix+N, D)`` of kind sincos1d or sincos2d; None for any other.
+
+    The prefix tokens take the first positions of one dimension; in two, they have no place and
+    get zeros.
+    """
+    rows, cols = grid
+    match kind:
+        case "sincos1d":
+            return sincos1d(prefix + rows * cols, dim)[None]
+        case "sincos2d":
+            return F.pad(sincos2d(rows, cols, dim), (0, 0, prefix, 0))[None]
+    return None
+
+
+def rope2d(rows: int, cols: int, width: int, *, prefix: int = 0) -> Tensor:
+    """Cosines and sines by which :func:`rotate` turns the queries and keys of a head.
+
+    RoFormer's rotation (Su et al., 2021) along the two axes of an image, with the base 100 of
+    RoPE-ViT (Heo et al., 2024, axial): the first half of the width turns with the row of a patch,
+    the second with its column. The first ``prefix`` tokens, which have no place, do not turn.
+    width: of one head, a multiple of 4. Returns ``(2, prefix + rows*cols, width)``.
+    """
+    if width % 4:
+        raise InputError(
+            f"heads {width} wide cannot turn with rows and columns; pos_embed rope needs "
+            f"embed_dim / num_heads to be a multiple of 4"
+        )
+    # real numbers even for a model on the meta device, since no saved state brings them
+    device = torch.device("cpu") if torch.get_default_device().type == "meta" else None
+    y, x = (torch.arange(count, device=device) for count in (rows, cols))
+    down = _angles(y.repeat_interleave(cols), width // 4, ROPE_BASE)
+    across = _angles(x.repeat(rows), width // 4, ROPE_BASE)
+    angles = torch.cat([down, across], dim=1).repeat_interleave(2, dim=1)  # one for two numbers
+    angles = F.pad(angles, (0, 0, prefix, 0))
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn the pairs (x0, x1), (x2, x3), ... of each token by the angles of its place.
+
+    x: ``(..., N, d)``; table: ``(2, N, d)`` of :func:`rope2d`. The type of x is kept.
+    """
+    quarter = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)  # turned by 90 degrees
+    return (x * table[0] + quarter * table[1]).to(x.dtype)
+
+
+def rope_similarity(rows: int, cols: int, width: int) -> Tensor:
+    """How well a query of one patch fits an equal key at another, by their places alone.
+
+    The mean of the cosine of the angle between them, over the pairs of a head of ``width``.
+    Returns ``(N, N)``, 1 on the diagonal.
+    """
+    cosines, sines = rope2d(rows, cols, width).double()
+    return ((cosines @ cosines.T + sines @ sines.T) / width).float()

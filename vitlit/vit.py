@@ -7,20 +7,21 @@ import math
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitlit.attention import Attention
-from vitlit.blocks import ActName, Block, Mlp
-from vitlit.embedding import PatchEmbed, PatchEmbedName
+from vitlit.blocks import ActName, encoder
+from vitlit.embedding import Embedding, PatchEmbed, PatchEmbedName, make_embedding
 from vitlit.errors import InputError, check_at_least, check_below_one
+from vitlit.locality import AttentionName, GatedPositionalAttention, attention_layers
 from vitlit.patches import grid_size, pair
-from vitlit.positions import sincos1d, sincos2d
+from vitlit.pooling import SequencePool
+from vitlit.positions import fixed_table, rope2d
 
-PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "none"]
-PoolName = Literal["token", "avg"]
+PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "rope", "none"]
+PoolName = Literal["token", "avg", "seq"]
 CHOICES = {
     "patch_embed": PatchEmbedName,
+    "attention": AttentionName,
     "pos_embed": PosEmbedName,
     "global_pool": PoolName,
     "act": ActName,
@@ -40,10 +41,21 @@ class ViT(nn.Module):
         num_heads: Attention heads h; must divide embed_dim.
         mlp_ratio: Width of a block's MLP as a multiple of embed_dim.
         qkv_bias: Whether queries, keys and values have a bias.
-        patch_embed: linear (flattened patches times a matrix) or conv (strided convolution).
+        patch_embed: linear (flattened patches times a matrix), conv (strided convolution),
+            conv_stem (overlapping 3x3 convolutions, ReLU and max pooling, as in CCT, Hassani et
+            al., 2021; patch_size is a power of 2) or shifted (each patch with four copies moved
+            by half a patch along the diagonals: SPT, Lee et al., 2021).
+        attention: softmax, lsa (locality self-attention: heads learn their temperature, and no
+            token attends to itself; Lee et al., 2021) or gpsa (gated positional self-attention:
+            heads weigh content against distance; ConViT, d'Ascoli et al., 2021).
+        gpsa_blocks: First blocks that have gpsa; the others have softmax. Unset, all but the
+            last two, as in ConViT.
+        locality_strength: How narrowly the heads of gpsa look at first; 1 in ConViT.
         pos_embed: learn (a free table), sincos1d (the Transformer's fixed table), sincos2d
-            (fixed, rows and columns apart) or none.
-        global_pool: token (a class token, as in the paper) or avg (mean of the patch tokens).
+            (fixed, rows and columns apart), rope (queries and keys turn with row and column:
+            Su et al., 2021; Heo et al., 2024) or none.
+        global_pool: token (a class token, as in the paper), avg (mean of the patch tokens) or seq
+            (their mean in learned shares: sequence pooling of CCT, Hassani et al., 2021).
         class_token: Whether there is a class token; unset, it goes with global_pool token.
         reg_tokens: Register tokens after the class token (Darcet et al., 2024).
         fc_norm: Whether the last norm follows the pooling; unset, it does with avg. Google's
@@ -73,6 +85,9 @@ class ViT(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         patch_embed: PatchEmbedName = "conv",
+        attention: AttentionName = "softmax",
+        gpsa_blocks: int | None = None,
+        locality_strength: float = 1.0,
         pos_embed: PosEmbedName = "learn",
         global_pool: PoolName = "token",
         class_token: bool | None = None,
@@ -91,14 +106,18 @@ class ViT(nn.Module):
         hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
         check_at_least("model", 1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
         check_at_least("model", 0, num_classes=num_classes, reg_tokens=reg_tokens)
-        check_below_one("model", norm_eps=norm_eps)
         if hidden < 1:
             raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
         _check_choices(
-            patch_embed=patch_embed, pos_embed=pos_embed, global_pool=global_pool, act=act
+            patch_embed=patch_embed,
+            attention=attention,
+            pos_embed=pos_embed,
+            global_pool=global_pool,
+            act=act,
         )
         check_below_one(
             "model",
+            norm_eps=norm_eps,
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
             proj_drop_rate=proj_drop_rate,
@@ -108,38 +127,34 @@ class ViT(nn.Module):
         self.num_classes = num_classes
         self.img_size = pair(img_size)
         self.grid_size = grid_size(self.img_size, patch_size)
-        self.in_chans = in_chans
-        self.global_pool = global_pool
-        self.patch_embed = PatchEmbed(
-            kind=patch_embed, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim
+        self.in_chans, self.embed_dim = in_chans, embed_dim
+        self.global_pool, self.pos_kind, self.attention = global_pool, pos_embed, attention
+        self.patch_embed: Embedding = make_embedding(
+            patch_embed,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            embed_dim=embed_dim,
+            norm_eps=norm_eps,
         )
         is_token = global_pool == "token"
         self._add_prefix(is_token if class_token is None else class_token, reg_tokens, embed_dim)
         self._add_positions(pos_embed, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.blocks = nn.Sequential()
-        for rate in torch.linspace(0, drop_path_rate, depth, device="cpu").tolist():
-            attn = Attention(
-                dim=embed_dim,
-                num_heads=num_heads,
-                qkv_bias=qkv_bias,
-                attn_drop=attn_drop_rate,
-                proj_drop=proj_drop_rate,
-            )
-            mlp = Mlp(dim=embed_dim, hidden=hidden, drop=proj_drop_rate, act=act)
-            self.blocks.append(
-                Block(
-                    dim=embed_dim,
-                    attn=attn,
-                    mlp=mlp,
-                    drop_path=rate,
-                    norm_eps=norm_eps,
-                    init_values=init_values,
-                )
-            )
-        self._add_norm(
-            embed_dim, norm_eps, after_pooling=not is_token if fc_norm is None else fc_norm
+        place = (self.grid_size, self.num_prefix_tokens)
+        layers = attention_layers(attention, depth, *place, gpsa_blocks, locality_strength)
+        attn = {"num_heads": num_heads, "qkv_bias": qkv_bias, "rope": self._rope(num_heads)}
+        self.blocks = encoder(
+            layers,
+            drop_path_rate,
+            embed_dim,
+            attn={**attn, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate},
+            mlp={"hidden": hidden, "drop": proj_drop_rate, "act": act},
+            block={"norm_eps": norm_eps, "init_values": init_values},
         )
+        self._add_norm(
+            embed_dim, norm_eps, after_pooling=global_pool == "avg" if fc_norm is None else fc_norm
+        )
+        self.seq_pool = SequencePool(embed_dim) if global_pool == "seq" else None
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
@@ -165,19 +180,19 @@ class ViT(nn.Module):
 
         A fixed table is saved too, so that the state dict is complete for timm.
         """
-        rows, cols = self.grid_size
         prefix = self.num_prefix_tokens
         self.pos_embed: Tensor | None
-        match kind:
-            case "learn":
-                self.pos_embed = nn.Parameter(torch.zeros(1, prefix + rows * cols, dim))
-            case "sincos1d":  # the class token takes position 0
-                self.register_buffer("pos_embed", sincos1d(prefix + rows * cols, dim)[None])
-            case "sincos2d":  # the class token has no place in the image: zeros
-                table = F.pad(sincos2d(rows, cols, dim), (0, 0, prefix, 0))
-                self.register_buffer("pos_embed", table[None])
-            case "none":
-                self.pos_embed = None
+        if kind == "learn":
+            self.pos_embed = nn.Parameter(torch.zeros(1, prefix + math.prod(self.grid_size), dim))
+        else:
+            self.register_buffer("pos_embed", fixed_table(kind, self.grid_size, dim, prefix))
+
+    def _rope(self, num_heads: int) -> Tensor | None:
+        """What turns queries and keys with ``pos_embed=rope``, of all blocks."""
+        if self.pos_kind != "rope":
+            return None
+        width = self.embed_dim // max(1, num_heads)
+        return rope2d(*self.grid_size, width, prefix=self.num_prefix_tokens)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)`` -> tokens ``(B, prefix+N, D)``."""
@@ -198,7 +213,10 @@ class ViT(nn.Module):
         """One feature vector ``(B, D)`` from the tokens of :meth:`forward_features`."""
         if self.global_pool == "token":
             return self.fc_norm(tokens[:, 0])
-        return self.fc_norm(tokens[:, self.num_prefix_tokens :].mean(dim=1))
+        patches = tokens[:, self.num_prefix_tokens :]
+        if self.seq_pool is not None:
+            return self.fc_norm(self.seq_pool(patches))
+        return self.fc_norm(patches.mean(dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.head_drop(self.pool(self.forward_features(x))))
@@ -208,10 +226,12 @@ class ViT(nn.Module):
         size = self.patch_embed.patch_size
         images = (self.in_chans, *self.img_size)
         patches = (rows * cols, self.in_chans * size * size)
-        if tuple(x.shape[1:]) not in (images, patches):
+        takes_patches = self.patch_embed.takes_patches
+        if tuple(x.shape[1:]) not in ((images, patches) if takes_patches else (images,)):
+            other = f" or patches (B, {patches[0]}, {patches[1]})" if takes_patches else ""
             raise InputError(
                 f"input of shape {tuple(x.shape)} does not fit the model; it takes images "
-                f"(B, {', '.join(map(str, images))}) or patches (B, {patches[0]}, {patches[1]})"
+                f"(B, {', '.join(map(str, images))}){other}"
             )
 
 
@@ -230,7 +250,10 @@ def init_weights(model: ViT) -> None:
     * every bias and the class token: 0; the head: all 0, so the first loss is log(num_classes);
     * learned positions and registers: normal with standard deviation 0.02;
     * ``patch_embed=linear``: Xavier uniform on the flattened patch;
-    * ``patch_embed=conv``: left as PyTorch initialises a Conv2d (Kaiming uniform, a = sqrt 5).
+    * ``patch_embed=conv``: left as PyTorch initialises a Conv2d (Kaiming uniform, a = sqrt 5);
+    * the layers of ``patch_embed=conv_stem``: Kaiming normal, as in CCT's code;
+    * ``attention=gpsa``: as ConViT, see ``GatedPositionalAttention.start_local``;
+    * the scores of ``global_pool=seq``: normal with standard deviation 0.02, as in CCT's code.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -239,7 +262,9 @@ def init_weights(model: ViT) -> None:
                 nn.init.xavier_uniform_(matrix)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    if model.patch_embed.kind == "linear":
+        if isinstance(module, GatedPositionalAttention):
+            module.start_local()
+    if isinstance(model.patch_embed, PatchEmbed) and model.patch_embed.kind == "linear":
         nn.init.xavier_uniform_(model.patch_embed.proj.weight.flatten(1))
         if model.patch_embed.proj.bias is not None:
             nn.init.zeros_(model.patch_embed.proj.bias)
@@ -247,5 +272,7 @@ def init_weights(model: ViT) -> None:
         nn.init.normal_(model.pos_embed, std=0.02)
     if model.reg_token is not None:  # equal registers would stay equal
         nn.init.normal_(model.reg_token, std=0.02)
+    if model.seq_pool is not None:
+        nn.init.normal_(model.seq_pool.score.weight, std=0.02)
     if isinstance(model.head, nn.Linear):
         nn.init.zeros_(model.head.weight)
