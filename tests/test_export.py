@@ -335,8 +335,8 @@ def test_what_timm_cannot_compute_is_refused(tmp_path: Path) -> None:
         exported(small_vit(norm_eps=1e-12), tmp_path / "out")
 
 
-def test_what_neither_naming_can_compute_is_sent_to_programs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give --format onnx or pt2"):
+def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give --naming vitlit, or --format onnx or pt2"):
         exported(small_vit(norm_eps=1e-12, reg_tokens=1), tmp_path / "out", naming="huggingface")
 
 

@@ -11,12 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.blocks import Block
+from vitlit.embedding import PatchEmbed
 from vitlit.errors import InputError
 from vitlit.patches import grid_size
 from vitlit.pretrained import Weights
 from vitlit.vit import ViT
 from vitlit.weight_files import listed
 
+EXTRAS = {  # beside what all models have: what it is, and how its names end
+    "temperatures of lsa": ".attn.sharpness",
+    "gates of gpsa": ".attn.gate",
+    "localities of gpsa": ".attn.locality",
+    "scores of the pooling": "seq_pool.score.weight",
+}
 PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
 Grid = tuple[int, int]
 
@@ -85,9 +92,11 @@ def adapt(weights: Weights, model: ViT) -> Adapted:
 
     Resized: positions, patch filters, input channels. Replaced: a head of another number of
     classes, by zeros. What the weights do not have (a class token, registers, positions) keeps
-    the model's own values; what the model does not have is dropped. Fixed positions (sincos1d,
+    the model's own values; what the model does not have is dropped. The same holds for what
+    attention lsa and gpsa and the pooling seq learn beside the rest. Fixed positions (sincos1d,
     sincos2d) are the model's own. Every change but none of what stays is in the notes.
     """
+    _check_embedding(weights, model)
     notes: list[str] = []
     own = model.state_dict()
     state = dict(weights.state)
@@ -96,6 +105,7 @@ def adapt(weights: Weights, model: ViT) -> Adapted:
     _adapt_prefix(state, own, notes)
     _adapt_norm(state, own, notes)
     _adapt_head(state, own, notes)
+    _adapt_extras(state, own, notes)
     _note_differences(weights, model, notes)
     wrong = [
         name
@@ -110,7 +120,30 @@ def adapt(weights: Weights, model: ViT) -> Adapted:
     return Adapted({name: state[name] for name in own}, notes)
 
 
+def _check_embedding(weights: Weights, model: ViT) -> None:
+    """Refuse another patch embedding: what comes after it could not read its tokens."""
+    told, new = weights.arguments, model.patch_embed
+    old = told.get("patch_embed", "conv")
+    if old != new.kind and {old, new.kind} != {"linear", "conv"}:
+        raise InputError(
+            f"patch_embed {new.kind} cannot start from weights with {old}; "
+            f"leave out --model.patch_embed"
+        )
+    if isinstance(new, PatchEmbed):
+        return
+    sizes = {"model.patch_size": new.patch_size, "data.in_chans": model.in_chans}
+    for name, value in sizes.items():
+        had = told.get(name.partition(".")[2], value)
+        if had != value:
+            raise InputError(
+                f"{name} {value} contradicts the weights, which have {had}; the filters of "
+                f"patch_embed {new.kind} are not resized: give --{name} {had}"
+            )
+
+
 def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> None:
+    if not isinstance(model.patch_embed, PatchEmbed):
+        return
     filters = state["patch_embed.proj.weight"]
     channels, patch = filters.shape[1], filters.shape[-1]
     new = model.patch_embed.patch_size
@@ -128,7 +161,7 @@ def _adapt_positions(
     table = state.pop("pos_embed", None)
     if model.pos_embed is None:
         if table is not None:
-            notes.append("positions dropped; the model has none")
+            notes.append(f"positions dropped; the model has {model.pos_kind}")
         return
     own = model.pos_embed.detach()
     is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
@@ -188,12 +221,29 @@ def _adapt_head(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[st
     notes.append(f"head set to zeros for {classes} classes; the weights have {had}")
 
 
+def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    """What only some kinds of attention and pooling have."""
+    for kind, ending in EXTRAS.items():
+        shapes = {name: value.shape for name, value in own.items() if name.endswith(ending)}
+        has = [name for name in state if name.endswith(ending)]
+        drops = [name for name in has if state[name].shape != shapes.get(name)]
+        for name in drops:
+            del state[name]
+        wants = shapes.keys() - state.keys()
+        state |= {name: own[name].clone() for name in wants}
+        if drops:
+            notes.append(f"{kind} dropped; the model has {'another number' if shapes else 'none'}")
+        if wants:
+            notes.append(f"{kind} are new")
+
+
 def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
     """What no shape shows, but what the weights were trained with."""
     block = cast(Block, model.blocks[0])
     act = "gelu_tanh" if block.mlp.act.approximate == "tanh" else "gelu"
-    found = {"num_heads": block.attn.num_heads, "norm_eps": block.norm1.eps, "act": act}
+    found: dict[str, object] = {"num_heads": block.attn.num_heads, "norm_eps": block.norm1.eps}
+    found |= {"act": act, "attention": model.attention}
     for name, value in found.items():
-        told = weights.arguments.get(name, value)
+        told = weights.arguments.get(name, "softmax" if name == "attention" else value)
         if told != value:
             notes.append(f"the model has {name} {value}; the weights had {told}")

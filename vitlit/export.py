@@ -59,8 +59,9 @@ def export(
     """Write the model into the new folder ``out``; it is there complete or not at all.
 
     format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
-    or pt2 (a program for torch.export.load). naming: of safetensors, timm (the default) or
-    huggingface. The model is left on the CPU, in float32 and in evaluation mode.
+    or pt2 (a program for torch.export.load). naming: of safetensors, timm (the default),
+    huggingface, or vitlit, which holds any model but which only this package reads.
+    The model is left on the CPU, in float32 and in evaluation mode.
     """
     folder = Path(out).expanduser()
     naming = _check_choices(format, naming)
@@ -116,12 +117,15 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
     from safetensors.torch import save_file
 
     metadata = {"format": "pt"}  # without it transformers refuses the file
-    if naming == "timm":
-        tensors, settings = namings.timm_tensors(portable), namings.timm_files(portable)
-        metadata |= namings.own_metadata(portable)
-    else:
+    settings: dict[str, Any] = {}
+    if naming == "huggingface":
         tensors = namings.hugging_face_tensors(portable)
         settings = namings.hugging_face_files(portable)
+    else:
+        tensors = namings.timm_tensors(portable)
+        metadata |= namings.own_metadata(portable)
+    if naming == "timm":
+        settings = namings.timm_files(portable)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     file = folder / WEIGHT_NAMES[0]
     save_file(tensors, file, metadata=metadata)
@@ -238,6 +242,8 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
 
 def _how_to_load(folder: Path, format: Format, naming: Naming) -> str:
     match format, naming:
+        case "safetensors", "vitlit":
+            return f'vitlit.pretrained.load_weights("{folder}"), or --model.pretrained {folder}'
         case "safetensors", "timm":
             return f'timm.create_model("local-dir:{folder}", pretrained=True)'
         case "safetensors", _:

@@ -68,13 +68,12 @@ class GatedPositionalAttention(ExplicitAttention):
     def start_local(self) -> None:
         """Begin as a convolution: head i looks at place i of a K x K kernel, values pass as is.
 
-        K is the root of the number of heads, rounded down; heads beyond K x K look at the centre.
+        Places are counted column by column, as in ConViT's code. K is the root of the number of
+        heads, rounded down; heads beyond K x K look at the centre.
         """
         side = math.isqrt(self.num_heads)
-        places = (
-            torch.arange(side) - (side - 1) / 2 if side % 2 == 0 else torch.arange(side) - side // 2
-        )
-        y, x = torch.meshgrid(places.float(), places.float(), indexing="ij")
+        places = torch.arange(side) - (side - 1) / 2
+        x, y = torch.meshgrid(places, places, indexing="ij")
         start = torch.zeros(self.num_heads, 3)  # -|offset - place|^2, less what all keys share
         start[: side * side, 0], start[: side * side, 1] = 2 * x.flatten(), 2 * y.flatten()
         start[:, 2] = -1

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.images import Preprocess
-from vitlit.positions import sincos1d
+from vitlit.locality import GatedPositionalAttention
 from vitlit.vit import ViT
 from vitlit.weight_facts import METADATA
 from vitlit.weight_files import CONFIG_NAME, PROCESSOR_NAME
-from vitlit.weight_formats import FILTERS
 
-Naming = Literal["timm", "huggingface"]
+Naming = Literal["timm", "huggingface", "vitlit"]
 
 TIMM_EPS = 1e-6  # of timm's LayerNorm, which no config.json changes
 GENERIC = "vit_base_patch16_224"  # timm's name where no published one fits; model_args overrule it
@@ -71,7 +70,7 @@ class Portable:
 def portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> Portable:
     """The model, sharing its weights, as one that needs no inversion of pixels.
 
-    With p' = 1 - p, (p' - m) / s = -(p - (1 - m)) / s: the sign goes into the patch filters.
+    With p' = 1 - p, (p' - m) / s = -(p - (1 - m)) / s: the sign goes into the patch embedding.
     """
     if len(class_names) != model.num_classes:
         raise InputError(
@@ -81,7 +80,8 @@ def portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> 
     state, mean = model.state_dict(), preprocess.mean
     if preprocess.invert:
         mean = tuple(1 - value for value in mean)
-        state[FILTERS] = -state[FILTERS]
+        odd = f"patch_embed.{model.patch_embed.odd}"
+        state[odd] = -state[odd]
     with torch.device("meta"):
         copy = ViT(**arguments)
     copy.load_state_dict(state, assign=True)
@@ -109,7 +109,9 @@ def arguments_of(model: ViT) -> dict[str, Any]:
         "mlp_ratio": ratio if int(width * ratio) == hidden else (hidden + 0.5) / width,
         "qkv_bias": block.attn.qkv.bias is not None,
         "patch_embed": model.patch_embed.kind,
-        "pos_embed": _kind_of_positions(model.pos_embed),
+        "attention": model.attention,
+        **_gpsa_of(model),
+        "pos_embed": model.pos_kind,
         "global_pool": model.global_pool,
         "class_token": model.cls_token is not None,
         "reg_tokens": 0 if model.reg_token is None else model.reg_token.shape[1],
@@ -120,14 +122,11 @@ def arguments_of(model: ViT) -> dict[str, Any]:
     }
 
 
-def _kind_of_positions(table: Tensor | None) -> str:
-    if table is None:
-        return "none"
-    if isinstance(table, nn.Parameter):
-        return "learn"
-    _, rows, width = table.shape
-    is_1d = torch.allclose(table[0].cpu().float(), sincos1d(rows, width), atol=0.01)
-    return "sincos1d" if is_1d else "sincos2d"
+def _gpsa_of(model: ViT) -> dict[str, Any]:
+    layers = [block.attn for block in model.blocks]
+    gated = [layer for layer in layers if isinstance(layer, GatedPositionalAttention)]
+    strength = gated[0].locality_strength if gated else 1.0
+    return {"gpsa_blocks": len(gated) or None, "locality_strength": strength}
 
 
 def check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
@@ -136,18 +135,27 @@ def check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
     if not refused:
         return
     other: Naming = "huggingface" if naming == "timm" else "timm"
-    way = "" if _inexpressible(other, arguments) else f"--naming {other}, or "
+    way = "" if _inexpressible(other, arguments) else f"--naming {other}, "
     raise InputError(
-        f"{naming} has no models with {' and '.join(refused)}; give {way}--format onnx or pt2, "
-        f"which hold any model"
+        f"{naming} has no models with {' and '.join(refused)}; give {way}--naming vitlit, or "
+        f"--format onnx or pt2, which hold any model"
     )
 
 
 def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     """The settings of a model that the naming cannot tell."""
-    if naming == "timm":
-        return [] if told["norm_eps"] == TIMM_EPS else [f"norm_eps {told['norm_eps']}"]
+    if naming == "vitlit":
+        return []
     refused = {
+        f"patch_embed {told['patch_embed']}": told["patch_embed"] not in ("linear", "conv"),
+        f"attention {told['attention']}": told["attention"] != "softmax",
+        "pos_embed rope": told["pos_embed"] == "rope",
+        "global_pool seq": told["global_pool"] == "seq",
+    }
+    if naming == "timm":
+        refused[f"norm_eps {told['norm_eps']}"] = told["norm_eps"] != TIMM_EPS
+        return [setting for setting, is_refused in refused.items() if is_refused]
+    refused |= {
         "global_pool avg": told["global_pool"] == "avg",
         f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
         "init_values (LayerScale)": told["init_values"] is not None,
@@ -190,7 +198,8 @@ def timm_files(portable: Portable) -> dict[str, Any]:
     height, across = portable.model.img_size
     is_published = height == across and (told["patch_size"], height) in published
     name = f"vit_{size}_patch{told['patch_size']}_{height}" if is_published else GENERIC
-    own = ("patch_embed", "norm_eps", "act", "init_values")
+    own = {"patch_embed", "attention", "gpsa_blocks", "locality_strength"}
+    own |= {"norm_eps", "act", "init_values"}
     model_args = {key: value for key, value in told.items() if key not in own}
     model_args["act_layer"] = told["act"]
     model_args["pos_embed"] = "none" if told["pos_embed"] == "none" else "learn"

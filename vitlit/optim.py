@@ -8,7 +8,8 @@ from torch import nn
 
 from vitlit.errors import InputError
 
-NOT_MATRICES = ("pos_embed", "cls_token", "reg_token")  # two axes or more, but tables, a vector
+# two axes or more, but tables, a vector; locality is the positional part of GPSA
+NOT_MATRICES = ("pos_embed", "cls_token", "reg_token", "locality")
 
 
 def layer_of(name: str, depth: int) -> int:

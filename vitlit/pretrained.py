@@ -8,6 +8,7 @@ timm, Hugging Face, Google (.npz), torchvision and own checkpoints; told apart b
 
 import inspect
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from vitlit.weight_files import CONFIG_NAME, WEIGHT_NAMES, download, listed, rea
 from vitlit.weight_formats import FILTERS, Translated, positions_with_prefix, translate
 
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # published widths whose heads are not 64 wide
+OWN = re.compile(r"vit\.patch_embed\.")  # of a checkpoint, whatever its patch embedding
 USUAL_SIZE = 224  # pixels, where neither positions nor settings tell
 
 
@@ -116,7 +118,7 @@ def _is_own(parts: dict[str, Any]) -> bool:
     """Whether it is a checkpoint of ours; Lightning's of other projects lack the name."""
     state = parts.get("state_dict")
     is_lightning = checkpointing.MODEL in parts and checkpointing.DATA in parts
-    return is_lightning and isinstance(state, dict) and f"vit.{FILTERS}" in state
+    return is_lightning and isinstance(state, dict) and any(map(OWN.match, state))
 
 
 def _from_checkpoint(file: Path) -> Weights:

@@ -76,7 +76,8 @@ class Trainer(pl.Trainer):
             datamodule: How its images are prepared.
             ckpt_path: Checkpoint whose weights are exported.
             format: safetensors, onnx (onnxruntime) or pt2 (torch.export).
-            naming: Whose names the weights of safetensors get, timm by default.
+            naming: Whose names the weights of safetensors get, timm by default; vitlit holds
+                any model.
             out: Folder to make; export by default, or export-2 and so on.
 
         Returns what was written, in words.
