@@ -404,6 +404,7 @@ def weights_after(folder: Path) -> dict[str, Tensor]:
     return content["state_dict"]
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("options", [LOCAL, SHIFT], ids=["local", "shifted"])
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_cut(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
