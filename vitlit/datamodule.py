@@ -44,10 +44,10 @@ class ImageData(pl.LightningDataModule):
             where the data set has no validation part.
         test_fraction: Share held out for testing, from each class, where the data set has no
             test part (digits and a folder of class folders).
-        split_seed: Decides which images are held out.
+        train_fraction: Share of the training images to use, of each class; 1 uses all.
+        split_seed: Decides which images are held out, and which are used.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
-            (ImageNet's for a folder); none leaves pixels in [0, 1], whatever
-            mean and std say.
+            (ImageNet's for a folder); none leaves pixels in [0, 1], whatever mean and std say.
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
         std: Standard deviation of each channel in place of the data set's.
         invert: Turn pixels p into 1 - p; the mean becomes 1 - mean.
@@ -77,6 +77,7 @@ class ImageData(pl.LightningDataModule):
         batch_size: int = 128,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        train_fraction: float = 1.0,
         split_seed: int = 0,
         normalize: Literal["dataset", "none"] = "dataset",
         mean: list[float] | None = None,
@@ -97,7 +98,7 @@ class ImageData(pl.LightningDataModule):
         if dataset not in get_args(DatasetName):
             known = ", ".join(get_args(DatasetName))
             raise InputError(f"unknown dataset {dataset!r}; known: {known}")
-        _check_fractions(val_fraction=val_fraction, test_fraction=test_fraction)
+        _check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least("data", 1, batch_size=batch_size)
         check_at_least("data", 0, memory_gb=memory_gb, num_workers=num_workers or 0)
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
@@ -143,6 +144,7 @@ class ImageData(pl.LightningDataModule):
             seed=split_seed,
             on_bad_image=on_bad_image,
             labels=self.labels,
+            train_fraction=train_fraction,
         )
 
     def _check_class_names(self) -> None:
@@ -274,5 +276,6 @@ class ImageData(pl.LightningDataModule):
 
 def _check_fractions(**fractions: float) -> None:
     for name, value in fractions.items():
-        if not 0.0 < value < 1.0:
+        if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):
+            name = f"{name}_fraction"
             raise InputError(f"{name} {value} is not a share; give --data.{name} between 0 and 1")

@@ -26,7 +26,7 @@ class Division:
     """How a data set is read and divided; see the arguments of ImageData.
 
     size: (height, width) in pixels that files are decoded to; seed: decides who is held out;
-    labels: a CSV file in place of class folders.
+    labels: a CSV file in place of class folders; train_fraction: of the training images.
     """
 
     dataset: DatasetName
@@ -40,6 +40,7 @@ class Division:
     seed: int
     on_bad_image: OnBadImage
     labels: Path | None = None
+    train_fraction: float = 1.0
     _parts: dict[str, Images] = field(default_factory=dict)
 
     def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
@@ -49,7 +50,11 @@ class Division:
             refuse_any(list(self._parts.values()))
         else:
             found = leave_out(found)
-        return {name: Split(images, members) for name, (images, members) in found.items()}
+        shares = {"train": self.train_fraction}
+        return {
+            name: Split(images, members).part(shares.get(name, 1.0), self.seed)
+            for name, (images, members) in found.items()
+        }
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images that a split is taken from, and its places among them."""

@@ -243,7 +243,7 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
 def _how_to_load(folder: Path, format: Format, naming: Naming) -> str:
     match format, naming:
         case "safetensors", "vitlit":
-            return f'vitlit.pretrained.load_weights("{folder}"), or --model.pretrained {folder}'
+            return f'vitlit.load("{folder}"), or --model.pretrained {folder}'
         case "safetensors", "timm":
             return f'timm.create_model("local-dir:{folder}", pretrained=True)'
         case "safetensors", _:

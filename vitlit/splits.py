@@ -13,7 +13,7 @@ from vitlit.sampler import Batch, Order
 from vitlit.seeding import address, permutation
 from vitlit.transform import Augmentation
 
-TEST_SPLIT, VAL_SPLIT = 4, 5  # streams of addresses, see sampler.py
+TEST_SPLIT, VAL_SPLIT, PART_SPLIT = 4, 5, 6  # streams of addresses, see sampler.py
 
 
 def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
@@ -54,12 +54,31 @@ def split_members(
     return members[held if name == "val" else kept]
 
 
+def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Sorted indices of a share of each class, at least one image; a smaller share is part of it.
+
+    Which images, the seed alone decides.
+    """
+    kept = []
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero()[:, 0]
+        order = permutation(address(address(seed, PART_SPLIT), label), len(members))
+        kept.append(members[order[: max(1, round(fraction * len(members)))]])
+    return torch.cat(kept).sort().values
+
+
 class Split(Dataset[Batch]):
     """Some of the images of a part, gathered a whole batch at a time."""
 
     def __init__(self, images: Images, members: Tensor) -> None:
         self.images, self.members = images, members
         self.labels = images.labels[members]
+
+    def part(self, fraction: float, seed: int) -> "Split":
+        """This split, or a share of each of its classes."""
+        if fraction == 1.0:
+            return self
+        return Split(self.images, self.members[stratified_part(self.labels, fraction, seed)])
 
     def __len__(self) -> int:
         return len(self.members)

@@ -1,0 +1,252 @@
+"""Accuracy against the share of the training data, by the inductive bias of the model.
+
+Every setting, and a small plain CNN as a yardstick, takes the same optimiser steps on each share,
+seed by seed. A seed decides the weights, the order and which images make the share, and of digits
+also which are for testing; smaller shares are parts of larger ones. What is scored is the last
+step, once, on the test images.
+
+    python benchmarks/inductive_bias.py digits --write
+    python benchmarks/inductive_bias.py mnist --data-dir DIR --write
+    python benchmarks/inductive_bias.py cifar10 --data-dir DIR --write      # where a GPU is at hand
+    python benchmarks/inductive_bias.py digits --quick                      # does it run?
+
+--write replaces the set's section of inductive_bias.md, and docs/pictures/inductive_bias_SET.png.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import measure
+import pytorch_lightning as pl
+import torch
+from recipe import write_section
+from torch import Tensor, nn
+
+from vitlit.classifier import Classifier
+from vitlit.datamodule import ImageData
+
+Scores = dict[tuple[str, float], list[float]]  # of a setting and a share: by seed
+SHARES = (0.01, 0.05, 0.1, 0.25, 1.0)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain ViT": {},
+    "rope": {"pos_embed": "rope"},
+    "SPT + LSA": {"patch_embed": "shifted", "attention": "lsa"},
+    "GPSA": {"attention": "gpsa"},
+    "conv stem": {"patch_embed": "conv_stem"},
+    "conv stem + seq (CCT)": {"patch_embed": "conv_stem", "global_pool": "seq"},
+}
+CNN = "CNN"
+COMMON: dict[str, Any] = {"patch_embed": "linear", "global_pool": "avg", "label_smoothing": 0.1}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, the part of its training images that is 100 %, and models that suit it."""
+
+    data: dict[str, Any]
+    model: dict[str, Any]
+    steps: int
+    whole: float = 1.0
+
+
+TASKS = {
+    "digits": Task(
+        {"batch_size": 64, "crop_padding": 1},
+        {"patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 4, "lr": 3e-3},
+        steps=600,
+    ),
+    "mnist": Task(
+        {"batch_size": 64, "crop_padding": 2},
+        {"patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 4, "lr": 2e-3},
+        steps=500,
+        whole=0.1,
+    ),
+    "cifar10": Task(
+        {"batch_size": 256, "crop_padding": 4, "flip": True},
+        {"patch_size": 4, "embed_dim": 192, "depth": 9, "num_heads": 4, "lr": 1e-3},
+        steps=10000,
+    ),
+}
+
+
+class PlainCNN(nn.Module):
+    """Three times 3x3 convolution, ReLU and 2x2 max pooling, then two layers.
+
+    images (B, C, H, W) -> logits (B, num_classes)
+    """
+
+    def __init__(self, in_chans: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.blocks = nn.Sequential()
+        width = in_chans
+        for following in (32, 64, 64):
+            self.blocks.append(nn.Conv2d(width, following, kernel_size=3, padding=1))
+            self.blocks.append(nn.ReLU())
+            self.blocks.append(nn.MaxPool2d(2, ceil_mode=True))
+            width = following
+        self.head = nn.Sequential(nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x).flatten(1))
+
+
+def classifier(name: str, task: Task, data: ImageData) -> Classifier:
+    """The model of a setting, in the training that all settings share."""
+    sizes = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": data.num_classes}
+    settings = {**COMMON, **task.model, **SETTINGS.get(name, {})}
+    model = Classifier(**settings, **sizes, warmup_fraction=0.1)
+    if name == CNN:
+        cnn = PlainCNN(data.in_chans, data.num_classes)
+        size = data.img_size
+        cnn(torch.zeros(1, data.in_chans, *([size, size] if isinstance(size, int) else size)))
+        model.vit = cnn  # type: ignore[assignment]
+    return model
+
+
+def accuracy(name: str, task: Task, share: float, seed: int, args: argparse.Namespace) -> float:
+    """Test accuracy of one training."""
+    patch_size = task.model["patch_size"]
+    embedding = {**COMMON, **SETTINGS.get(name, {})}["patch_embed"]
+    data = ImageData(
+        dataset=args.dataset,
+        **task.data,
+        **({"data_dir": args.data_dir} if args.data_dir else {}),
+        train_fraction=share * task.whole,
+        split_seed=seed,
+        seed=seed,
+        patch_size=patch_size,
+        patchify=name != CNN and embedding == "linear",
+    )
+    pl.seed_everything(seed, verbose=False)
+    trainer = pl.Trainer(
+        accelerator=args.device,
+        devices=1,
+        max_epochs=-1,
+        max_steps=args.steps,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+        precision="bf16-mixed" if args.device == "cuda" else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = classifier(name, task, data)
+    trainer.fit(model, data)
+    return trainer.test(model, data, verbose=False)[0]["test/acc"]
+
+
+def sweep(args: argparse.Namespace) -> Scores:
+    """All scores, printed as they come."""
+    task, scores = TASKS[args.dataset], Scores()
+    for name in args.settings:
+        for share in args.shares:
+            found = [accuracy(name, task, share, seed, args) for seed in args.seeds]
+            scores[name, share] = found
+            print(f"{name:24} {share:6.0%}  {spread(found)}", flush=True)
+    return scores
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f}" + (f" +- {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def table(scores: Mapping[tuple[str, float], Sequence[float]]) -> str:
+    """Mean and standard deviation over the seeds, a row for each setting."""
+    shares = sorted({share for _, share in scores})
+    heads = ["setting", *(f"{share:.0%}" for share in shares)]
+    lines = [measure.row(heads), measure.row(["---"] * len(heads))]
+    for name in dict.fromkeys(name for name, _ in scores):
+        lines.append(measure.row([name, *(spread(scores[name, share]) for share in shares)]))
+    return "\n".join(lines) + "\n"
+
+
+def draw(scores: Mapping[tuple[str, float], Sequence[float]], title: str, path: Path) -> None:
+    """One line for each setting: the mean over the seeds, and bars of a standard deviation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for name, _ in scores))
+    for number, name in enumerate(names):
+        shares = sorted(share for other, share in scores if other == name)
+        values = [scores[name, share] for share in shares]
+        shift = 1.03 ** (number - len(names) / 2)  # so that bars stand beside each other
+        axes.errorbar(
+            [100 * share * shift for share in shares],
+            [100 * mean(own) for own in values],
+            yerr=[100 * stdev(own) if len(own) > 1 else 0.0 for own in values],
+            label=name,
+            linestyle="--" if name == CNN else "-",
+            color="black" if name == CNN else None,
+            marker="o",
+            markersize=3,
+            capsize=2,
+        )
+    axes.set_xscale("log")
+    ticks = sorted({share for _, share in scores})
+    axes.set_xticks([100 * tick for tick in ticks], [f"{tick:.0%}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="training images used", ylabel="test accuracy, %", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("dataset", choices=list(TASKS))
+    parser.add_argument("--data-dir", type=Path, metavar="DIR")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, CNN], default=[*SETTINGS, CNN])
+    parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of the optimiser, for every setting and share")
+    parser.add_argument("--quick", action="store_true", help="two shares, one seed, five steps")
+    parser.add_argument("--write", action="store_true", help="into inductive_bias.md and the docs")
+    args = parser.parse_args()
+    if args.quick:
+        if args.write:
+            parser.error("--quick is too short to keep; leave it out, or --write")
+        args.shares, args.seeds, args.steps = args.shares[:2], args.seeds[:1], 5
+    args.steps = args.steps or TASKS[args.dataset].steps
+    args.data_dir = str(args.data_dir.absolute()) if args.data_dir else None
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_utilities|torch.nn")
+    scores = sweep(args)
+    task = TASKS[args.dataset]
+    of_whole = "" if task.whole == 1 else f" (100 % is {task.whole:.0%} of the set's)"
+    batch, seeds = task.data["batch_size"], ", ".join(map(str, args.seeds))
+    text = (
+        f"{datetime.now(UTC).date()}, {measure.device_name(args.device, args.threads)}, "
+        f"{measure.packages()}\n\n`{measure.command()}`\n\nTest accuracy after {args.steps} steps "
+        f"of {batch} images, by the share of the training images{of_whole}; mean and standard "
+        f"deviation over seeds {seeds}.\n\n{table(scores)}"
+    )
+    print(text)
+    if args.write:
+        here = Path(__file__).parent
+        write_section(here / "inductive_bias.md", f"{args.dataset}, {args.device}", text)
+        picture = here.parent / "docs" / "pictures" / f"inductive_bias_{args.dataset}.png"
+        title = f"{args.dataset}: mean and deviation of {len(args.seeds)} seeds, {args.steps} steps"
+        draw(scores, title, picture)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
