@@ -94,9 +94,9 @@ def training_petaflops(checkpoint: Path, images: int) -> float:
 def train(options: list[str], tests: list[str], folder: Path) -> Run:
     folder.mkdir(parents=True)
     start = time.perf_counter()
-    vitlit(["fit", *options, "--trainer.enable_progress_bar=false"], folder)
+    vitlit(["fit", *options, "--run=recipe", "--trainer.enable_progress_bar=false"], folder)
     seconds = time.perf_counter() - start
-    run = folder / "lightning_logs" / "version_0"
+    run = folder / "lightning_logs" / "recipe"
     scores = {
         name: reached(vitlit(["test", "--ckpt_path", name, *tests], folder))
         for name in ("last", "best")
@@ -115,9 +115,9 @@ def epochs_within(minutes: float, options: list[str], folder: Path) -> int:
     folder.mkdir(parents=True)
     start = time.perf_counter()
     quick = ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false"]
-    vitlit(["fit", *options, *quick], folder)
+    vitlit(["fit", *options, "--run=recipe", *quick], folder)
     total = time.perf_counter() - start
-    _, times = epochs_of(folder / "lightning_logs" / "version_0")
+    _, times = epochs_of(folder / "lightning_logs" / "recipe")
     epoch = times[2] - times[1]
     found = max(1, int((60 * minutes - (total - 3 * epoch)) / epoch))
     print(f"{epoch:.2f} s an epoch, {total - 3 * epoch:.0f} s of start-up: {found} epochs")

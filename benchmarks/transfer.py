@@ -26,13 +26,13 @@ DATA = ["--data.dataset=folder", "--data.img_size=32", "--data.batch_size=128", 
 DATA += ["--data.crop_padding=4"]
 TRAINING = ["--model.lr=1e-3", "--model.warmup_fraction=0.1", "--trainer.gradient_clip_val=1"]
 TRAINING += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-RUN = Path("lightning_logs") / "version_0" / "checkpoints" / "last.ckpt"
+RUN = Path("lightning_logs") / "transfer" / "checkpoints" / "last.ckpt"
 
 
 def fit(options: list[str], folder: Path) -> Path:
     """Train in a new folder; the last checkpoint."""
     folder.mkdir(parents=True)
-    vitlit(["fit", *DATA, *TRAINING, *options], folder)
+    vitlit(["fit", *DATA, *TRAINING, *options, "--run=transfer"], folder)
     return folder / RUN
 
 

@@ -39,8 +39,8 @@ def test_best_and_last_mean_the_newest_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs = Path("lightning_logs")
-    newer = touch(runs / "version_0" / "checkpoints" / f"{name}.ckpt", time=200)
-    touch(runs / "version_1" / "checkpoints" / f"{name}.ckpt", time=100)
+    newer = touch(runs / "a" / "checkpoints" / f"{name}.ckpt", time=200)
+    touch(runs / "b" / "checkpoints" / f"{name}.ckpt", time=100)
     assert checkpointing.resolve(name) == newer
 
 
@@ -90,3 +90,19 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, file)
     with pytest.raises(InputError, match=r"foreign\.ckpt is not a checkpoint of vitlit"):
         checkpointing.read(file)
+
+
+def test_settings_that_name_a_class_are_refused(tmp_path: Path) -> None:
+    settings = {"lr": {"class_path": "os.system"}}
+    parts = {"state_dict": {}, checkpointing.MODEL: settings, checkpointing.DATA: {}}
+    torch.save(parts, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"a\.ckpt has settings that name classes"):
+        checkpointing.read(tmp_path / "a.ckpt")
+
+
+def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
+    model = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    parts = {"state_dict": {}, checkpointing.MODEL: model, checkpointing.DATA: {}}
+    torch.save(parts, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"settings and the weights of .*a\.ckpt do not agree"):
+        checkpointing.load(tmp_path / "a.ckpt")

@@ -1,6 +1,7 @@
 """The command line end to end, in process: fit, test, validate and predict on the digits."""
 
 import csv
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         args = ["--data.crop_padding=1", "--data.invert=true", "--trainer.log_every_n_steps=10"]
-        assert main([*FIT, *args]) == 0
+        assert main([*FIT, "--run=first", *args]) == 0
     return folder
 
 
@@ -49,12 +50,16 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def checkpoint(home: Path, name: str = "last") -> Path:
-    return home / "lightning_logs" / "version_0" / "checkpoints" / f"{name}.ckpt"
+    return home / "lightning_logs" / "first" / "checkpoints" / f"{name}.ckpt"
 
 
 def test_fit_leaves_both_checkpoints_the_config_and_logs(home: Path) -> None:
-    run = home / "lightning_logs" / "version_0"
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    run = home / "lightning_logs" / "first"
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last-1.ckpt",
+        "last.ckpt",
+    }
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["embed_dim"] == 16
     tags = EventAccumulator(str(run)).Reload().Tags()["scalars"]
@@ -85,7 +90,7 @@ def test_a_second_run_gets_a_folder_of_its_own(
 def test_the_checkpoint_alone_scores_as_with_its_config(
     at_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = str(at_home / "lightning_logs" / "version_0" / "config.yaml")
+    config = str(at_home / "lightning_logs" / "first" / "config.yaml")
     assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
     alone = capsys.readouterr().out
     assert main(["test", "--config", config, "--ckpt_path", "last", *QUIET]) == 0
@@ -334,8 +339,12 @@ def test_a_run_with_an_average_goes_on_with_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*FIT, "--ema.decay=0.9"]) == 0
-    assert main([*FIT, "--ckpt_path=last", "--trainer.max_epochs=3"]) == 2
+    again = ["fit", "--ckpt_path=last", "--trainer.max_epochs=3", *QUIET]
+    assert main([*again, "--ema.decay=0"]) == 2
     assert "give --ema.decay again" in capsys.readouterr().err
+    assert main(again) == 0
+    newest = max(tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt"), key=os.path.getmtime)
+    assert "averaging_state" in torch.load(newest, weights_only=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

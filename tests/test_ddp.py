@@ -144,6 +144,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     recorder = "{class_path: recorder.LossRecorder, init_args: {folder: .}}"
     args = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=50"]
     args += ["--data.crop_padding=1", "--data.flip=true", f"--trainer.callbacks=[{recorder}]"]
+    args += ["--allow_classes_of=recorder"]
     for world, extra in ((1, ["--data.batch_size=32"]), (2, ["--data.batch_size=16", *DDP])):
         folder = tmp_path / str(world)
         folder.mkdir()

@@ -54,8 +54,8 @@ def test_photos_of_mixed_sizes_go_through_fit_test_predict_and_explain(
 ) -> None:
     monkeypatch.chdir(mixed)
     args = ["--model.pretrained", str(weights), f"--data.data_dir={mixed}", "--data.batch_size=4"]
-    assert main(["fit", "--config", "finetune.yaml", *args, *TWO, *QUIET]) == 0
-    model, preprocess, names = load("lightning_logs/version_0")
+    assert main(["fit", "--config", "finetune.yaml", "--run=first", *args, *TWO, *QUIET]) == 0
+    model, preprocess, names = load("lightning_logs/first")
     assert (names, preprocess.img_size, len(model.blocks)) == (["cat", "dog"], (224, 224), 2)
     assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
     assert main(["predict", "--ckpt_path", "last", "--data.images", "test", *QUIET]) == 0
@@ -126,14 +126,13 @@ def test_the_head_alone_can_be_trained(tiny: Path, monkeypatch: pytest.MonkeyPat
     assert state["vit.head.weight"].abs().max() > 0
 
 
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_what_is_frozen_stays_so_where_a_run_goes_on(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(tiny, monkeypatch, "--model.freeze_blocks=2", "--model.lr=0.1", "--model.schedule=constant")
     again = ["fit", "--ckpt_path=last", "--trainer.max_epochs=2"]
-    assert main([*again, *TWO[1:], *QUIET]) == 0
-    file = tiny.parent / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+    assert main([*again, "--run=second", *TWO[1:], *QUIET]) == 0
+    file = tiny.parent / "lightning_logs" / "second" / "checkpoints" / "last.ckpt"
     state = torch.load(file, weights_only=True)["state_dict"]
     moved = changed(state, torch.load(tiny, weights_only=True))
     assert all(name.startswith(("blocks.2.", "norm.", "head.")) for name in moved)
@@ -189,8 +188,8 @@ def test_a_run_of_ours_is_a_start_too(tiny: Path, monkeypatch: pytest.MonkeyPatc
     fit(tiny, monkeypatch, "--model.lr=1e-3")
     first = last(tiny.parent)
     args = ["--model.pretrained=last", "--data.dataset=digits", "--model.lr=1e-12"]
-    assert main(["fit", *args, *TWO, *QUIET]) == 0
-    file = tiny.parent / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+    assert main(["fit", *args, "--run=second", *TWO, *QUIET]) == 0
+    file = tiny.parent / "lightning_logs" / "second" / "checkpoints" / "last.ckpt"
     state = torch.load(file, weights_only=True)["state_dict"]
     torch.testing.assert_close(state, first)
 

@@ -18,8 +18,8 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 
 def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> Path:
     monkeypatch.chdir(folder)
-    assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET, *args]) == 0
-    return folder / "lightning_logs" / "version_0"
+    assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET, "--run=first", *args]) == 0
+    return folder / "lightning_logs" / "first"
 
 
 def rows(run: Path) -> list[dict[str, str]]:

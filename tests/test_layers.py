@@ -13,7 +13,8 @@ FOLDER = Path(vitlit.__file__).parent
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
 LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "decoding", "shipped"}
-    | {"metrics", "significance", "losses", "probing"},
+    | {"metrics", "significance", "losses", "probing"}
+    | {"durable", "plain_yaml"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
     | {"images", "locality", "pooling"},
     {"transform"},
@@ -26,7 +27,7 @@ LAYERS = [
     | {"comparison", "probe"},
     {"classifier", "scoring"},
     {"callbacks", "history", "parser", "settings", "summary", "trainer"}
-    | {"report", "feature_writer"},
+    | {"report", "feature_writer", "runs", "kept", "options"},
     {"cli"},
     {"__main__"},
 ]

@@ -3,6 +3,7 @@
 0 success, 1 a defect of the program, 2 bad input, 130 interrupted
 """
 
+import difflib
 import logging
 import sys
 import warnings
@@ -60,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if args[0] not in COMMANDS:
-        return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
     _quieten(args[0])
     try:
         from vitlit.cli import run
@@ -86,6 +89,7 @@ def _quieten(command: str) -> None:
         "Using `DistributedSampler` with the dataloaders",
         "recommended to use `self.log",  # what is logged is the same on every rank
         "LeafSpec",
+        "Checkpoint directory .* exists and is not empty",  # a run that goes on
         *(() if command == "fit" else scoring),
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")

@@ -26,38 +26,88 @@ from vitlit.sampler import Batch
 
 PREDICTIONS = "predictions.csv"
 REDRAW = 0.5  # seconds between two drawings of the bar
+LOOKS = 10  # steps between two looks at the clock where processes must agree on it
 SHOWN = 10  # rows that predict prints
 
 
-class BestCheckpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint of one fixed name, in ``folder`` or else where Lightning's loggers write."""
+
+    def __init__(self, folder: Path | None, **settings: Any) -> None:
+        super().__init__(folder, enable_version_counter=False, **settings)
+
+    @property
+    def state_key(self) -> str:
+        """Short, since Lightning asks for it in every hook of every step."""
+        return type(self).__name__
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The score to beat, if the state is of this run; no path in a file is trusted."""
+        name = Path(str(state_dict.get("dirpath"))).parent.name
+        score = state_dict.get("best_model_score")
+        if name != Path(str(self.dirpath)).parent.name or not isinstance(score, Tensor):
+            return
+        path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
+        self.best_model_path = self.kth_best_model_path = path
+        self.best_model_score = self.kth_value = score
+        self.best_k_models = {path: score}
+
+
+class BestCheckpoint(RunCheckpoint):
     """Keeps best.ckpt, of the highest val/acc, in the run's folder.
 
     Of equal scores the later one wins: it was trained longer, and small validation sets tie often.
     """
 
-    def __init__(self) -> None:
-        super().__init__(monitor="val/acc", mode="max", filename="best")
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder, monitor="val/acc", mode="max", filename="best")
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score
         is_tie = current is not None and best is not None and bool(current == best)
         return is_tie or super().check_monitor_top_k(trainer, current)
 
-    @property
-    def state_key(self) -> str:
-        """Short, since Lightning asks for it in every hook of every step."""
-        return "BestCheckpoint"
 
+class LastCheckpoint(RunCheckpoint):
+    """Keeps last.ckpt, of the last epoch; Lightning's ``save_last`` skips epochs without a best.
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps last.ckpt, of the last epoch; Lightning's ``save_last`` skips epochs without a best."""
+    Between epochs it is written every so many optimiser steps or minutes, if asked for, always
+    after a complete step.
+    """
 
-    def __init__(self) -> None:
-        super().__init__(filename="last")
+    def __init__(
+        self, folder: Path | None = None, every_n_steps: int = 0, every_minutes: float = 0.0
+    ) -> None:
+        super().__init__(folder, filename="last")
+        self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
+        self._checked_step = 0
+        self._saved_at = time.monotonic()
 
-    @property
-    def state_key(self) -> str:
-        return "LastCheckpoint"
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._checked_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **named: Any
+    ) -> None:
+        step = trainer.global_step
+        if step == self._checked_step:  # gradients are still being accumulated
+            return
+        self._checked_step = step
+        if self._is_due(trainer, step) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
+        if self.every_n_steps and step % self.every_n_steps == 0:
+            return True
+        if not self.every_minutes or step % (1 if trainer.world_size == 1 else LOOKS):
+            return False
+        is_late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
+        return bool(trainer.strategy.broadcast(is_late))  # the clocks of ranks differ
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._saved_at = time.monotonic()
 
 
 class Unprofiled(PassThroughProfiler):
@@ -92,6 +142,10 @@ class Bar(TQDMProgressBar):
             return False
         self._drawn = now
         return self.is_enabled
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Without the last letters of the run's name."""
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
 
 class MovingAverage(WeightAveraging):

@@ -1,4 +1,4 @@
-"""Checkpoints: finding one, reading it safely, and a model ready to use.
+"""Checkpoints: finding one, reading it safely, writing it durably, and a model ready to use.
 
 path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -> ViT
 """
@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+from vitlit import durable
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.images import Preprocess
@@ -17,6 +20,9 @@ from vitlit.vit import ViT
 
 RUNS = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
+LAST = "last.ckpt"  # the one before it is kept too
+PREFIX = "vit."  # of the model's weights in a checkpoint
+VERSION, CURRENT = "pytorch-lightning_version", "2.6.6"
 
 
 class Loaded(NamedTuple):
@@ -30,31 +36,59 @@ class Loaded(NamedTuple):
     class_names: list[str]
 
 
-def resolve(path: str) -> Path:
-    """The checkpoint file that ``path`` means.
+def resolve(path: str, root: Path | None = None) -> Path:
+    """The checkpoint file that ``path`` means; of a damaged last.ckpt the one before it.
 
     path: a file; a run folder (its best checkpoint, else its last); or ``best`` or ``last``, of
-    the newest run in ./lightning_logs.
+    the run folder ``root``, or else of the newest run in ./lightning_logs.
     """
     if path in ("best", "last"):
-        return _newest(path)
+        return _newest(path) if root is None else _of_run(path, root)
     if "://" in path:
         raise InputError(f"{path} is an address; download the checkpoint and give its path")
     found = Path(path).expanduser()
     if found.is_file():
-        return found
+        return undamaged(found)
     if not found.is_dir():
         raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
-    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
-        if (found / name).is_file():
-            return found / name
+    for name in ("best", "last"):
+        for folder in (found / "checkpoints", found):
+            if file := find(folder, name):
+                return file
     raise InputError(f"no checkpoint in the folder {path}; it has no checkpoints/best.ckpt")
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The checkpoint ``best`` or ``last`` in a folder of checkpoints, if there is one."""
+    file = folder / f"{name}.ckpt"
+    return undamaged(file) if file.is_file() or durable.older(file).is_file() else None
+
+
+def undamaged(file: Path) -> Path:
+    """The file itself; or the one before last.ckpt, with a warning, where that is damaged."""
+    before = durable.older(file)
+    if file.name != LAST or not before.is_file() or durable.is_intact(file):
+        return file
+    if not durable.is_intact(before):
+        raise InputError(f"{file} and {before.name} are both damaged; use another checkpoint")
+    rank_zero_warn(f"{file} is damaged or missing; the one before it, {before.name}, is used")
+    return before
+
+
+def _of_run(name: str, run: Path) -> Path:
+    found = find(run / "checkpoints", name)
+    if found is None:
+        raise InputError(
+            f"no {name} checkpoint in the run {run}; leave out --ckpt_path to start it, or give "
+            f"the path of a .ckpt file"
+        )
+    return found
 
 
 def _newest(name: str) -> Path:
     runs = sorted(Path(RUNS).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
-    found = runs[-1].with_name(f"{name}.ckpt") if runs else None
-    if found is None or not found.is_file():
+    found = find(runs[-1].parent, name) if runs else None
+    if found is None:
         raise InputError(
             f"no {name} checkpoint in the newest run of {Path(RUNS).absolute()}; train with "
             f"`vitlit fit` first, or give the path of a .ckpt file or a run folder"
@@ -64,28 +98,87 @@ def _newest(name: str) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint's content, as plain values and tensors; nothing in it is executed."""
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
-    try:
-        if damaged := zipfile.ZipFile(path).testzip():
-            raise InputError(f"{path} is damaged in {damaged}; use another checkpoint")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for files that are not its own
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            reason = "it holds more than tensors and plain values, which is never executed"
-        raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
+    content = _read(path, mmap=True)
     parts = ("state_dict", MODEL, DATA)
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(part), dict) for part in parts
-    ):
+    if not all(isinstance(content.get(part), dict) for part in parts):
         raise InputError(
             f"{path} is not a checkpoint of vitlit: it has no "
             f"state_dict, {MODEL} and {DATA}; give a file that `vitlit fit` wrote"
         )
+    for part in (MODEL, DATA):
+        _check_plain(content[part], path)
     return content
+
+
+def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
+    try:
+        _check_bytes(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises many kinds for files that are not its own
+        if isinstance(error, InputError | MemoryError):
+            raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            reason = "it holds more than tensors and plain values, which is never executed"
+        raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a checkpoint of vitlit: it holds no named parts")
+    return content
+
+
+def _check_bytes(path: Path) -> None:
+    """Refuse a file that is not as it was written, before anything interprets it."""
+    if durable.check(path):
+        return
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise InputError(f"{path} is damaged in {damaged}; use another checkpoint")
+    rank_zero_info(f"{path} has no checksum of its own, as files of other programs")
+
+
+def _check_plain(value: Any, path: Path) -> None:
+    """Refuse settings that are no plain values, or that name a class: none is ever imported."""
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value) or "class_path" in value:
+            raise InputError(f"{path} has settings that name classes; use another checkpoint")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item, path)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise InputError(f"{path} has a {type(value).__name__} among its settings; use another")
+
+
+class DurableIO(TorchCheckpointIO):
+    """How Lightning writes and reads checkpoints here: durably, and as plain values alone."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        file = Path(path)
+        durable.write(file, lambda part: torch.save(checkpoint, part), keep=file.name == LAST)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The content, on the CPU; other devices copy from there. ``weights_only`` is always on."""
+        content = _read(Path(path), mmap=False)
+        if not str(content.get(VERSION)).startswith("2."):  # older ones would be migrated
+            content[VERSION] = CURRENT
+        return content
+
+
+def with_durable(plugins: Any) -> list[Any]:
+    """Lightning's plugins, the user's and ours."""
+    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    if any(isinstance(plugin, CheckpointIO) for plugin in given):
+        raise InputError(
+            "trainer.plugins has another way to write checkpoints; leave it out, since only "
+            "those written here have a checksum"
+        )
+    return [*given, DurableIO()]
 
 
 def load(path: str | Path) -> Loaded:
@@ -93,14 +186,18 @@ def load(path: str | Path) -> Loaded:
     content = read(resolve(str(path)))
     arguments = content[MODEL]
     names = inspect.signature(ViT).parameters.keys() & arguments.keys()
-    model = ViT(**{name: arguments[name] for name in names})
-    prefix = "vit."
-    model.load_state_dict(
-        {
-            key.removeprefix(prefix): value
-            for key, value in content["state_dict"].items()
-            if key.startswith(prefix)
-        }
-    )
-    data = ImageData(**content[DATA])
+    weights = {
+        key.removeprefix(PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
+    try:
+        model = ViT(**{name: arguments[name] for name in names})
+        model.load_state_dict(weights)
+        data = ImageData(**content[DATA])
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the settings and the weights of {path} do not agree: {reason}; use another checkpoint"
+        ) from error
     return Loaded(model.eval(), data.preprocess, data.class_names)

@@ -4,6 +4,7 @@ A value comes from the first of: flag, --config file, checkpoint, default of the
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit import checkpointing
+from vitlit import checkpointing, kept
 from vitlit.callbacks import (
     Bar,
     BestCheckpoint,
@@ -20,11 +21,13 @@ from vitlit.callbacks import (
     MovingAverage,
     Unprofiled,
 )
+from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one
 from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.history import AttentionPictures, History
+from vitlit.options import add_options
 from vitlit.parser import (
     LINKED,
     ConfigFile,
@@ -33,15 +36,19 @@ from vitlit.parser import (
     keys_of,
     link,
     name_checkpoints,
+    only_safe_settings,
     refuse_linked,
 )
 from vitlit.pretrained import load_weights
 from vitlit.report import Report, add_test_options, report_place
+from vitlit.runs import CHECKPOINTS, Claim, find_start, has_ended
 from vitlit.settings import (
     check_against_checkpoint,
     check_against_weights,
     check_average,
+    check_checkpoints,
     check_early_stopping,
+    check_first,
     check_trainer,
     data_of_checkpoint,
     starting_points,
@@ -54,7 +61,9 @@ from vitlit.trainer import OWN, Trainer
 class VitCLI(LightningCLI):
     """``vitlit fit | validate | test | predict | explain | export | compare | probe``."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], claim: Claim) -> None:
+        self.claim = claim
+        self.run: Path | None = None
         super().__init__(
             Classifier,
             ImageData,
@@ -94,31 +103,7 @@ class VitCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--early_stopping.patience",
-            type=int,
-            default=0,
-            help="Stop after this many validations without a better val/acc; 0 never stops.",
-        )
-        parser.add_argument(
-            "--early_stopping.min_delta",
-            type=float,
-            default=0.0,
-            help="Smallest gain in val/acc that counts as better.",
-        )
-        parser.add_argument(
-            "--ema.decay",
-            type=float,
-            default=0.0,
-            help="Share of the moving average of the weights that each step keeps, such as 0.9998; "
-            "the average is what is validated and saved. 0 averages nothing.",
-        )
-        parser.add_argument(
-            "--pictures.every_n_epochs",
-            type=int,
-            default=0,
-            help="Epochs between pictures of attention in TensorBoard; 0 draws none.",
-        )
+        add_options(parser)
         link(parser)
 
     def _prepare_subcommand_parser(
@@ -142,14 +127,16 @@ class VitCLI(LightningCLI):
         quiet = [arg for arg in args if not arg.startswith("--print_config")]
         first = parser.parse_args(quiet)
         command = first["subcommand"]
-        given = first[command]["ckpt_path"]
-        path = checkpointing.resolve(given) if given else None
+        self.named, path = find_start(first[command], command)
         source = first[command]["model"]["pretrained"]
         if path is not None:
             content = checkpointing.read(path)
             saved = content[checkpointing.MODEL]
             of_data = data_of_checkpoint(content[checkpointing.DATA], first[command], command)
             self._set_defaults(command, first[command], saved, of_data)
+            if command == "fit":
+                more = kept.kept_settings(content)
+                self._subcommand_parsers[command].set_defaults(more)
         elif source:
             weights = load_weights(source)
             self._set_defaults(command, first[command], *starting_points(weights, first, command))
@@ -159,11 +146,14 @@ class VitCLI(LightningCLI):
                 f"--model.pretrained: published weights"
             )
         self.config = parser.parse_args(args)
+        check_first(self.config[command])
         self.config[command]["ckpt_path"] = None if path is None else str(path)
         if path is not None:
             check_against_checkpoint(self.config[command]["model"], saved, path, command)
             if command == "fit":
                 check_average(self.config[command]["ema"], content, path)
+                kept.tell_kept(more, first[command], self.config[command], path)
+                kept.check_can_go_on(content, self.config[command], self.named, path)
         elif source:
             check_against_weights(self.config[command]["model"], weights.arguments, source)
 
@@ -187,6 +177,7 @@ class VitCLI(LightningCLI):
         settings = self._get(self.config, "trainer")
         check_trainer(settings, str(self.subcommand))
         check_early_stopping(**self._get(self.config, "early_stopping"))
+        check_checkpoints(**self._get(self.config, "checkpoints"))
         check_below_one("ema", decay=self._get(self.config, "ema.decay"))
         if self.subcommand == "fit" and settings["precision"] is None:
             settings["precision"] = training_precision(str(settings["accelerator"]))
@@ -201,6 +192,7 @@ class VitCLI(LightningCLI):
         settings = self.config[self.subcommand]
         if self.subcommand == "fit":  # refused before the data are read
             self.datamodule.augmentation.set_epochs(self.trainer.max_epochs)
+            self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
         if self.subcommand == "test":
             self.model.flip = settings["flip"]
         if self.subcommand == "predict":
@@ -210,11 +202,14 @@ class VitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         settings = self._get(self.config_init, "trainer")
+        root = Path(settings["default_root_dir"] or ".")
+        if self.subcommand == "fit":
+            self.run = self.claim.take_for(settings, root, self.named)
         if settings["logger"] in (None, True):
-            root = settings["default_root_dir"] or "."
-            kwargs["logger"] = self.subcommand == "fit" and TensorBoardLogger(
-                root, name=checkpointing.RUNS, default_hp_metric=False
+            kwargs["logger"] = self.run is not None and TensorBoardLogger(
+                root, name=checkpointing.RUNS, version=self.run.name, default_hp_metric=False
             )
+        kwargs["plugins"] = with_durable(settings["plugins"])
         if settings["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
         given = settings["callbacks"] or []
@@ -238,7 +233,10 @@ class VitCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
-            callbacks += [BestCheckpoint(), LastCheckpoint()]
+            folder = None if self.run is None else self.run / CHECKPOINTS
+            when = self._get(self.config, "checkpoints")
+            callbacks += [BestCheckpoint(folder), LastCheckpoint(folder, **when)]
+            callbacks.append(kept.KeepSettings(self.config[self.subcommand]))
         if settings["logger"] is not False and not settings["fast_dev_run"]:
             callbacks.append(History())
         if every := self._get(self.config, "pictures.every_n_epochs"):
@@ -271,6 +269,8 @@ class VitCLI(LightningCLI):
             print(*lines, sep="\n")
 
     def after_fit(self) -> None:
+        if has_ended(self.trainer):
+            self.claim.finish()
         self._print(*fit_lines(self.trainer))
 
     def after_test(self) -> None:
@@ -294,5 +294,6 @@ class VitCLI(LightningCLI):
 
 def run(args: list[str]) -> None:
     """Parse and run; ``sys.argv`` is left as it is, since DDP starts its processes from it."""
-    VitCLI(args)
+    with only_safe_settings(args), Claim() as claim:
+        VitCLI(args, claim)
     sys.stdout.flush()

@@ -3,15 +3,22 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 from pytorch_lightning.cli import LightningArgumentParser
+from yaml import YAMLError
 
+from vitlit import plain_yaml
 from vitlit.errors import InputError, class_path_reason
 from vitlit.shipped import find_config
 
@@ -33,6 +40,9 @@ LISTS = (
     "--query",
     "--others",
 )  # options that take all words up to the next option
+GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
+TRUST = "allow_classes_of"
+TRUSTED = ("pytorch_lightning", "lightning_fabric", "vitlit")  # packages of a config's classes
 
 
 def link(parser: LightningArgumentParser) -> None:
@@ -68,17 +78,17 @@ def keys_of(args: list[str]) -> list[str]:
         if not name.startswith("--"):
             continue
         key, value = name.removeprefix("--"), value if equals else following
-        found += flat_keys(_load(value), key) if key in ("data", "model") else [key]
+        found += flat_keys(_load(value, key), key) if key in GROUPS else [key]
     return found
 
 
-def _load(text: str) -> Any:
+def _load(text: str, option: str) -> Any:
     """A mapping written on the command line, or in a file named there."""
-    path = Path(text)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else text)
-    except (OSError, ValueError, yaml.YAMLError):
-        return None  # the parser will say what is wrong
+        is_file = Path(text).is_file()
+    except OSError:  # too long for a name
+        is_file = False
+    return plain_yaml.read(Path(text)) if is_file else plain_yaml.load(text, f"--{option}")
 
 
 def join_lists(args: list[str]) -> list[str]:
@@ -110,19 +120,56 @@ def name_checkpoints(args: list[str]) -> list[str]:
     return ["compare", *first, *others, *rest]
 
 
+@contextmanager
+def only_safe_settings(args: list[str]) -> Iterator[None]:
+    """Within it, configs are plain YAML and name classes of trusted packages alone.
+
+    ``--allow_classes_of`` in ``args`` adds packages.
+    """
+    added = _packages(args)
+    plain: Callable[[str], Any] = get_loader("yaml")
+
+    def load(text: str) -> Any:
+        plain_yaml.check(text, "a setting")
+        return plain(text)
+
+    set_loader("yaml", load, (YAMLError,))
+    set_parsing_settings(
+        instantiate_subclass_spec_in_any=False,
+        import_path_denylist=["*"],
+        import_path_allowlist=[*TRUSTED, *added],
+    )
+    try:
+        yield
+    finally:
+        set_loader("yaml", plain, (YAMLError,))
+        set_parsing_settings(import_path_denylist=[name for name in added if name not in TRUSTED])
+
+
+def _packages(args: list[str]) -> list[str]:
+    found: list[str] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name == f"--{TRUST}":
+            found += (value if equals else following).split(",")
+    for name in found:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+            raise InputError(f"{TRUST} {name!r} is no package; give a name such as my_callbacks")
+    return found
+
+
 class ConfigFile(ActionConfigFile):
     """``--config``: a path, or the bare name of a file shipped in the package."""
 
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
         path = find_config(value)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        content = plain_yaml.read(path)
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             raise InputError(f"{path} is not a configuration: it holds no named values")
-        for group in ("data", "model", "trainer"):
+        if content.get(TRUST):
+            raise InputError(f"{path} sets {TRUST}, which only the command line may; leave it out")
+        for group in GROUPS:
             if group in content and not isinstance(content[group], dict):
                 raise InputError(f"{path}: {group} {content[group]} is not a group of settings")
         refuse_linked(flat_keys(content), str(path))
@@ -140,6 +187,12 @@ class Parser(LightningArgumentParser):
 
 def explain(message: str, known: list[str]) -> str:
     """A parser's message in plain words: the value, what was expected, and a near miss."""
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        package = denied[1].partition(".")[0]
+        return (
+            f"{denied[1]} is not a class of {TRUSTED[0]}; if you trust the package, give "
+            f"--{TRUST} {package}"
+        )
     if "given class_path" in message:
         return class_path_reason(message)
     key = re.search(r'Parser key "([\w.]+)"', message)
@@ -151,13 +204,16 @@ def explain(message: str, known: list[str]) -> str:
         got = value[1].strip()
         listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
         names = [name for names in listed for name in names.split(", ")]
-        return f"{key[1]} {got} is not valid; expected {choices}" + _near(got, names)
+        return f"{key[1]} {got} is not valid; expected {choices}" + near(got, names)
     unknown = re.search(r"does not accept option '([\w.]+)'", message)
     unknown = unknown or re.search(r"unrecognized arguments: --([\w.]+)", message)
     unknown = unknown or re.search(r"[Kk]ey '([\w.]+)' is not expected", message)
     if unknown:
-        return f"unknown option {unknown[1]}{_near(unknown[1], known)}"
-    return " ".join(message.split())
+        return f"unknown option {unknown[1]}{near(unknown[1], known)}"
+    message = " ".join(message.split())
+    if group := re.search(r"Unable to load config '(.*?)' - Parser key \"([\w.]+)\"", message):
+        return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
+    return message
 
 
 def _plain_type(text: str) -> str:
@@ -169,6 +225,7 @@ def _plain_type(text: str) -> str:
     return text.replace("typing.", "")
 
 
-def _near(word: str, known: list[str]) -> str:
+def near(word: str, known: list[str]) -> str:
+    """A hint at the known word that is nearest, if one is near."""
     found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""

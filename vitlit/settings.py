@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.strategies import StrategyRegistry
 
 from vitlit.attention import HAS_BF16_UNITS
+from vitlit.classifier import Classifier
+from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
+from vitlit.parser import LINKED, near
 from vitlit.pretrained import Weights, class_names_of
 from vitlit.vit import ViT
 
@@ -105,8 +109,47 @@ def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
         )
 
 
+def check_first(settings: Any) -> None:
+    """Refuse what would go wrong before anything is built."""
+    seed = settings["seed_everything"]
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        raise InputError(f"seed_everything {seed} is not in 0 to {2**32 - 1}; give another seed")
+    if settings.get("weights_only") is False:
+        raise InputError(
+            "weights_only false would run code that a checkpoint may hold; leave it out"
+        )
+    root = str(settings["trainer"]["default_root_dir"] or "")
+    if "://" in root:
+        raise InputError(f"trainer.default_root_dir {root} is an address; give a folder here")
+    for group, kinds in (("model", (Classifier, ViT)), ("data", (ImageData,))):
+        for kind in kinds:
+            _check_null(group, settings[group], kind)
+
+
+def _check_null(group: str, values: Any, kind: type) -> None:
+    """The parser takes null for any type; only where it is the default does it mean something."""
+    for name, parameter in inspect.signature(kind).parameters.items():
+        is_null = name in values and values[name] is None
+        if is_null and parameter.default is not None and f"{group}.{name}" not in LINKED:
+            raise InputError(f"{group}.{name} null is not valid; leave it out, or give a value")
+
+
+def _check_name(option: str, value: Any, known: list[str]) -> None:
+    if isinstance(value, str) and value not in known:
+        raise InputError(
+            f"trainer.{option} {value} is not known{near(value, known)}; the names are "
+            f"{', '.join(known)}"
+        )
+
+
 def check_trainer(trainer: Any, command: str) -> None:
     """Refuse what Lightning would stumble over later."""
+    _check_name("strategy", trainer["strategy"], ["auto", *StrategyRegistry.available_strategies()])
+    limit = {"fit": "train", "validate": "val"}.get(command, command)
+    if command in ("fit", "validate", "test", "predict") and trainer[f"limit_{limit}_batches"] == 0:
+        raise InputError(
+            f"trainer.limit_{limit}_batches 0 leaves nothing to do; give a count or a share"
+        )
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = trainer[name]
         if isinstance(value, int | float) and value <= 0:
@@ -131,6 +174,14 @@ def check_trainer(trainer: Any, command: str) -> None:
         raise InputError(
             "training has no end; give --trainer.max_epochs or --trainer.max_steps, "
             "or start from a shipped recipe: --config digits.yaml"
+        )
+
+
+def check_checkpoints(every_n_steps: int, every_minutes: float) -> None:
+    if every_n_steps < 0 or not (math.isfinite(every_minutes) and every_minutes >= 0):
+        raise InputError(
+            f"checkpoints.every_n_steps {every_n_steps} and checkpoints.every_minutes "
+            f"{every_minutes} must be 0 or more"
         )
 
 

@@ -1,0 +1,210 @@
+"""Runs: names, locks, going on with the same command, and whose checkpoint `last` is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitlit import checkpointing, runs
+from vitlit.__main__ import main
+from vitlit.errors import InputError
+
+SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+STEPS = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
+FIT = ["fit", "--config=digits.yaml", *SMALL, *QUIET, *STEPS, "--trainer.max_epochs=2"]
+FIT += ["--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def folder(name: str) -> Path:
+    return Path("lightning_logs") / name
+
+
+def checkpoint(name: str) -> Path:
+    return folder(name) / "checkpoints" / "last.ckpt"
+
+
+def steps_of(name: str) -> int:
+    return torch.load(checkpoint(name), weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "12"}, "12"),
+        ({"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "2"}, "12_2"),
+        ({"SLURM_JOB_ID": "12", "SLURM_JOB_NAME": "interactive"}, None),
+    ],
+)
+def test_a_job_names_its_run(environment: dict[str, str], name: str | None) -> None:
+    assert runs.job_name(environment) == name
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../a", "-a", "a b", ".a", ""])
+def test_what_is_no_name_is_refused(name: str, tmp_path: Path) -> None:
+    if name:
+        with pytest.raises(InputError, match="is not a name"):
+            runs.named_folder(tmp_path, name)
+    else:
+        assert runs.named_folder(tmp_path, name) is None
+
+
+def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
+    with runs.Claim() as first, runs.Claim() as second, runs.Claim() as third:
+        taken = {claim.take(tmp_path, None) for claim in (first, second, third)}
+    assert len(taken) == 3
+    assert all(re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", path.name) for path in taken)
+
+
+LOCKER = """
+import sys
+from pathlib import Path
+from vitlit import runs
+with runs.Claim() as claim:
+    claim.take(Path("."), Path("lightning_logs/a"))
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.faults
+def test_two_processes_cannot_write_one_run_until_one_ends() -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", LOCKER], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdin is not None
+    assert other.stdout.readline() == b"locked\n"
+    try:
+        with runs.Claim() as claim, pytest.raises(InputError, match=rf"process {other.pid} of"):
+            claim.take(Path(), folder("a"))
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+        other.stdin.close()
+    with runs.Claim() as claim:  # a killed process holds nothing
+        claim.take(Path(), folder("a"))
+
+
+def test_a_process_that_is_not_the_first_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_RANK", "1")
+    with runs.Claim() as claim:
+        claim.take(tmp_path, tmp_path / "lightning_logs" / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_command_goes_on_and_a_finished_run_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*FIT, "--run=a", "--trainer.max_epochs=1"]) == 0
+    assert (folder("a") / "finished").exists()
+    assert main([*FIT, "--run=a"]) == 2
+    assert "run a is finished; give --run another name" in capsys.readouterr().err
+    (folder("a") / "finished").unlink()  # as if killed after the first epoch
+    assert main([*FIT, "--run=a"]) == 0
+    assert steps_of("a") == 6
+    assert len(list(Path("lightning_logs").iterdir())) == 1
+    # what was trained is longer, in another run
+    assert main(["fit", f"--ckpt_path={checkpoint('a')}", "--run=b", *QUIET]) == 2
+    assert "max_epochs 2 behind it" in capsys.readouterr().err
+    assert not folder("b").exists()
+    longer = [f"--ckpt_path={checkpoint('a')}", "--run=b", "--trainer.max_epochs=3"]
+    assert main(["fit", *longer, *QUIET, "--trainer.log_every_n_steps=1"]) == 0
+    assert steps_of("b") == 9  # limit_train_batches is the checkpoint's
+
+
+def test_jobs_in_one_folder_take_their_own_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, "--run=other"]) == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert main([*FIT, "--ckpt_path=last"]) == 2
+    assert "no last checkpoint in the run lightning_logs/7" in capsys.readouterr().err
+    for job in ("7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        path = checkpoint(job)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(checkpoint("other").read_bytes())
+        os.utime(path, (int(job), int(job)))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    root = Path()
+    assert runs.checkpoint_of(root, None, "last") == checkpoint("7")
+    assert runs.start_of(runs.named_folder(root, None), None) == checkpoint("7")
+    assert runs.checkpoint_of(root, "other", "last") == checkpoint("other")
+    assert runs.checkpoint_of(root, "8", None) == checkpoint("8")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert runs.checkpoint_of(root, None, "last") == checkpoint("other")
+
+
+@pytest.mark.faults
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path) -> None:
+    assert main([*FIT, "--run=a"]) == 0
+    (folder("a") / "finished").unlink()
+    data = bytearray(checkpoint("a").read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint("a").write_bytes(data)
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .* last-1\.ckpt, is used"):
+        assert main([*FIT, "--run=a"]) == 0
+    assert steps_of("a") == 6
+    assert checkpointing.resolve(str(checkpoint("a"))) == checkpoint("a")
+
+
+def test_a_failed_training_leaves_no_folder() -> None:
+    args = ["--model.warmup_fraction=0.1", "--trainer.max_epochs=-1", "--trainer.max_time=0:1:0:0"]
+    assert main([*FIT, "--run=a", *args]) == 2
+    assert not list(Path().iterdir())
+
+
+def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    write = checkpointing.DurableIO.save_checkpoint
+
+    def note(self: object, content: dict, path: Path, storage_options: object) -> None:
+        saved.append(content["global_step"])
+        states = content["optimizer_states"][0]["state"].values()
+        assert {int(state["step"]) for state in states} == {content["global_step"]}
+        if "averaging_state" in content:  # the average and the weights are what they should be
+            name = "vit.head.weight"
+            assert not torch.equal(
+                content["state_dict"][name], content["current_model_state"][name]
+            )
+            assert int(content["averaging_state"]["n_averaged"]) == content["global_step"]
+        write(self, content, path, storage_options)
+
+    monkeypatch.setattr(checkpointing.DurableIO, "save_checkpoint", note)
+    args = ["--trainer.limit_train_batches=12", "--trainer.accumulate_grad_batches=2"]
+    args += ["--trainer.max_epochs=1", "--checkpoints.every_n_steps=2", "--ema.decay=0.9"]
+    assert main([*FIT, "--run=a", *args]) == 0
+    assert sorted(set(saved)) == [2, 4, 6]
+
+
+def test_a_time_between_checkpoints_counts_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    clock = iter(range(0, 10**6, 10))  # ten seconds pass between two looks
+    monkeypatch.setattr("vitlit.callbacks.time.monotonic", lambda: float(next(clock)))
+    write = checkpointing.DurableIO.save_checkpoint
+
+    def note(self: object, content: dict, path: Path, storage_options: object) -> None:
+        saved.append(content["global_step"])
+        write(self, content, path, storage_options)
+
+    monkeypatch.setattr(checkpointing.DurableIO, "save_checkpoint", note)
+    args = ["--trainer.limit_train_batches=9", "--trainer.max_epochs=1"]
+    assert main([*FIT, "--run=a", *args, "--checkpoints.every_minutes=0.5"]) == 0
+    assert len(set(saved)) > 2

@@ -1,0 +1,103 @@
+"""Settings of a training that a checkpoint keeps besides those of model and data.
+
+what decides the updates -> a plain dict in the checkpoint -> defaults of the training that goes on
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
+
+from vitlit.errors import InputError
+
+KEY = "training_settings"
+NAMES = (
+    "seed_everything",
+    "ema.decay",
+    "early_stopping.patience",
+    "early_stopping.min_delta",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.precision",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+)
+
+
+class KeepSettings(Callback):
+    """Puts the settings into every checkpoint.
+
+    settings: all of them, by dotted name.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        found = {name: settings.get(name) for name in NAMES}
+        self.kept = {name: value for name, value in found.items() if _is_plain(value)}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[KEY] = self.kept
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None)
+
+
+def kept_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the training that it is of; older ones say nothing."""
+    kept = content.get(KEY)
+    if not isinstance(kept, dict):
+        return {}
+    return {name: kept[name] for name in NAMES if name in kept and _is_plain(kept[name])}
+
+
+def tell_kept(kept: dict[str, Any], without: Any, settings: Any, path: Path) -> None:
+    """Say which settings come from the checkpoint, so that none is a surprise.
+
+    without: the settings as they were without it.
+    """
+    taken = [
+        f"{name} {value}"
+        for name, value in kept.items()
+        if settings.get(name) == value != without.get(name)
+    ]
+    if taken:
+        rank_zero_info(f"as in {path}, unless flags or configs say otherwise: {', '.join(taken)}")
+
+
+def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, path: Path) -> None:
+    """Refuse to train on from weights alone, or where nothing is left to do.
+
+    settings: those of the training to come. run: its folder, if the checkpoint may be its own.
+    """
+    for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
+        if name not in content:
+            raise InputError(
+                f"{path} has no {name}, so training cannot go on from it; give "
+                f"--model.pretrained {path} to start from its weights"
+            )
+    if run is None or not path.resolve().is_relative_to(run.resolve()):
+        check_is_unfinished(content, settings["trainer"], path)
+
+
+def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> None:
+    """Refuse a training without a step; it would end at once, without a word."""
+    try:
+        epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        steps = int(content["global_step"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no state of a training; fit needs a last.ckpt") from error
+    for name, done in (("max_epochs", epochs), ("max_steps", steps)):
+        limit = trainer[name]
+        if limit not in (None, -1) and done >= limit:
+            raise InputError(
+                f"{path} has {name} {limit} behind it; give --trainer.{name} above {done}"
+            )

@@ -1,0 +1,63 @@
+"""Options of the command line besides those of model, data and trainer.
+
+parser of one command -> the same with more options
+"""
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from vitlit.parser import TRUST
+
+
+def add_options(parser: LightningArgumentParser) -> None:
+    """What every command has."""
+    parser.add_argument(
+        "--early_stopping.patience",
+        type=int,
+        default=0,
+        help="Stop after this many validations without a better val/acc; 0 never stops.",
+    )
+    parser.add_argument(
+        "--early_stopping.min_delta",
+        type=float,
+        default=0.0,
+        help="Smallest gain in val/acc that counts as better.",
+    )
+    parser.add_argument(
+        "--ema.decay",
+        type=float,
+        default=0.0,
+        help="Share of the moving average of the weights that each step keeps, such as 0.9998; "
+        "the average is what is validated and saved. 0 averages nothing.",
+    )
+    parser.add_argument(
+        "--pictures.every_n_epochs",
+        type=int,
+        default=0,
+        help="Epochs between pictures of attention in TensorBoard; 0 draws none.",
+    )
+    parser.add_argument(
+        f"--{TRUST}",
+        type=str | None,
+        default=None,
+        help="Other packages, joined by commas, whose classes a config may name, such as callbacks "
+        "of yours: their code is then run. Only on the command line.",
+    )
+    parser.add_argument(
+        "--run",
+        type=str | None,
+        default=None,
+        help="Name of the run, its folder below lightning_logs. For fit by default the SLURM job, "
+        "else date and time; the same command goes on with a run that is not finished.",
+    )
+    parser.add_argument(
+        "--checkpoints.every_n_steps",
+        type=int,
+        default=0,
+        help="Optimiser steps between two writings of last.ckpt; 0 writes it after validation.",
+    )
+    parser.add_argument(
+        "--checkpoints.every_minutes",
+        type=float,
+        default=0.0,
+        help="Minutes between two writings of last.ckpt; 0 writes it after validation.",
+    )
