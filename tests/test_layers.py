@@ -27,7 +27,8 @@ LAYERS = [
     | {"comparison", "probe"},
     {"classifier", "scoring"},
     {"callbacks", "history", "parser", "settings", "summary", "trainer"}
-    | {"report", "feature_writer", "runs", "kept", "options"},
+    | {"report", "feature_writer", "runs", "kept", "options"}
+    | {"resume", "stopping", "heartbeat", "nonfinite", "guards", "preflight"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,14 +1,15 @@
 """Entry point of `vitlit` and `python -m vitlit`: exit statuses, and short errors.
 
-0 success, 1 a defect of the program, 2 bad input, 130 interrupted
+0 success, 1 a defect of the program or a lost process, 2 bad input, 130 SIGINT, 143 SIGTERM
 """
 
 import difflib
 import logging
+import os
 import sys
 import warnings
 
-from vitlit.errors import advice
+from vitlit.errors import LostProcessError, Stopped, TrainingError, advice
 
 COMMANDS = {
     "fit": "train a model",
@@ -69,6 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         from vitlit.cli import run
 
         run(args)
+    except Stopped as stop:
+        if not stop.quiet:
+            print(f"vitlit: {stop}", file=sys.stderr)
+        return stop.status
+    except TrainingError as fault:
+        print(f"vitlit: {fault}", file=sys.stderr, flush=True)
+        if isinstance(fault, LostProcessError):
+            os._exit(1)  # whatever came next would wait for the lost process
+        return 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -90,6 +100,7 @@ def _quieten(command: str) -> None:
         "recommended to use `self.log",  # what is logged is the same on every rank
         "LeafSpec",
         "Checkpoint directory .* exists and is not empty",  # a run that goes on
+        "your dataloader is not resumable",  # the order of its batches is
         *(() if command == "fit" else scoring),
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")

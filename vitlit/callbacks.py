@@ -16,11 +16,12 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from vitlit.bad_images import listing, refuse
 from vitlit.decoding import printable
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_at_least
 from vitlit.readers import BadFile
 from vitlit.sampler import Batch
 
@@ -69,45 +70,73 @@ class BestCheckpoint(RunCheckpoint):
 
 
 class LastCheckpoint(RunCheckpoint):
-    """Keeps last.ckpt, of the last epoch; Lightning's ``save_last`` skips epochs without a best.
+    """Keeps last.ckpt, of the end of the last epoch, and of a step within one where asked.
 
-    Between epochs it is written every so many optimiser steps or minutes, if asked for, always
-    after a complete step.
+    Within an epoch it saves after complete optimiser steps, before the validation that may follow,
+    and after each validation. (Lightning's ``save_last`` skips epochs without a best.)
+
+    Args:
+        folder: Where; by default where Lightning's loggers write.
+        every_n_steps: Optimiser steps between two saves; 0 saves at the end of epochs alone.
+        every_minutes: Minutes between two saves; 0 saves at the end of epochs alone.
     """
 
     def __init__(
         self, folder: Path | None = None, every_n_steps: int = 0, every_minutes: float = 0.0
     ) -> None:
-        super().__init__(folder, filename="last")
+        super().__init__(folder, filename="last", save_on_train_epoch_end=True)
+        check_at_least("checkpoints", 0, every_n_steps=every_n_steps, every_minutes=every_minutes)
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
-        self._checked_step = 0
         self._saved_at = time.monotonic()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._checked_step, self._saved_at = trainer.global_step, time.monotonic()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: it has no score to beat."""
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **named: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        step = trainer.global_step
-        if step == self._checked_step:  # gradients are still being accumulated
+        if not (self.every_n_steps or self.every_minutes) or is_within_step(trainer):
             return
-        self._checked_step = step
-        if self._is_due(trainer, step) and not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        is_due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        if is_due or self._is_late(trainer):
+            self.save(trainer)
 
-    def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
-        if self.every_n_steps and step % self.every_n_steps == 0:
-            return True
-        if not self.every_minutes or step % (1 if trainer.world_size == 1 else LOOKS):
+    def _is_late(self, trainer: pl.Trainer) -> bool:
+        several = trainer.world_size > 1
+        if not self.every_minutes or (several and trainer.global_step % LOOKS):
             return False
         is_late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        return bool(trainer.strategy.broadcast(is_late))  # the clocks of ranks differ
+        return bool(trainer.strategy.broadcast(is_late))  # the clocks of processes differ
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        is_last = progress.ready >= trainer.num_training_batches  # saved in a moment
+        if not (self._should_skip(trainer) or is_last or is_within_step(trainer)):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._should_skip(trainer):
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save now; to be called by all processes."""
+        self.best_model_path = self.format_checkpoint_name({})
+        self._save_checkpoint(trainer, self.best_model_path)
         self._saved_at = time.monotonic()
+
+    def _should_skip(self, trainer: pl.Trainer) -> bool:
+        is_fit = trainer.state.fn == TrainerFn.FITTING
+        return trainer.sanity_checking or not is_fit
+
+
+def is_within_step(trainer: pl.Trainer) -> bool:
+    """Whether gradients wait for more batches: a checkpoint would lose them."""
+    return trainer.fit_loop._should_accumulate()
 
 
 class Unprofiled(PassThroughProfiler):
@@ -135,6 +164,11 @@ class Bar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._drawn = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_start(trainer)
+        if trainer.fit_loop.restarted_mid_epoch:  # whose start will not come
+            self.on_train_epoch_start(trainer)
 
     def _should_update(self, current: int, total: int) -> bool:
         now = time.monotonic()

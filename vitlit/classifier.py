@@ -14,7 +14,8 @@ from torch import Tensor
 from vitlit.adaptation import adapt, forget_other_classes
 from vitlit.errors import InputError, check_at_least, check_below_one
 from vitlit.losses import balanced_weights, cross_entropy
-from vitlit.optim import freeze, parameter_groups, schedule_factor
+from vitlit.metrics import TrainSums
+from vitlit.optim import freeze, parameter_groups, schedule_factor, spread_non_finite
 from vitlit.pretrained import load_weights
 from vitlit.sampler import Batch
 from vitlit.scoring import Scoring
@@ -22,7 +23,6 @@ from vitlit.seeding import seed_dropout
 from vitlit.vit import ViT
 
 COMPILER = "inductor"
-COUNTED_TOGETHER = 20  # training batches: a dozen small operations cost less once than each time
 
 
 class Classifier(Scoring):
@@ -107,8 +107,7 @@ class Classifier(Scoring):
         freeze(self.vit, freeze_blocks, depth)
         self._add_metrics(self.num_classes)
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
-        self._train_sums = torch.zeros(4)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, targets
+        self.train_sums = TrainSums(self.device)
         self._compiling = False
 
     @property
@@ -154,8 +153,7 @@ class Classifier(Scoring):
             rank_zero_info(f"compiled the model: the first step took {spent:.0f} s")
 
     def on_train_epoch_start(self) -> None:
-        self._train_sums = torch.zeros(4, device=self.device)
-        self._waiting.clear()
+        self.train_sums = TrainSums(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_dropout(batch.key, batch.x.device)
@@ -163,34 +161,20 @@ class Classifier(Scoring):
         weights = None if self.hparams["class_weights"] == "none" else self.class_weights
         smoothing = self.hparams["label_smoothing"]
         loss = cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
-        self._waiting.append((loss.detach(), logits.detach(), batch.y))
-        if len(self._waiting) == COUNTED_TOGETHER:
-            self._count()
+        self.train_sums.add(loss, logits, batch.y)
         if self._is_logging_step(batch_idx):
             groups = self.trainer.optimizers[0].param_groups
             self.log("lr", groups[-1]["lr"])  # the head's, where layers differ
             self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return spread_non_finite(loss)
 
     def _is_logging_step(self, batch_idx: int) -> bool:
         """Where loggers will write, and first of all for the bar: Lightning's log is not cheap."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
 
-    def _count(self) -> None:
-        """Add the waiting batches, all of one size, to the sums of the epoch."""
-        losses, logits, targets = (list(column) for column in zip(*self._waiting, strict=True))
-        self._waiting.clear()
-        labels = torch.cat([y.argmax(dim=1) if y.ndim == 2 else y for y in targets])
-        top = torch.cat(logits).topk(min(5, self.num_classes)).indices == labels[:, None]  # (n, 5)
-        loss = torch.stack(losses).float().mean()
-        count = torch.full_like(loss, len(labels))  # filled there: copying a number would wait
-        self._train_sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count])
-
     def on_train_epoch_end(self) -> None:
-        if self._waiting:
-            self._count()
-        loss, right, among, count = self._train_sums.unbind()
+        loss, right, among, count = self.train_sums.sums().unbind()
         values = {"train/loss_epoch": loss / count, "train/acc": right / count}
         if self.num_classes > 5:
             values["train/acc5"] = among / count

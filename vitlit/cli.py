@@ -8,25 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import checkpointing, kept
-from vitlit.callbacks import (
-    Bar,
-    BestCheckpoint,
-    LastCheckpoint,
-    MovingAverage,
-    Unprofiled,
-)
+from vitlit.callbacks import Bar, Unprofiled
 from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one
 from vitlit.feature_writer import add_predict_options, feature_of, make_writer
-from vitlit.history import AttentionPictures, History
+from vitlit.guards import make_guards, training_callbacks
 from vitlit.options import add_options
 from vitlit.parser import (
     LINKED,
@@ -41,7 +35,7 @@ from vitlit.parser import (
 )
 from vitlit.pretrained import load_weights
 from vitlit.report import Report, add_test_options, report_place
-from vitlit.runs import CHECKPOINTS, Claim, find_start, has_ended
+from vitlit.runs import Claim, find_start, has_ended
 from vitlit.settings import (
     check_against_checkpoint,
     check_against_weights,
@@ -232,24 +226,11 @@ class VitCLI(LightningCLI):
             callbacks.append(self.predictions)
         if self.subcommand != "fit":
             return callbacks
-        if settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]:
-            folder = None if self.run is None else self.run / CHECKPOINTS
-            when = self._get(self.config, "checkpoints")
-            callbacks += [BestCheckpoint(folder), LastCheckpoint(folder, **when)]
-            callbacks.append(kept.KeepSettings(self.config[self.subcommand]))
-        if settings["logger"] is not False and not settings["fast_dev_run"]:
-            callbacks.append(History())
-        if every := self._get(self.config, "pictures.every_n_epochs"):
-            callbacks.append(AttentionPictures(every))
-        if (decay := self._get(self.config, "ema.decay")) > 0:
-            callbacks.append(MovingAverage(decay))
-        patience = self._get(self.config, "early_stopping.patience")
-        if patience > 0:
-            min_delta = self._get(self.config, "early_stopping.min_delta")
-            callbacks.append(
-                EarlyStopping("val/acc", mode="max", patience=patience, min_delta=min_delta)
-            )
-        return callbacks
+        self.guards = make_guards(settings_of)
+        return [*callbacks, *training_callbacks(settings_of, self.run, self.guards)]
+
+    def fit(self, **kwargs: Any) -> None:
+        self.guards.fit(self.trainer, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Lightning would gather all outputs; the writer has what is needed of them."""

@@ -1,5 +1,6 @@
 """Errors that a person can cause and mend."""
 
+import signal
 import traceback
 
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
@@ -11,6 +12,32 @@ class InputError(ValueError):
     The command line prints the message alone and exits with status 2. Any other exception is a
     defect of the program and exits with status 1.
     """
+
+
+class Stopped(BaseException):
+    """A signal ended the training; its message says where, and what was saved.
+
+    Not an Exception, so that nothing takes it for an error. ``status`` is the exit status: that of
+    the signal, of SIGTERM for SIGUSR1, which asks for the same.
+    """
+
+    def __init__(self, signum: int, where: str, *, quiet: bool = False) -> None:
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name} {where}")
+        self.status = 128 + (signal.SIGINT if name == "SIGINT" else signal.SIGTERM)
+        self.quiet = quiet
+
+
+class TrainingError(RuntimeError):
+    """A training cannot go on, and no setting was wrong: exit status 1, and the message alone."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of the training no longer answers; the message names it."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is not a number; the message says where."""
 
 
 def class_path_reason(text: str) -> str:

@@ -31,6 +31,7 @@ class History(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self._validated = False  # whether the scores of validation are of this epoch
+        self._before: dict[str, float] = {}  # scores of this epoch from before it was resumed
         self._folder: str | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -41,7 +42,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
-        self._validated = False
+        self._validated, self._before = False, {}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
@@ -64,11 +65,29 @@ class History(Callback):
     def _scores(self, trainer: pl.Trainer) -> dict[str, float]:
         found = trainer.callback_metrics
         names = [name for name in COLUMNS if name in found]
-        return {
+        return self._before | {
             name: float(found[name])
             for name in names
             if self._validated or not name.startswith("val/")
         }
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Rows go with the weights: those of a file may be of epochs that are trained again."""
+        checkpoint["history"] = {
+            "rows": self.rows,
+            "validated": self._validated,
+            "scores": self._scores(trainer),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        found = checkpoint.get("history", {})
+        self.rows = list(found.get("rows", []))
+        self._before = dict(found.get("scores", {}))
+        self._validated = found.get("validated", False)
 
     def _known(self) -> set[str]:
         return {name for row in self.rows for name in row}

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vitlit.errors import InputError
 
@@ -66,6 +67,15 @@ def parameter_groups(
             found.items(), key=lambda item: (item[0][0], not item[0][1])
         )
     ]
+
+
+def spread_non_finite(loss: Tensor) -> Tensor:
+    """The same loss, whose gradients are not finite where it is not itself.
+
+    An infinite loss can have finite gradients, and then processes would not learn of each other's.
+    """
+    factor = torch.where(loss.detach().isfinite(), 1.0, math.nan)
+    return loss * factor
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, floor: float) -> float:

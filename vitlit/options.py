@@ -7,9 +7,16 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from vitlit.parser import TRUST
 
+TIMEOUT = 300.0  # seconds
+
 
 def add_options(parser: LightningArgumentParser) -> None:
     """What every command has."""
+    _add_training(parser)
+    _add_run(parser)
+
+
+def _add_training(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--early_stopping.patience",
         type=int,
@@ -35,6 +42,9 @@ def add_options(parser: LightningArgumentParser) -> None:
         default=0,
         help="Epochs between pictures of attention in TensorBoard; 0 draws none.",
     )
+
+
+def _add_run(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         f"--{TRUST}",
         type=str | None,
@@ -60,4 +70,17 @@ def add_options(parser: LightningArgumentParser) -> None:
         type=float,
         default=0.0,
         help="Minutes between two writings of last.ckpt; 0 writes it after validation.",
+    )
+    parser.add_argument(
+        "--nonfinite.skip",
+        type=int,
+        default=0,
+        help="Updates left out because the loss or a gradient is not finite, before training "
+        "stops.",
+    )
+    parser.add_argument(
+        "--timeout_seconds",
+        type=float,
+        default=TIMEOUT,
+        help="How long processes that train wait for each other before one counts as lost.",
     )

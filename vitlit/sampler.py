@@ -57,9 +57,15 @@ class TrainOrder(DistributedSampler[Any]):
     def __init__(self, size: int, *, batch_size: int, seed: int, rank: int, world: int) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.num_replicas, self.epoch = rank, world, 0
+        self._resumed = (0, 0)
 
     def __len__(self) -> int:
+        """Batches of a whole epoch, one that is resumed too."""
         return max(1, self.size // (self.batch_size * self.num_replicas))
+
+    def resume(self, epoch: int, batch: int) -> None:
+        """Leave out the first batches of this one epoch, which were trained on before."""
+        self.epoch, self._resumed = epoch, (epoch, batch)
 
     def __iter__(self) -> Iterator[Order]:
         order = permutation(address(self.seed, ORDER, self.epoch), self.size)
@@ -67,9 +73,10 @@ class TrainOrder(DistributedSampler[Any]):
         order = order.repeat(-(-total // self.size))[:total]
         mine = order.view(len(self), self.num_replicas, self.batch_size)[:, self.rank]
         valid = torch.ones(self.batch_size, dtype=torch.bool)
-        for step, indices in enumerate(mine):
+        epoch, first = self._resumed
+        for step in range(first if epoch == self.epoch else 0, len(self)):
             key = address(self.seed, DROPOUT, self.epoch, step, self.rank)
-            yield Order(indices, valid, self.epoch, key)
+            yield Order(mine[step], valid, self.epoch, key)
 
 
 class EvalOrder(DistributedSampler[Any]):

@@ -102,10 +102,14 @@ def training_precision(accelerator: str) -> str:
 
 
 def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
-    """A training with an average of its weights goes on with one."""
+    """A training with an average of its weights goes on with one, and one without without."""
     if "averaging_state" in content and not ema["decay"]:
         raise InputError(
             f"{path} was trained with a moving average of its weights; give --ema.decay again"
+        )
+    if "averaging_state" not in content and ema["decay"]:
+        raise InputError(
+            f"{path} was trained without a moving average of its weights; leave out --ema.decay"
         )
 
 

@@ -1,0 +1,169 @@
+"""Faults on purpose: real signals to real processes, one and two of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from test_ddp import environment
+from test_resume import QUIET, SMALL, STATE, same
+
+import vitlit
+
+pytestmark = pytest.mark.faults
+
+DDP = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+LONG = ["--trainer.max_epochs=10000", "--trainer.log_every_n_steps=5", "--ema.decay=0.9"]
+FIT = [sys.executable, "-m", "vitlit", "fit", "--config=digits.yaml", "--trainer.accelerator=cpu"]
+FIT += [*QUIET, *SMALL]
+PATIENCE = 240.0  # seconds, for a machine that does other things
+
+
+def own_environment(**changes: str) -> dict[str, str]:
+    """Of a shell, in which the package is the one under test."""
+    return environment(**changes) | {"PYTHONPATH": str(Path(vitlit.__file__).parent.parent)}
+
+
+def last(folder: Path) -> Path:
+    runs = sorted(folder.glob("lightning_logs/*/checkpoints/last.ckpt"), key=os.path.getmtime)
+    return runs[-1] if runs else folder / "none"
+
+
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+@contextmanager
+def training(folder: Path, *args: str, **changes: str) -> Iterator["subprocess.Popen[str]"]:
+    """A training of which last.ckpt exists already; nothing of it is left behind."""
+    process = subprocess.Popen(
+        [*FIT, *LONG, *args],
+        cwd=folder,
+        env=own_environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + PATIENCE
+        while not last(folder).exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        yield process
+    finally:
+        for signum in (signal.SIGCONT, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, signum)
+            except ProcessLookupError:
+                break
+        process.communicate()
+
+
+def saved(folder: Path) -> dict[str, object]:
+    return torch.load(last(folder), weights_only=True)
+
+
+def continues_to_the_same(folder: Path, *args: str) -> bool:
+    """Whether going on from last.ckpt ends in the weights of a training that was not stopped."""
+    steps = int(str(saved(folder)["global_step"])) + 7
+    whole = folder / "whole"
+    whole.mkdir()
+    ends = ["--trainer.max_epochs=10000", f"--trainer.max_steps={steps}"]
+    for place, more in ((whole, []), (folder, ["--ckpt_path=last"])):
+        command = [*FIT, *LONG, *args, *ends, *more]
+        subprocess.run(command, cwd=place, env=own_environment(), check=True, capture_output=True)
+    first, second = saved(whole), saved(folder)
+    return all(same(first.get(name), second.get(name)) for name in STATE)
+
+
+CONSTANT = ["--model.schedule=constant", "--model.warmup_fraction=0", "--model.warmup_steps=5"]
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)],
+)
+def test_a_signal_saves_and_ends_the_training(
+    tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    with training(tmp_path, *CONSTANT) as process:
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status
+    assert f"stopped by {signum.name} after step {saved(tmp_path)['global_step']};" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], DDP])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, processes: list[str]) -> None:
+    with training(tmp_path, *CONSTANT, *processes) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert continues_to_the_same(tmp_path, *CONSTANT, *processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets", ["first", "second", "both"])
+def test_a_signal_to_any_process_ends_all_of_them(tmp_path: Path, targets: str) -> None:
+    with training(tmp_path, *CONSTANT, *DDP) as process:
+        [child] = children(process)
+        for name, pid in (("first", process.pid), ("second", child)):
+            if targets in (name, "both"):
+                os.kill(pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 143
+        assert f"after step {saved(tmp_path)['global_step']};" in errors
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_is_named_and_ends_the_others(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    timeout = 20
+    with training(tmp_path, *CONSTANT, *DDP, f"--timeout_seconds={timeout}") as process:
+        [child] = children(process)
+        os.kill(child, signum)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert time.monotonic() - start < timeout + 5
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("vitlit: lost rank 1 ")
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ({"SLURM_JOB_ID": "71"}, "requeue 71"),
+        (
+            {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"},
+            "requeue 70_3",
+        ),
+    ],
+)
+def test_slurm_is_asked_once_to_run_the_job_again(
+    tmp_path: Path, job: dict[str, str], expected: str
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    scontrol = tools / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tools}/calls\n')
+    scontrol.chmod(0o755)
+    changes = {**job, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
+    with training(tmp_path, *CONSTANT, **changes) as process:
+        process.send_signal(signal.SIGUSR1)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert (tools / "calls").read_text().splitlines() == [expected]
+    assert f"requeued job {expected.split()[1]}" in errors

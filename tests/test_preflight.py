@@ -1,0 +1,46 @@
+"""Settings of clusters that do not fit are named before a training starts."""
+
+import pytest
+
+from vitlit.preflight import slurm_traps
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vitlit", "SLURM_CPUS_PER_TASK": "8"}
+TASK = {**JOB, "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}
+
+
+def traps(environment: dict[str, str], processes: int, launched: bool = True) -> list[str]:
+    return slurm_traps(environment, processes=processes, launched=launched)
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes"),
+    [
+        ({}, 2),
+        ({**TASK, "SLURM_NTASKS": "8"}, 8),
+        ({**TASK, "SLURM_NTASKS": "1"}, 1),
+        ({**JOB, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}, 1),
+        ({**TASK, "SLURM_NTASKS": "2", "TORCHELASTIC_RUN_ID": "x"}, 8),
+    ],
+)
+def test_settings_that_fit_are_passed_in_silence(
+    environment: dict[str, str], processes: int
+) -> None:
+    assert traps(environment, processes) == []
+
+
+def test_a_batch_script_without_srun_is_named() -> None:
+    [text] = traps({**JOB, "SLURM_NTASKS": "8"}, 8, launched=False)
+    assert "srun vitlit fit" in text
+
+
+@pytest.mark.parametrize(("tasks", "processes"), [("8", 2), ("1", 4), ("2", 8)])
+def test_tasks_that_differ_from_devices_are_named(tasks: str, processes: int) -> None:
+    [text] = traps({**TASK, "SLURM_NTASKS": tasks}, processes)
+    assert f"{tasks} tasks" in text
+    assert f"is {processes}" in text
+
+
+def test_tasks_of_one_core_are_named() -> None:
+    environment = {name: value for name, value in TASK.items() if "CPUS" not in name}
+    [text] = traps({**environment, "SLURM_NTASKS": "2"}, 2)
+    assert "--cpus-per-task" in text

@@ -1,0 +1,74 @@
+"""The callbacks of every training, in their order, those against faults among them.
+
+settings of fit -> callbacks
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+
+from vitlit import preflight
+from vitlit.callbacks import BestCheckpoint, LastCheckpoint, MovingAverage
+from vitlit.errors import InputError
+from vitlit.heartbeat import Heartbeat
+from vitlit.history import AttentionPictures, History
+from vitlit.kept import KeepSettings
+from vitlit.nonfinite import FiniteUpdates
+from vitlit.resume import Resume
+from vitlit.runs import CHECKPOINTS
+from vitlit.stopping import Stopping
+
+
+class Guards(NamedTuple):
+    """Callbacks of a training, in order: ``first``, those that change the model, ``last``."""
+
+    stopping: Stopping
+    skip: int
+
+    @property
+    def first(self) -> list[Callback]:
+        return [Resume(), FiniteUpdates(self.skip)]
+
+    @property
+    def last(self) -> list[Callback]:
+        """After what is to be in a checkpoint."""
+        return [self.stopping, Heartbeat()]
+
+    def fit(self, trainer: pl.Trainer, **kwargs: Any) -> None:
+        """``trainer.fit`` that handles signals, once the settings of the cluster are checked."""
+        preflight.warn(trainer)
+        with self.stopping.listening():
+            trainer.fit(**kwargs)
+
+
+def make_guards(settings: Any) -> Guards:
+    """From the settings of ``fit``."""
+    seconds = settings["timeout_seconds"]
+    if seconds <= 0:
+        raise InputError(f"timeout_seconds {seconds} is not positive; give 1 or more")
+    return Guards(Stopping(timedelta(seconds=seconds)), settings["nonfinite"]["skip"])
+
+
+def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[Callback]:
+    """What every training has besides the callbacks that the user configured.
+
+    settings: of ``fit``; run: its folder, None where Lightning's loggers decide.
+    """
+    trainer = settings["trainer"]
+    callbacks = guards.first
+    if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
+        folder = None if run is None else run / CHECKPOINTS
+        callbacks += [BestCheckpoint(folder), LastCheckpoint(folder, **settings["checkpoints"])]
+        callbacks.append(KeepSettings(settings))
+    if trainer["logger"] is not False and not trainer["fast_dev_run"]:
+        callbacks.append(History())
+    if every := settings["pictures"]["every_n_epochs"]:
+        callbacks.append(AttentionPictures(every))
+    if (decay := settings["ema"]["decay"]) > 0:
+        callbacks.append(MovingAverage(decay))
+    if settings["early_stopping"]["patience"] > 0:
+        callbacks.append(EarlyStopping("val/acc", mode="max", **settings["early_stopping"]))
+    return callbacks + guards.last

@@ -1,0 +1,144 @@
+"""Processes that watch each other: which one is lost is said when a collective fails.
+
+each process -> a count in the shared store, each second -> those whose count stands still
+"""
+
+import os
+import threading
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+from vitlit.errors import LostProcessError, Stopped, TrainingError
+
+INTERVAL = 1.0  # seconds between two beats
+PATIENCE = 2.5  # seconds in which a living process beats
+SIGNS = (  # in the messages of gloo, NCCL and the store
+    "Application timeout",
+    "Broken pipe",
+    "Connection closed by peer",
+    "Connection refused",
+    "Connection reset by peer",
+    "Connection was closed",
+    "NCCL communicator",
+    "Socket Timeout",
+    "Timed out waiting",
+    "Watchdog caught collective",
+    "failed to recv",
+    "timed out after",
+)
+
+
+class Heartbeat(Callback):
+    """Beats while the training lasts, and turns a failed collective into one that names the lost.
+
+    Processes that this one started are ended with it.
+    """
+
+    def __init__(self) -> None:
+        self._beats: Beats | None = None
+        self._children: list[Any] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size == 1:
+            return
+        self._beats = Beats(trainer.global_rank, trainer.world_size)
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            # Lightning's observer of this list would kill this process before it can say why
+            self._children = list(launcher.procs)
+            launcher.procs.clear()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, Stopped | TrainingError):
+            self._wait(seconds=30.0)
+        elif self._beats is not None and is_lost(exception):
+            lost = self._beats.lost()
+            self._wait(seconds=0.0)
+            raise LostProcessError(describe(lost, trainer.global_rank)) from exception
+        if self._beats is not None:
+            self._beats.stop()
+
+    def _wait(self, seconds: float) -> None:
+        """Let the processes that this one started end, and kill those that do not."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(child.poll() is None for child in self._children):
+            time.sleep(0.05)
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._beats is not None:
+            self._beats.stop()
+
+
+class Beats:
+    """Counts of all processes, each raised by a thread of its own process."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
+        self.rank, self.world = rank, world
+        self._store = PrefixStore("vitlit", _get_default_store())
+        self._ended = threading.Event()
+        self._store.add(str(rank), 1)
+        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+
+    def _beat(self) -> None:
+        try:
+            while not self._ended.wait(INTERVAL):
+                self._store.add(str(self.rank), 1)
+        except RuntimeError:
+            return  # the process that holds the store is gone; the collectives will tell
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def lost(self) -> list[int]:
+        """Ranks that do not beat, the first where the store, which it holds, does not answer."""
+        found = [0]
+
+        def compare() -> None:
+            before = self._counts()
+            time.sleep(PATIENCE)
+            after = self._counts()
+            others = [rank for rank in range(self.world) if rank != self.rank]
+            found[:] = [rank for rank in others if after[rank] == before[rank]]
+
+        thread = threading.Thread(target=_quietly, args=(compare,), daemon=True)
+        thread.start()
+        thread.join(PATIENCE + 1.5)
+        return list(found)
+
+    def _counts(self) -> list[int]:
+        return [self._store.add(str(rank), 0) for rank in range(self.world)]
+
+
+def _quietly(function: Any) -> None:
+    try:
+        function()
+    except RuntimeError:
+        return  # the store is gone
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process did not answer."""
+    text = str(error)
+    is_kind = isinstance(error, RuntimeError | dist.DistError)
+    return is_kind and any(sign in text for sign in SIGNS)
+
+
+def describe(lost: list[int], rank: int) -> str:
+    """The last line of a process that lost others."""
+    ranks = ", ".join(map(str, lost)) or "unknown"
+    return (
+        f"lost rank {ranks} (process {os.getpid()} is rank {rank}): it was killed, stopped, or did "
+        f"not answer within --timeout_seconds; go on from last.ckpt with --ckpt_path last"
+    )

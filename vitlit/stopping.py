@@ -1,0 +1,198 @@
+"""Signals: all processes save after the optimiser step in which one came, and end.
+
+SIGTERM, SIGUSR1, SIGINT to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
+"""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
+
+from vitlit.callbacks import LastCheckpoint, MovingAverage, is_within_step
+from vitlit.errors import Stopped
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM) + (
+    (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
+)
+
+
+class Agreement:
+    """What any process reports in a step, all know at the end of that step.
+
+    One number for each process, on the CPU beside the step, so that no step waits for a device;
+    the largest counts. The processes of a group must call both methods equally often.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=timeout)
+        self._value = torch.zeros(1, dtype=torch.int32)
+        self._work: Any = None
+
+    def begin(self, mine: int) -> None:
+        """Send a number on its way."""
+        self._value.fill_(mine)
+        self._work = dist.all_reduce(
+            self._value, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+
+    def end(self) -> int:
+        """The largest number that was sent. Raises RuntimeError where a process is lost."""
+        self._work.wait()
+        return int(self._value)
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """How long processes wait for each other in collectives from now on."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:  # before torch 2.15
+        dist.distributed_c10d._set_pg_timeout(timeout)
+
+
+class Unsignalled:
+    """In place of Lightning's handlers, which lose the state and hang where processes differ."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None: ...
+
+    def teardown(self) -> None: ...
+
+
+class Stopping(Callback):
+    """Ends a training in good order when a signal asks for it; a second signal ends it at once.
+
+    Args:
+        timeout: How long processes wait for each other.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self.timeout = timeout
+        self.signum = 0  # of the signal that came
+        self._pid = os.getpid()
+        self._training = False
+        self._agreement: Agreement | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals while this lasts."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may have handlers
+            return
+        before = {signum: signal.signal(signum, self._note) for signum in CAUGHT}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self.signum:
+            if os.getpid() != self._pid:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            os._exit(128 + signum)
+        self.signum = signum
+        if not self._training and os.getpid() == self._pid:  # there is nothing to save yet
+            raise Stopped(signum, "before the first step; nothing was saved")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer._signal_connector = Unsignalled()  # type: ignore[assignment]
+        # Lightning's word for it, from the first process alone, waits for the device in each step
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            set_timeout(self.timeout)  # not earlier: the data may take long to prepare
+            self._agreement = Agreement(self.timeout)
+        self._training = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._agreement is not None and not is_within_step(trainer):
+            self._agreement.begin(self.signum)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not is_within_step(trainer):
+            self._stop_if_asked(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._agreement is not None and not trainer.sanity_checking:
+            self._agreement.begin(self.signum)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._training:
+            self._stop_if_asked(trainer, pl_module)
+
+    def _stop_if_asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save and stop, all processes or none."""
+        signum = self.signum if self._agreement is None else self._agreement.end()
+        if not signum:
+            return
+        if trainer.validating:
+            for average in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(average, MovingAverage):
+                    average.on_validation_epoch_end(trainer, pl_module)  # the weights go back
+        saved = "nothing was saved, as there is no last.ckpt"
+        for last in trainer.checkpoint_callbacks:
+            if isinstance(last, LastCheckpoint):
+                last.save(trainer)
+                saved = f"saved {last.best_model_path}"
+        where = f"after step {trainer.global_step}; {saved}"
+        if trainer.is_global_zero and signum != signal.SIGINT:
+            where += requeue(signum)
+        raise Stopped(signum, where, quiet=not trainer.is_global_zero)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = False
+
+
+def requeue(signum: int) -> str:
+    """Ask SLURM to run the job again, after SIGUSR1 within one; what happened, in words."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or signum == signal.SIGTERM:
+        return ""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"; job {job} could not be requeued: {error}"
+    rank_zero_info(f"requeued job {job}")
+    return f"; requeued job {job}"
+
+
+def _nothing() -> None: ...
