@@ -8,6 +8,9 @@ folder=$(mktemp -d)
 first=vitlit-a$$ second=vitlit-b$$
 
 clean() {
+    for name in "$first" "$second"; do
+        ip netns pids "$name" 2>/dev/null | xargs -r kill -KILL
+    done
     ip netns delete "$first" 2>/dev/null || true
     ip netns delete "$second" 2>/dev/null || true
     rm -rf "$folder"
@@ -40,6 +43,7 @@ run() { # namespace, card, rank of the node
     GLOO_SOCKET_IFNAME=$2 CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1 ip netns exec "$1" \
         "$python" -m torch.distributed.run --nnodes=2 --nproc_per_node=1 --node_rank="$3" \
         --rdzv_backend=c10d --rdzv_endpoint=10.99.0.1:29500 --rdzv_id=two_nodes \
+        --rdzv_conf="is_host=$((1 - $3)),read_timeout=120" \
         --local_addr="10.99.0.$(($3 + 1))" -m vitlit fit --config digits.yaml \
         --trainer.accelerator=cpu --trainer.strategy=ddp --trainer.num_nodes=2 \
         --trainer.devices=1 --trainer.max_epochs=2 --trainer.enable_progress_bar=false
