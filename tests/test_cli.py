@@ -340,6 +340,7 @@ def test_a_run_with_an_average_goes_on_with_one(
     monkeypatch.chdir(tmp_path)
     assert main([*FIT, "--ema.decay=0.9"]) == 0
     again = ["fit", "--ckpt_path=last", "--trainer.max_epochs=3", *QUIET]
+    again += ["--trainer.log_every_n_steps=10"]
     assert main([*again, "--ema.decay=0"]) == 2
     assert "give --ema.decay again" in capsys.readouterr().err
     assert main(again) == 0
