@@ -411,10 +411,11 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_cut(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args = [*DIGITS, *options, "--model.pos_embed=rope"]
-    assert main([*args, "--trainer.max_epochs=2"]) == 0
-    assert main([*args, "--trainer.max_epochs=1"]) == 0
-    assert main(["fit", "--ckpt_path=last", "--trainer.max_epochs=2", *args[1:]]) == 0
-    runs = [weights_after(tmp_path / f"lightning_logs/version_{i}") for i in (0, 2)]
+    assert main([*args, "--trainer.max_epochs=2", "--run=whole"]) == 0
+    assert main([*args, "--trainer.max_epochs=1", "--run=begun"]) == 0
+    again = ["--ckpt_path=lightning_logs/begun/checkpoints/last.ckpt", "--run=again"]
+    assert main([*args, "--trainer.max_epochs=2", *again]) == 0
+    runs = [weights_after(tmp_path / "lightning_logs" / name) for name in ("whole", "again")]
     assert runs[0].keys() == runs[1].keys()
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 

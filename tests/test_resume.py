@@ -213,7 +213,7 @@ def test_a_checkpoint_of_the_best_epoch_goes_on_as_its_run_did(
 ) -> None:
     expected, _ = train_whole("averaged", tmp_path / "whole", monkeypatch, recorder)
     monkeypatch.setattr(EarlyBest, "kept", 2)
-    monkeypatch.setattr("vitlit.cli.BestCheckpoint", EarlyBest)
+    monkeypatch.setattr("vitlit.guards.BestCheckpoint", EarlyBest)
     fit(tmp_path / "best", monkeypatch, EPOCHS, *SETTINGS["averaged"])
     best = newest_run() / "checkpoints" / "best.ckpt"
     assert torch.load(best)["position"]["epoch"] == 2
@@ -276,7 +276,7 @@ def test_other_batches_within_an_epoch_are_refused(
     assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("before", "after"), [([], AVERAGED), (AVERAGED, [])])
+@pytest.mark.parametrize(("before", "after"), [([], AVERAGED), (AVERAGED, ["--ema.decay=0"])])
 def test_an_average_is_neither_begun_nor_dropped_midway(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
