@@ -21,9 +21,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three runs: one epoch, four inverted ones, and one of another split."""
     folder = tmp_path_factory.mktemp("home")
     changes = (
-        ["--trainer.max_epochs=1"],
-        ["--trainer.max_epochs=4", "--data.invert=true", "--data.img_size=16"],
-        ["--trainer.max_epochs=1", "--data.split_seed=5"],
+        ["--run=run_0", "--trainer.max_epochs=1"],
+        ["--run=run_1", "--trainer.max_epochs=4", "--data.invert=true", "--data.img_size=16"],
+        ["--run=run_2", "--trainer.max_epochs=1", "--data.split_seed=5"],
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -46,7 +46,7 @@ def test_each_model_is_scored_as_it_was_trained(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    runs = [f"lightning_logs/version_{i}" for i in range(3)]
+    runs = [f"lightning_logs/run_{i}" for i in range(3)]
     assert main(["compare", *runs, *QUIET]) == 0
     out = capsys.readouterr().out
     assert "359 images of digits test" in out
@@ -63,9 +63,9 @@ def test_one_checkpoint_or_one_twice_is_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    assert main(["compare", "lightning_logs/version_0", *QUIET]) == 2
+    assert main(["compare", "lightning_logs/run_0", *QUIET]) == 2
     assert "give `vitlit compare A B`" in capsys.readouterr().err
-    assert main(["compare", *["lightning_logs/version_0"] * 2, *QUIET]) == 2
+    assert main(["compare", *["lightning_logs/run_0"] * 2, *QUIET]) == 2
     assert "twice" in capsys.readouterr().err
 
 
@@ -88,9 +88,9 @@ def test_models_of_other_classes_are_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    path = home / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+    path = home / "lightning_logs" / "run_0" / "checkpoints" / "best.ckpt"
     content = torch.load(path, weights_only=True)
     content["datamodule_hyper_parameters"]["class_names"] = list("abcdefghij")
     torch.save(content, tmp_path / "other.ckpt")
-    assert main(["compare", "lightning_logs/version_1", str(tmp_path / "other.ckpt"), *QUIET]) == 2
+    assert main(["compare", "lightning_logs/run_1", str(tmp_path / "other.ckpt"), *QUIET]) == 2
     assert "has the classes a, b" in capsys.readouterr().err

@@ -29,14 +29,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET]) == 0
+        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET, "--run=first"]) == 0
     data = ImageData(patch_size=2)
     data.setup("test")
     split = data.splits["test"]
     (folder / "digits").mkdir()
     for i, pixels in enumerate(split.images.gather(split.members[:8])[:, 0].numpy()):
         Image.fromarray(pixels).save(folder / "digits" / f"{i}.png")
-    return folder / "lightning_logs" / "version_0"
+    return folder / "lightning_logs" / "first"
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET]) == 0
-    return folder / "lightning_logs" / "version_0"
+        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET, "--run=first"]) == 0
+    return folder / "lightning_logs" / "first"
 
 
 def score(run: Path, *args: str) -> int:
