@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,16 @@ from vitlit.shipped import HERE, shipped
 
 OVERLAYS = {"ddp.yaml", "debug.yaml", *(name for name in shipped() if name.startswith("vit_"))}
 RECIPES = [name for name in shipped() if name not in OVERLAYS]
+LARGE = {"reference/cifar100_vit_b16_384.yaml", "vit_h14.yaml"}  # half a minute each
 OWN_PHOTOS = {"finetune.yaml"}  # tests/test_finetuning.py
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def with_large_ones_slow(names: set[str]) -> list[Any]:
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+        for name in sorted(names)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,7 @@ def _trust(monkeypatch: pytest.MonkeyPatch) -> None:
     trust_small_files(monkeypatch)
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - OWN_PHOTOS))
+@pytest.mark.parametrize("name", with_large_ones_slow(set(RECIPES) - OWN_PHOTOS))
 def test_a_recipe_runs_two_steps(
     name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +50,7 @@ def test_a_recipe_runs_two_steps(
     assert torch.load(file, weights_only=True)["global_step"] == 2
 
 
-@pytest.mark.parametrize("name", sorted(OVERLAYS - {"debug.yaml"}))
+@pytest.mark.parametrize("name", with_large_ones_slow(OVERLAYS - {"debug.yaml"}))
 def test_an_overlay_runs_two_steps_on_top_of_a_recipe(
     name: str, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

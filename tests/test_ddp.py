@@ -120,7 +120,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "launch",
     [
         by_console_script,
-        by_torchrun,
+        pytest.param(by_torchrun, marks=pytest.mark.slow),
         pytest.param(by_module, marks=pytest.mark.slow),
         pytest.param(by_srun, marks=pytest.mark.slow),
     ],

@@ -90,7 +90,11 @@ CONSTANT = ["--model.schedule=constant", "--model.warmup_fraction=0", "--model.w
 
 @pytest.mark.parametrize(
     ("signum", "status"),
-    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)],
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_ends_the_training(
     tmp_path: Path, signum: signal.Signals, status: int

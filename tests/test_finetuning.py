@@ -130,7 +130,8 @@ def test_what_is_frozen_stays_so_where_a_run_goes_on(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(tiny, monkeypatch, "--model.freeze_blocks=2", "--model.lr=0.1", "--model.schedule=constant")
-    again = ["fit", "--ckpt_path=last", "--trainer.max_epochs=2"]
+    [first] = tiny.parent.glob("lightning_logs/*/checkpoints/last.ckpt")
+    again = ["fit", f"--ckpt_path={first}", "--trainer.max_epochs=2"]
     assert main([*again, "--run=second", *TWO[1:], *QUIET]) == 0
     file = tiny.parent / "lightning_logs" / "second" / "checkpoints" / "last.ckpt"
     state = torch.load(file, weights_only=True)["state_dict"]
