@@ -181,27 +181,42 @@ def lost(folder: Path, signum: signal.Signals, timeout: int) -> Row:
     return Row(what, f"the other ends within {timeout + 5} s and names it", found)
 
 
-def counted(folder: Path, count: int) -> Row:
-    """Test images counted by two processes."""
-    from PIL import Image
+DRIVER = """
+import sys
+from vitlit.__main__ import main
+from vitlit.datamodule import ImageData
 
+make = ImageData._make_split
+
+
+def shorter(self, name):
+    split = make(self, name)
+    return type(split)(split.images, split.members[:{count}])
+
+
+ImageData._make_split = shorter
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def counted(folder: Path, count: int) -> Row:
+    """Test images counted by two processes, and by one, and whether their scores agree."""
     folder.mkdir(parents=True)
     Training(folder, "--trainer.max_epochs=1").end()
-    for number in range(max(count, 2)):
-        for part in ("train", "test"):
-            file = folder / "data" / part / str(number % 10) / f"{number}.png"
-            if part == "train" or number < count:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("L", (8, 8), number * 4).save(file)
-    for label in range(10):
-        for part in ("train", "test"):
-            (folder / "data" / part / str(label)).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "vitlit", "test", "--ckpt_path=last", *DDP]
-    command += ["--trainer.accelerator=cpu", "--data.dataset=folder", "--data.data_dir=data"]
-    command += ["--data.batch_size=8"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    [found] = re.findall(r"\((\d+) images\)", result.stdout) or ["failed"]
-    return Row(f"test of {count} images on two processes", f"{count} counted", found)
+    (folder / "driver.py").write_text(DRIVER.format(count=count))
+    test = ["driver.py", "test", "--ckpt_path=last", "--trainer.accelerator=cpu"]
+    test += ["--data.batch_size=8", "--trainer.enable_progress_bar=false"]
+    together = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    together += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--nnodes=1"]
+    scores = []
+    for command in (test, [*together, *test, *DDP]):
+        result = subprocess.run(
+            [sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False
+        )
+        scores.append(re.findall(r"reached\s+(.*)\((\d+) images\)", result.stdout))
+    [[(alone, _)], [(both, found)]] = scores if all(scores) else [[("", "")], [("-", "failed")]]
+    agree = "as one process scores them" if alone == both else "scores DIFFER"
+    return Row(f"test of {count} images on two processes", f"{count} counted", f"{found}, {agree}")
 
 
 def table(rows: list[Row]) -> str:
