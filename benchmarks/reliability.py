@@ -111,7 +111,7 @@ def step_of(folder: Path) -> int:
 
 
 def killed_often(folder: Path, kills: int, seed: int) -> Row:
-    """SIGKILL at random times; the weights at the end against those of a run left alone."""
+    """SIGKILL at random times, and the same command again, against a run left alone."""
     whole, cut = folder / "whole", folder / "cut"
     steps = 4 * kills
     args = ["--trainer.max_epochs=100000", f"--trainer.max_steps={steps}"]
@@ -121,8 +121,7 @@ def killed_often(folder: Path, kills: int, seed: int) -> Row:
     Training(whole, *args).end()
     draws, done, lost, at = random.Random(seed), 0, 0, 0
     while done < kills:
-        more = ["--ckpt_path=last"] if at else []
-        training = Training(cut, *args, *more)
+        training = Training(cut, *args, "--run=cut")
         before = at
         target = before + draws.randint(1, 3)
         if not training.wait_for(lambda least=target: reached(cut, least)):  # type: ignore[misc]
@@ -132,7 +131,7 @@ def killed_often(folder: Path, kills: int, seed: int) -> Row:
         at = step_of(cut)
         lost += at < target
         done += 1
-    Training(cut, *args, "--ckpt_path=last").end()
+    Training(cut, *args, "--run=cut").end()
     first, second = saved(whole), saved(cut)
     equal = all(same(first.get(name), second.get(name)) for name in STATE)
     found = f"{done} kills, weights {'equal' if equal else 'DIFFER'}, {lost} times a step lost"
@@ -184,17 +183,17 @@ def lost(folder: Path, signum: signal.Signals, timeout: int) -> Row:
 DRIVER = """
 import sys
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
+from vitlit.division import Division
 
-make = ImageData._make_split
-
-
-def shorter(self, name):
-    split = make(self, name)
-    return type(split)(split.images, split.members[:{count}])
+whole = Division.splits
 
 
-ImageData._make_split = shorter
+def shorter(self, names):
+    found = whole(self, names)
+    return {{name: type(s)(s.images, s.members[:{count}]) for name, s in found.items()}}
+
+
+Division.splits = shorter
 sys.exit(main(sys.argv[1:]))
 """
 

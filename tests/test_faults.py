@@ -147,6 +147,16 @@ def test_a_lost_process_is_named_and_ends_the_others(
     assert errors.splitlines()[-1].startswith("vitlit: lost rank 1 ")
 
 
+def fake_scontrol(folder: Path) -> Path:
+    """A folder for PATH, in which each call of scontrol is written to ``calls``."""
+    tools = folder / "tools"
+    tools.mkdir()
+    scontrol = tools / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tools}/calls\n')
+    scontrol.chmod(0o755)
+    return tools
+
+
 @pytest.mark.parametrize(
     ("job", "expected"),
     [
@@ -160,14 +170,35 @@ def test_a_lost_process_is_named_and_ends_the_others(
 def test_slurm_is_asked_once_to_run_the_job_again(
     tmp_path: Path, job: dict[str, str], expected: str
 ) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    scontrol = tools / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tools}/calls\n')
-    scontrol.chmod(0o755)
+    tools = fake_scontrol(tmp_path)
     changes = {**job, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
     with training(tmp_path, *CONSTANT, **changes) as process:
         process.send_signal(signal.SIGUSR1)
         _, errors = process.communicate(timeout=PATIENCE)
     assert (tools / "calls").read_text().splitlines() == [expected]
     assert f"requeued job {expected.split()[1]}" in errors
+
+
+@pytest.mark.slow
+def test_a_job_that_runs_again_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """What srun starts: named after its job, the same command goes on and ends as one alone."""
+    tools = fake_scontrol(tmp_path)
+    task = {"SLURM_JOB_ID": "71", "SLURM_JOB_NAME": "vitlit", "SLURM_NTASKS": "1"}
+    task |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    task |= {"SLURM_CPUS_PER_TASK": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
+    args = [*CONSTANT, "--trainer.max_steps=400"]
+    with training(tmp_path, *args, **task) as process:
+        process.send_signal(signal.SIGUSR1)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert "requeued job 71" in errors
+    assert 0 < int(str(saved(tmp_path)["global_step"])) < 400
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    command = [*FIT, *LONG, *args]
+    for place in (tmp_path, whole):
+        environment = own_environment(**task)
+        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+    first, second = saved(whole), saved(tmp_path)
+    assert second["global_step"] == 400
+    assert all(same(first.get(name), second.get(name)) for name in STATE)
+    assert (tools / "calls").read_text().splitlines() == ["requeue 71"]
