@@ -30,6 +30,7 @@ from torch import nn
 from vitlit.classifier import Classifier
 from vitlit.cli import VitCLI
 from vitlit.datamodule import ImageData
+from vitlit.runs import Claim
 from vitlit.sampler import Batch
 from vitlit.splits import Split
 from vitlit.vit import ViT
@@ -151,7 +152,8 @@ def fit(turns: TakeTurns | None, blocks: int, block: int, device: str, *more: st
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         os.chdir(folder)
         try:
-            Cli([*RECIPE, *options, *more])
+            with Claim() as claim:
+                Cli([*RECIPE, *options, *more], claim)
         finally:
             os.chdir(before)
 

@@ -14,7 +14,7 @@ from vitlit.shipped import HERE, shipped
 
 OVERLAYS = {"ddp.yaml", "debug.yaml", *(name for name in shipped() if name.startswith("vit_"))}
 RECIPES = [name for name in shipped() if name not in OVERLAYS]
-LARGE = {"reference/cifar100_vit_b16_384.yaml", "vit_h14.yaml"}  # half a minute each
+LARGE = {"reference/cifar100_vit_b16_384.yaml", "vit_h14.yaml", "vit_l16.yaml"}
 OWN_PHOTOS = {"finetune.yaml"}  # tests/test_finetuning.py
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
