@@ -57,6 +57,13 @@ def test_too_many_images_are_refused(count: int) -> None:
         check_count(count)
 
 
+def test_a_model_of_no_finite_numbers_is_refused() -> None:
+    model = small()
+    torch.nn.init.constant_(model.head.bias, torch.nan)
+    with pytest.raises(InputError, match="its weights are broken"):
+        study(model, subjects().pixels[0], preprocess(), "mean")
+
+
 def test_an_image_is_shown_as_the_model_sees_it_but_for_normalisation() -> None:
     one = subjects().pixels[0]
     shown = study(small(), one, preprocess(), "mean").shown

@@ -86,6 +86,10 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
     )
     normalised = preprocess(x)
     maps, logits = attention_maps(model, normalised)
+    if not logits.isfinite().all():
+        raise InputError(
+            "the model gives no finite numbers, so nothing is to be seen; its weights are broken"
+        )
     prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
     shares = pooled_shares(model, normalised)
     place = {**prefix, "pool": model.global_pool, "shares": shares}
