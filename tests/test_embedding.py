@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vit_pytorch import cct
+from vit_pytorch import vit_for_small_dataset as small_dataset
 
 from vitlit.embedding import ConvStem, Embedding, PatchEmbed, ShiftedPatches, make_embedding
 from vitlit.errors import InputError
@@ -26,7 +28,6 @@ def embedding(kind: Any, **changes: Any) -> Embedding:
 
 @pytest.mark.parametrize("patch_size", [2, 4])
 def test_the_stem_computes_what_vit_pytorchs_cct_does(patch_size: int) -> None:
-    cct = pytest.importorskip("vit_pytorch.cct")
     stem = embedding("conv_stem", patch_size=patch_size)
     theirs = cct.Tokenizer(
         3, 1, 1, n_conv_layers=patch_size // 2, n_output_channels=10, activation=nn.ReLU
@@ -66,7 +67,6 @@ def test_shifted_patches_are_those_of_vit_pytorch_on_the_images_that_the_paper_s
     patch_size: int,
 ) -> None:
     """vit_pytorch moves by one pixel along the axes; its norm and projection are the paper's."""
-    small_dataset = pytest.importorskip("vit_pytorch.vit_for_small_dataset")
     layer = embedding("shifted", patch_size=patch_size)
     theirs = small_dataset.SPT(dim=10, patch_size=patch_size).double()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from timm.models.convit import GPSA
 from torch import Tensor, nn
+from vit_pytorch import vit_for_small_dataset as small_dataset
 
 from vitlit.attention import Attention
 from vitlit.errors import InputError
@@ -140,7 +141,6 @@ def test_lsa_equals_a_loop_over_the_other_tokens() -> None:
 
 def test_lsa_computes_what_vit_pytorchs_does_with_its_one_temperature() -> None:
     """theirs: a norm of its own, no bias, one factor for all heads, kept as its logarithm."""
-    small_dataset = pytest.importorskip("vit_pytorch.vit_for_small_dataset")
     layer = layer_of("lsa", qkv_bias=False)
     nn.init.constant_(layer.sharpness, 0.7)
     theirs = small_dataset.LSA(16, heads=4, dim_head=4).double().eval()
