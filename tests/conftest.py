@@ -1,6 +1,7 @@
 """Fixtures that several test files share: small image folders, made on the fly."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITLIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_process_group() -> Iterator[None]:
+    """A command run in this process under ddp leaves its group open; the next test has none."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class PhotoFolder(Protocol):

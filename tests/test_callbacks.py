@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
 from vitlit.callbacks import Bar, BestCheckpoint, LastCheckpoint, MovingAverage, free_name
+from vitlit.hooks import skip_idle_hooks
 
 
 @pytest.mark.parametrize(("score", "kept"), [(0.6, True), (0.5, True), (0.4, False)])
@@ -166,3 +167,32 @@ def test_a_free_name_counts_up(tmp_path: Path) -> None:
     assert free_name(path) == tmp_path / "a-2.csv"
     (tmp_path / "a-2.csv").touch()
     assert free_name(path) == tmp_path / "a-3.csv"
+
+
+def test_idle_hooks_are_skipped_and_others_called(tmp_path: Path) -> None:
+    called = []
+
+    class Counts(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            called.append("on_train_batch_end")
+
+        def on_before_zero_grad(self, *_: Any) -> None:
+            called.append("on_before_zero_grad")
+
+    class CountsMore(Counts):
+        def on_before_zero_grad(self, *_: Any) -> None:
+            super().on_before_zero_grad()
+            called.append("more")
+
+    callbacks = [Counts(), CountsMore()]
+    skip_idle_hooks(callbacks)
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        fast_dev_run=1,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        accelerator="cpu",
+    )
+    trainer.fit(BoringModel())
+    assert sorted(called) == ["more"] + ["on_before_zero_grad"] * 2 + ["on_train_batch_end"] * 2
+    assert all(callback.on_validation_batch_end is None for callback in callbacks[:2])

@@ -3,7 +3,6 @@
 import csv
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
     WeightAveraging,
 )
-from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -137,15 +135,6 @@ class LastCheckpoint(RunCheckpoint):
 def is_within_step(trainer: pl.Trainer) -> bool:
     """Whether gradients wait for more batches: a checkpoint would lose them."""
     return trainer.fit_loop._should_accumulate()
-
-
-class Unprofiled(PassThroughProfiler):
-    """Lightning's profiler that profiles nothing, without the price of a generator per hook."""
-
-    nothing = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return self.nothing
 
 
 def free_name(path: Path) -> Path:

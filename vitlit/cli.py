@@ -14,13 +14,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import checkpointing, kept
-from vitlit.callbacks import Bar, Unprofiled
+from vitlit.callbacks import Bar
 from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one
 from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.guards import make_guards, training_callbacks
+from vitlit.hooks import Unprofiled, skip_idle_hooks
 from vitlit.options import add_options
 from vitlit.parser import (
     LINKED,
@@ -209,7 +210,9 @@ class VitCLI(LightningCLI):
         given = settings["callbacks"] or []
         given = [given] if isinstance(given, Callback) else given
         settings["callbacks"] = [*given, *self._callbacks(settings, given)]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        skip_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        return trainer
 
     def _callbacks(self, settings: Any, given: list[Callback]) -> list[Callback]:
         """What every run has besides the callbacks that the user configured."""

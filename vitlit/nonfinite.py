@@ -26,7 +26,7 @@ class Step(NamedTuple):
     flag: Tensor
     ready: Any  # event on the device, None where the flag is on the CPU
     number: int
-    samples: list[int]
+    samples: list[Tensor]  # of its batches
     lr: float
 
 
@@ -45,7 +45,7 @@ class FiniteUpdates(Callback):
     def __init__(self, skip: int = 0) -> None:
         check_at_least("nonfinite", 0, skip=skip)
         self.skip, self.skipped = skip, 0
-        self._samples: list[int] = []
+        self._samples: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._waiting: list[Step] = []
 
@@ -53,7 +53,7 @@ class FiniteUpdates(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         if isinstance(batch, Batch):
-            self._samples += batch.sample.tolist()  # of the loader, on the CPU
+            self._samples.append(batch.sample)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -98,8 +98,9 @@ class FiniteUpdates(Callback):
         return found
 
     def _count(self, step: Step) -> None:
-        shown = ", ".join(map(str, step.samples[:SHOWN]))
-        more = ", …" if len(step.samples) > SHOWN else ""
+        samples = torch.cat(step.samples).tolist() if step.samples else []
+        shown = ", ".join(map(str, samples[:SHOWN]))
+        more = ", …" if len(samples) > SHOWN else ""
         what = (
             f"the loss or a gradient of step {step.number + 1} is not finite (learning rate "
             f"{step.lr:.3g}, training images {shown}{more})"
