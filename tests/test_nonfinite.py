@@ -10,7 +10,7 @@ from test_resume import EPOCHS, RUN, newest_run
 from vitlit.__main__ import main
 from vitlit.classifier import Classifier
 from vitlit.errors import InputError
-from vitlit.nonfinite import FiniteUpdates
+from vitlit.nonfinite import FiniteUpdates, non_finite
 from vitlit.optim import spread_non_finite
 
 
@@ -51,6 +51,16 @@ def test_a_finite_loss_keeps_its_gradients_to_the_last_bit() -> None:
     spread_non_finite(weight.sin()).backward()
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.tensor(0.3).cos())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 3e38, math.inf, -math.inf, math.nan])
+def test_one_number_among_many_is_found(value: float, dtype: torch.dtype) -> None:
+    tensors = [torch.full((33, 65), 0.1), torch.randn(7, dtype=dtype), torch.zeros(())]
+    tensors[1][5] = value
+    before = [tensor.clone() for tensor in tensors]
+    assert non_finite(tensors).item() == (0.0 if math.isfinite(value) else 1.0)
+    assert all(map(torch.equal, tensors, before)) == (not math.isnan(value))
 
 
 def test_a_training_stops_before_the_update_and_says_where(

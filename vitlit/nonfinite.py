@@ -11,7 +11,6 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from vitlit.errors import NonFiniteError, check_at_least
 from vitlit.sampler import Batch
@@ -69,11 +68,11 @@ class FiniteUpdates(Callback):
         losses, self._losses = self._losses, []
         samples, self._samples = self._samples, []
         if is_scaled:
-            flag = _is_bad(torch.stack(losses).sum())
+            flag = non_finite([torch.stack(losses)])
             if trainer.world_size > 1:
                 dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         else:
-            flag = _is_bad(get_total_norm([p.grad for p in parameters]))
+            flag = non_finite([p.grad for p in parameters if p.grad is not None])
         if flag.is_cuda:
             if not is_scaled:
                 trainer.optimizers[0].found_inf = flag  # type: ignore[attr-defined]
@@ -128,9 +127,20 @@ class FiniteUpdates(Callback):
         self._read()
 
 
-def _is_bad(value: Tensor) -> Tensor:
-    """1 where the number is infinite or not one, else 0: float32 ``()``, where the number is."""
-    return (~value.isfinite()).float()
+def non_finite(tensors: list[Tensor]) -> Tensor:
+    """1 where a number of any tensor is infinite or not one, else 0: float32 ``()``.
+
+    By the kernel that gradient scalers check gradients with, a tenth of what their norm takes; it
+    multiplies them by 1. The tensors are of one device.
+    """
+    found = torch.zeros((), device=tensors[0].device)
+    one = torch.ones_like(found)
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for same in by_dtype.values():
+        torch._amp_foreach_non_finite_check_and_unscale_(same, found, one)
+    return found
 
 
 def _copy(flag: Tensor) -> tuple[Tensor, Any]:
