@@ -239,6 +239,25 @@ def test_known_sets_have_their_published_parts(dataset: str, expected: tuple[str
     assert parts(dataset, NOWHERE) == expected
 
 
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("train+valid", "folder valid, which would be ignored beside train; rename it to val"),
+        ("train+val+Test", "folder Test, which would be ignored beside train; rename it to test"),
+        ("training+validation", "folders training, validation; rename them to train, val"),
+    ],
+)
+def test_parts_under_other_names_are_refused(
+    photo_folder: PhotoFolder, layout: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        parts("folder", photo_folder(layout))
+
+
+def test_a_class_may_be_called_as_parts_often_are(photo_folder: PhotoFolder) -> None:
+    assert parts("folder", photo_folder(classes=("dev", "lead"))) == ("all",)
+
+
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(InputError, match=r"no folder nowhere.*data_dir"):
         parts("folder", NOWHERE)

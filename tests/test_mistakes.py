@@ -70,6 +70,9 @@ COMMANDS = [  # words, and parts of the message
     (f"{FIT} --trainer.strategy dpp", ["dpp", "did you mean ddp?"]),
     (f"{FIT} --trainer.precision 8", ["trainer.precision 8"]),
     (f"{FIT} --trainer.limit_train_batches 0", ["trainer.limit_train_batches 0"]),
+    (f"{FIT} --trainer.max_epochs 0", ["trainer.max_epochs 0 trains nothing"]),
+    (f"{FIT} --trainer.max_steps 0", ["trainer.max_steps 0 trains nothing"]),
+    (f"{FIT} --run=", ["run '' is not a name"]),
     (f"{FIT} --trainer.limit_val_batches -1", ["limit_val_batches", "-1"]),
     (
         f"{FIT} --trainer.callbacks nosuch.Callback",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vitlit.errors import advice
 from vitlit.preflight import slurm_traps
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vitlit", "SLURM_CPUS_PER_TASK": "8"}
@@ -38,6 +39,15 @@ def test_tasks_that_differ_from_devices_are_named(tasks: str, processes: int) ->
     [text] = traps({**TASK, "SLURM_NTASKS": tasks}, processes)
     assert f"{tasks} tasks" in text
     assert f"is {processes}" in text
+
+
+def test_a_number_of_tasks_that_is_none_is_left_to_slurm() -> None:
+    assert traps({**TASK, "SLURM_NTASKS": "two"}, 1) == []
+
+
+def test_tasks_without_tasks_per_node_are_named() -> None:
+    error = RuntimeError("You set `--ntasks=2` in your SLURM bash script, but …")
+    assert "write --ntasks-per-node" in str(advice(error))
 
 
 def test_tasks_of_one_core_are_named() -> None:

@@ -55,11 +55,8 @@ def test_a_job_names_its_run(environment: dict[str, str], name: str | None) -> N
 
 @pytest.mark.parametrize("name", ["a/b", "..", "../a", "-a", "a b", ".a", ""])
 def test_what_is_no_name_is_refused(name: str, tmp_path: Path) -> None:
-    if name:
-        with pytest.raises(InputError, match="is not a name"):
-            runs.named_folder(tmp_path, name)
-    else:
-        assert runs.named_folder(tmp_path, name) is None
+    with pytest.raises(InputError, match="is not a name"):
+        runs.named_folder(tmp_path, name)
 
 
 def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
@@ -208,3 +205,39 @@ def test_a_time_between_checkpoints_counts_from_the_last(monkeypatch: pytest.Mon
     args = ["--trainer.limit_train_batches=9", "--trainer.max_epochs=1"]
     assert main([*FIT, "--run=a", *args, "--checkpoints.every_minutes=0.5"]) == 0
     assert len(set(saved)) > 2
+
+
+def test_a_shorter_command_does_not_end_a_run_that_was_cut_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*FIT, "--run=cut"]) == 0
+    (folder("cut") / "finished").unlink()  # as if it had been killed before its last epoch
+    assert main([*FIT, "--run=cut", "--trainer.max_epochs=1"]) == 2
+    assert "give --trainer.max_epochs above 2" in capsys.readouterr().err
+    assert not (folder("cut") / "finished").exists()
+    assert main([*FIT, "--run=cut"]) == 0  # the same command finds that all is done
+    assert (folder("cut") / "finished").exists()
+
+
+def test_a_run_without_checkpoints_says_so_and_is_never_finished(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert main([*FIT, "--run=bare", "--trainer.enable_checkpointing=false"]) == 0
+    assert "no checkpoint will be written" in caplog.text
+    assert not (folder("bare") / "finished").exists()
+
+
+def test_of_a_run_folder_fit_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    files = {name: tmp_path / "run" / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
+    for file in files.values():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    assert checkpointing.resolve(str(tmp_path / "run")) == files["best"]
+    assert runs.start_of(None, str(tmp_path / "run")) == files["last"]
+
+
+def test_what_a_resume_changes_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert main([*FIT, "--run=first"]) == 0
+    more = ["--trainer.max_epochs=3", "--model.lr=0.02"]
+    assert main([*FIT, *more, "--run=second", f"--ckpt_path={checkpoint('first')}"]) == 0
+    assert "model.lr 0.02 (there 0.005)" in caplog.text

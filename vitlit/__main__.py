@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from vitlit.cli import run
 
+        warnings.formatwarning = _format_warning  # after Lightning, which has set its own
         run(args)
     except Stopped as stop:
         if not stop.quiet:
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             os._exit(1)  # whatever came next would wait for the lost process
         return 1
     except KeyboardInterrupt:
+        print("vitlit: stopped by SIGINT; nothing was saved", file=sys.stderr)
         return 130
     except Exception as error:
         message = advice(error)
@@ -89,6 +91,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(message)
     return 0
+
+
+def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """What a warning says, without the line of code that gave it."""
+    return f"vitlit: {message}\n"
 
 
 def _quieten(command: str) -> None:

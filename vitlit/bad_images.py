@@ -41,7 +41,9 @@ def refuse_any(parts: Sequence[Images]) -> None:
     refuse(bad, total, "mend or remove them, or leave them out with --data.on_bad_image skip")
 
 
-def leave_out(splits: Mapping[str, tuple[Images, Tensor]]) -> dict[str, tuple[Images, Tensor]]:
+def leave_out(
+    splits: Mapping[str, tuple[Images, Tensor]], class_names: Sequence[str]
+) -> dict[str, tuple[Images, Tensor]]:
     """The splits (images, members) without the files that cannot be read; says how many and which.
 
     Who is in which split is decided before: to mend a file moves no other image to another split.
@@ -55,16 +57,18 @@ def leave_out(splits: Mapping[str, tuple[Images, Tensor]]) -> dict[str, tuple[Im
         gone = set(members[is_bad].tolist())
         bad += [file for file in images.bad if file.place in gone]
         counts.append(f"{name} {len(gone)} of {len(members)}")
-        _check_classes(name, images.labels[members], images.labels[members[~is_bad]])
+        left = images.labels[members[~is_bad]]
+        _check_classes(name, images.labels[members], left, class_names)
     if bad:
         say(listing(f"left out images that cannot be read ({', '.join(counts)}):", bad))
     return kept
 
 
-def _check_classes(name: str, before: Tensor, after: Tensor) -> None:
+def _check_classes(name: str, before: Tensor, after: Tensor, class_names: Sequence[str]) -> None:
     """Refuse to train without a class, and to score nothing."""
     lost = sorted(set(before.tolist()) - set(after.tolist()))
     if lost and (name == "train" or not len(after)):
         raise InputError(
-            f"no image of class number {lost[0]} can be read in the {name} split; mend its files"
+            f"no image of class {class_names[lost[0]]} can be read in the {name} split; mend its "
+            f"files"
         )

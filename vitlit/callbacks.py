@@ -159,6 +159,12 @@ class Bar(TQDMProgressBar):
         if trainer.fit_loop.restarted_mid_epoch:  # whose start will not come
             self.on_train_epoch_start(trainer)
 
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+        """End the line of each bar, so that the error begins one of its own."""
+        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
+            if bar is not None:
+                bar.close()
+
     def _should_update(self, current: int, total: int) -> bool:
         now = time.monotonic()
         if current != total and now - self._drawn < REDRAW:

@@ -36,11 +36,11 @@ class Loaded(NamedTuple):
     class_names: list[str]
 
 
-def resolve(path: str, root: Path | None = None) -> Path:
+def resolve(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
     """The checkpoint file that ``path`` means; of a damaged last.ckpt the one before it.
 
-    path: a file; a run folder (its best checkpoint, else its last); or ``best`` or ``last``, of
-    the run folder ``root``, or else of the newest run in ./lightning_logs.
+    path: a file; a run folder (its checkpoint ``prefer``, else the other one); or ``best`` or
+    ``last``, of the run folder ``root``, or else of the newest run in ./lightning_logs.
     """
     if path in ("best", "last"):
         return _newest(path) if root is None else _of_run(path, root)
@@ -51,7 +51,7 @@ def resolve(path: str, root: Path | None = None) -> Path:
         return undamaged(found)
     if not found.is_dir():
         raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
-    for name in ("best", "last"):
+    for name in ("best", "last") if prefer == "best" else ("last", "best"):
         for folder in (found / "checkpoints", found):
             if file := find(folder, name):
                 return file

@@ -22,7 +22,7 @@ from vitlit.errors import InputError, check_below_one
 from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.guards import make_guards, training_callbacks
 from vitlit.hooks import Unprofiled, skip_idle_hooks
-from vitlit.options import add_options
+from vitlit.options import add_options, explain_options
 from vitlit.parser import (
     LINKED,
     ConfigFile,
@@ -105,6 +105,7 @@ class VitCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand not in OWN:
             parser.set_defaults({"weights_only": True})
+            explain_options(parser)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the last lines say it once
         if subcommand == "test":
@@ -145,8 +146,9 @@ class VitCLI(LightningCLI):
             check_against_checkpoint(self.config[command]["model"], saved, path, command)
             if command == "fit":
                 check_average(self.config[command]["ema"], content, path)
-                kept.tell_kept(more, first[command], self.config[command], path)
                 kept.check_can_go_on(content, self.config[command], self.named, path)
+                kept.tell_kept(more, first[command], self.config[command], path)
+                kept.tell_changed(content, self.config[command], path)
         elif source:
             check_against_weights(self.config[command]["model"], weights.arguments, source)
 

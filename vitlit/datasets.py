@@ -26,6 +26,11 @@ DatasetName = Literal[
 ]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGIT_NAMES = tuple("0123456789")
+PART_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # what people call the parts of a data set
 FASHION_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -108,8 +113,27 @@ def parts(dataset: str, data_dir: Path) -> tuple[str, ...]:
                 f"{data_dir} has a folder {odd[0]} but no folder train; add train, "
                 f"or rename {odd[0]} if it is a class"
             )
+        meant = _misnamed(data_dir)
+        if meant and len(meant) == len(_folders(data_dir)):
+            raise InputError(
+                f"{data_dir} has the folders {', '.join(meant)}; rename them to "
+                f"{', '.join(meant.values())}, if they are parts of the data and not classes"
+            )
         return ("all",)
+    if meant := _misnamed(data_dir):
+        old, new = next(iter(meant.items()))
+        raise InputError(
+            f"{data_dir} has a folder {old}, which would be ignored beside train; rename it to "
+            f"{new}, or move it away"
+        )
     return tuple(part for part in ("train", "val", "test") if (data_dir / part).is_dir())
+
+
+def _misnamed(data_dir: Path) -> dict[str, str]:
+    """Folders that are not called train, val or test but seem to be meant: name -> right name."""
+    names = [folder.name for folder in _folders(data_dir)]
+    meant = {name: PART_WORDS.get(name.lower(), "") for name in names}
+    return {name: part for name, part in meant.items() if part and name != part}
 
 
 def find_class_names(dataset: str, data_dir: Path) -> list[str]:

@@ -49,7 +49,7 @@ class Division:
         if self.on_bad_image == "refuse":
             refuse_any(list(self._parts.values()))
         else:
-            found = leave_out(found)
+            found = leave_out(found, self.class_names)
         shares = {"train": self.train_fraction}
         return {
             name: Split(images, members).part(shares.get(name, 1.0), self.seed)

@@ -75,6 +75,11 @@ def advice(error: Exception) -> str | None:
         return f"compiling failed: {text.splitlines()[0]}; leave out --model.compile"
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
+    if "--ntasks=" in text:  # Lightning's, of SLURM
+        return (
+            "SLURM has --ntasks without --ntasks-per-node; write --ntasks-per-node in the batch "
+            "script, equal to --trainer.devices"
+        )
     if type(error).__name__ == "MisconfigurationException":  # Lightning refuses a setting
         return text
     if "given class_path" in text:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import preflight
 from vitlit.callbacks import BestCheckpoint, LastCheckpoint, MovingAverage
@@ -63,6 +64,8 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
         folder = None if run is None else run / CHECKPOINTS
         callbacks += [BestCheckpoint(folder), LastCheckpoint(folder, **settings["checkpoints"])]
         callbacks.append(KeepSettings(settings))
+    elif not trainer["fast_dev_run"]:
+        rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
     if trainer["logger"] is not False and not trainer["fast_dev_run"]:
         callbacks.append(History())
     if every := settings["pictures"]["every_n_epochs"]:

@@ -6,6 +6,7 @@ each process -> a count in the shared store, each second -> those whose count st
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
+from vitlit.callbacks import LastCheckpoint
 from vitlit.errors import LostProcessError, Stopped, TrainingError
 
 INTERVAL = 1.0  # seconds between two beats
@@ -61,7 +63,8 @@ class Heartbeat(Callback):
         elif self._beats is not None and is_lost(exception):
             lost = self._beats.lost()
             self._wait(seconds=0.0)
-            raise LostProcessError(describe(lost, trainer.global_rank)) from exception
+            text = describe(lost, trainer.global_rank, run_of(trainer))
+            raise LostProcessError(text) from exception
         if self._beats is not None:
             self._beats.stop()
 
@@ -135,10 +138,19 @@ def is_lost(error: BaseException) -> bool:
     return is_kind and any(sign in text for sign in SIGNS)
 
 
-def describe(lost: list[int], rank: int) -> str:
-    """The last line of a process that lost others."""
+def run_of(trainer: pl.Trainer) -> str | None:
+    """The name of the run, if it keeps a last.ckpt."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint):
+            return Path(str(callback.dirpath)).parent.name
+    return None
+
+
+def describe(lost: list[int], rank: int, run: str | None) -> str:
+    """The last line of a process that lost others. run: the name of the run, None if not kept."""
     ranks = ", ".join(map(str, lost)) or "unknown"
+    way = f"the same command with --run {run} goes on from its last.ckpt" if run else "start again"
     return (
         f"lost rank {ranks} (process {os.getpid()} is rank {rank}): it was killed, stopped, or did "
-        f"not answer within --timeout_seconds; go on from last.ckpt with --ckpt_path last"
+        f"not answer within --timeout_seconds; {way}"
     )

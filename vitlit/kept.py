@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
+from vitlit.checkpointing import DATA, MODEL
 from vitlit.errors import InputError
 
 KEY = "training_settings"
@@ -73,10 +74,23 @@ def tell_kept(kept: dict[str, Any], without: Any, settings: Any, path: Path) -> 
         rank_zero_info(f"as in {path}, unless flags or configs say otherwise: {', '.join(taken)}")
 
 
+def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
+    """Say which settings of model and data are not those that the checkpoint was trained with."""
+    changed = [
+        f"{group}.{name} {settings[group][name]} (there {value})"
+        for group, part in (("model", MODEL), ("data", DATA))
+        for name, value in content[part].items()
+        if name in settings[group] and settings[group][name] != value and _is_plain(value)
+    ]
+    if changed:
+        rank_zero_info(f"not as in {path}: {', '.join(changed)}")
+
+
 def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, path: Path) -> None:
     """Refuse to train on from weights alone, or where nothing is left to do.
 
-    settings: those of the training to come. run: its folder, if the checkpoint may be its own.
+    settings: those of the training to come. run: its folder, if the checkpoint may be its own: then
+    the same command as before may find that all is done.
     """
     for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
         if name not in content:
@@ -84,7 +98,9 @@ def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, pa
                 f"{path} has no {name}, so training cannot go on from it; give "
                 f"--model.pretrained {path} to start from its weights"
             )
-    if run is None or not path.resolve().is_relative_to(run.resolve()):
+    kept, limits = kept_settings(content), ("trainer.max_epochs", "trainer.max_steps")
+    is_own = run is not None and path.resolve().is_relative_to(run.resolve())
+    if not is_own or any(settings[name] != kept.get(name) for name in limits):
         check_is_unfinished(content, settings["trainer"], path)
 
 

@@ -8,6 +8,18 @@ from pytorch_lightning.cli import LightningArgumentParser
 from vitlit.parser import TRUST
 
 TIMEOUT = 300.0  # seconds
+MEANINGS = {  # of Lightning's options, where they mean something else here
+    "ckpt_path": "A .ckpt file; a run folder: its best checkpoint, in fit its last; or best or "
+    "last: of the run in --run, else of the newest run in ./lightning_logs.",
+    "weights_only": "Always true: code in a checkpoint is never run.",
+}
+
+
+def explain_options(parser: LightningArgumentParser) -> None:
+    """Say what Lightning's options mean here."""
+    for action in parser._actions:
+        if action.dest in MEANINGS:
+            action.help = MEANINGS[action.dest]
 
 
 def add_options(parser: LightningArgumentParser) -> None:

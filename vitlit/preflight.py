@@ -33,7 +33,8 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
         return []
     if environment.get("SLURM_JOB_NAME") in INTERACTIVE:
         return []
-    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    number = environment.get("SLURM_NTASKS", "1")
+    tasks = int(number) if number.isdecimal() else 1
     in_step = "SLURM_STEP_ID" in environment or "SLURM_PROCID" in environment
     by_torchrun = "TORCHELASTIC_RUN_ID" in environment
     found = []

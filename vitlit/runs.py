@@ -41,7 +41,7 @@ def job_name(environment: Mapping[str, str]) -> str | None:
 
 def named_folder(root: Path, name: str | None) -> Path | None:
     """The folder of the run that is meant, if one is: by name, or by the job of this process."""
-    name = name or job_name(os.environ)
+    name = job_name(os.environ) if name is None else name
     if name is None:
         return None
     if not NAME.fullmatch(name):
@@ -64,7 +64,7 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
             return last
         if given in ("best", "last"):
             return checkpointing.resolve(given, folder)
-    return checkpointing.resolve(given) if given else None
+    return checkpointing.resolve(given, prefer="last") if given else None
 
 
 def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | None:
@@ -168,8 +168,8 @@ class Claim:
         durable.check_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + SPARE)
 
     def finish(self) -> None:
-        """Mark the run as finished: its name is taken from now on."""
-        if self.folder is not None:
+        """Mark the run as finished: its name is taken from now on, if it left a model."""
+        if self.folder is not None and any(self.folder.glob(f"{CHECKPOINTS}/*.ckpt")):
             (self.folder / FINISHED).write_text("The training reached its end.\n", encoding="utf-8")
 
 

@@ -171,10 +171,11 @@ def check_trainer(trainer: Any, command: str) -> None:
             "trainer.precision 16-true loses small gradients, since nothing scales them; "
             "give 16-mixed, bf16-mixed or 32-true"
         )
+    for name in ("max_epochs", "max_steps"):
+        if command == "fit" and trainer[name] == 0:
+            raise InputError(f"trainer.{name} 0 trains nothing; give 1 or more")
     ends = ("max_epochs", "max_time", "fast_dev_run")
     if command == "fit" and trainer["max_steps"] == -1 and not any(trainer[name] for name in ends):
-        if trainer["max_epochs"] == 0:
-            return
         raise InputError(
             "training has no end; give --trainer.max_epochs or --trainer.max_steps, "
             "or start from a shipped recipe: --config digits.yaml"
