@@ -9,7 +9,7 @@ import torch
 
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
-from vitlit.explain import MOST, Subjects, balanced_sample, check_count, explain, study
+from vitlit.explain import MOST, Subjects, balanced_sample, check_count, explain, names_in, study
 from vitlit.images import Preprocess
 from vitlit.interpret import attention_maps, cls_map, patch_map, rollout
 from vitlit.readers import MemoryImages
@@ -49,6 +49,14 @@ def test_a_sample_is_no_larger_than_its_split() -> None:
     data = ImageData(patch_size=2)
     data.setup("validate")
     assert len(balanced_sample(data.splits["val"], 10**6)) == len(data.splits["val"])
+
+
+def test_images_of_a_validation_split_are_named_by_their_files_or_places() -> None:
+    images = MemoryImages(torch.zeros(3, 1, 2, 2), torch.zeros(3))
+    split = Split(images, torch.tensor([2, 0]))
+    assert names_in(split, [1, 0], "digits val") == ["digits val 1", "digits val 0"]
+    images.paths = ["all/ant/1.png", "all/bee/1.png", "all/cat/1.png"]
+    assert names_in(split, [1, 0], "folder val") == ["ant/1.png", "cat/1.png"]
 
 
 @pytest.mark.parametrize("count", [0, MOST + 1])

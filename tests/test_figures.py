@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from vitlit.figures import (
     attention_overview,
     embedding_filters,
     position_grid,
-    training_history,
 )
+from vitlit.history_figure import training_history
 from vitlit.interpret import overlay
 
 HISTORY = {
@@ -53,6 +54,7 @@ def overview(*, channels: int = 3, count: int = 3, **changes: Any) -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "overview": overview,
     "overview of grey images": lambda: overview(channels=1),
+    "overview with names": lambda: overview(names=["a" * 99] * 3, labels=[0, 1, -1]),
     "overview of one image": lambda: overview(count=1),
     "heads": lambda: attention_heads(torch.rand(3, 8, 12), torch.rand(12, 2, 3), block=1),
     "one head of a grey image": lambda: attention_heads(
@@ -67,6 +69,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "filters": lambda: embedding_filters(torch.randn(28, 3, 4, 4)),
     "filters of grey images": lambda: embedding_filters(torch.randn(4, 1, 2, 2)),
     "no filter": lambda: embedding_filters(torch.randn(0, 1, 2, 2)),
+    "heads of a named image": lambda: attention_heads(
+        torch.ones(1, 8, 12), torch.rand(3, 2, 3), block=0, name="a/" * 200
+    ),
     "history": lambda: training_history(HISTORY),
     "no history": lambda: training_history({}),
 }
@@ -132,12 +137,41 @@ def test_matplotlib_is_imported_only_where_something_is_drawn() -> None:
     assert "pyplot" not in {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
 
 
+def titles(figure: Figure) -> list[str]:
+    return [part.get_suptitle() for part in figure.subfigs]
+
+
 def test_the_overview_names_the_predicted_class_and_its_probability() -> None:
     figure = overview()
-    titles = [part.get_suptitle() for part in figure.subfigs]
     expected = ["predicted ant (0.70)", "predicted bee (0.70)", "predicted cat (0.70)"]
-    assert titles[:3] == expected
-    assert names(figure) == ["image", "class token", "rollout"] * 3
+    assert titles(figure)[:3] == expected
+    assert [name.split("\n")[0] for name in names(figure)] == [
+        "image",
+        "class token",
+        "rollout",
+    ] * 3
+
+
+def test_the_overview_names_images_and_says_in_words_which_are_wrong() -> None:
+    figure = overview(names=["a.png", "b.png", "c.png"], labels=[0, 3, -1])
+    assert titles(figure)[:3] == [
+        "a.png, true class ant\npredicted ant (0.70), right",
+        "b.png, true class dog\npredicted bee (0.70), wrong",
+        "c.png\npredicted cat (0.70)",
+    ]
+
+
+def test_each_map_of_the_overview_says_how_far_from_flat_it_is() -> None:
+    maps = {"a": torch.tensor([[[1.0, 1.0], [1.0, 5.0]]]), "b": torch.zeros(1, 2, 2)}
+    given = {"probabilities": torch.ones(1, 1), "class_names": ["cat"]}
+    figure = attention_overview(torch.rand(1, 3, 8, 8), maps, **given)
+    assert names(figure) == ["image", "a\npeak 2.50×", "b\nall 0"]
+
+
+def test_images_have_a_frame_on_white_paper() -> None:
+    given = {"probabilities": torch.ones(1, 1), "class_names": ["cat"]}
+    figure = attention_overview(torch.ones(1, 3, 8, 8), {}, **given)
+    assert drawn(figure)[200:].min() < 200
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -157,9 +191,13 @@ def test_images_of_other_channels_are_shown_as_their_mean() -> None:
     np.testing.assert_allclose(pixels(panels(figure)[0]), images[0].mean(dim=0).numpy())
 
 
-def test_long_class_names_are_cut() -> None:
-    figure = overview(count=1, class_names=["Chlamydoselachus_anguineus_of_the_deep_sea"] * 4)
-    assert figure.subfigs[0].get_suptitle() == "predicted Chlamydoselachus_anguineus_… (0.70)"
+def test_long_names_stay_inside_their_part() -> None:
+    long = {"names": ["a/" * 99 + "b.png"] * 4, "class_names": ["W" * 60] * 4, "labels": [1] * 4}
+    figure = overview(count=4, **long)
+    figure.draw_without_rendering()
+    for part in figure.subfigs:
+        words, room = part._suptitle.get_window_extent(), part.bbox
+        assert room.x0 <= words.x0 < words.x1 <= room.x1
 
 
 def test_dollar_signs_in_class_names_are_no_formulas() -> None:
@@ -168,8 +206,8 @@ def test_dollar_signs_in_class_names_are_no_formulas() -> None:
 
 def test_every_head_has_a_panel_and_all_share_one_scale() -> None:
     maps = torch.rand(12, 2, 3)
-    figure = attention_heads(torch.rand(3, 8, 12), maps, block=11)
-    assert figure.get_suptitle() == "attention of the heads of block 11"
+    figure = attention_heads(torch.rand(3, 8, 12), maps, block=11, name="cat.png")
+    assert figure.get_suptitle() == "attention of the heads of block 11\ncat.png"
     assert names(figure) == ["image", *(f"head {i}" for i in range(12))]
     for axes, head in zip(panels(figure)[1:], maps, strict=True):
         np.testing.assert_array_equal(pixels(axes), head.numpy())
@@ -271,6 +309,17 @@ def test_the_lines_are_the_logged_numbers_in_the_order_of_epochs() -> None:
     mixed = {**HISTORY, "val/acc": [(2.0, 0.6), (1.0, 0.4)]}
     line = panels(training_history(mixed))[1].lines[1]
     assert line.get_xydata().tolist() == [[1.0, 0.4], [2.0, 0.6]]
+
+
+@pytest.mark.parametrize("epochs", [range(1), range(2), range(300), range(37, 49), [200]])
+def test_epochs_are_counted_in_whole_numbers(epochs: list[int]) -> None:
+    history = {name: [(epoch, 0.5 + epoch) for epoch in epochs] for name in HISTORY}
+    figure = training_history(history)
+    figure.draw_without_rendering()
+    for axes in panels(figure):
+        labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+        assert not any(a.overlaps(b) for a, b in pairwise(labels))
 
 
 def test_what_was_not_logged_is_left_out() -> None:

@@ -21,6 +21,7 @@ LAYERS = [
     {"readers", "cache", "datasets", "bad_images", "labels"},
     {"vit", "splits", "division", "datamodule"},
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
+    | {"titles", "history_figure"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
     | {"export", "namings", "traits"}
     | {"evaluation", "evaluation_figures", "features", "inference"}
@@ -46,7 +47,7 @@ WITHOUT_LIGHTNING = [
 ]
 WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
 WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]
-WITHOUT_LIGHTNING += ["page", "explain"]
+WITHOUT_LIGHTNING += ["page", "explain", "titles", "history_figure"]
 WITHOUT_LIGHTNING += ["significance", "evaluation", "evaluation_figures", "features", "losses"]
 WITHOUT_LIGHTNING += ["probing", "embedding", "locality", "pooling", "traits"]
 

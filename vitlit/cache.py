@@ -118,7 +118,7 @@ def _load(path: Path, images: FileImages) -> MemoryImages | None:
     """The images in a cache; None where it is missing or not what it should be."""
     bad = _read_list(path.with_suffix(".json"), images, thorough=True) or []
     pixels = _map(path, (len(images) - len(bad), *images.shape[1:]))
-    return None if pixels is None else MemoryImages(pixels, images.labels, bad)
+    return None if pixels is None else MemoryImages(pixels, images.labels, bad, images.paths)
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Tensor | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlit import figures
+from vitlit.decoding import printable
 from vitlit.errors import InputError
 from vitlit.images import Preprocess
 from vitlit.interpret import (
@@ -71,6 +72,15 @@ def balanced_sample(split: Split, count: int) -> list[int]:
     return order[:count]
 
 
+def names_in(split: Split, places: list[int], title: str) -> list[str]:
+    """Names of the images at these places: their folders and files, or the title and the place."""
+    paths = getattr(split.images, "paths", ())
+    if not paths:
+        return [f"{title} {place}" for place in places]
+    members = split.members[places].tolist()
+    return [printable(Path(*Path(paths[i]).parts[-2:])) for i in members]
+
+
 def check_count(count: int) -> None:
     """Refuse what would take too long and too much memory."""
     if not 1 <= count <= MOST:
@@ -120,11 +130,11 @@ def explain(
     fusion: Fusion = "mean",
 ) -> None:
     """Write the folder ``out``, which exists and is empty."""
-    bar = tqdm(subjects.pixels, desc="explaining", unit="img", leave=False)
-    found = [study(model, pixels, preprocess, fusion) for pixels in bar]
+    with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
+        found = [study(model, pixels, preprocess, fusion) for pixels in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
     similarity, filters = of_weights(model)
-    for name, figure in draw(model, found, class_names, distance, similarity, filters):
+    for name, figure in draw(model, subjects, found, class_names, distance, similarity, filters):
         figure.savefig(out / name)
     of_model = {"distance": distance, "filters": filters, "similarity": similarity}
     arrays = of_model | heads_of(model) | arrays_of(model, found)
@@ -208,6 +218,7 @@ def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
 
 def draw(
     model: ViT,
+    subjects: Subjects,
     found: list[Findings],
     class_names: Sequence[str],
     distance: Tensor,
@@ -228,12 +239,18 @@ def draw(
     yield (
         "overview.png",
         figures.attention_overview(
-            shown, maps, probabilities=probabilities, class_names=class_names
+            shown,
+            maps,
+            probabilities=probabilities,
+            class_names=class_names,
+            names=subjects.names,
+            labels=subjects.labels.tolist(),
         ),
     )
     heads = rows_of_interest(model, found[:1])[0, -1]
     last = len(model.blocks) - 1
-    yield "heads.png", figures.attention_heads(shown[0], heads, block=last)
+    name = subjects.names[0]
+    yield "heads.png", figures.attention_heads(shown[0], heads, block=last, name=name)
     yield "distance.png", figures.attention_distance(distance, uniform=uniform_distance(model))
     if similarity is not None:
         yield "positions.png", figures.position_grid(similarity)

@@ -1,6 +1,6 @@
-"""Figures of what interpret.py finds and of a training run: tensors in, matplotlib Figures out.
+"""Figures of what interpret.py finds: tensors in, matplotlib Figures out.
 
-attention maps (B, rows, cols), images (B, C, H, W) in [0, 1], numbers by epoch -> Figure
+attention maps (B, rows, cols), images (B, C, H, W) in [0, 1] -> Figure
 
 Figures are about 8 inches wide at 120 dots per inch. They are built without pyplot and without
 touching matplotlib's settings; ``figure.savefig("name.png")`` writes one. Colours are readable
@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitlit.decoding import printable
 from vitlit.interpret import overlay
+from vitlit.titles import cut, name_line, verdict_line
 
 if TYPE_CHECKING:  # a heavy import, and not needed before something is drawn
     from matplotlib.axes import Axes
@@ -28,15 +30,8 @@ WIDTH, DPI = 8.0, 120  # inches, dots per inch
 MAP = "viridis"
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 SMALL, TINY = 9, 7  # sizes of type in points
-LONGEST = 28  # letters of a class name that fit above its pictures
+PEAK = "each map is lit from its least to its most; peak: its most over its mean, 1.00× is flat"
 TILES = 14  # patches along one side of the position figure; larger grids show every second, …
-
-# titles of the panels -> the names that training logs, by the name of the line
-HISTORY = {
-    "loss": {"train": "train/loss_epoch", "val": "val/loss"},
-    "top-1 accuracy": {"train": "train/acc", "val": "val/acc"},
-    "learning rate": {"": "lr"},
-}
 
 
 def _figure(height: float, width: float = WIDTH) -> Figure:
@@ -51,6 +46,7 @@ def _show(axes: Axes, image: Tensor, title: str = "") -> None:
     pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
     axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
     _frame(axes, title)
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
 
 
 def _frame(axes: Axes, title: str) -> None:
@@ -70,46 +66,71 @@ def attention_overview(
     *,
     probabilities: Tensor,
     class_names: Sequence[str],
+    names: Sequence[str] = (),
+    labels: Sequence[int] = (),
 ) -> Figure:
-    """Each image beside itself lit by its maps, under the class predicted and its probability.
+    """Each image beside itself lit by its maps, under its name and the class predicted.
 
     images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
-    ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``.
+    ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``; names
+    and labels: of the images, where they have any; a label of -1 is not known.
     """
     count, _, height, width = images.shape
     across = min(2, count)
     panel = WIDTH / (across * (1 + len(maps)))
     down = ceil(count / across)
-    figure = _figure(down * (panel * height / width + 0.45))
+    figure = _figure(down * (panel * height / width + 0.68) + 0.2)
     lit = {title: overlay(images, found) for title, found in maps.items()}
-    sure, best = probabilities.detach().max(dim=1)
+    sure, best = (found.tolist() for found in probabilities.detach().max(dim=1))
+    room = 68 * WIDTH / across  # points, a little less than the part is wide
     parts = figure.subfigures(down, across, squeeze=False, wspace=0.04).flat
     for i, part in enumerate(list(parts)[:count]):
-        title = f"predicted {_short(class_names[int(best[i])])} ({sure[i]:.2f})"
-        part.suptitle(title, fontsize=SMALL, parse_math=False)
+        true = labels[i] if labels and labels[i] >= 0 else None
+        is_right = None if true is None else true == best[i]
+        lines = [
+            name_line(
+                names[i] if names else "", None if true is None else class_names[true], room, SMALL
+            ),
+            verdict_line(class_names[best[i]], sure[i], is_right, room, SMALL),
+        ]
+        colour = VERMILION if is_right is False else "black"
+        title = "\n".join(filter(None, lines))
+        part.suptitle(title, fontsize=SMALL, color=colour, parse_math=False)
         first, *others = part.subplots(1, 1 + len(maps), squeeze=False)[0]
         _show(first, images[i], "image")
-        for axes, (label, pictures) in zip(others, lit.items(), strict=True):
-            _show(axes, pictures[i], label)
+        for axes, (name, pictures) in zip(others, lit.items(), strict=True):
+            _show(axes, pictures[i], f"{name}\n{_peak(maps[name][i])}")
+    if maps:
+        figure.supxlabel(PEAK, fontsize=TINY, color=GREY)
     return figure
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+def _peak(found: Tensor) -> str:
+    """How far a map is from flat: its light goes from its least to its most, however near."""
+    mean = float(found.float().mean())
+    if not mean > 0:
+        return "all 0"  # relevance, where nothing speaks for the class
+    ratio = float(found.max()) / mean
+    return f"peak {ratio:.2f}×" if ratio < 10 else f"peak {ratio:.0f}×"
 
 
-def attention_heads(image: Tensor, maps: Tensor, *, block: int) -> Figure:
+def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") -> Figure:
     """One image and what each head of one block looks at, all heads on one scale.
 
     image: ``(C, H, W)`` in [0, 1]; maps: ``(h, rows, cols)``, as :func:`patch_map` gives them;
-    block: its number, for the title.
+    block: its number, and name: the image's, for the title.
     """
     count = 1 + len(maps)
     down = ceil(count / 7)
     across = ceil(count / down)
     panel = (WIDTH - 1) / across  # an inch for the colour bar
-    figure = _figure(down * (panel * image.shape[1] / image.shape[2] + 0.2) + 0.3)
-    figure.suptitle(f"attention of the heads of block {block}", fontsize=SMALL)
+    figure = _figure(
+        down * (panel * image.shape[1] / image.shape[2] + 0.2) + (0.45 if name else 0.3)
+    )
+    title = f"attention of the heads of block {block}"
+    if name:
+        title += "\n" + cut(printable(name), 68 * WIDTH, SMALL)
+    figure.suptitle(title, fontsize=SMALL, parse_math=False)
     grid = figure.subplots(down, across, squeeze=False)
     first, *others = grid.flat
     _show(first, image, "image")
@@ -232,40 +253,7 @@ def embedding_filters(filters: Tensor) -> Figure:
     largest = filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     for one, picture in zip(axes, 0.5 + filters / (2 * largest), strict=False):
         _show(one, picture)
-        one.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
     _clear(axes[count:])
-    return figure
-
-
-def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Loss, top-1 accuracy and learning rate by epoch, of training and validation.
-
-    history: by the names that training logs (``train/loss_epoch val/loss train/acc val/acc lr``),
-    pairs of epoch and value. What is missing is left out.
-    """
-    panels = {
-        title: {line: name for line, name in lines.items() if history.get(name)}
-        for title, lines in HISTORY.items()
-    }
-    panels = {title: lines for title, lines in panels.items() if lines}
-    figure = _figure(2.8)
-    for i, (title, lines) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), i)
-        for line, name in lines.items():
-            epochs, values = zip(*sorted(history[name]), strict=True)
-            axes.plot(
-                epochs,
-                values,
-                color=VERMILION if line == "val" else BLUE,
-                marker="." if len(epochs) < 30 else "",
-                linewidth=1.2,
-                label=line,
-            )
-        axes.set_title(title, fontsize=SMALL)
-        axes.set_xlabel("epoch")
-        if len(lines) > 1:
-            axes.legend(fontsize=TINY, frameon=False)
-        _tidy(axes)
     return figure
 
 

@@ -15,7 +15,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from vitlit import figures
 from vitlit.errors import InputError
-from vitlit.explain import balanced_sample, study
+from vitlit.explain import balanced_sample, names_in, study
+from vitlit.history_figure import training_history
 from vitlit.images import Preprocess
 from vitlit.traits import of_weights
 
@@ -46,6 +47,12 @@ class History(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
+        self._draw()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """A training that is cut short shows the epochs it had."""
         self._draw()
 
     @rank_zero_only
@@ -100,7 +107,7 @@ class History(Callback):
             name: [(row["epoch"], row[name]) for row in self.rows if name in row]
             for name in COLUMNS
         }
-        figures.training_history(points).savefig(Path(self._folder) / "history.png")
+        training_history(points).savefig(Path(self._folder) / "history.png")
 
 
 class AttentionPictures(Callback):
@@ -147,6 +154,8 @@ class AttentionPictures(Callback):
             {"rollout": torch.stack([one.rollout for one in found])},
             probabilities=torch.stack([one.probabilities for one in found]),
             class_names=module.class_names,
+            names=names_in(split, places, f"{data.dataset} val"),
+            labels=split.labels[places].tolist(),
         )
         similarity, filters = of_weights(module.vit)
         drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]

@@ -46,11 +46,18 @@ class Images(Protocol):
 class MemoryImages:
     """All pixels in one uint8 tensor ``(rows, C, h, w)``, in memory or mapped from a file.
 
-    bad: the files of which there is no row; labels, ``(n,)``, and indices count them.
+    bad: the files of which there is no row; labels, ``(n,)``, and indices count them. paths: of
+    the files, where the images come from any.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, bad: Sequence[BadFile] = ()) -> None:
-        self.pixels, self.labels, self.bad = pixels, labels.long(), bad
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        bad: Sequence[BadFile] = (),
+        paths: Sequence[str] = (),
+    ) -> None:
+        self.pixels, self.labels, self.bad, self.paths = pixels, labels.long(), bad, paths
         self._rows: Tensor | None = None
         if bad:
             good = torch.ones(len(labels), dtype=torch.bool)
@@ -158,7 +165,7 @@ class FileImages:
             count += len(chunk)
 
         bad = self.decode(take)
-        return MemoryImages(pixels[:count], self.labels, bad)
+        return MemoryImages(pixels[:count], self.labels, bad, self.paths)
 
     def check(self) -> list[BadFile]:
         """The files whose header, size or end says that they cannot be read."""

@@ -14,7 +14,7 @@ from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.decoding import printable
 from vitlit.errors import InputError
-from vitlit.explain import Subjects, balanced_sample, check_count, explain
+from vitlit.explain import Subjects, balanced_sample, check_count, explain, names_in
 from vitlit.export import Format, export
 from vitlit.features import Feature, FeaturePool
 from vitlit.interpret import Fusion
@@ -45,7 +45,8 @@ class Trainer(pl.Trainer):
             model: The model.
             datamodule: The images: those of --data.images, else some of the validation split.
             ckpt_path: Checkpoint whose weights are explained.
-            out: Folder to make; explanation by default, or explanation-2 and so on.
+            out: Folder to make; explanation by default, or explanation-2 and so on. In it,
+                overview.png and index.html show every image, and heads.png the first one.
             count: Images of the validation split, the classes taking turns.
             fusion: How rollout joins the heads of a block: mean, max or min.
 
@@ -53,10 +54,9 @@ class Trainer(pl.Trainer):
         """
         _load(model, ckpt_path)
         subjects = _subjects(datamodule, count)
-        folder = _folder(out, EXPLANATION)
-        _make(folder)
         vit = model.vit.to(self.strategy.root_device)
-        explain(vit, subjects, datamodule.preprocess, model.class_names, folder, fusion=fusion)
+        with _filled(_folder(out, EXPLANATION)) as folder:
+            explain(vit, subjects, datamodule.preprocess, model.class_names, folder, fusion=fusion)
         return folder
 
     def export(
@@ -190,7 +190,7 @@ def _subjects(data: ImageData, count: int) -> Subjects:
         split = data.splits["val"]
         places = balanced_sample(split, count)
         members = split.members[places]
-        names = [f"{data.dataset} val {place}" for place in places]
+        names = names_in(split, places, f"{data.dataset} val")
         pixels = split.images.gather(members)
     return Subjects(names, pixels, split.images.labels[members])
 
