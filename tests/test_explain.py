@@ -91,6 +91,18 @@ def test_the_maps_are_those_of_interpret(pool: Any) -> None:
     torch.testing.assert_close(found.probabilities, logits[0].softmax(dim=0))
 
 
+@pytest.mark.parametrize("pool", ["avg", "seq"])
+def test_relevance_is_without_what_each_patch_says_of_itself(pool: Any) -> None:
+    model = small(global_pool=pool)
+    found = study(model, subjects().pixels[0], preprocess(), "mean")
+    shares = torch.full((6,), 1 / 6) if found.shares is None else found.shares
+    expected = torch.zeros(6)
+    for i in range(6):
+        for j in range(6):
+            expected[j] += shares[i] * (found.relevant[i, j] - float(i == j))
+    torch.testing.assert_close(found.relevance.flatten(), expected, atol=1e-6, rtol=1e-4)
+
+
 FILES = {"overview.png", "heads.png", "distance.png", "filters.png", "arrays.npz", "index.html"}
 
 

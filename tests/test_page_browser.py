@@ -153,6 +153,42 @@ def test_choosing_an_image_shows_its_maps(window: Browser, tmp_path: Path) -> No
     assert "second.png" in window.run("return document.getElementById('stage').ariaLabel")
 
 
+def test_each_image_has_its_name_its_true_class_and_a_word_where_it_is_wrong(
+    window: Browser, tmp_path: Path
+) -> None:
+    given = [("photos/IMG_20240812_0001.jpeg", "dog"), ("a.png", "cat"), ("b.png", None)]
+    write(tmp_path / "a.html", [example(name=name, label=label) for name, label in given])
+    show(window, tmp_path / "a.html")
+    shown_names = window.run(
+        "return [...document.querySelectorAll('#images button')]"
+        ".map((button) => [...button.children].slice(1).map((part) => part.textContent))"
+    )
+    assert shown_names == [
+        ["IMG_2…1.jpeg", "true: dog", "wrong"],
+        ["a.png", "true: cat"],
+        ["b.png"],
+    ]
+    assert text(window, "name") == "photos/IMG_20240812_0001.jpeg"
+    assert text(window, "label") == "True class: dog. The prediction is wrong."
+
+
+def test_the_page_says_how_far_a_row_is_from_flat(window: Browser, tmp_path: Path) -> None:
+    one = example()
+    write(tmp_path / "a.html", [one])
+    show(window, tmp_path / "a.html")
+    row = one.maps[-1].mean(dim=0)[0, 1:]
+    peak = f"the largest is {float(row.max() / row.mean()):.2f} times their mean"
+    assert text(window, "aside").endswith(peak)
+
+
+def test_a_tall_image_fits_the_window(window: Browser, tmp_path: Path) -> None:
+    tall = torch.zeros(1, 240, 80, dtype=torch.uint8)
+    write(tmp_path / "a.html", [example(image=tall)])
+    show(window, tmp_path / "a.html")
+    height = "document.getElementById('stage').getBoundingClientRect().height"
+    assert window.run(f"return {height} <= innerHeight")
+
+
 def test_a_patch_that_was_clicked_stays_until_escape(window: Browser, tmp_path: Path) -> None:
     one = example()
     write(tmp_path / "a.html", [one])
@@ -211,7 +247,7 @@ def test_hostile_names_are_shown_and_never_run(window: Browser, tmp_path: Path) 
     show(window, tmp_path / "a.html")
     assert window.run("return window.hacked") is None
     assert window.complaints() == []
-    assert window.run("return document.querySelector('#images bdi').textContent") == HOSTILE
+    assert window.run("return document.querySelector('#images button').title") == HOSTILE
     assert window.run("return document.querySelector('#classes bdi').textContent") == HOSTILE
     assert window.run("return document.title") == HOSTILE
 

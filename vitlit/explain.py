@@ -28,7 +28,7 @@ from vitlit.interpret import (
     relevance,
     rollout,
 )
-from vitlit.page import Example, prefix_names, write_page
+from vitlit.page import Example, prefix_names, without_own, write_page
 from vitlit.page_figures import model_figures
 from vitlit.splits import Split
 from vitlit.traits import attention_fact, heads_of, of_weights
@@ -112,7 +112,7 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
         relevant=relevant[0],
         cls_map=cls_map(maps, **place)[0],
         rollout=patch_map(flow, **place)[0],
-        relevance=patch_map(relevant, **place)[0],
+        relevance=patch_map(without_own(relevant), **place)[0],
         probabilities=logits[0].float().softmax(dim=0),
         distance=mean_attention_distance(maps, patch_size=model.patch_embed.patch_size, **prefix),
         shares=None if shares is None else shares[0],

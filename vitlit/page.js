@@ -88,7 +88,9 @@ function start() {
     const parts = shown.others.map((share, i) => `${data.prefix[i]} ${percent(share)}`);
     const left = Math.max(0, 1 - shown.others.reduce((sum, share) => sum + share, 0));
     const all = `Shares of this row: all patches ${percent(shown.top ? left : 0)}`;
-    return [all, ...parts].join(", ");
+    const peak = (shown.top * patches) / left; // of its shares before they were rounded
+    const most = shown.top ? `; the largest is ${peak.toFixed(2)} times their mean` : "";
+    return [all, ...parts].join(", ") + most;
   }
 
   function draw() {
@@ -136,6 +138,19 @@ function start() {
     draw();
   }
 
+  /** right or wrong, or nothing where that is not known. */
+  function verdict(example) {
+    if (example.label === null || !example.probabilities.length) return "";
+    return example.probabilities[0][0] === example.label ? "right" : "wrong";
+  }
+
+  /** A file's name without its folders, its two ends where it is long. */
+  function short(name) {
+    const letters = [...(name.split("/").pop() || name)];
+    if (letters.length <= 12) return letters.join("");
+    return `${letters.slice(0, 5).join("")}…${letters.slice(-6).join("")}`;
+  }
+
   function listClasses(example) {
     get("classes").replaceChildren();
     for (const [name, share] of example.probabilities) {
@@ -150,6 +165,7 @@ function start() {
     if (example.label === null) return;
     get("label").append("True class: ");
     element("bdi", get("label"), { textContent: example.label });
+    if (verdict(example)) get("label").append(`. The prediction is ${verdict(example)}.`);
   }
 
   /** Show an image: its pixels at once, its maps as soon as they are unpacked. */
@@ -160,8 +176,10 @@ function start() {
     view = null;
     get("stage").setAttribute("aria-busy", "true");
     get("stage").setAttribute("aria-label", `Attention map of ${example.name}`);
+    get("name").textContent = example.name;
     Object.assign(get("image"), { src: example.image, className: example.small ? "square" : "" });
     get("image").style.aspectRatio = `${example.size[0]} / ${example.size[1]}`;
+    get("stage").style.maxWidth = `max(10rem, 85vh * ${example.size[0] / example.size[1]})`;
     for (const button of get("images").children) {
       button.setAttribute("aria-pressed", String(Number(button.value) === number));
     }
@@ -214,8 +232,14 @@ function start() {
       button.title = example.name;
       button.onclick = () => show(i);
       const className = example.small ? "square" : "";
-      element("img", button, { src: example.image, alt: "", className });
-      element("bdi", button, { textContent: example.name });
+      const image = element("img", button, { src: example.image, alt: "", className });
+      const [width, height] = example.size.map((side) => (5 * side) / Math.max(...example.size));
+      image.style.cssText = `width: ${width}rem; height: ${height}rem; margin: ${(5 - height) / 2}rem 0`;
+      element("bdi", button, { textContent: short(example.name) });
+      if (example.label === null) return;
+      const line = element("span", button, { textContent: "true: " });
+      element("bdi", line, { textContent: example.label });
+      if (verdict(example) === "wrong") element("em", button, { textContent: "wrong" });
     });
     const names = [...Array(data.heads).keys()].map((i) => [i, `head ${i}`]);
     if (data.heads !== 1) names.unshift([data.heads, "mean"]);

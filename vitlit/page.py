@@ -40,7 +40,7 @@ LEVELS = 15  # the highest of 4 bits
 MOST = 40e6  # bytes of levels; with more, single heads are left out, and the page says so
 SMALL = 128  # pixels across up to which an image is shown in squares
 MEAN = {"one": "mean patch", "whole": "mean over patches"}  # what the page calls the last row
-POOLED = {"one": "pooled patch", "whole": "patches as pooled"}
+POOLED = {"one": "weighted mean patch", "whole": "mean over patches, weighted as in the pooling"}
 Bytes = NDArray[np.uint8]
 
 
@@ -195,10 +195,16 @@ def _matrices(example: Example, heads: int) -> Iterator[Tensor]:
         yield torch.cat([maps[:heads], maps.mean(dim=0, keepdim=True)])
     yield example.rollout.detach().float().cpu()[None]
     if example.relevance is not None:
-        relevance = example.relevance.detach().float().cpu()
-        # without the identity, which only says that each token speaks for itself
-        relevance = (relevance - torch.eye(len(relevance))).clamp(min=0)
+        relevance = without_own(example.relevance.detach().float().cpu())
         yield F.normalize(relevance, p=1, dim=1)[None]
+
+
+def without_own(relevant: Tensor) -> Tensor:
+    """Relevance ``(..., N, N)`` less the identity, by which each token speaks for itself.
+
+    A class token has no place in the image; in means over patches the identity would hide the rest.
+    """
+    return (relevant - torch.eye(relevant.shape[-1]).to(relevant)).clamp(min=0)
 
 
 def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> Bytes:

@@ -35,7 +35,8 @@ def attention_fact(model: ViT) -> str:
     if "gate" in learned:
         low, high = learned["gate"].min(), learned["gate"].max()
         last = len(learned["gate"]) - 1
-        return f"gpsa in blocks 0 to {last}, position counts {low:.0%} to {high:.0%}"
+        blocks = f"blocks 0 to {last}" if last else "block 0"
+        return f"gpsa in {blocks}, position counts {low:.0%} to {high:.0%}"
     return model.attention
 
 
