@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from vitlit.callbacks import Bar, BestCheckpoint, LastCheckpoint, MovingAverage, free_name
+from vitlit.callbacks import BestCheckpoint, LastCheckpoint, MovingAverage, free_name
 from vitlit.hooks import skip_idle_hooks
 
 
@@ -148,16 +148,6 @@ def test_an_average_takes_weights_of_any_precision(tmp_path: Path, precision: An
         callbacks=[MovingAverage(0.5)],
     ).fit(model, torch.zeros(5, 1), torch.zeros(1, 1))
     assert model.weight.item() == pytest.approx(averaged(0.5, 5)[-1], rel=0.01)
-
-
-def test_the_bar_is_drawn_twice_a_second_and_at_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = iter([10.0, 10.2, 10.4, 10.6, 10.7])
-    monkeypatch.setattr("vitlit.callbacks.time.monotonic", lambda: next(clock))
-    bar = Bar()
-    drawn = [bar._should_update(step, 5) for step in (1, 2, 3, 4, 5)]
-    assert drawn == [True, False, False, True, True]
 
 
 def test_a_free_name_counts_up(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ LAYERS = [
     | {"evaluation", "evaluation_figures", "features", "inference"}
     | {"comparison", "probe"},
     {"classifier", "scoring"},
-    {"callbacks", "history", "hooks", "parser", "settings", "summary", "trainer"}
+    {"bar", "callbacks", "history", "hooks", "parser", "settings", "summary", "trainer"}
     | {"report", "feature_writer", "runs", "kept", "options"}
     | {"resume", "stopping", "heartbeat", "nonfinite", "guards", "preflight"},
     {"cli"},

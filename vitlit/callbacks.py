@@ -8,12 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    ModelCheckpoint,
-    TQDMProgressBar,
-    WeightAveraging,
-)
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -24,7 +19,6 @@ from vitlit.readers import BadFile
 from vitlit.sampler import Batch
 
 PREDICTIONS = "predictions.csv"
-REDRAW = 0.5  # seconds between two drawings of the bar
 LOOKS = 10  # steps between two looks at the clock where processes must agree on it
 SHOWN = 10  # rows that predict prints
 
@@ -145,36 +139,6 @@ def free_name(path: Path) -> Path:
         candidate = path.with_stem(f"{path.stem}-{number}")
         number += 1
     return candidate
-
-
-class Bar(TQDMProgressBar):
-    """Draws itself twice a second, whatever the length of a step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._drawn = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        super().on_train_start(trainer)
-        if trainer.fit_loop.restarted_mid_epoch:  # whose start will not come
-            self.on_train_epoch_start(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
-        """End the line of each bar, so that the error begins one of its own."""
-        for bar in (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar):
-            if bar is not None:
-                bar.close()
-
-    def _should_update(self, current: int, total: int) -> bool:
-        now = time.monotonic()
-        if current != total and now - self._drawn < REDRAW:
-            return False
-        self._drawn = now
-        return self.is_enabled
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Without the last letters of the run's name."""
-        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
 
 class MovingAverage(WeightAveraging):

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import checkpointing, kept
-from vitlit.callbacks import Bar
+from vitlit.bar import Bar
 from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData

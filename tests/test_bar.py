@@ -1,0 +1,85 @@
+"""The progress bar, and messages above it, on a screen made of letters."""
+
+import logging
+import sys
+import warnings
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+from vitlit.__main__ import main
+from vitlit.bar import Bar, messages_above
+
+SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
+SMALL += ["--trainer.max_epochs=1", "--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> StringIO:
+    """Where both streams and Lightning's log go, as on a terminal."""
+    found = StringIO()
+    monkeypatch.setattr(sys, "stdout", found)
+    monkeypatch.setattr(sys, "stderr", found)
+    logger = logging.getLogger("pytorch_lightning")
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(found)])
+    return found
+
+
+def lines(screen: StringIO) -> list[str]:
+    """What is left on each line: a carriage return goes back to its first letter."""
+    shown = []
+    for line in screen.getvalue().replace("\x1b[A", "").split("\n"):
+        left = ""
+        for part in line.split("\r"):
+            left = part + left[len(part) :]
+        shown.append(left.rstrip())
+    return shown
+
+
+def test_the_bar_is_drawn_twice_a_second_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([10.0, 10.2, 10.4, 10.6, 10.7])
+    monkeypatch.setattr("vitlit.bar.time.monotonic", lambda: next(clock))
+    bar = Bar()
+    drawn = [bar._should_update(step, 5) for step in (1, 2, 3, 4, 5)]
+    assert drawn == [True, False, False, True, True]
+
+
+def test_log_lines_and_warnings_come_above_a_bar(screen: StringIO) -> None:
+    with messages_above(), tqdm(total=3, desc="steps", file=screen, ncols=40) as bar:
+        bar.update()
+        logging.getLogger("pytorch_lightning").warning("a log line")
+        warnings.showwarning("a warning", UserWarning, "file.py", 7)
+        bar.update(2)
+    shown = lines(screen)
+    assert shown[0] == "a log line"
+    assert shown[1].endswith("UserWarning: a warning")
+    assert [line[:11] for line in shown if "steps" in line] == ["steps: 100%"]
+
+
+def test_handlers_and_warnings_are_as_before_afterwards(screen: StringIO) -> None:
+    handlers, plain = logging.getLogger("pytorch_lightning").handlers, warnings.showwarning
+    with messages_above():
+        assert warnings.showwarning is not plain
+    assert logging.getLogger("pytorch_lightning").handlers is handlers
+    assert warnings.showwarning is plain
+
+
+def test_lightnings_last_words_have_a_line_of_their_own(
+    screen: StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "digits.yaml", *SMALL]) == 0
+    assert "`Trainer.fit` stopped: `max_epochs=1` reached." in lines(screen)
+
+
+def test_an_error_comes_below_the_bar_and_not_behind_it(
+    screen: StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "digits.yaml", *SMALL, "--model.lr=1e30"]) == 2
+    assert [line for line in lines(screen) if "vitlit:" in line and "Epoch" in line] == []
+    assert [line[:7] for line in lines(screen) if "not finite" in line] == ["vitlit:"]
