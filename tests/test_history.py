@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vitlit.__main__ import main
 from vitlit.errors import InputError
-from vitlit.history import AttentionPictures
+from vitlit.history import AttentionPictures, History
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -56,6 +57,15 @@ def test_the_history_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run = fit(tmp_path, monkeypatch, "--trainer.max_epochs=2")
     with Image.open(run / "history.png") as picture:
         assert picture.width == 960
+
+
+def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -> None:
+    history = History()
+    history._folder = str(tmp_path)
+    history.rows = [{"epoch": 0, "step": 20, "lr": 1e-3, "train/acc": 0.5}]
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    history.on_exception(trainer, pl.LightningModule(), RuntimeError())
+    assert (tmp_path / "history.png").exists()
 
 
 def test_pictures_of_attention_are_in_tensorboard_every_so_many_epochs(

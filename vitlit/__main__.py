@@ -107,6 +107,7 @@ def _quieten(command: str) -> None:
         "recommended to use `self.log",  # what is logged is the same on every rank
         "LeafSpec",
         "Checkpoint directory .* exists and is not empty",  # a run that goes on
+        "Glyph .* missing from",  # of class names; figures show a box
         "your dataloader is not resumable",  # the order of its batches is
         *(() if command == "fit" else scoring),
     ):

@@ -137,10 +137,9 @@ class AttentionPictures(Callback):
             writer.add_image(f"attention/{name}", picture, trainer.current_epoch, dataformats="HWC")
         if not self._told:
             self._told = True
-            rank_zero_info(
-                f"pictures of attention took {time.monotonic() - start:.1f} s; "
-                f"they come every {self.every_n_epochs} epochs"
-            )
+            every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
+            spent = time.monotonic() - start
+            rank_zero_info(f"pictures of attention took {spent:.1f} s; they come every {every}")
 
     def _pictures(self, data: Any, module: Any) -> list[tuple[str, Any]]:
         split, preprocess = data.splits["val"], data.preprocess

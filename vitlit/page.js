@@ -120,7 +120,7 @@ function start() {
     get("kind").value = state.kind;
     get("head").value = state.head;
     get("block").value = state.block;
-    get("block-name").textContent = `${state.block} of 0 to ${data.blocks - 1}`;
+    get("block-name").textContent = `${state.block} (0 to ${data.blocks - 1})`;
     get("block").disabled = get("head").disabled = !isAttention;
     get("heads-part").hidden = !isAttention || data.heads === 1;
     get("heads-note").hidden = data.heads > 0;
