@@ -31,11 +31,12 @@ def test_what_does_not_fit_keeps_both_ends(room: float) -> None:
 def test_the_true_class_stands_behind_the_name() -> None:
     assert name_line("cat.png", "cat", 300, 9) == "cat.png, true class cat"
     assert name_line("cat.png", None, 300, 9) == "cat.png"
+    assert name_line("photos/cats/cat.png", "cat", 300, 9) == "cat.png, true class cat"
     assert name_line("", "cat", 300, 9) == "true class cat"
 
 
 def test_a_long_name_leaves_room_for_the_class() -> None:
-    found = name_line(LONG, "W" * 60, 270, 9)
+    found = name_line("a" * 99 + ".jpeg", "W" * 60, 270, 9)
     assert ".jpeg, true class WWW" in found
     assert width(found, 9) <= 270
 

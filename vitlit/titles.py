@@ -3,6 +3,8 @@
 name, classes, probability -> one or two lines, cut in the middle where they are too long
 """
 
+from pathlib import PurePath
+
 from vitlit.decoding import printable
 
 LEAST = 0.4  # of the room, for the true class beside a long name
@@ -34,8 +36,11 @@ def _ends(text: str, kept: int) -> str:
 
 
 def name_line(name: str, label: str | None, room: float, size: float) -> str:
-    """``cat.png, true class cat``, or of these what is known; name: empty where there is none."""
-    name = printable(name)
+    """``cat.png, true class cat``, or of these what is known.
+
+    name: a file, of which folders are left out, or other words; empty where there is none.
+    """
+    name = printable(PurePath(name).name)
     if label is None:
         return cut(name, room, size)
     before = "true class " if not name else ", true class "
