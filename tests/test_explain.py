@@ -23,7 +23,8 @@ def small(**changes: Any) -> ViT:
     torch.manual_seed(0)
     size = {"img_size": [8, 12], "patch_size": 4, "in_chans": 3, "num_classes": 3}
     model = ViT(**{**size, "embed_dim": 12, "depth": 2, "num_heads": 3, **changes}).eval()
-    torch.nn.init.normal_(model.head.weight)
+    if model.num_classes:
+        torch.nn.init.normal_(model.head.weight)
     return model
 
 
@@ -132,6 +133,31 @@ def test_the_folder_holds_figures_and_arrays(
         "class_names": (3,),
     }
     assert shapes == expected | ({"similarity": (6, 2, 3)} if positions else {})
+
+
+@pytest.fixture
+def headless(tmp_path: Path) -> Path:
+    """What is written of a model without a head."""
+    explain(small(num_classes=0), subjects(), preprocess(), NAMES, tmp_path)
+    return tmp_path
+
+
+def test_a_model_without_a_head_is_explained_but_for_classes(headless: Path) -> None:
+    assert {path.name for path in headless.iterdir()} == FILES | {"positions.png"}
+    with np.load(headless / "arrays.npz") as arrays:
+        found = set(arrays.files)
+    assert {"attention", "rollout", "cls_map", "distance", "filters"} < found
+    assert not {"relevance", "probabilities", "class_names"} & found
+
+
+def test_the_rollout_needs_no_head() -> None:
+    one = subjects().pixels[0]
+    model, without = small(), small(num_classes=0)
+    without.load_state_dict(model.state_dict(), strict=False)
+    wanted, found = (study(vit, one, preprocess(), "mean") for vit in (model, without))
+    torch.testing.assert_close(found.rollout, wanted.rollout)
+    assert found.relevance is None
+    assert found.probabilities is None
 
 
 def test_the_model_stays_as_it_was(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vitlit.errors import InputError
 from vitlit.export import FACTS_NAME, Exported, export
 from vitlit.images import Preprocess
 from vitlit.namings import GENERIC, SIZES, arguments_of
-from vitlit.pretrained import load_weights
+from vitlit.pretrained import load, load_weights
 from vitlit.vit import ViT
 
 SMALL: dict[str, Any] = {
@@ -332,7 +332,7 @@ def test_what_transformers_cannot_compute_is_refused(setting: str, tmp_path: Pat
 
 def test_what_timm_cannot_compute_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"norm_eps 1e-12.*--naming huggingface"):
-        exported(small_vit(norm_eps=1e-12), tmp_path / "out")
+        exported(small_vit(norm_eps=1e-12), tmp_path / "out", naming="timm")
 
 
 def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
 def test_weights_that_are_not_numbers_leave_nothing_behind(tmp_path: Path) -> None:
     model = small_vit()
     nn.init.constant_(model.head.bias, float("nan"))
-    with pytest.raises(InputError, match="differ by nan"):
+    with pytest.raises(InputError, match="no finite numbers, so its weights are broken"):
         exported(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -405,3 +405,71 @@ def test_the_message_names_the_files_and_how_to_load_them(tmp_path: Path) -> Non
     assert [file.name for file in result.files] == ["config.json", "model.safetensors"]
     assert f'timm.create_model("local-dir:{result.folder}", pretrained=True)' in result.message
     assert result.difference <= 1e-5
+
+
+def test_the_message_tells_size_mean_and_std(tmp_path: Path) -> None:
+    message = exported(small_vit(), tmp_path / "out").message
+    assert "images (B, 3, 16, 16)" in message
+    assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.3, 0.25]" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "naming", "reason"),
+    [
+        ({}, "timm", "the usual choice"),
+        ({"norm_eps": 1e-12}, "huggingface", "timm has no models with norm_eps 1e-12"),
+        ({"attention": "lsa"}, "vitlit", "huggingface has no models with attention lsa"),
+    ],
+)
+def test_the_naming_is_the_first_that_can_tell_the_model(
+    changes: dict[str, Any], naming: str, reason: str, tmp_path: Path
+) -> None:
+    message = exported(small_vit(**changes), tmp_path / "out").message
+    assert f"as {naming} names them" in message
+    assert reason in message
+
+
+def headless(model: ViT, out: Path, **options: Any) -> Exported:
+    return export(model, preprocess_of(model), [], out, **options)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_timm_computes_the_same_features_without_a_head(pool: str, tmp_path: Path) -> None:
+    model = small_vit(num_classes=0, global_pool=pool)
+    folder = headless(model, tmp_path / "out").folder
+    images = images_for(model)
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        assert_same_logits(theirs(images), model, images)
+    assert theirs.num_classes == 0
+
+
+def test_transformers_computes_the_same_features_without_a_head(tmp_path: Path) -> None:
+    model = small_vit(num_classes=0, norm_eps=1e-12)
+    result = headless(model, tmp_path / "out")
+    theirs, told = transformers.ViTModel.from_pretrained(
+        result.folder, add_pooling_layer=False, output_loading_info=True
+    )
+    images = images_for(model)
+    with torch.no_grad():
+        assert_same_logits(theirs.eval()(images).last_hidden_state[:, 0], model, images)
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert "ViTModel.from_pretrained" in result.message
+
+
+@pytest.mark.parametrize("naming", ["timm", "huggingface", "vitlit"])
+def test_we_load_what_we_export_without_a_head(naming: Any, tmp_path: Path) -> None:
+    model = small_vit(num_classes=0)
+    folder = headless(model, tmp_path / "out", naming=naming).folder
+    loaded = load(folder)
+    images = images_for(model)
+    with torch.no_grad():
+        assert_same_logits(loaded.model(images), model, images)
+    assert loaded.class_names == []
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_programs_without_a_head_say_that_they_give_features(format: Any, tmp_path: Path) -> None:
+    result = headless(small_vit(num_classes=0), tmp_path / "out", format=format)
+    assert "gives features (B, 64)" in result.message
+    assert result.difference <= 1e-4

@@ -23,11 +23,11 @@ LAYERS = [
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
     | {"titles", "history_figure"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
-    | {"export", "namings", "traits"}
+    | {"export", "naming_choice", "namings", "traits"}
     | {"evaluation", "evaluation_figures", "features", "inference"}
     | {"comparison", "probe"},
     {"classifier", "scoring"},
-    {"bar", "callbacks", "history", "hooks", "parser", "settings", "summary", "trainer"}
+    {"bar", "callbacks", "history", "hooks", "parser", "settings", "sources", "summary", "trainer"}
     | {"report", "feature_writer", "runs", "kept", "options"}
     | {"resume", "stopping", "heartbeat", "nonfinite", "guards", "preflight"},
     {"cli"},

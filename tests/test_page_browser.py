@@ -73,6 +73,16 @@ def wanted_levels(row: torch.Tensor, prefix: int = 1) -> list[int]:
     return [round(float(15 * share / patches.max())) for share in patches]
 
 
+def test_a_model_without_a_head_has_no_classes_to_choose(window: Browser, tmp_path: Path) -> None:
+    write(tmp_path / "a.html", [example(probabilities=[], relevance=None)])
+    show(window, tmp_path / "a.html")
+    assert window.run("return document.getElementById('kind').options[2].disabled") is True
+    assert window.run("return document.getElementById('classes-title').hidden") is True
+    assert text(window, "classes") == ""
+    assert "no head" in text(window, "label")
+    assert window.complaints() == []
+
+
 def test_the_page_opens_without_complaint_or_request(window: Browser, tmp_path: Path) -> None:
     write(tmp_path / "a.html", [example()] * 2, figures=all_figures())
     window.requested()  # those of before

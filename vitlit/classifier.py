@@ -79,8 +79,10 @@ class Classifier(Scoring):
         **vit: Any,
     ) -> None:
         super().__init__()
-        if not (0 < lr < math.inf and 0 <= min_lr <= lr):
-            raise InputError(f"lr {lr} must be positive and min_lr {min_lr} between 0 and lr")
+        if not 0 < lr < math.inf:
+            raise InputError(f"lr {lr} is not positive; change --model.lr")
+        if not 0 <= min_lr <= lr:
+            raise InputError(f"min_lr {min_lr} is not between 0 and lr {lr}; change --model.min_lr")
         check_at_least("model", 0, weight_decay=weight_decay)
         check_at_least("model", 0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
         check_below_one("model", label_smoothing=label_smoothing, momentum=momentum)
@@ -99,10 +101,11 @@ class Classifier(Scoring):
                 f"they must agree"
             )
         depth = len(self.vit.blocks)
-        if not 0 < layer_decay <= 1 or not -1 <= freeze_blocks <= depth:
+        if not 0 < layer_decay <= 1:
+            raise InputError(f"layer_decay {layer_decay} must be above 0 and at most 1")
+        if not -1 <= freeze_blocks <= depth:
             raise InputError(
-                f"layer_decay {layer_decay} must be above 0 and at most 1, and freeze_blocks "
-                f"{freeze_blocks} from -1 to the {depth} blocks of the model"
+                f"freeze_blocks {freeze_blocks} must be from -1 to the {depth} blocks of the model"
             )
         freeze(self.vit, freeze_blocks, depth)
         self._add_metrics(self.num_classes)

@@ -38,7 +38,6 @@ from vitlit.pretrained import load_weights
 from vitlit.report import Report, add_test_options, report_place
 from vitlit.runs import Claim, find_start, has_ended
 from vitlit.settings import (
-    check_against_checkpoint,
     check_against_weights,
     check_average,
     check_checkpoints,
@@ -48,6 +47,13 @@ from vitlit.settings import (
     data_of_checkpoint,
     starting_points,
     training_precision,
+)
+from vitlit.sources import (
+    check_checkpoint,
+    check_one_model,
+    check_place,
+    check_weights_are_given,
+    weights_asked_for,
 )
 from vitlit.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.trainer import OWN, Trainer
@@ -59,6 +65,7 @@ class VitCLI(LightningCLI):
     def __init__(self, args: list[str], claim: Claim) -> None:
         self.claim, self._command = claim, args[0]
         self.run: Path | None = None
+        self.headless = False  # weights without a head, which stay so
         super().__init__(
             Classifier,
             ImageData,
@@ -122,10 +129,11 @@ class VitCLI(LightningCLI):
         first = parser.parse_args(quiet)
         command = first["subcommand"]
         self.named, path = find_start(first[command], command)
-        source = first[command]["model"]["pretrained"]
+        source = weights_asked_for(first[command]["model"])
         if path is not None:
             content = checkpointing.read(path)
             saved = content[checkpointing.MODEL]
+            check_one_model(source, saved, path, command)
             of_data = data_of_checkpoint(content[checkpointing.DATA], first[command], command)
             self._set_defaults(command, first[command], saved, of_data)
             if command == "fit":
@@ -134,6 +142,7 @@ class VitCLI(LightningCLI):
         elif source:
             weights = load_weights(source)
             self._set_defaults(command, first[command], *starting_points(weights, first, command))
+            self.headless = command != "fit" and not weights.arguments["num_classes"]
         elif command != "fit" and quiet == args:
             raise InputError(
                 f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last; or "
@@ -141,9 +150,10 @@ class VitCLI(LightningCLI):
             )
         self.config = parser.parse_args(args)
         check_first(self.config[command])
+        check_place(self.config[command], command)
         self.config[command]["ckpt_path"] = None if path is None else str(path)
         if path is not None:
-            check_against_checkpoint(self.config[command]["model"], saved, path, command)
+            check_checkpoint(self.config[command], saved, path, command)
             if command == "fit":
                 check_average(self.config[command]["ema"], content, path)
                 kept.check_can_go_on(content, self.config[command], self.named, path)
@@ -151,6 +161,8 @@ class VitCLI(LightningCLI):
                 kept.tell_changed(content, self.config[command], path)
         elif source:
             check_against_weights(self.config[command]["model"], weights.arguments, source)
+        else:
+            check_weights_are_given(self.config[command]["model"])
 
     def _set_defaults(
         self, command: str, known: Any, model: dict[str, Any], data: dict[str, Any]
@@ -193,6 +205,8 @@ class VitCLI(LightningCLI):
         if self.subcommand == "predict":
             self.model.feature = feature_of(settings, self.model.vit)
         if settings["ckpt_path"] is None and settings["model"]["pretrained"]:
+            if self.headless:
+                self.model.vit.remove_head()
             self.model.load_pretrained()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -273,7 +287,7 @@ class VitCLI(LightningCLI):
         self._print(f"wrote       {self.predictions.path}")
 
     def after_explain(self) -> None:
-        self._print(*explain_lines(self.folder))
+        self._print(*explain_lines(self.folder, has_head=self.model.num_classes > 0))
 
 
 def run(args: list[str]) -> None:

@@ -35,8 +35,8 @@ class ImageData(pl.LightningDataModule):
         data_dir: Where the data set is, or is downloaded to.
         labels: With folder: a CSV file with the columns file, below data_dir, and class, in place
             of class folders; its images are split into three.
-        img_size: Height and width of the model's input in pixels, one number or two; the data
-            set's own by default, 224 for a folder.
+        img_size: Height and width of the model's input in pixels, one number or two, such as 64
+            or '[32,48]'; the data set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for colour; the data set's own by default.
         class_names: Names in the order of the labels; by default those of the data set.
         batch_size: Images in a batch of one process.

@@ -47,16 +47,19 @@ class Subjects:
 
 
 class Findings(NamedTuple):
-    """What was found in one image; maps of the grid are ``(rows, cols)``."""
+    """What was found in one image; maps of the grid are ``(rows, cols)``.
+
+    A model without a head predicts no class, so there is no relevance for it either.
+    """
 
     shown: Tensor  # (C, H, W) in [0, 1], as the model sees it but for normalisation
     attention: Tensor  # (L, h, N, N)
     flow: Tensor  # rollout, (N, N)
-    relevant: Tensor  # relevance for the predicted class, (N, N)
+    relevant: Tensor | None  # relevance for the predicted class, (N, N)
     cls_map: Tensor
     rollout: Tensor
-    relevance: Tensor
-    probabilities: Tensor  # (K,)
+    relevance: Tensor | None
+    probabilities: Tensor | None  # (K,)
     distance: Tensor  # (L, h) in pixels
     shares: Tensor | None  # of the patches in the pooling seq, (rows * cols,)
 
@@ -84,7 +87,7 @@ def names_in(split: Split, places: list[int], title: str) -> list[str]:
 def check_count(count: int) -> None:
     """Refuse what would take too long and too much memory."""
     if not 1 <= count <= MOST:
-        raise InputError(f"{count} images are not 1 to {MOST}, which explain takes at a time")
+        raise InputError(f"{count} images are not 1 to {MOST}, which explain takes; give --count")
 
 
 def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) -> Findings:
@@ -104,16 +107,17 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
     shares = pooled_shares(model, normalised)
     place = {**prefix, "pool": model.global_pool, "shares": shares}
     flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
-    relevant = relevance(model, normalised, logits.argmax(dim=1))
+    has_head = model.num_classes > 0
+    relevant = relevance(model, normalised, logits.argmax(dim=1)) if has_head else None
     found = Findings(
         shown=plain(x)[0],
         attention=maps[:, 0],
         flow=flow[0],
-        relevant=relevant[0],
+        relevant=None if relevant is None else relevant[0],
         cls_map=cls_map(maps, **place)[0],
         rollout=patch_map(flow, **place)[0],
-        relevance=patch_map(without_own(relevant), **place)[0],
-        probabilities=logits[0].float().softmax(dim=0),
+        relevance=None if relevant is None else patch_map(without_own(relevant), **place)[0],
+        probabilities=logits[0].float().softmax(dim=0) if has_head else None,
         distance=mean_attention_distance(maps, patch_size=model.patch_embed.patch_size, **prefix),
         shares=None if shares is None else shares[0],
     )
@@ -129,7 +133,10 @@ def explain(
     *,
     fusion: Fusion = "mean",
 ) -> None:
-    """Write the folder ``out``, which exists and is empty."""
+    """Write the folder ``out``, which exists and is empty.
+
+    class_names: of the labels and, where it has a head, of the model's outputs.
+    """
     with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
         found = [study(model, pixels, preprocess, fusion) for pixels in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
@@ -138,7 +145,9 @@ def explain(
         figure.savefig(out / name)
     of_model = {"distance": distance, "filters": filters, "similarity": similarity}
     arrays = of_model | heads_of(model) | arrays_of(model, found)
-    names = {"names": np.array(subjects.names), "class_names": np.array(class_names)}
+    names = {"names": np.array(subjects.names)}
+    if model.num_classes:
+        names["class_names"] = np.array(class_names)
     known = {name: value.numpy() for name, value in arrays.items() if value is not None}
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
@@ -166,17 +175,25 @@ def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
         "attention": rows_of_interest(model, found),
         "rollout": torch.stack([one.rollout for one in found]),
         "cls_map": torch.stack([one.cls_map for one in found]),
-        "relevance": torch.stack([one.relevance for one in found]),
-        "probabilities": torch.stack([one.probabilities for one in found]),
+        **_stacked("relevance", [one.relevance for one in found]),
+        **_stacked("probabilities", [one.probabilities for one in found]),
         **pooled,
     }
+
+
+def _stacked(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
+    """The parts as one tensor under its name; nothing where there are none."""
+    there = [part for part in parts if part is not None]
+    return {name: torch.stack(there)} if there else {}
 
 
 def _example(
     subjects: Subjects, number: int, found: Findings, class_names: Sequence[str]
 ) -> Example:
-    top = found.probabilities.topk(min(5, len(class_names)))
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    pairs: list[tuple[int, float]] = []
+    if found.probabilities is not None:
+        top = found.probabilities.topk(min(5, len(class_names)))
+        pairs = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
     label = int(subjects.labels[number])
     return Example(
         name=subjects.names[number],
@@ -204,7 +221,7 @@ def facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
         "Blocks": str(len(model.blocks)),
         "Width": str(model.embed_dim),
         "Parameters": f"{count:,}",
-        "Classes": str(len(class_names)),
+        "Classes": str(len(class_names)) if model.num_classes else "none, without a head",
     }
 
 
@@ -229,19 +246,19 @@ def draw(
     maps = {
         "last block": torch.stack([one.cls_map for one in found]),
         "rollout": torch.stack([one.rollout for one in found]),
-        "for its class": torch.stack([one.relevance for one in found]),
+        **_stacked("for its class", [one.relevance for one in found]),
     }
     shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
     if shares:
         maps["pooling"] = torch.stack(shares)
     shown = torch.stack([one.shown for one in found])
-    probabilities = torch.stack([one.probabilities for one in found])
+    answers = _stacked("probabilities", [one.probabilities for one in found])
     yield (
         "overview.png",
         figures.attention_overview(
             shown,
             maps,
-            probabilities=probabilities,
+            **answers,
             class_names=class_names,
             names=subjects.names,
             labels=subjects.labels.tolist(),

@@ -21,7 +21,8 @@ import vitlit
 from vitlit import namings
 from vitlit.errors import InputError
 from vitlit.images import Preprocess
-from vitlit.namings import Naming, Portable
+from vitlit.naming_choice import Naming, choose_naming
+from vitlit.namings import Portable
 from vitlit.pretrained import load_weights
 from vitlit.vit import ViT
 from vitlit.weight_files import WEIGHT_NAMES
@@ -59,22 +60,22 @@ def export(
     """Write the model into the new folder ``out``; it is there complete or not at all.
 
     format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
-    or pt2 (a program for torch.export.load). naming: of safetensors, timm (the default),
-    huggingface, or vitlit, which holds any model but which only this package reads.
+    or pt2 (a program for torch.export.load). naming: of safetensors, timm, huggingface, or vitlit,
+    which holds any model but which only this package reads; by default the first of them that can
+    tell the model. A model without a head, and then without class_names, gives its features.
     The model is left on the CPU, in float32 and in evaluation mode.
     """
     folder = Path(out).expanduser()
-    naming = _check_choices(format, naming)
+    _check_choices(format, naming)
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
     model = model.cpu().float().eval()
     portable = namings.portable(model, preprocess, class_names)
-    if format == "safetensors":
-        namings.check_naming(naming, portable.arguments)
+    chosen, why = choose_naming(naming, portable.arguments)
     with _complete_or_absent(folder) as part:
         match format:
             case "safetensors":
-                program = _write_safetensors(portable, part, naming)
+                program = _write_safetensors(portable, part, chosen)
             case "onnx":
                 program = _write_onnx(portable, part / ONNX_NAME)
             case "pt2":
@@ -82,20 +83,21 @@ def export(
         difference = _difference(model, preprocess, program, portable)
         del program  # it may hold a file open, which some systems then do not rename
     files = sorted(folder.iterdir())
-    message = _message(portable, folder, files, difference, _how_to_load(folder, format, naming))
+    lines = [_how_to_load(portable, folder, format, chosen)]
+    lines += [why] if format == "safetensors" else []
+    message = _message(portable, folder, files, difference, lines)
     return Exported(folder, files, difference, message)
 
 
-def _check_choices(format: str, naming: Naming | None) -> Naming:
+def _check_choices(format: str, naming: Naming | None) -> None:
     if format not in get_args(Format):
         raise InputError(f"unknown format {format!r}; known: {', '.join(get_args(Format))}")
     if naming is None:
-        return "timm"
+        return
     if naming not in get_args(Naming):
         raise InputError(f"unknown naming {naming!r}; known: {', '.join(get_args(Naming))}")
     if format != "safetensors":
         raise InputError(f"--naming is of --format safetensors; leave it out with {format}")
-    return naming
 
 
 @contextmanager
@@ -147,7 +149,7 @@ def _write_onnx(portable: Portable, path: Path) -> Program:
             dynamo=True,
             dynamic_shapes=_dynamic_batch(),
             input_names=["images"],
-            output_names=["logits"],
+            output_names=[portable.output],
             verbose=False,
         )
         program.model.metadata_props.update(_facts(portable))
@@ -155,7 +157,7 @@ def _write_onnx(portable: Portable, path: Path) -> Program:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        return torch.from_numpy(session.run([portable.output], {"images": images.numpy()})[0])
 
     return run
 
@@ -205,7 +207,7 @@ def _facts(portable: Portable) -> dict[str, str]:
     colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} channels")
     return {
         "input": f"images: float32 (B, {channels}, {height}, {width}), {colours}",
-        "output": f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names",
+        "output": _output(portable),
         "pixels": "images = (value / 255 - mean) / std, with values of 0 to 255, by channel",
         "resize": f"scaled to cover {height}x{width}, {portable.interpolation} and antialiased, "
         f"then the centre cut out",
@@ -217,9 +219,15 @@ def _facts(portable: Portable) -> dict[str, str]:
     }
 
 
+def _output(portable: Portable) -> str:
+    if portable.class_names:
+        return f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names"
+    return f"features: float32 (B, {portable.model.embed_dim}), for the weights have no head"
+
+
 @torch.no_grad()
 def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: Portable) -> float:
-    """The largest difference of logits, from random pixels on, over the largest logit."""
+    """The largest difference of outputs, from random pixels on, over the largest output."""
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (portable.mean, portable.std))
     worst = 0.0
@@ -228,39 +236,55 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         with torch.compiler.set_stance("force_eager"):  # a compiled model would compile once more
             wanted = model(preprocess(pixels))
+        if not wanted.isfinite().all():
+            raise InputError(
+                "the model gives no finite numbers, so its weights are broken; nothing was "
+                "written, give another checkpoint"
+            )
         got = program((pixels / 255 - mean) / std)
         largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)
         difference = ((got - wanted).abs().amax() / largest).item()
         if not difference <= TOLERANCE:  # so that NaN is refused
             raise InputError(
-                f"the exported model's logits differ by {difference:.1e} of the largest from the "
-                f"model's, more than {TOLERANCE}; nothing was written, give another --format"
+                f"the exported model's {portable.output} differ by {difference:.1e} of the largest "
+                f"from the model's, more than {TOLERANCE}; nothing was written, give another "
+                f"--format"
             )
         worst = max(worst, difference)
     return worst
 
 
-def _how_to_load(folder: Path, format: Format, naming: Naming) -> str:
+def _how_to_load(portable: Portable, folder: Path, format: Format, naming: Naming) -> str:
     match format, naming:
         case "safetensors", "vitlit":
             return f'vitlit.load("{folder}"), or --model.pretrained {folder}'
         case "safetensors", "timm":
             return f'timm.create_model("local-dir:{folder}", pretrained=True)'
-        case "safetensors", _:
+        case "safetensors", _ if portable.class_names:
             return f'transformers.ViTForImageClassification.from_pretrained("{folder}")'
+        case "safetensors", _:  # its pooler is a layer of its own, which no weights are for
+            return f'transformers.ViTModel.from_pretrained("{folder}", add_pooling_layer=False)'
         case "onnx", _:
             return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
     return f'torch.export.load("{folder / PT2_NAME}").module()'
 
 
 def _message(
-    portable: Portable, folder: Path, files: list[Path], difference: float, load: str
+    portable: Portable, folder: Path, files: list[Path], difference: float, lines: list[str]
 ) -> str:
-    names = ", ".join(file.name for file in files)
+    """lines: how to load the files, and more that is to be known."""
+    load, *more = lines
     shape = ", ".join(map(str, portable.input_size))
-    return (
-        f"wrote {folder}: {names}\n"
-        f"load it with {load}; it takes images (B, {shape}), (pixels / 255 - mean) / std, and "
-        f"gives logits (B, {len(portable.class_names)})\n"
-        f"read again, its logits differ by at most {difference:.1e} of the largest"
+    width = len(portable.class_names) or portable.model.embed_dim
+    rows = (portable.mean, portable.std)
+    mean, std = (", ".join(f"{value:.6g}" for value in row) for row in rows)
+    return "\n".join(
+        [
+            f"wrote {folder}: {', '.join(file.name for file in files)}",
+            *more,
+            f"load it with {load}",
+            f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] and "
+            f"std [{std}], and gives {portable.output} (B, {width})",
+            f"read again, its {portable.output} differ by at most {difference:.1e} of the largest",
+        ]
     )

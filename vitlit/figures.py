@@ -64,7 +64,7 @@ def attention_overview(
     images: Tensor,
     maps: Mapping[str, Tensor],
     *,
-    probabilities: Tensor,
+    probabilities: Tensor | None = None,
     class_names: Sequence[str],
     names: Sequence[str] = (),
     labels: Sequence[int] = (),
@@ -72,8 +72,9 @@ def attention_overview(
     """Each image beside itself lit by its maps, under its name and the class predicted.
 
     images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
-    ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``; names
-    and labels: of the images, where they have any; a label of -1 is not known.
+    ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
+    a model without a head; names and labels: of the images, where they have any; a label of -1 is
+    not known.
     """
     count, _, height, width = images.shape
     across = min(2, count)
@@ -81,18 +82,17 @@ def attention_overview(
     down = ceil(count / across)
     figure = _figure(down * (panel * height / width + 0.68) + 0.2)
     lit = {title: overlay(images, found) for title, found in maps.items()}
-    sure, best = (found.tolist() for found in probabilities.detach().max(dim=1))
     room = 68 * WIDTH / across  # points, a little less than the part is wide
     parts = figure.subfigures(down, across, squeeze=False, wspace=0.04).flat
     for i, part in enumerate(list(parts)[:count]):
         true = labels[i] if labels and labels[i] >= 0 else None
-        is_right = None if true is None else true == best[i]
-        lines = [
-            name_line(
-                names[i] if names else "", None if true is None else class_names[true], room, SMALL
-            ),
-            verdict_line(class_names[best[i]], sure[i], is_right, room, SMALL),
-        ]
+        name = names[i] if names else ""
+        lines = [name_line(name, None if true is None else class_names[true], room, SMALL)]
+        is_right = None
+        if probabilities is not None:
+            sure, best = probabilities[i].detach().max(dim=0)
+            is_right = None if true is None else true == int(best)
+            lines.append(verdict_line(class_names[int(best)], float(sure), is_right, room, SMALL))
         colour = VERMILION if is_right is False else "black"
         title = "\n".join(filter(None, lines))
         part.suptitle(title, fontsize=SMALL, color=colour, parse_math=False)

@@ -122,8 +122,9 @@ class AttentionPictures(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
-        if every_n_epochs < 1 or count < 1:
-            raise InputError(f"every_n_epochs {every_n_epochs} and count {count} must be 1 or more")
+        for name, value in (("every_n_epochs", every_n_epochs), ("count", count)):
+            if value < 1:
+                raise InputError(f"{name} {value} of the pictures of attention must be 1 or more")
         self.every_n_epochs, self.count = every_n_epochs, count
         self._told = False
 
@@ -148,10 +149,11 @@ class AttentionPictures(Callback):
         pixels = split.images.gather(split.members[places])
         with torch.autocast(module.device.type, enabled=False):
             found = [study(module.vit, one, preprocess, "mean") for one in pixels]
+        answers = [one.probabilities for one in found if one.probabilities is not None]
         overview = figures.attention_overview(
             torch.stack([one.shown for one in found]),
             {"rollout": torch.stack([one.rollout for one in found])},
-            probabilities=torch.stack([one.probabilities for one in found]),
+            probabilities=torch.stack(answers),
             class_names=module.class_names,
             names=names_in(split, places, f"{data.dataset} val"),
             labels=split.labels[places].tolist(),

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from vitlit.vit import ViT
 from vitlit.weight_facts import METADATA
 from vitlit.weight_files import CONFIG_NAME, PROCESSOR_NAME
 
-Naming = Literal["timm", "huggingface", "vitlit"]
-
-TIMM_EPS = 1e-6  # of timm's LayerNorm, which no config.json changes
 GENERIC = "vit_base_patch16_224"  # timm's name where no published one fits; model_args overrule it
 SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
     (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),
@@ -60,6 +57,11 @@ class Portable:
     std: tuple[float, ...]
     class_names: list[str]
     interpolation: str
+
+    @property
+    def output(self) -> str:
+        """What it gives; without a head the pooled tokens ``(B, D)``."""
+        return "logits" if self.model.num_classes else "features"
 
     @property
     def input_size(self) -> list[int]:
@@ -129,48 +131,13 @@ def _gpsa_of(model: ViT) -> dict[str, Any]:
     return {"gpsa_blocks": len(gated) or None, "locality_strength": strength}
 
 
-def check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
-    """Refuse a model that the naming's code cannot compute."""
-    refused = _inexpressible(naming, arguments)
-    if not refused:
-        return
-    other: Naming = "huggingface" if naming == "timm" else "timm"
-    way = "" if _inexpressible(other, arguments) else f"--naming {other}, "
-    raise InputError(
-        f"{naming} has no models with {' and '.join(refused)}; give {way}--naming vitlit, or "
-        f"--format onnx or pt2, which hold any model"
-    )
-
-
-def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
-    """The settings of a model that the naming cannot tell."""
-    if naming == "vitlit":
-        return []
-    refused = {
-        f"patch_embed {told['patch_embed']}": told["patch_embed"] not in ("linear", "conv"),
-        f"attention {told['attention']}": told["attention"] != "softmax",
-        "pos_embed rope": told["pos_embed"] == "rope",
-        "global_pool seq": told["global_pool"] == "seq",
-    }
-    if naming == "timm":
-        refused[f"norm_eps {told['norm_eps']}"] = told["norm_eps"] != TIMM_EPS
-        return [setting for setting, is_refused in refused.items() if is_refused]
-    refused |= {
-        "global_pool avg": told["global_pool"] == "avg",
-        f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
-        "init_values (LayerScale)": told["init_values"] is not None,
-        "num_classes 0": told["num_classes"] == 0,
-    }
-    return [setting for setting, is_refused in refused.items() if is_refused]
-
-
 def timm_tensors(portable: Portable) -> dict[str, Tensor]:
     """Weights under timm's names, which are ours."""
     return dict(portable.model.state_dict())
 
 
 def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
-    """Weights under the names of transformers' ViTForImageClassification."""
+    """Weights under the names of transformers' ViTForImageClassification, or of ViTModel."""
     state = timm_tensors(portable)
     if portable.model.pos_embed is None:  # transformers has no model without: zeros add nothing
         rows, cols = portable.model.grid_size
@@ -182,7 +149,10 @@ def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
             continue
         for part, matrix in zip(("query", "key", "value"), value.chunk(3), strict=True):
             split[name.replace(".qkv.", f".{part}.")] = matrix.clone()  # no shared memory
-    return {_hugging_face_name(name): value for name, value in split.items()}
+    named = {_hugging_face_name(name): value for name, value in split.items()}
+    if portable.class_names:
+        return named
+    return {name.removeprefix("vit."): value for name, value in named.items()}
 
 
 def _hugging_face_name(name: str) -> str:
@@ -222,10 +192,11 @@ def timm_files(portable: Portable) -> dict[str, Any]:
         "num_classes": told["num_classes"],
         "num_features": told["embed_dim"],
         "global_pool": told["global_pool"],
-        "label_names": portable.class_names,
         "model_args": model_args,
         "pretrained_cfg": settings,
     }
+    if portable.class_names:
+        config["label_names"] = portable.class_names
     return {CONFIG_NAME: config}
 
 
@@ -233,7 +204,7 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
     """config.json of transformers' ViTConfig, and preprocessor_config.json."""
     told, names = portable.arguments, portable.class_names
     config = {
-        "architectures": ["ViTForImageClassification"],
+        "architectures": ["ViTForImageClassification" if names else "ViTModel"],
         "model_type": "vit",
         "hidden_size": told["embed_dim"],
         "num_hidden_layers": told["depth"],
@@ -246,9 +217,10 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
         "num_channels": told["in_chans"],
         "qkv_bias": told["qkv_bias"],
         "encoder_stride": told["patch_size"],
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
     }
+    if names:
+        config["id2label"] = {str(number): name for number, name in enumerate(names)}
+        config["label2id"] = {name: number for number, name in enumerate(names)}
     return {CONFIG_NAME: config, PROCESSOR_NAME: _processor(portable)}
 
 

@@ -153,6 +153,8 @@ function start() {
 
   function listClasses(example) {
     get("classes").replaceChildren();
+    const isHeadless = !example.probabilities.length;
+    get("classes-title").hidden = isHeadless;
     for (const [name, share] of example.probabilities) {
       const item = element("li", get("classes"));
       item.className = name === example.label ? "true" : "";
@@ -161,7 +163,9 @@ function start() {
       const bar = element("span", item, { className: "bar" });
       element("span", bar).style.width = `${100 * share}%`;
     }
-    get("label").replaceChildren();
+    get("label").replaceChildren(
+      isHeadless ? "The model has no head: it predicts no class, so none has relevance. " : "",
+    );
     if (example.label === null) return;
     get("label").append("True class: ");
     element("bdi", get("label"), { textContent: example.label });

@@ -17,6 +17,8 @@ from vitlit.pretrained import Weights, class_names_of
 from vitlit.vit import ViT
 
 FIXED = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # of weights
+HEADLESS = ("probe", "explain", "export")  # commands that weights without a head will do for
+GROUPED = ("freeze_blocks", "layer_decay", "decay")  # what the optimiser's groups follow from
 RATES = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
 
@@ -28,11 +30,23 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
     names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATES)]
     if command == "fit":
         names.append("optimizer")
+        _check_groups(model, saved, path)
     for name in names:
         if name in model and name in saved and model[name] != saved[name]:
             raise InputError(
                 f"model.{name} {model[name]} contradicts {path}, which has {saved[name]}; "
                 f"leave out --model.{name}"
+            )
+
+
+def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
+    """The optimiser's state is kept by groups of parameters, which these settings make."""
+    for name in GROUPED:
+        if name in saved and model[name] != saved[name]:
+            raise InputError(
+                f"model.{name} {model[name]} contradicts {path}, whose training goes on only with "
+                f"its own, {saved[name]}; leave out --model.{name}, or start a new training from "
+                f"its weights: --model.pretrained {path} in place of --ckpt_path"
             )
 
 
@@ -67,12 +81,15 @@ def starting_points(
         return arguments, data | {"in_chans": arguments["in_chans"]}
     if arguments["num_classes"]:
         names = class_names_of(weights)
-    elif command == "probe" or wanted.get("output") == "features":
+    elif command == "explain" and not wanted["data"]["images"]:
+        return arguments, data | {"dataset": "folder", "in_chans": arguments["in_chans"]}
+    elif command in HEADLESS or wanted.get("output") == "features":
         names = ["0", "1"]  # of a head that nobody will ask
     else:
         raise InputError(
             f"{wanted['model']['pretrained']} has no head, so it names no classes; "
-            f"fine-tune it with `vitlit fit --config finetune.yaml`"
+            f"fine-tune it with `vitlit fit --config finetune.yaml`, or use {', '.join(HEADLESS)} "
+            f"or predict --output features, which need none"
         )
     data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
     return arguments, data
@@ -183,16 +200,14 @@ def check_trainer(trainer: Any, command: str) -> None:
 
 
 def check_checkpoints(every_n_steps: int, every_minutes: float) -> None:
-    if every_n_steps < 0 or not (math.isfinite(every_minutes) and every_minutes >= 0):
-        raise InputError(
-            f"checkpoints.every_n_steps {every_n_steps} and checkpoints.every_minutes "
-            f"{every_minutes} must be 0 or more"
-        )
+    _check_not_negative("checkpoints", every_n_steps=every_n_steps, every_minutes=every_minutes)
 
 
 def check_early_stopping(patience: int, min_delta: float) -> None:
-    if patience < 0 or not (math.isfinite(min_delta) and min_delta >= 0):
-        raise InputError(
-            f"early_stopping.patience {patience} and early_stopping.min_delta {min_delta} "
-            f"must be 0 or more"
-        )
+    _check_not_negative("early_stopping", patience=patience, min_delta=min_delta)
+
+
+def _check_not_negative(group: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{group}.{name} {value} is not valid; give 0 or more")

@@ -57,7 +57,10 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> li
     ]
 
 
-def explain_lines(folder: Path) -> list[str]:
-    """After ``explain``: the files, and what to do with them."""
+def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
+    """After ``explain``: the files, and what could not be said."""
     names = " ".join(sorted(file.name for file in folder.iterdir()))
-    return [f"wrote       {relative(folder)}: {names}"]
+    lines = [f"wrote       {relative(folder)}: {names}"]
+    if not has_head:
+        lines.append("left out    predicted classes and relevance to them: there is no head")
+    return lines

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import checkpointing, comparison
 from vitlit.bad_images import refuse
@@ -18,10 +19,11 @@ from vitlit.explain import Subjects, balanced_sample, check_count, explain, name
 from vitlit.export import Format, export
 from vitlit.features import Feature, FeaturePool
 from vitlit.interpret import Fusion
-from vitlit.namings import Naming
+from vitlit.naming_choice import Naming
 from vitlit.probe import extractor, find_alike, probe_data_set
 from vitlit.readers import FileImages
 
+USUAL = 8  # images of the validation split to explain
 EXPLANATION, EXPORT, PROBE = "explanation", "export", "probe"
 OWN = ("explain", EXPORT, "compare", PROBE)  # commands
 
@@ -36,7 +38,7 @@ class Trainer(pl.Trainer):
         ckpt_path: str | None = None,
         *,
         out: str | None = None,
-        count: int = 8,
+        count: int | None = None,
         fusion: Fusion = "mean",
     ) -> Path:
         """Draw what the model looks at: figures, arrays and a page, in a folder.
@@ -47,7 +49,8 @@ class Trainer(pl.Trainer):
             ckpt_path: Checkpoint whose weights are explained.
             out: Folder to make; explanation by default, or explanation-2 and so on. In it,
                 overview.png and index.html show every image, and heads.png the first one.
-            count: Images of the validation split, the classes taking turns.
+            count: Images of the validation split, the classes taking turns, 8 by default; or how
+                many of --data.images, the first ones, all by default.
             fusion: How rollout joins the heads of a block: mean, max or min.
 
         Returns the folder.
@@ -76,14 +79,15 @@ class Trainer(pl.Trainer):
             datamodule: How its images are prepared.
             ckpt_path: Checkpoint whose weights are exported.
             format: safetensors, onnx (onnxruntime) or pt2 (torch.export).
-            naming: Whose names the weights of safetensors get, timm by default; vitlit holds
-                any model.
+            naming: Whose names the weights of safetensors get: timm, huggingface, or vitlit,
+                which holds any model; by default the first of them that can tell this one.
             out: Folder to make; export by default, or export-2 and so on.
 
         Returns what was written, in words.
         """
         _load(model, ckpt_path)
-        names, folder = model.class_names, _folder(out, EXPORT)
+        names = model.class_names if model.num_classes else []
+        folder = _folder(out, EXPORT)
         found = export(
             model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
         )
@@ -141,8 +145,10 @@ class Trainer(pl.Trainer):
             query: With --data.images: files whose neighbours are looked for.
             out: Folder to make; probe by default, or probe-2 and so on.
         """
-        if k < 1 or (c is not None and not 0 < c < math.inf):
-            raise InputError(f"k {k} must be 1 or more and c {c} positive")
+        if k < 1:
+            raise InputError(f"k {k} must be 1 or more; change --k")
+        if c is not None and not 0 < c < math.inf:
+            raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
         feature = Feature(layer, pool)
         feature.check(model.vit)
         if ckpt_path is not None:
@@ -173,17 +179,22 @@ def load_body(model: Classifier, path: Path) -> None:
     model.load_state_dict({**state, **own})
 
 
-def _subjects(data: ImageData, count: int) -> Subjects:
+def _subjects(data: ImageData, count: int | None) -> Subjects:
     """What is to be explained; refused before anything is read if it is too much."""
     if data.image_paths is not None:
         data.setup("predict")
         split = data.splits["predict"]
-        check_count(len(split))
-        members, names = split.members, [printable(file) for file in data.files]
+        most = len(split) if count is None else count
+        check_count(most)
+        members = split.members[:most]
+        names = [printable(file) for file in data.files[:most]]
+        if len(members) < len(split):
+            rank_zero_info(f"the first {len(members)} of {len(split)} images, as --count says")
         assert isinstance(split.images, FileImages)
         pixels, bad = split.images.read(members)
-        refuse(bad, len(split), "mend them, or leave them out of --data.images")
+        refuse(bad, len(members), "mend them, or leave them out of --data.images")
     else:
+        count = USUAL if count is None else count
         check_count(count)
         data.prepare_data()
         data.setup("validate")

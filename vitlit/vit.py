@@ -159,6 +159,10 @@ class ViT(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
 
+    def remove_head(self) -> None:
+        """Give features ``(B, D)`` in place of logits, as with ``num_classes=0``."""
+        self.num_classes, self.head = 0, nn.Identity()
+
     def _add_norm(self, dim: int, eps: float, *, after_pooling: bool) -> None:
         """Set ``norm``, before the pooling, and ``fc_norm``, after it: one of them does nothing."""
         norm = nn.LayerNorm(dim, eps=eps)
