@@ -239,7 +239,7 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
         if not wanted.isfinite().all():
             raise InputError(
                 "the model gives no finite numbers, so its weights are broken; nothing was "
-                "written, give another checkpoint"
+                "written, give other weights, such as an earlier checkpoint"
             )
         got = program((pixels / 255 - mean) / std)
         largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)

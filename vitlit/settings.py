@@ -86,10 +86,11 @@ def starting_points(
     elif command in HEADLESS or wanted.get("output") == "features":
         names = ["0", "1"]  # of a head that nobody will ask
     else:
+        source = wanted["model"]["pretrained"]
         raise InputError(
-            f"{wanted['model']['pretrained']} has no head, so it names no classes; "
-            f"fine-tune it with `vitlit fit --config finetune.yaml`, or use {', '.join(HEADLESS)} "
-            f"or predict --output features, which need none"
+            f"{source} has no head, so it names no classes; fine-tune it with "
+            f"`vitlit fit --config finetune.yaml --model.pretrained {source}`, or use "
+            f"{', '.join(HEADLESS)} or predict --output features, which need none"
         )
     data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
     return arguments, data
