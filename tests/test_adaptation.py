@@ -140,13 +140,13 @@ def test_a_head_of_other_classes_is_replaced_by_zeros() -> None:
     _, new, notes = adapted({}, {"num_classes": 7})
     assert not new.head.weight.any()
     assert not new.head.bias.any()
-    assert notes == ["head set to zeros for 7 classes; the weights have 5"]
+    assert notes == ["head set to zeros for 7 classes; dropped the weights' head of 5 classes"]
 
 
 def test_weights_without_a_head_get_one_of_zeros() -> None:
     _, new, notes = adapted({"num_classes": 0}, {})
     assert not new.head.weight.any()
-    assert notes == ["head set to zeros for 5 classes; the weights have no head"]
+    assert notes == ["head set to zeros for 5 classes; the weights bring none"]
 
 
 def test_a_model_without_a_head_drops_it() -> None:
@@ -220,3 +220,40 @@ def test_the_weights_themselves_stay_as_they_were() -> None:
     adapt(weights, small(img_size=24, num_classes=3, global_pool="avg", in_chans=1))
     assert weights.state.keys() == before.keys()
     assert all(torch.equal(weights.state[name], value) for name, value in before.items())
+
+
+def head_of(names: list[str] | None, wanted: list[str]) -> tuple[ViT, ViT, list[str]]:
+    """A model, the one made for the classes ``wanted`` of its weights, and the notes."""
+    old, new = small(num_classes=3), small(num_classes=len(wanted))
+    weights = weights_of(old, num_classes=3)._replace(class_names=names)
+    state, notes = adapt(weights, new, wanted)
+    new.load_state_dict(state, strict=True)
+    return old, new, notes
+
+
+def test_the_same_classes_in_another_order_keep_their_logits() -> None:
+    old, new, notes = head_of(["cat", "dog", "owl"], ["owl", "cat", "dog"])
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(new(images), old(images)[:, [2, 0, 1]])
+    assert notes == ["head kept for the same 3 classes, its rows put into the order of the data"]
+
+
+def test_the_same_classes_keep_the_head() -> None:
+    old, new, notes = head_of(["cat", "dog", "owl"], ["cat", "dog", "owl"])
+    assert torch.equal(new.head.weight, old.head.weight)
+    assert notes == ["head kept for the same 3 classes"]
+
+
+def test_as_many_other_classes_replace_the_head_and_both_are_named() -> None:
+    _, new, notes = head_of(["cat", "dog", "owl"], ["cat", "dog", "car"])
+    assert not new.head.weight.any()
+    assert notes == [
+        "head set to zeros for 3 classes (cat, dog, car); "
+        "dropped the weights' head of 3 classes (cat, dog, owl)"
+    ]
+
+
+def test_classes_without_names_keep_the_head_with_a_word_about_their_order() -> None:
+    old, new, [note] = head_of(None, ["cat", "dog", "owl"])
+    assert torch.equal(new.head.weight, old.head.weight)
+    assert "do not name their 3 classes; they are assumed to be cat, dog, owl, in this" in note

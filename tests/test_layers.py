@@ -23,12 +23,13 @@ LAYERS = [
     {"checkpointing", "interpret", "figures", "page_figures", "page", "explain"}
     | {"titles", "history_figure"}
     | {"pretrained", "adaptation", "weight_files", "weight_facts", "weight_formats"}
+    | {"weight_arguments", "loading"}
     | {"export", "naming_choice", "namings", "traits"}
     | {"evaluation", "evaluation_figures", "features", "inference"}
     | {"comparison", "probe"},
     {"classifier", "scoring"},
     {"bar", "callbacks", "history", "hooks", "parser", "settings", "sources", "summary", "trainer"}
-    | {"report", "feature_writer", "runs", "kept", "options"}
+    | {"report", "feature_writer", "runs", "kept", "options", "origins"}
     | {"resume", "stopping", "heartbeat", "nonfinite", "guards", "preflight"},
     {"cli"},
     {"__main__"},

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from vitlit.datasets import SOURCES
 from vitlit.errors import InputError
-from vitlit.pretrained import Weights, _from_published, load, load_weights
+from vitlit.loading import load
+from vitlit.pretrained import Weights, _from_published, load_weights
 from vitlit.vit import ViT
 from vitlit.weight_facts import folder_facts
 from vitlit.weight_formats import translate
@@ -719,7 +720,7 @@ def test_every_timm_architecture_is_inferred_as_timm_builds_it_or_refused(
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
         try:
             translated = translate(dict(reference.state_dict()), name)
-            arguments = _from_published(translated, folder_facts(tmp_path), name, []).arguments
+            arguments = _from_published(translated, folder_facts(tmp_path), {}, name, []).arguments
         except InputError:
             continue
         block = reference.blocks[0]

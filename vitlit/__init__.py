@@ -9,7 +9,7 @@ _HOMES = {
     "Classifier": "vitlit.classifier",
     "ImageData": "vitlit.datamodule",
     "ViT": "vitlit.vit",
-    "load": "vitlit.pretrained",
+    "load": "vitlit.loading",
     "patchify": "vitlit.patches",
     "unpatchify": "vitlit.patches",
 }
@@ -22,3 +22,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Names that are here already, and those that :func:`__getattr__` would import."""
+    return sorted({*globals(), *__all__})

@@ -14,7 +14,7 @@ from vitlit.blocks import Block
 from vitlit.embedding import PatchEmbed
 from vitlit.errors import InputError
 from vitlit.patches import grid_size
-from vitlit.pretrained import Weights
+from vitlit.pretrained import Weights, untold_names
 from vitlit.vit import ViT
 from vitlit.weight_files import listed
 
@@ -24,6 +24,7 @@ EXTRAS = {  # beside what all models have: what it is, and how its names end
     "localities of gpsa": ".attn.locality",
     "scores of the pooling": "seq_pool.score.weight",
 }
+HEAD = ("head.weight", "head.bias")
 PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
 Grid = tuple[int, int]
 
@@ -79,22 +80,17 @@ def convert_channels(filters: Tensor, in_chans: int) -> Tensor:
     return repeated[:, :in_chans] * (channels / in_chans)
 
 
-def forget_other_classes(weights: Weights, class_names: list[str]) -> Weights:
-    """Without a head for other classes; one of the same number would be kept in silence."""
-    if weights.class_names is None or weights.class_names == class_names:
-        return weights
-    state = {name: value for name, value in weights.state.items() if not name.startswith("head.")}
-    return weights._replace(state=state)
-
-
-def adapt(weights: Weights, model: ViT) -> Adapted:
+def adapt(weights: Weights, model: ViT, class_names: list[str] | None = None) -> Adapted:
     """The weights as a state for ``model``, which must agree in width, depth and MLP.
 
-    Resized: positions, patch filters, input channels. Replaced: a head of another number of
-    classes, by zeros. What the weights do not have (a class token, registers, positions) keeps
-    the model's own values; what the model does not have is dropped. The same holds for what
-    attention lsa and gpsa and the pooling seq learn beside the rest. Fixed positions (sincos1d,
-    sincos2d) are the model's own. Every change but none of what stays is in the notes.
+    class_names: those of the model; without them a head of as many classes is kept.
+
+    Resized: positions, patch filters, input channels. Replaced: a head of other classes, by
+    zeros; one of the same classes in another order gets its rows in theirs. What the weights do
+    not have (a class token, registers, positions) keeps the model's own values; what the model
+    does not have is dropped. The same holds for what attention lsa and gpsa and the pooling seq
+    learn beside the rest. Fixed positions (sincos1d, sincos2d) are the model's own. Every change
+    is in the notes, and why a head stays.
     """
     _check_embedding(weights, model)
     notes: list[str] = []
@@ -104,7 +100,7 @@ def adapt(weights: Weights, model: ViT) -> Adapted:
     _adapt_positions(state, weights, model, notes)
     _adapt_prefix(state, own, notes)
     _adapt_norm(state, own, notes)
-    _adapt_head(state, own, notes)
+    _adapt_head(state, own, (weights.class_names, class_names), notes)
     _adapt_extras(state, own, notes)
     _note_differences(weights, model, notes)
     wrong = [
@@ -206,19 +202,44 @@ def _adapt_norm(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[st
     notes.append(f"the last norm moved {'behind' if new == 'fc_norm' else 'before'} the pooling")
 
 
-def _adapt_head(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+def _adapt_head(
+    state: dict[str, Tensor],
+    own: dict[str, Tensor],
+    names: tuple[list[str] | None, list[str] | None],
+    notes: list[str],
+) -> None:
+    """names: of the classes of the weights and of the model, each None where it is not known."""
     head = state.get("head.weight")
     if "head.weight" not in own:
         if head is not None:
             del state["head.weight"], state["head.bias"]
             notes.append("head dropped; the model has none")
         return
-    classes = own["head.weight"].shape[0]
-    if head is not None and head.shape[0] == classes:
+    classes, (old, new) = own["head.weight"].shape[0], names
+    if head is not None and head.shape[0] == classes and _is_same(old, new):
+        if old is not None and new is not None:
+            rows = [old.index(name) for name in new]
+            is_moved = rows != sorted(rows)
+            how = ", its rows put into the order of the data" if is_moved else ""
+            notes.append(f"head kept for the same {classes} classes{how}")
+            state |= {name: state[name][rows] for name in HEAD if is_moved}
+        elif new is not None:
+            notes.append(f"head kept; {untold_names(new)}")
         return
-    state |= {name: torch.zeros_like(own[name]) for name in ("head.weight", "head.bias")}
-    had = "no head" if head is None else f"{head.shape[0]}"
-    notes.append(f"head set to zeros for {classes} classes; the weights have {had}")
+    state |= {name: torch.zeros_like(own[name]) for name in HEAD}
+    had = "the weights bring none"
+    if head is not None:
+        had = f"dropped the weights' head of {head.shape[0]} classes{_shown(old)}"
+    notes.append(f"head set to zeros for {classes} classes{_shown(new)}; {had}")
+
+
+def _is_same(old: list[str] | None, new: list[str] | None) -> bool:
+    """Whether classes may be the same: known names decide, whatever their order."""
+    return old is None or new is None or sorted(old) == sorted(new)
+
+
+def _shown(names: list[str] | None) -> str:
+    return f" ({listed(names)})" if names else ""
 
 
 def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:

@@ -11,12 +11,12 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from vitlit.adaptation import adapt, forget_other_classes
+from vitlit.adaptation import adapt
 from vitlit.errors import InputError, check_at_least, check_below_one
 from vitlit.losses import balanced_weights, cross_entropy
 from vitlit.metrics import TrainSums
 from vitlit.optim import freeze, parameter_groups, schedule_factor, spread_non_finite
-from vitlit.pretrained import load_weights
+from vitlit.pretrained import Weights, load_weights, tell
 from vitlit.sampler import Batch
 from vitlit.scoring import Scoring
 from vitlit.seeding import seed_dropout
@@ -47,8 +47,8 @@ class Classifier(Scoring):
         freeze_blocks: The first blocks that are not trained, nor what is before them; -1 trains
             the head alone.
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
-            Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, call
-            load_pretrained.
+            Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
+            vitlit.load.
         compile: Compile the model for training with torch.compile; the first step then takes
             up to some minutes.
         class_names: Names in the order of the labels, from the data.
@@ -129,13 +129,15 @@ class Classifier(Scoring):
         vit = self.vit if self.training else self.vit.forward
         return vit(x.to(self.dtype))  # the data are float32, the model may be another
 
-    def load_pretrained(self) -> None:
-        """Start from the weights that ``pretrained`` names, made to fit; say what was changed."""
-        weights = load_weights(self.hparams["pretrained"])
-        state, notes = adapt(forget_other_classes(weights, self.class_names), self.vit)
+    def load_pretrained(self, weights: Weights | None = None) -> None:
+        """Start from weights, by default those that ``pretrained`` names, made to fit.
+
+        Logs what was assumed, kept, resized and dropped.
+        """
+        weights = weights or load_weights(self.hparams["pretrained"])
+        state, notes = adapt(weights, self.vit, self.class_names)
         self.vit.load_state_dict(state)
-        for note in [*weights.notes, *notes]:
-            rank_zero_info(f"weights: {note}")
+        tell([*weights.notes, *notes])
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["class_weights"] == "balanced":

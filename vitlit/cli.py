@@ -23,6 +23,7 @@ from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.guards import make_guards, training_callbacks
 from vitlit.hooks import Unprofiled, skip_idle_hooks
 from vitlit.options import add_options, explain_options
+from vitlit.origins import given, note_statistics, origins, small_depth
 from vitlit.parser import (
     LINKED,
     ConfigFile,
@@ -140,7 +141,9 @@ class VitCLI(LightningCLI):
                 more = kept.kept_settings(content)
                 self._subcommand_parsers[command].set_defaults(more)
         elif source:
-            weights = load_weights(source)
+            self.where = origins(args)
+            self.weights = weights = load_weights(source, given(first[command], self.where))
+            args = args + small_depth(weights, self.where)
             self._set_defaults(command, first[command], *starting_points(weights, first, command))
             self.headless = command != "fit" and not weights.arguments["num_classes"]
         elif command != "fit" and quiet == args:
@@ -160,7 +163,7 @@ class VitCLI(LightningCLI):
                 kept.tell_kept(more, first[command], self.config[command], path)
                 kept.tell_changed(content, self.config[command], path)
         elif source:
-            check_against_weights(self.config[command]["model"], weights.arguments, source)
+            check_against_weights(self.config[command], weights, self.where, command)
         else:
             check_weights_are_given(self.config[command]["model"])
 
@@ -205,9 +208,11 @@ class VitCLI(LightningCLI):
         if self.subcommand == "predict":
             self.model.feature = feature_of(settings, self.model.vit)
         if settings["ckpt_path"] is None and settings["model"]["pretrained"]:
+            note_statistics(self.weights, self.datamodule, self.where)
             if self.headless:
                 self.model.vit.remove_head()
-            self.model.load_pretrained()
+            self.model.load_pretrained(self.weights)
+            del self.weights  # the model has its own copy
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         settings = self._get(self.config_init, "trainer")

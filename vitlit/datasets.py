@@ -162,14 +162,23 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
     return first
 
 
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def check_class_names(data_dir: Path, expected: list[str]) -> None:
     """Refuse a folder whose classes are not those of the model: labels would shift in silence."""
     found = find_class_names("folder", data_dir)
     if found != expected:
-        odd = sorted(set(found) ^ set(expected))
+        more = {
+            "only the folder has": sorted(set(found) - set(expected)),
+            "only the model has": sorted(set(expected) - set(found)),
+        }
+        lists = [f"{who} {_few(names)}" for who, names in more.items() if names]
         raise InputError(
             f"the classes in {data_dir} are not those of the model: "
-            f"{', '.join(odd[:5]) or 'their order differs'}"
+            f"{'; '.join(lists) or 'their order differs'}; give the data that "
+            f"the model is for"
         )
 
 

@@ -7,29 +7,26 @@ timm, Hugging Face, Google (.npz), torchvision and own checkpoints; told apart b
 """
 
 import inspect
-import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit import checkpointing
-from vitlit.checkpointing import Loaded
 from vitlit.datamodule import ImageData
-from vitlit.datasets import IMAGENET_MEAN, IMAGENET_STD, find_class_names
+from vitlit.datasets import find_class_names
 from vitlit.errors import InputError
-from vitlit.images import Preprocess, per_channel
-from vitlit.patches import pair
 from vitlit.vit import ViT
+from vitlit.weight_arguments import check, infer
 from vitlit.weight_facts import Facts, folder_facts, metadata_facts
 from vitlit.weight_files import CONFIG_NAME, WEIGHT_NAMES, download, listed, read_file, unwrap
-from vitlit.weight_formats import FILTERS, Translated, positions_with_prefix, translate
+from vitlit.weight_formats import Translated, translate
 
-HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # published widths whose heads are not 64 wide
+ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 OWN = re.compile(r"vit\.patch_embed\.")  # of a checkpoint, whatever its patch embedding
-USUAL_SIZE = 224  # pixels, where neither positions nor settings tell
 
 
 class Weights(NamedTuple):
@@ -51,40 +48,25 @@ class Weights(NamedTuple):
     invert: bool = False
 
 
-def load_weights(source: str | Path) -> Weights:
+def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Weights:
     """The weights that ``source`` means, whatever code wrote them.
 
     source: a file; the folder of a model (config.json beside model.safetensors or
     pytorch_model.bin) or of a run; a name on the Hugging Face hub, ``owner/model`` or
-    ``owner/model@revision``; or ``best`` or ``last`` as for checkpoints.
+    ``owner/model@revision``; or ``best`` or ``last`` as for checkpoints. given: arguments of ViT
+    (img_size, num_heads, norm_eps, act) that hold where the source does not tell them.
     """
-    file, folder = _located(str(source))
+    file, folder = located(str(source))
     content = read_file(file)
-    if _is_own(content.parts):
+    if is_own(content.parts):
         return _from_checkpoint(file)
     tensors, notes = unwrap(content.parts, file)
     if facts := metadata_facts(content.metadata):
-        _check(tensors, facts.arguments, str(source))
+        check(tensors, facts.arguments, str(source))
         return Weights(tensors, *facts, [])
     facts = Facts({}) if folder is None else folder_facts(folder)
-    return _from_published(translate(tensors, str(source)), facts, str(source), notes)
-
-
-def load(source: str | Path) -> Loaded:
-    """A model ready to use from Python: of a checkpoint, or of weights from anywhere.
-
-    source: as in :func:`load_weights`. Weights without a head give features and no class names.
-    """
-    file, _ = _located(str(source))
-    if _is_own(read_file(file).parts):
-        return checkpointing.load(file)
-    weights = load_weights(source)
-    model = ViT(**weights.arguments)
-    model.load_state_dict(weights.state)
-    mean = per_channel("mean", list(weights.mean or IMAGENET_MEAN), model.in_chans)
-    std = per_channel("std", list(weights.std or IMAGENET_STD), model.in_chans)
-    preprocess = Preprocess(model.in_chans, model.img_size, model.img_size, mean, std)
-    return Loaded(model.eval(), preprocess, class_names_of(weights))
+    translated = translate(tensors, str(source))
+    return _from_published(translated, facts, given or {}, str(source), notes)
 
 
 def class_names_of(weights: Weights) -> list[str]:
@@ -95,7 +77,7 @@ def class_names_of(weights: Weights) -> list[str]:
     return weights.class_names or [str(label) for label in range(count)]
 
 
-def _located(source: str) -> tuple[Path, Path | None]:
+def located(source: str) -> tuple[Path, Path | None]:
     """The file of the weights and, where it belongs to a model's folder, the folder."""
     if "://" in source:
         raise InputError(f"{source} is an address; download the file and give its path")
@@ -109,12 +91,18 @@ def _located(source: str) -> tuple[Path, Path | None]:
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name, folder
-    if folder != path or (folder / CONFIG_NAME).is_file():
-        raise InputError(f"{source} has no {' and no '.join(WEIGHT_NAMES)}; give another model")
-    return checkpointing.resolve(source), None
+    is_run = (folder / "checkpoints").is_dir() or any(folder.glob("*.ckpt*"))
+    if folder == path and is_run and not (folder / CONFIG_NAME).is_file():
+        return checkpointing.resolve(source), None
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)
+    way = f"give a file in it, such as {others[0]}" if others else "give a file or another folder"
+    raise InputError(
+        f"{source} has no {' and no '.join(WEIGHT_NAMES)}, and is no run, which has "
+        f"checkpoints/best.ckpt; {way}"
+    )
 
 
-def _is_own(parts: dict[str, Any]) -> bool:
+def is_own(parts: dict[str, Any]) -> bool:
     """Whether it is a checkpoint of ours; Lightning's of other projects lack the name."""
     state = parts.get("state_dict")
     is_lightning = checkpointing.MODEL in parts and checkpointing.DATA in parts
@@ -132,7 +120,7 @@ def _from_checkpoint(file: Path) -> Weights:
         for name, value in tensors.items()
         if name.startswith("vit.")
     }
-    _check(state, arguments, str(file))
+    check(state, arguments, str(file))
     data = ImageData(**content[checkpointing.DATA])
     mean, std, names = data.preprocess.mean, data.preprocess.std, list(data.class_names)
     if data.preprocess.invert:
@@ -140,139 +128,72 @@ def _from_checkpoint(file: Path) -> Weights:
     return Weights(state, arguments, mean, std, names, [], data.preprocess.invert)
 
 
-def _from_published(translated: Translated, facts: Facts, source: str, notes: list[str]) -> Weights:
+def _from_published(
+    translated: Translated, facts: Facts, given: dict[str, Any], source: str, notes: list[str]
+) -> Weights:
     state, kind = translated.state, translated.format
     notes = notes + translated.notes
-    told = {"norm_eps": kind.norm_eps, "act": kind.act} | facts.arguments
+    told = dict(facts.arguments)
     if translated.num_heads is not None:
         told["num_heads"] = translated.num_heads
-    arguments: dict[str, Any] = told | _inferred(state, told, source, notes)
-    for name in ("norm_eps", "act"):
-        if name not in facts.arguments:
-            notes.append(f"{name} {told[name]} assumed, as {kind.name}'s models have")
-    _check(state, arguments, source)
+    inferred = infer(state, told, given, kind, source, notes)
+    for name, usual in (("norm_eps", kind.norm_eps), ("act", kind.act)):
+        if name not in told and name not in given:
+            notes.append(f"{name} {usual} assumed, as {kind.name}'s models have")
+        told.setdefault(name, given.get(name, usual))
+    arguments = told | inferred
+    check(state, arguments, source)
     channels, classes = arguments["in_chans"], arguments["num_classes"]
     mean, std = _of_length(channels, facts.mean), _of_length(channels, facts.std)
     if mean is None or std is None:
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
-    if mean is None:
-        notes.append("the weights do not tell the mean and std of the images they were trained on")
-    names = facts.class_names if facts.class_names and len(facts.class_names) == classes else None
-    return Weights(state, arguments, mean, std, names, notes)
+        if mean is not None and std is not None:
+            notes.append(f"{statistics(mean, std)} assumed, as for {kind.name}'s models")
+    return Weights(state, arguments, mean, std, _names(facts, classes, notes), notes)
+
+
+def _names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
+    """The class names that the source tells, where they are those of its head."""
+    names = facts.class_names
+    if not names or not classes:
+        return None
+    if len(names) != classes:
+        notes.append(
+            f"{CONFIG_NAME} names {len(names)} classes ({listed(names)}), but the head has "
+            f"{classes}; the names are left out"
+        )
+        return None
+    if len(set(names)) < classes:  # as in Hugging Face's of ImageNet: two kinds of crane
+        notes.append("class names that occur twice got their numbers, to tell them apart")
+        names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    return names
 
 
 def _of_length(count: int, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return values if values is not None and len(values) == count else None
 
 
-def _shape(state: dict[str, Tensor], name: str, ndim: int, source: str) -> list[int]:
-    if name not in state or state[name].ndim != ndim or 0 in state[name].shape:
-        raise InputError(f"{source} has no usable {name}; it is cut short or of another model")
-    return list(state[name].shape)
+def statistics(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Mean and std in words."""
+    first, second = (", ".join(f"{value:.4g}" for value in row) for row in (mean, std))
+    return f"mean {first} and std {second}"
 
 
-def _inferred(
-    state: dict[str, Tensor], told: dict[str, Any], source: str, notes: list[str]
-) -> dict[str, Any]:
-    """ViT's arguments from names and shapes; completes ``state["pos_embed"]`` in place."""
-    width, channels, patch, across = _shape(state, FILTERS, 4, source)
-    if patch != across:
-        raise InputError(f"{source} has patches of {patch}x{across} pixels; they must be square")
-    hidden = _shape(state, "blocks.0.mlp.fc1.weight", 2, source)[0]
-    has_class_token, has_fc_norm = "cls_token" in state, "fc_norm.weight" in state
-    registers = _shape(state, "reg_token", 3, source)[1] if "reg_token" in state else 0
-    pool = told.get("global_pool")
-    if pool not in ("token", "avg") or not has_class_token:
-        pool = "avg" if has_fc_norm or not has_class_token else "token"
-    num_heads = told.get("num_heads")
-    if num_heads is None:
-        num_heads = HEADS.get(width, max(1, width // 64))
-        notes.append(
-            f"num_heads {num_heads} assumed, as published models of width {width} have; "
-            f"the weights do not tell"
-        )
-    return {
-        "img_size": _img_size(state, told, patch, source, notes),
-        "patch_size": patch,
-        "in_chans": channels,
-        "num_classes": _shape(state, "head.weight", 2, source)[0] if "head.weight" in state else 0,
-        "embed_dim": width,
-        "depth": len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
-        "num_heads": num_heads,
-        "mlp_ratio": _ratio(hidden, width),
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "pos_embed": "learn" if "pos_embed" in state else "none",
-        "global_pool": pool,
-        # unset where they follow from global_pool, so that they follow another one too
-        "class_token": None if has_class_token == (pool == "token") else has_class_token,
-        "reg_tokens": registers,
-        "fc_norm": None if has_fc_norm == (pool == "avg") else has_fc_norm,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
-    }
+def untold_statistics(mean: Sequence[float], std: Sequence[float], whose: str) -> str:
+    """What is said where weights do not tell how the pixels of their images were normalised."""
+    return f"{statistics(mean, std)} assumed, which are {whose}; the weights do not tell"
 
 
-def _ratio(hidden: int, width: int) -> float:
-    """The ratio from which ViT computes ``hidden`` again, whatever the rounding."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
-
-
-def _img_size(
-    state: dict[str, Tensor], told: dict[str, Any], patch: int, source: str, notes: list[str]
-) -> int | list[int]:
-    """Image size in pixels: as told where that fits the positions, else of a square grid."""
-    size = told.get("img_size")
-    if "pos_embed" not in state:
-        if told.get("pos_embed") != "none":  # not to be taken for rotary positions
-            raise InputError(f"{source} has no learned positions, which the model needs")
-        if size is None:
-            notes.append(f"img_size {USUAL_SIZE} assumed; without positions the weights fit any")
-        return USUAL_SIZE if size is None else size
-    rows = _shape(state, "pos_embed", 3, source)[1]
-    class_token = int("cls_token" in state)
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    counts = (rows - class_token - registers, rows - class_token, rows)
-    grids = [(math.isqrt(count), math.isqrt(count)) for count in counts if count > 0]
-    if size is not None:
-        high, wide = pair(size)
-        grids.insert(0, (high // patch, wide // patch))
-    for high, wide in grids:
-        complete = positions_with_prefix(
-            state["pos_embed"], patches=high * wide, class_token=class_token, reg_tokens=registers
-        )
-        if complete is not None and high * wide:
-            state["pos_embed"] = complete
-            return high * patch if high == wide else [high * patch, wide * patch]
-    raise InputError(
-        f"the {rows} positions of {source} are no square grid; give the folder of the model, "
-        f"whose config.json tells the image size"
+def untold_names(names: list[str]) -> str:
+    """What is said where weights do not name their classes."""
+    is_imagenet = len(names) == 1000 and names == find_class_names("imagenet", Path())
+    return (
+        f"the weights do not name their {len(names)} classes; they are assumed to be "
+        f"{'those of ImageNet: ' if is_imagenet else ''}{listed(names)}, in this order"
     )
 
 
-def _check(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> None:
-    """Refuse weights that are not exactly those of the model that the arguments describe."""
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    if arguments.get("depth", depth) != depth:  # before a model of any depth is built
-        raise InputError(f"{source} has {depth} blocks, but says depth {arguments['depth']}")
-    try:
-        with torch.device("meta"):
-            wanted = {name: value.shape for name, value in ViT(**arguments).state_dict().items()}
-    except InputError:
-        raise
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{source} describes a model that cannot be: {reason}") from error
-    missing = wanted.keys() - state.keys()
-    unknown = [name for name in state if name not in wanted]
-    if unknown:
-        raise InputError(
-            f"{source} has parts that this Vision Transformer has not: {listed(unknown)}"
-        )
-    if missing:
-        raise InputError(f"{source} lacks {listed(sorted(missing))}; is it complete?")
-    for name, shape in wanted.items():
-        if state[name].shape != shape:
-            raise InputError(
-                f"{name} of {source} is {list(state[name].shape)}, where its other parts need "
-                f"{list(shape)}"
-            )
+def tell(notes: Sequence[str]) -> None:
+    """Log what was assumed, kept, resized or dropped, one line each, from the first process."""
+    for note in notes:
+        rank_zero_info(f"weights: {note}")

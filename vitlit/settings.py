@@ -15,8 +15,10 @@ from vitlit.errors import InputError
 from vitlit.parser import LINKED, near
 from vitlit.pretrained import Weights, class_names_of
 from vitlit.vit import ViT
+from vitlit.weight_files import listed
 
-FIXED = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # of weights
+# of weights
+FIXED = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
 HEADLESS = ("probe", "explain", "export")  # commands that weights without a head will do for
 GROUPED = ("freeze_blocks", "layer_decay", "decay")  # what the optimiser's groups follow from
 RATES = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
@@ -50,14 +52,32 @@ def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
             )
 
 
-def check_against_weights(model: Any, arguments: dict[str, Any], source: str) -> None:
-    """Weights can be made to fit other sizes and classes, but not another width or depth."""
+def check_against_weights(
+    settings: Any, weights: Weights, where: dict[str, str], command: str
+) -> None:
+    """Weights can be made to fit other sizes and classes, but not another width or depth.
+
+    settings: all of the command; where: the place that sets each of them, see :mod:`origins`.
+    """
+    model, arguments, source = settings["model"], weights.arguments, settings["model"]["pretrained"]
     for name in FIXED:
-        if model[name] != arguments[name]:
-            raise InputError(
-                f"model.{name} {model[name]} contradicts {source}, which has {arguments[name]}; "
-                f"leave out --model.{name}"
-            )
+        value, has = model[name], arguments[name]
+        if value == has:
+            continue
+        place = where.get(f"model.{name}", "--")
+        way, of = f"leave out --model.{name}", ""
+        if not place.startswith("--"):
+            way, of = f"leave it out there, or give --model.{name} {has}", f" of {place}"
+        raise InputError(f"model.{name} {value}{of} contradicts {source}, which has {has}; {way}")
+    is_answering = command not in ("fit", "probe") and settings.get("output") != "features"
+    is_head_used = is_answering and arguments["num_classes"] > 0
+    names, theirs = settings["data"]["class_names"] or [], class_names_of(weights)
+    is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
+    if is_head_used and (is_other or len(names) != len(theirs)):
+        raise InputError(
+            f"data.class_names ({listed(names)}) are not the {len(theirs)} classes of {source} "
+            f"({listed(theirs)}); leave them out, or fine-tune the weights with `vitlit fit`"
+        )
 
 
 def starting_points(

@@ -55,7 +55,12 @@ def read_file(path: Path) -> Content:
     except Exception as error:  # each reader raises many kinds for files that are not its own
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         if "weights only" in str(error).lower() or "weights_only" in str(error):
-            reason = "it holds more than tensors and plain values, which is never executed"
+            reason = (
+                "it holds more than tensors and plain values, which is never executed; if it is a "
+                "whole model, save its weights with torch.save(model.state_dict(), FILE)"
+            )
+        if reason.startswith("Error while deserializing header"):  # safetensors'
+            reason = f"it is cut short or damaged ({reason}); download it again"
         raise InputError(f"cannot read {path} as weights: {reason}") from error
     if not start:
         raise InputError(f"{path} is empty; download it again")

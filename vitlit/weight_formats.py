@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError
+from vitlit.weight_files import listed
 
 Rules = tuple[tuple[str, str], ...]
 FILTERS = "patch_embed.proj.weight"
@@ -70,7 +71,10 @@ GOOGLE: Rules = (  # the published files, the newer ones of the same code, and b
 
 
 class Format(NamedTuple):
-    """How one code base names and computes; mean and std where all of its files share them."""
+    """How one code base names and computes; mean and std where all of its files share them.
+
+    class_positions: whether a class token has a position in all of its files.
+    """
 
     name: str
     rules: Rules
@@ -78,6 +82,7 @@ class Format(NamedTuple):
     act: str = "gelu"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    class_positions: bool = True
 
 
 HALF = (0.5, 0.5, 0.5)
@@ -88,7 +93,9 @@ FORMATS = {  # by how the name of the patch filters ends
     ),
     FILTERS: Format("timm", TIMM),
     "conv_proj.weight": Format("torchvision", TORCHVISION, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "embedding/kernel": Format("Google", GOOGLE, act="gelu_tanh", mean=HALF, std=HALF),
+    "embedding/kernel": Format(
+        "Google", GOOGLE, act="gelu_tanh", mean=HALF, std=HALF, class_positions=False
+    ),
 }
 DROPPED = {  # parts of pre-training that no classifier uses
     r"^(dist_token$|head_dist\.)": "the distillation token and its head",
@@ -113,8 +120,10 @@ def translate(tensors: dict[str, Tensor], source: str) -> Translated:
     found = ((name, end) for end in FORMATS for name in tensors if _ends(name, end))
     marker, end = next(found, (None, ""))
     if marker is None:
-        some = ", ".join(list(tensors)[:3])
-        raise InputError(f"{source} holds no Vision Transformer known here; it has {some}")
+        raise InputError(
+            f"{source} holds no Vision Transformer known here: it has {listed(tensors)}, and no "
+            f"patch embedding ({' or '.join(FORMATS)})"
+        )
     notes: list[str] = []
     kind = FORMATS[end]
     state = _without_prefix(tensors, marker.removesuffix(end), notes)
@@ -195,6 +204,8 @@ def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
         parts[r"^head\."] = "the head, which reads class token and average together"  # DINOv2's
     for pattern, what in parts.items():
         found = [name for name in state if re.search(pattern, name)]
+        if head is not None and "head.weight" in found:
+            what = f"{what}, of {len(head)} classes"
         for name in found:
             del state[name]
         if found:
