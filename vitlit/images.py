@@ -192,7 +192,11 @@ def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From uint8 pixels to what the model was trained on; the same for training and prediction.
+    """From images to what the model was trained on; the same for training and prediction.
+
+    Called, it takes a batch of images of any one size, grey or colour, as a uint8 tensor
+    ``(B, C, h, w)``; ``read`` makes such an image of a file. One of Pillow's becomes such a tensor
+    by torchvision's ``pil_to_tensor(image.convert("RGB"))[None]``.
 
     in_chans: channels of the model; source_size: (height, width) at which files are decoded;
     img_size: (height, width) of the model's input; mean, std: per channel, of pixels in [0, 1]
