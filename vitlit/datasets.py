@@ -178,7 +178,7 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
         raise InputError(
             f"the classes in {data_dir} are not those of the model: "
             f"{'; '.join(lists) or 'their order differs'}; give the data that "
-            f"the model is for"
+            f"the model is for, or of published weights the names with --data.class_names"
         )
 
 

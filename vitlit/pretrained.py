@@ -20,7 +20,7 @@ from vitlit.datamodule import ImageData
 from vitlit.datasets import find_class_names
 from vitlit.errors import InputError
 from vitlit.vit import ViT
-from vitlit.weight_arguments import check, infer
+from vitlit.weight_arguments import check, check_finite, infer
 from vitlit.weight_facts import Facts, folder_facts, metadata_facts
 from vitlit.weight_files import CONFIG_NAME, WEIGHT_NAMES, download, listed, read_file, unwrap
 from vitlit.weight_formats import Translated, translate
@@ -56,17 +56,22 @@ def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Wei
     ``owner/model@revision``; or ``best`` or ``last`` as for checkpoints. given: arguments of ViT
     (img_size, num_heads, norm_eps, act) that hold where the source does not tell them.
     """
-    file, folder = located(str(source))
+    weights = _read(str(source), given or {})
+    check_finite(weights.state, str(source))
+    return weights
+
+
+def _read(source: str, given: dict[str, Any]) -> Weights:
+    file, folder = located(source)
     content = read_file(file)
     if is_own(content.parts):
         return _from_checkpoint(file)
     tensors, notes = unwrap(content.parts, file)
     if facts := metadata_facts(content.metadata):
-        check(tensors, facts.arguments, str(source))
+        check(tensors, facts.arguments, source)
         return Weights(tensors, *facts, [])
     facts = Facts({}) if folder is None else folder_facts(folder)
-    translated = translate(tensors, str(source))
-    return _from_published(translated, facts, given or {}, str(source), notes)
+    return _from_published(translate(tensors, source), facts, given, source, notes)
 
 
 def class_names_of(weights: Weights) -> list[str]:

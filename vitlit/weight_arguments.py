@@ -213,10 +213,7 @@ def _refuse_other(state: dict[str, Tensor], source: str) -> None:
 
 
 def check(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> None:
-    """Refuse weights that are not exactly those of the model that the arguments describe.
-
-    Numbers that are not finite are refused as well: every output would be none.
-    """
+    """Refuse weights that are not exactly those of the model that the arguments describe."""
     depth = _depth(state)
     if arguments.get("depth", depth) != depth:  # before a model of any depth is built
         raise InputError(f"{source} has {depth} blocks, but says depth {arguments['depth']}")
@@ -242,7 +239,6 @@ def check(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> N
                 f"{name} of {source} is {list(state[name].shape)}, where its other parts need "
                 f"{list(shape)}"
             )
-    check_finite(state, source)
 
 
 def check_finite(state: dict[str, Tensor], source: str) -> None:
