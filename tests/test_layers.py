@@ -29,7 +29,7 @@ LAYERS = [
     | {"comparison", "probe"},
     {"classifier", "scoring"},
     {"bar", "callbacks", "history", "hooks", "parser", "settings", "sources", "summary", "trainer"}
-    | {"report", "feature_writer", "runs", "kept", "options", "origins"}
+    | {"report", "feature_writer", "runs", "kept", "options", "origins", "starting"}
     | {"resume", "stopping", "heartbeat", "nonfinite", "guards", "preflight"},
     {"cli"},
     {"__main__"},

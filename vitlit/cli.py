@@ -13,7 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit import checkpointing, kept
+from vitlit import checkpointing
 from vitlit.bar import Bar
 from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
@@ -23,9 +23,7 @@ from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.guards import make_guards, training_callbacks
 from vitlit.hooks import Unprofiled, skip_idle_hooks
 from vitlit.options import add_options, explain_options
-from vitlit.origins import given, note_statistics, origins, small_depth
 from vitlit.parser import (
-    LINKED,
     ConfigFile,
     Parser,
     join_lists,
@@ -35,27 +33,17 @@ from vitlit.parser import (
     only_safe_settings,
     refuse_linked,
 )
-from vitlit.pretrained import load_weights
 from vitlit.report import Report, add_test_options, report_place
 from vitlit.runs import Claim, find_start, has_ended
 from vitlit.settings import (
-    check_against_weights,
-    check_average,
     check_checkpoints,
     check_early_stopping,
     check_first,
     check_trainer,
-    data_of_checkpoint,
-    starting_points,
     training_precision,
 )
-from vitlit.sources import (
-    check_checkpoint,
-    check_one_model,
-    check_place,
-    check_weights_are_given,
-    weights_asked_for,
-)
+from vitlit.sources import check_place, check_weights_are_given
+from vitlit.starting import start_from
 from vitlit.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.trainer import OWN, Trainer
 
@@ -66,7 +54,6 @@ class VitCLI(LightningCLI):
     def __init__(self, args: list[str], claim: Claim) -> None:
         self.claim, self._command = claim, args[0]
         self.run: Path | None = None
-        self.headless = False  # weights without a head, which stay so
         super().__init__(
             Classifier,
             ImageData,
@@ -126,59 +113,28 @@ class VitCLI(LightningCLI):
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
         args = join_lists(name_checkpoints(args))
         refuse_linked(keys_of(args), "the command line")
+        command = self._command
         quiet = [arg for arg in args if not arg.startswith("--print_config")]
-        first = parser.parse_args(quiet)
-        command = first["subcommand"]
-        self.named, path = find_start(first[command], command)
-        source = weights_asked_for(first[command]["model"])
-        if path is not None:
-            content = checkpointing.read(path)
-            saved = content[checkpointing.MODEL]
-            check_one_model(source, saved, path, command)
-            of_data = data_of_checkpoint(content[checkpointing.DATA], first[command], command)
-            self._set_defaults(command, first[command], saved, of_data)
-            if command == "fit":
-                more = kept.kept_settings(content)
-                self._subcommand_parsers[command].set_defaults(more)
-        elif source:
-            self.where = origins(args)
-            self.weights = weights = load_weights(source, given(first[command], self.where))
-            args = args + small_depth(weights, self.where)
-            self._set_defaults(command, first[command], *starting_points(weights, first, command))
-            self.headless = command != "fit" and not weights.arguments["num_classes"]
+        first = parser.parse_args(quiet)[command]
+        self.named, path = find_start(first, command)
+        self.start = start_from(path, first, command, args)
+        if self.start is not None:
+            self._subcommand_parsers[command].set_defaults(self.start.defaults())
+            args = [*args, *self.start.words]
         elif command != "fit" and quiet == args:
             raise InputError(
                 f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last; or "
                 f"--model.pretrained: published weights"
             )
         self.config = parser.parse_args(args)
-        check_first(self.config[command])
-        check_place(self.config[command], command)
-        self.config[command]["ckpt_path"] = None if path is None else str(path)
-        if path is not None:
-            check_checkpoint(self.config[command], saved, path, command)
-            if command == "fit":
-                check_average(self.config[command]["ema"], content, path)
-                kept.check_can_go_on(content, self.config[command], self.named, path)
-                kept.tell_kept(more, first[command], self.config[command], path)
-                kept.tell_changed(content, self.config[command], path)
-        elif source:
-            check_against_weights(self.config[command], weights, self.where, command)
+        settings = self.config[command]
+        check_first(settings)
+        check_place(settings, command)
+        settings["ckpt_path"] = None if path is None else str(path)
+        if self.start is not None:
+            self.start.check(settings, self.named)
         else:
-            check_weights_are_given(self.config[command]["model"])
-
-    def _set_defaults(
-        self, command: str, known: Any, model: dict[str, Any], data: dict[str, Any]
-    ) -> None:
-        for group, content in (("model", model), ("data", data)):
-            values = {f"{group}.{name}": value for name, value in content.items()}
-            self._subcommand_parsers[command].set_defaults(
-                {
-                    name: value
-                    for name, value in values.items()
-                    if name in known and name not in LINKED
-                }
-            )
+            check_weights_are_given(settings["model"])
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the checkpoint override flags."""
@@ -207,12 +163,8 @@ class VitCLI(LightningCLI):
             self.model.flip = settings["flip"]
         if self.subcommand == "predict":
             self.model.feature = feature_of(settings, self.model.vit)
-        if settings["ckpt_path"] is None and settings["model"]["pretrained"]:
-            note_statistics(self.weights, self.datamodule, self.where)
-            if self.headless:
-                self.model.vit.remove_head()
-            self.model.load_pretrained(self.weights)
-            del self.weights  # the model has its own copy
+        if self.start is not None:
+            self.start.fill(self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         settings = self._get(self.config_init, "trainer")

@@ -81,22 +81,21 @@ def check_against_weights(
 
 
 def starting_points(
-    weights: Weights, first: Any, command: str
+    weights: Weights, wanted: Any, command: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Defaults of model and data that follow from weights to start from, or to use as they are.
 
-    first: all settings as they would be without the weights. In ``fit`` the data decide classes
-    and channels, elsewhere the weights do.
+    wanted: settings of the command as they would be without the weights. In ``fit`` the data
+    decide classes and channels, elsewhere the weights do.
     """
     arguments = weights.arguments
     data: dict[str, Any] = {"img_size": arguments["img_size"]}
     if weights.invert:
         data["invert"] = True
-    if weights.mean is not None and (weights.invert or not first[command]["data"]["invert"]):
+    if weights.mean is not None and (weights.invert or not wanted["data"]["invert"]):
         data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
     if command == "fit":
         return arguments, data
-    wanted = first[command]
     if command == "probe" and not wanted["data"]["images"]:
         return arguments, data | {"in_chans": arguments["in_chans"]}
     if arguments["num_classes"]:
@@ -119,7 +118,7 @@ def starting_points(
 def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[str, Any]:
     """Defaults from a checkpoint's data; ``probe`` finds the classes of whatever data it is given.
 
-    wanted: all settings of the command as they would be without the checkpoint.
+    wanted: settings of the command as they would be without the checkpoint.
     """
     if command == "probe" and not wanted["data"]["images"]:
         return {name: value for name, value in data.items() if name != "class_names"}
