@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlit import checkpointing
+from vitlit import checkpointing, durable
 from vitlit.errors import InputError
 
 
@@ -106,3 +106,47 @@ def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"settings and the weights of .*a\.ckpt do not agree"):
         checkpointing.load(tmp_path / "a.ckpt")
+
+
+def numbered(number: int) -> dict[str, int]:
+    return {"number": number}
+
+
+def number_in(file: Path) -> int:
+    return torch.load(file, weights_only=True)["number"]
+
+
+def test_a_damaged_file_never_takes_the_place_of_the_good_one_before_it(tmp_path: Path) -> None:
+    last, before = tmp_path / "last.ckpt", tmp_path / "last-1.ckpt"
+    first = checkpointing.DurableIO()
+    for number in (1, 2):
+        first.save_checkpoint(numbered(number), last)
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    second = checkpointing.DurableIO()  # of the training that goes on
+    second.save_checkpoint(numbered(3), last)
+    assert (number_in(last), number_in(before)) == (3, 1)
+    assert durable.is_intact(before)
+    second.save_checkpoint(numbered(4), last)
+    assert (number_in(last), number_in(before)) == (4, 3)
+
+
+def test_what_a_process_wrote_itself_is_not_read_again_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, read = checkpointing.DurableIO(), []
+    monkeypatch.setattr(durable, "is_intact", lambda path: read.append(path) or True)
+    for number in (1, 2, 3):
+        saving.save_checkpoint(numbered(number), tmp_path / "last.ckpt")
+    assert not read
+    assert number_in(tmp_path / "last-1.ckpt") == 2
+
+
+def test_damage_since_a_process_wrote_is_noticed(tmp_path: Path) -> None:
+    saving, last = checkpointing.DurableIO(), tmp_path / "last.ckpt"
+    for number in (1, 2):
+        saving.save_checkpoint(numbered(number), last)
+    last.write_bytes(last.read_bytes()[:-70])
+    saving.save_checkpoint(numbered(3), last)
+    assert number_in(tmp_path / "last-1.ckpt") == 1

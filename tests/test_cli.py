@@ -164,6 +164,16 @@ def test_validate_scores_the_validation_split(
     assert validated == reached(capsys.readouterr().out, "val/acc")
 
 
+def test_a_checkpoint_without_a_checksum_is_noted_once(
+    at_home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "plain.ckpt"
+    torch.save(torch.load(checkpoint(at_home), weights_only=True), file)
+    with caplog.at_level("INFO"):
+        assert main(["test", f"--ckpt_path={file}", f"--out={tmp_path / 'report'}", *QUIET]) == 0
+    assert caplog.text.count("has no checksum of its own") == 1
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
     """Digits as image files: grey and colour, of several sizes, one in a folder."""

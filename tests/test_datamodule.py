@@ -21,7 +21,7 @@ from vitlit.errors import InputError
 from vitlit.readers import FileImages
 from vitlit.sampler import Batch
 from vitlit.seeding import address, uniform
-from vitlit.splits import Split, stratified_split
+from vitlit.splits import Split, check_repeats, stratified_split
 from vitlit.transform import AUGMENT as STREAM
 
 IMAGENET = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -565,3 +565,36 @@ def test_a_bad_setting_names_its_value_and_the_rule(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         ImageData(**{"patch_size": 4, **settings})
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_batch_that_repeats_a_small_set_is_told(
+    caplog: pytest.LogCaptureFixture, world: int
+) -> None:
+    check_repeats(8, 4, world)
+    assert not caplog.text
+    check_repeats(11, 10, world)
+    assert ("a batch of 20 holds each of the 11 training images up to 2 times" in caplog.text) == (
+        world == 2
+    )
+
+
+def test_a_batch_far_above_the_set_is_refused() -> None:
+    data = ready(batch_size=2000)
+    with pytest.raises(InputError, match=r"batch_size 2000 .* 1295 training .* 1295 or less"):
+        data.train_dataloader()
+    check_repeats(8, 1024, 1)
+    check_repeats(2000, 2000, 8)
+
+
+def test_files_of_other_kinds_in_class_folders_are_counted_and_named(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder()
+    for name in ("cat/1.heic", "dog/2.avif", "dog/3.HEIC"):
+        (root / name).touch()
+    photos(root)
+    assert f"(1 .avif, 2 .heic), the first is {root}/cat/1.heic; convert" in caplog.text
+    caplog.clear()
+    ready("predict", images=[str(root / "dog")], in_chans=3)
+    assert f"(1 .avif, 1 .heic), the first is {root}/dog/2.avif;" in caplog.text

@@ -271,6 +271,15 @@ def test_a_large_jpegs_box_is_cut_where_it_is(tmp_path: Path, orientation: int) 
     torch.testing.assert_close(found, expected, rtol=0, atol=2)
 
 
+def test_images_of_other_kinds_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "b.HEIC", "sub/c.avif", "notes.txt", ".d.heic"):
+        (tmp_path / name).touch()
+    unread: list[str] = []
+    assert find_images([str(tmp_path)], unread) == [str(tmp_path / "a.png")]
+    assert unread == [str(tmp_path / name) for name in ("b.HEIC", "sub/c.avif")]
+
+
 # -- bad files --------------------------------------------------------------------------------
 
 

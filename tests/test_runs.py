@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 
 from vitlit import checkpointing, runs
 from vitlit.__main__ import main
+from vitlit.classifier import Classifier
 from vitlit.errors import InputError
+from vitlit.sampler import Batch
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -160,6 +163,31 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path)
         assert main([*FIT, "--run=a"]) == 0
     assert steps_of("a") == 6
     assert checkpointing.resolve(str(checkpoint("a"))) == checkpoint("a")
+
+
+def test_a_job_does_not_start_from_a_checkpoint_that_is_not_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lightning starts any SLURM job from an hpc_ckpt_N.ckpt, and has handlers that write one."""
+    assert main([*FIT, "--run=other"]) == 0
+    Path("hpc_ckpt_1.ckpt").write_bytes(checkpoint("other").read_bytes())
+    task = {"JOB_ID": "7", "JOB_NAME": "vitlit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    task |= {"NODEID": "0", "NODELIST": "localhost", "CPUS_PER_TASK": "1"}
+    for name, value in task.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM)}
+    seen: list[object] = []
+    test = Classifier.test_step
+
+    def test_step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        seen.extend(map(signal.getsignal, before))
+        return test(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "test_step", test_step)
+    assert main([*FIT, "--trainer.max_epochs=1"]) == 0
+    assert steps_of("7") == 3
+    assert main(["test", "--ckpt_path=last", *QUIET, "--trainer.limit_test_batches=1"]) == 0
+    assert seen == list(before.values())
 
 
 def test_a_failed_training_leaves_no_folder() -> None:

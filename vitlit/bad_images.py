@@ -3,7 +3,9 @@
 Images, members of a split -> members that can be read
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -22,6 +24,24 @@ def listing(headline: str, bad: Sequence[BadFile]) -> str:
     lines = [f"  {printable(file.path)}: {file.reason}" for file in bad[:SHOWN]]
     more = [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
     return "\n".join([headline, *lines, *more])
+
+
+def say_unread(paths: Sequence[str]) -> None:
+    """Say which image files in folders are of kinds that are not read."""
+    if not paths:
+        return
+    kinds = Counter(Path(path).suffix.lower() for path in paths)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    say(
+        f"left out images of kinds that are not read ({counts}), the first is "
+        f"{printable(paths[0])}; convert them to PNG or JPEG"
+    )
+
+
+def print_bad(bad: Sequence[BadFile], good: int) -> None:
+    """Where files could not be read and ``good`` others could, how many, which and why."""
+    if bad:
+        print(listing(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
 
 
 def refuse(bad: Sequence[BadFile], total: int, way_out: str) -> None:

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveragi
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from vitlit.bad_images import listing, refuse
+from vitlit.bad_images import print_bad, refuse
 from vitlit.decoding import printable
 from vitlit.errors import InputError, check_at_least
 from vitlit.readers import BadFile
@@ -206,15 +206,12 @@ class PredictionWriter(Callback):
             strict=True,
         )
         self._found += [(i, values, classes) for i, valid, values, classes in rows if valid]
-        self._bad += [(i, reason) for i, reason in batch.bad]
+        self._bad += batch.bad
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = sorted(_gather(self._found, trainer.world_size))
-        reasons = dict(_gather(self._bad, trainer.world_size))  # once, where rows fill a batch up
         files = trainer.datamodule.files  # type: ignore[attr-defined]
-        bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
-        if not found:
-            refuse(bad, len(bad), "mend them, or give --data.images others")
+        bad = self._bad_files(files, len(found), trainer.world_size)
         if not trainer.is_global_zero:
             return
         rows = [self._row(files[i], values, classes) for i, values, classes in found]
@@ -224,8 +221,15 @@ class PredictionWriter(Callback):
             writer.writerow(["file", "class", "probability", "top5"])
             writer.writerows(rows)
         self._show(rows)
-        if bad:
-            print(listing(f"{len(bad)} of {len(bad) + len(rows)} images cannot be read:", bad))
+        print_bad(bad, len(rows))
+
+    def _bad_files(self, files: list[str], good: int, world: int) -> list[BadFile]:
+        """Those that could not be read, of all processes; refused where none could."""
+        reasons = dict(_gather(self._bad, world))  # once, where rows fill a batch up
+        bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
+        if not good:
+            refuse(bad, len(bad), "mend them, or give --data.images others")
+        return bad
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
         names = [self.class_names[i] for i in classes]

@@ -5,6 +5,7 @@ path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -
 
 import inspect
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,12 @@ def _check_bytes(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise InputError(f"{path} is damaged in {damaged}; use another checkpoint")
+    _say_unsummed(path.resolve())
+
+
+@cache
+def _say_unsummed(path: Path) -> None:
+    """Once for each file, however often it is read."""
     rank_zero_info(f"{path} has no checksum of its own, as files of other programs")
 
 
@@ -154,11 +161,23 @@ def _check_plain(value: Any, path: Path) -> None:
 class DurableIO(TorchCheckpointIO):
     """How Lightning writes and reads checkpoints here: durably, and as plain values alone."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: tuple[int, ...] | None = None  # the mark of the last.ckpt of this process
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         file = Path(path)
-        durable.write(file, lambda part: torch.save(checkpoint, part), keep=file.name == LAST)
+        is_last = file.name == LAST
+        keep = is_last and self._is_good(file)
+        durable.write(file, lambda part: torch.save(checkpoint, part), keep=keep)
+        if is_last:
+            self._written = durable.mark(file)
+
+    def _is_good(self, file: Path) -> bool:
+        """Whether it may take the place of the one before, which is good; what we wrote may."""
+        return file.is_file() and (durable.mark(file) == self._written or durable.is_intact(file))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

@@ -44,6 +44,7 @@ from vitlit.settings import (
 )
 from vitlit.sources import check_place, check_weights_are_given
 from vitlit.starting import start_from
+from vitlit.stopping import take_over
 from vitlit.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.trainer import OWN, Trainer
 
@@ -183,6 +184,7 @@ class VitCLI(LightningCLI):
         settings["callbacks"] = [*given, *self._callbacks(settings, given)]
         trainer = super().instantiate_trainer(**kwargs)
         skip_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        take_over(trainer)
         return trainer
 
     def _callbacks(self, settings: Any, given: list[Callback]) -> list[Callback]:

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from vitlit.bad_images import OnBadImage
+from vitlit.bad_images import OnBadImage, say_unread
 from vitlit.datasets import SOURCES, DatasetName, find_class_names, prepare
 from vitlit.division import Division, SplitName
 from vitlit.errors import InputError, check_at_least
@@ -21,7 +21,7 @@ from vitlit.labels import names_in
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.readers import FileImages
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
-from vitlit.splits import CroppedSplit, FoundFiles, Split
+from vitlit.splits import CroppedSplit, FoundFiles, Split, check_repeats
 from vitlit.transform import Augmentation
 
 
@@ -95,9 +95,7 @@ class ImageData(pl.LightningDataModule):
         **augmentation: Any,
     ) -> None:
         super().__init__()
-        if dataset not in get_args(DatasetName):
-            known = ", ".join(get_args(DatasetName))
-            raise InputError(f"unknown dataset {dataset!r}; known: {known}")
+        _check_dataset(dataset, labels)
         _check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least("data", 1, batch_size=batch_size)
         check_at_least("data", 0, memory_gb=memory_gb, num_workers=num_workers or 0)
@@ -108,44 +106,27 @@ class ImageData(pl.LightningDataModule):
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
-        if labels is not None and dataset != "folder":
-            raise InputError(f"labels {labels} needs --data.dataset folder; {dataset} has its own")
-        self.class_names = class_names or (
-            names_in(self.labels, self.data_dir)
-            if self.labels
-            else find_class_names(dataset, self.data_dir)
-        )
+        self.class_names = class_names or self._find_class_names()
         self.num_classes = len(self.class_names)
         self._check_class_names()
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.download = seed, download
         self.split, self.image_paths = split, images
         self.patch_size, self.patchify = patch_size, patchify
-        grid_size(self.img_size, patch_size)
         # keep literal: the command line reads the options of Augmentation here
         self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
         self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
         self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
-        check_statistics(self.mean, self.std)
         self.preprocess = self._make_preprocess(normalize == "none", invert)
-        cut = self.augmentation.resized_crop  # which leaves images of the model's size
-        self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
+        self._check_pixels()
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
-        self._division = Division(
-            dataset=dataset,
-            data_dir=self.data_dir,
-            class_names=self.class_names,
-            in_chans=self.in_chans,
-            size=self.preprocess.source_size,
-            memory_gb=memory_gb,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            seed=split_seed,
-            on_bad_image=on_bad_image,
-            labels=self.labels,
-            train_fraction=train_fraction,
-        )
+        self._division = self._make_division()
+
+    def _find_class_names(self) -> list[str]:
+        if self.labels is not None:
+            return names_in(self.labels, self.data_dir)
+        return find_class_names(self.dataset, self.data_dir)
 
     def _check_class_names(self) -> None:
         count = self.num_classes
@@ -167,6 +148,28 @@ class ImageData(pl.LightningDataModule):
             mean=(0.0,) * self.in_chans if plain else means,
             std=(1.0,) * self.in_chans if plain else self.std,
             invert=invert,
+        )
+
+    def _check_pixels(self) -> None:
+        grid_size(self.img_size, self.patch_size)
+        check_statistics(self.mean, self.std)
+        cut = self.augmentation.resized_crop  # which leaves images of the model's size
+        self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
+
+    def _make_division(self) -> Division:
+        return Division(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            class_names=self.class_names,
+            in_chans=self.in_chans,
+            size=self.preprocess.source_size,
+            memory_gb=self.hparams["memory_gb"],
+            val_fraction=self.hparams["val_fraction"],
+            test_fraction=self.hparams["test_fraction"],
+            seed=self.hparams["split_seed"],
+            on_bad_image=self.hparams["on_bad_image"],
+            labels=self.labels,
+            train_fraction=self.hparams["train_fraction"],
         )
 
     def _save_what_follows(self) -> None:
@@ -203,7 +206,9 @@ class ImageData(pl.LightningDataModule):
     def _predict_split(self) -> Split:
         if not self.image_paths:
             raise InputError("predict needs images; give --data.images files or folders")
-        self.files = find_images(self.image_paths)
+        unread: list[str] = []
+        self.files = find_images(self.image_paths, unread)
+        say_unread(unread)
         labels = torch.full((len(self.files),), -1)
         channels = 1 if self.in_chans == 1 else 3
         images = FileImages(self.files, labels, in_chans=channels, size=self.preprocess.source_size)
@@ -239,6 +244,7 @@ class ImageData(pl.LightningDataModule):
         split = self.splits["train"]
         if isinstance(split.images, FileImages):
             split = CroppedSplit(split.images, split.members, self.augmentation)
+        check_repeats(len(split), self.batch_size, self._place["world"])
         order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self._place)
         return self._loader(split, order)
 
@@ -272,6 +278,14 @@ class ImageData(pl.LightningDataModule):
         else:
             batch = batch._replace(x=self.preprocess(batch.x))
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
+
+
+def _check_dataset(dataset: str, labels: str | None) -> None:
+    known = get_args(DatasetName)
+    if dataset not in known:
+        raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
+    if labels is not None and dataset != "folder":
+        raise InputError(f"labels {labels} needs --data.dataset folder; {dataset} has its own")
 
 
 def _check_fractions(**fractions: float) -> None:

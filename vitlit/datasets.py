@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torchvision import datasets as tv
 
+from vitlit.bad_images import say_unread
 from vitlit.cache import open_checked, open_decoded
 from vitlit.errors import InputError
 from vitlit.images import EXTENSIONS, is_hidden, is_loop, list_images
@@ -187,7 +188,9 @@ def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> Fi
     folders = _folders(root)
     if len(folders) != count:
         raise InputError(f"{root} has {len(folders)} class folders, expected {count}")
-    found = [list_images(folder) for folder in folders]
+    unread: list[str] = []
+    found = [list_images(folder, unread) for folder in folders]
+    say_unread(unread)
     empty = [folder.name for folder, paths in zip(folders, found, strict=True) if not paths]
     if empty:
         raise InputError(

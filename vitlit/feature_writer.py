@@ -9,12 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 
-from vitlit.bad_images import listing, refuse
-from vitlit.callbacks import PredictionWriter, _gather, free_name
+from vitlit.bad_images import print_bad
+from vitlit.callbacks import PredictionWriter, free_name
 from vitlit.errors import InputError
 from vitlit.features import Feature, FeaturePool
 from vitlit.inference import Collector
-from vitlit.readers import BadFile
 from vitlit.sampler import Batch
 from vitlit.vit import ViT
 
@@ -83,21 +82,17 @@ class FeatureWriter(PredictionWriter):
         dataloader_idx: int = 0,
     ) -> None:
         self._rows.add(outputs, batch)
-        self._bad += [(i, reason) for i, reason in batch.bad]
+        self._bad += batch.bad
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         gather: Any = pl_module.all_gather if trainer.world_size > 1 else None
         rows = self._rows.rows(gather)
         files = trainer.datamodule.files  # type: ignore[attr-defined]
-        reasons = dict(_gather(self._bad, trainer.world_size))
-        bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
-        if not len(rows.sample):
-            refuse(bad, len(bad), "mend them, or give --data.images others")
+        bad = self._bad_files(files, len(rows.sample), trainer.world_size)
         if not trainer.is_global_zero:
             return
         names = np.array([files[i] for i in rows.sample.tolist()])
         with self.path.open("wb") as file:
             np.savez(file, allow_pickle=False, features=rows.values.numpy(), files=names)
         print(f"{len(names)} features of {rows.values.shape[1]} numbers")
-        if bad:
-            print(listing(f"{len(bad)} of {len(files)} images cannot be read:", bad))
+        print_bad(bad, len(names))

@@ -20,13 +20,15 @@ from vitlit.decoding import opened, plain, upright_size
 from vitlit.errors import InputError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+UNREAD: tuple[str, ...] = (".avif", ".eps", ".exr", ".heic", ".heif", ".ico", ".jfif", ".jp2")
+UNREAD += (".jxl", ".psd", ".svg", ".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw")
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that turn RGB to grey
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name looks like an image; hidden files do not."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    """Whether a file name looks like an image, of any kind; hidden files do not."""
+    return name.lower().endswith(EXTENSIONS + UNREAD) and not name.startswith(".")
 
 
 def is_hidden(name: str) -> bool:
@@ -40,12 +42,16 @@ def is_loop(folder: str, around: tuple[str, ...]) -> bool:
     return any((other + os.sep).startswith(real) for other in around)
 
 
-def list_images(folder: str | Path) -> list[str]:
+def list_images(folder: str | Path, unread: list[str] | None = None) -> list[str]:
     """Image files below a folder, sorted, hidden files and folders left out.
 
-    Links to folders are followed, but for those that lead back.
+    Links to folders are followed, but for those that lead back. Images of the kinds ``UNREAD``
+    are not among them; they are added to the list ``unread``.
     """
-    return list(_walk(str(folder), (os.path.realpath(folder),)))
+    found = list(_walk(str(folder), (os.path.realpath(folder),)))
+    if unread is not None:
+        unread += [path for path in found if path.lower().endswith(UNREAD)]
+    return [path for path in found if path.lower().endswith(EXTENSIONS)]
 
 
 def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
@@ -73,12 +79,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def find_images(paths: Iterable[str]) -> list[str]:
-    """Image files named directly, or found below the folders named."""
+def find_images(paths: Iterable[str], unread: list[str] | None = None) -> list[str]:
+    """Image files named directly, or found below the folders named; unread: see list_images."""
 
     def expand(path: Path) -> Iterator[str]:
         if path.is_dir():
-            found = list_images(path)
+            found = list_images(path, unread)
             if not found:
                 raise InputError(f"no images in {path}; known endings: {' '.join(EXTENSIONS)}")
             yield from found

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vitlit.cache import say
 from vitlit.errors import InputError
 from vitlit.readers import FileImages, Images, is_among
 from vitlit.sampler import Batch, Order
 from vitlit.seeding import address, permutation
 from vitlit.transform import Augmentation
 
+MANY = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
 TEST_SPLIT, VAL_SPLIT, PART_SPLIT = 4, 5, 6  # streams of addresses, see sampler.py
 
 
@@ -65,6 +67,21 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
         order = permutation(address(address(seed, PART_SPLIT), label), len(members))
         kept.append(members[order[: max(1, round(fraction * len(members)))]])
     return torch.cat(kept).sort().values
+
+
+def check_repeats(size: int, batch_size: int, world: int) -> None:
+    """Say where a global batch holds training images more than once; refuse what must be a slip."""
+    total = batch_size * world
+    if batch_size > max(size, MANY):
+        raise InputError(
+            f"batch_size {batch_size} is more than the {size} training images; give "
+            f"--data.batch_size {size} or less"
+        )
+    if total > size:
+        say(
+            f"a batch of {total} holds each of the {size} training images up to "
+            f"{-(-total // size)} times; give a smaller --data.batch_size to have each once"
+        )
 
 
 class Split(Dataset[Batch]):

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.callbacks import LastCheckpoint, MovingAverage, is_within_step
@@ -69,6 +70,18 @@ class Unsignalled:
     def teardown(self) -> None: ...
 
 
+class Unqueued(_CheckpointConnector):
+    """Knows of no hpc_ckpt_N.ckpt, from which Lightning starts any SLURM job that is given none."""
+
+    _hpc_resume_path = None
+
+
+def take_over(trainer: pl.Trainer) -> None:
+    """Leave signals, and what a job that runs again starts from, to this package alone."""
+    trainer._signal_connector = Unsignalled()  # type: ignore[assignment]
+    trainer._checkpoint_connector = Unqueued(trainer)
+
+
 class Stopping(Callback):
     """Ends a training in good order when a signal asks for it; a second signal ends it at once.
 
@@ -107,7 +120,6 @@ class Stopping(Callback):
             raise Stopped(signum, "before the first step; nothing was saved")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        trainer._signal_connector = Unsignalled()  # type: ignore[assignment]
         # Lightning's word for it, from the first process alone, waits for the device in each step
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
