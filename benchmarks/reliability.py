@@ -1,6 +1,6 @@
 """Faults on purpose, against promises: kills, signals, lost processes, hostile and odd input.
 
-python benchmarks/reliability.py --write                       # half an hour on two cores
+python benchmarks/reliability.py --write                       # half an hour on two idle cores
 python benchmarks/reliability.py --quick --only SIGKILL        # a look at some rows
 
 Every row is real processes, signals and files on this machine, with the shipped digits. The
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -95,53 +95,62 @@ def tried(name: str, job: Callable[[], Row]) -> Row:
         return Row(name, "a result", f"the script broke: {type(error).__name__}", False)
 
 
-def table(rows: list[Row], minutes: float) -> str:
+def line(name: str, row: Row) -> str:
+    """Of the table."""
     day = datetime.datetime.now(tz=datetime.UTC).date()
-    kept = sum(row.kept for row in rows)
+    kept = "yes" if row.kept else "**NO**"
+    return f"| `{name}` | {row.fault} | {row.promised} | {row.found} | {kept} | {day} |"
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """The lines of a table, by the short names of their rows."""
+    return {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+
+
+def table(names: Iterable[str], found: dict[str, str]) -> str:
+    """All rows that there are to be; those that were not run count as not kept."""
+    rows = [found.get(name, f"| `{name}` | | | not run | **NO** | |") for name in names]
+    kept = sum("| yes |" in row for row in rows)
     lines = [
         "# Reliability",
         "",
         "Faults on purpose, in real processes. `python benchmarks/reliability.py --write` makes",
-        f"this table in {minutes:.0f} minutes; {day}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {os.cpu_count()} CPU cores.",
-        f"{kept} of {len(rows)} promises kept.",
+        "this table, `--only ROW --write` a row of it again.",
+        f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPU "
+        f"cores. {kept} of {len(rows)} promises kept.",
         "",
-        "| fault | promised | found | kept |",
-        "|---|---|---|---|",
-        *(
-            f"| {row.fault} | {row.promised} | {row.found} | {'yes' if row.kept else '**NO**'} |"
-            for row in rows
-        ),
+        "| row | fault | promised | found | kept | day |",
+        "|---|---|---|---|---|---|",
+        *rows,
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write reliability.md")
+    parser.add_argument("--write", action="store_true", help="write reliability.md, row by row")
     parser.add_argument("--quick", action="store_true", help="fewer tries")
     parser.add_argument("--seed", type=int, default=0, help="decides the times of the kills")
-    parser.add_argument("--only", help="rows whose short name has this in it")
+    parser.add_argument("--only", default="", help="rows whose short name has this in it")
     args = parser.parse_args()
-    if args.write and (args.quick or args.only):
-        parser.error("--write is for all rows, each whole")
-    rows: list[Row] = []
-    begin = time.monotonic()
+    if args.write and args.quick:
+        parser.error("--write is for rows with all their tries")
+    found = lines_of(TABLE.read_text(encoding="utf-8")) if args.only and TABLE.exists() else {}
+    all_kept = True
     with (
         tempfile.TemporaryDirectory() as name,
         tempfile.TemporaryDirectory(dir=OTHER) as other,
     ):
-        for short, job in jobs(Path(name), Path(other), quick=args.quick, seed=args.seed).items():
-            if args.only and args.only not in short:
-                continue
+        todo = jobs(Path(name), Path(other), quick=args.quick, seed=args.seed)
+        for short in [short for short in todo if args.only in short]:
             start = time.monotonic()
-            rows.append(tried(short, job))
-            fault, promised, found, kept = rows[-1]
-            print(fault, promised, found, "yes" if kept else "NO", sep=" | ", end=" ")
-            print(f"({short}: {time.monotonic() - start:.0f} s)", flush=True)
-    if args.write:
-        TABLE.write_text(table(rows, (time.monotonic() - begin) / 60), encoding="utf-8")
-    return 0 if all(row.kept for row in rows) else 1
+            row = tried(short, todo[short])
+            all_kept = all_kept and row.kept
+            found[short] = line(short, row)
+            print(found[short], f"{time.monotonic() - start:.0f} s", flush=True)
+            if args.write:
+                TABLE.write_text(table(todo, found), encoding="utf-8")
+    return 0 if all_kept else 1
 
 
 if __name__ == "__main__":
