@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write reliability.md, row by row")
     parser.add_argument("--quick", action="store_true", help="fewer tries")
     parser.add_argument("--seed", type=int, default=0, help="decides the times of the kills")
-    parser.add_argument("--only", default="", help="rows whose short name has this in it")
+    parser.add_argument("--only", default="", help="the row of this name, or rows with this in it")
     args = parser.parse_args()
     if args.write and args.quick:
         parser.error("--write is for rows with all their tries")
@@ -142,7 +142,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(dir=OTHER) as other,
     ):
         todo = jobs(Path(name), Path(other), quick=args.quick, seed=args.seed)
-        for short in [short for short in todo if args.only in short]:
+        for short in [args.only] if args.only in todo else [s for s in todo if args.only in s]:
             start = time.monotonic()
             row = tried(short, todo[short])
             all_kept = all_kept and row.kept

@@ -108,7 +108,7 @@ def test_a_signal_saves_and_ends_the_training(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [[], DDP])
+@pytest.mark.parametrize("processes", [[], DDP], ids=["one", "two"])
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, processes: list[str]) -> None:
     with training(tmp_path, *CONSTANT, *processes) as process:
         process.send_signal(signal.SIGTERM)
