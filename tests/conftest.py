@@ -30,6 +30,16 @@ def own_process_group() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
+DRAWS = ("test_history.py", "test_cli.py", "test_figures.py")  # these look at the picture
+
+
+@pytest.fixture(autouse=True)
+def without_history_png(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw no history.png, which takes as long as they do."""
+    if request.path.name not in DRAWS and "vitlit.history" in sys.modules:
+        monkeypatch.setattr("vitlit.history.History._draw", lambda self: None)
+
+
 class PhotoFolder(Protocol):
     """Makes a data folder; ``layout`` is "flat" or names its parts: "train+val+test"."""
 
