@@ -20,8 +20,9 @@ from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.export import FACTS_NAME, Exported, export
 from vitlit.images import Preprocess
+from vitlit.loading import load
 from vitlit.namings import GENERIC, SIZES, arguments_of
-from vitlit.pretrained import load, load_weights
+from vitlit.pretrained import load_weights
 from vitlit.vit import ViT
 
 SMALL: dict[str, Any] = {
