@@ -1,39 +1,43 @@
 """Accuracy against the share of the training data, by the inductive bias of the model.
 
-Every setting, and a small plain CNN as a yardstick, takes the same optimiser steps on each share,
-seed by seed. A seed decides the weights, the order and which images make the share, and of digits
-also which are for testing; smaller shares are parts of larger ones. What is scored is the last
-step, once, on the test images.
+At each share every setting, and a small plain CNN as a yardstick, takes the same optimiser steps,
+in number as the cube root of the share, seed by seed. A seed decides the weights, the order and
+which images make the share, and of digits also which are for testing; smaller shares are parts of
+larger ones. What is scored is the last step, once, on the test images.
 
     python benchmarks/inductive_bias.py digits --write
     python benchmarks/inductive_bias.py mnist --data-dir DIR --write
     python benchmarks/inductive_bias.py cifar10 --data-dir DIR --write      # where a GPU is at hand
     python benchmarks/inductive_bias.py digits --quick                      # does it run?
 
---write replaces the set's section of inductive_bias.md, and docs/pictures/inductive_bias_SET.png.
+Each score is kept in inductive_bias_SET.csv as soon as it is there: the same command, or another in
+a second process, trains only what is missing. --write replaces the set's section of
+inductive_bias.md, and docs/pictures/inductive_bias_SET.png.
 """
 
 import argparse
+import json
 import logging
 import sys
+import tempfile
+import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import measure
 import pytorch_lightning as pl
 import torch
+from bias_scores import CNN, Score, append, draw, read, table
 from recipe import write_section
 from torch import Tensor, nn
 
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 
-Scores = dict[tuple[str, float], list[float]]  # of a setting and a share: by seed
 SHARES = (0.01, 0.05, 0.1, 0.25, 1.0)
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain ViT": {},
@@ -43,13 +47,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "conv stem": {"patch_embed": "conv_stem"},
     "conv stem + seq (CCT)": {"patch_embed": "conv_stem", "global_pool": "seq"},
 }
-CNN = "CNN"
 COMMON: dict[str, Any] = {"patch_embed": "linear", "global_pool": "avg", "label_smoothing": 0.1}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, the part of its training images that is 100 %, and models that suit it."""
+    """A data set, the part of its training images that is 100 %, and models that suit it.
+
+    steps: of the optimiser, on 100 %.
+    """
 
     data: dict[str, Any]
     model: dict[str, Any]
@@ -60,8 +66,8 @@ class Task:
 TASKS = {
     "digits": Task(
         {"batch_size": 64, "crop_padding": 1},
-        {"patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 4, "lr": 3e-3},
-        steps=600,
+        {"patch_size": 2, "embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 2, "lr": 5e-3},
+        steps=1200,
     ),
     "mnist": Task(
         {"batch_size": 64, "crop_padding": 2},
@@ -112,8 +118,15 @@ def classifier(name: str, task: Task, data: ImageData) -> Classifier:
     return model
 
 
-def accuracy(name: str, task: Task, share: float, seed: int, args: argparse.Namespace) -> float:
-    """Test accuracy of one training."""
+def steps_of(share: float, whole: int) -> int:
+    """Optimiser steps on a share: few images are learned sooner, but not in proportion."""
+    return max(1, round(whole * share ** (1 / 3)))
+
+
+def accuracy(
+    name: str, task: Task, share: float, seed: int, args: argparse.Namespace
+) -> tuple[float, int]:
+    """Test accuracy of one training, and how many images it had."""
     patch_size = task.model["patch_size"]
     embedding = {**COMMON, **SETTINGS.get(name, {})}["patch_embed"]
     data = ImageData(
@@ -131,7 +144,7 @@ def accuracy(name: str, task: Task, share: float, seed: int, args: argparse.Name
         accelerator=args.device,
         devices=1,
         max_epochs=-1,
-        max_steps=args.steps,
+        max_steps=steps_of(share, args.steps),
         limit_val_batches=0,
         gradient_clip_val=1.0,
         precision="bf16-mixed" if args.device == "cuda" else "32-true",
@@ -142,64 +155,47 @@ def accuracy(name: str, task: Task, share: float, seed: int, args: argparse.Name
     )
     model = classifier(name, task, data)
     trainer.fit(model, data)
-    return trainer.test(model, data, verbose=False)[0]["test/acc"]
+    images = len(data.splits["train"])
+    return trainer.test(model, data, verbose=False)[0]["test/acc"], images
 
 
-def sweep(args: argparse.Namespace) -> Scores:
-    """All scores, printed as they come."""
-    task, scores = TASKS[args.dataset], Scores()
-    for name in args.settings:
-        for share in args.shares:
-            found = [accuracy(name, task, share, seed, args) for seed in args.seeds]
-            scores[name, share] = found
-            print(f"{name:24} {share:6.0%}  {spread(found)}", flush=True)
-    return scores
+def train(recipe: str, name: str, share: float, seed: int, args: argparse.Namespace) -> Score:
+    clock = time.perf_counter if args.device == "cuda" else time.process_time
+    start = clock()
+    found, images = accuracy(name, TASKS[args.dataset], share, seed, args)
+    steps, seconds = steps_of(share, args.steps), round(clock() - start, 1)
+    return Score(recipe, name, share, seed, images, steps, round(found, 6), seconds)
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f}" + (f" +- {stdev(values):.4f}" if len(values) > 1 else "")
+def digest(name: str, args: argparse.Namespace) -> str:
+    """Short name of all that decides a training, but its share and seed."""
+    own = {} if name == CNN else SETTINGS[name]
+    whole = [asdict(TASKS[args.dataset]), COMMON, own, args.steps, args.device]
+    return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def table(scores: Mapping[tuple[str, float], Sequence[float]]) -> str:
-    """Mean and standard deviation over the seeds, a row for each setting."""
-    shares = sorted({share for _, share in scores})
-    heads = ["setting", *(f"{share:.0%}" for share in shares)]
-    lines = [measure.row(heads), measure.row(["---"] * len(heads))]
-    for name in dict.fromkeys(name for name, _ in scores):
-        lines.append(measure.row([name, *(spread(scores[name, share]) for share in shares)]))
-    return "\n".join(lines) + "\n"
+def wanted(args: argparse.Namespace) -> list[tuple[str, str, float, int]]:
+    """Recipe, setting, share and seed of each training that was asked for."""
+    return [
+        (digest(name, args), name, share, seed)
+        for name in args.settings
+        for share in args.shares
+        for seed in args.seeds
+    ]
 
 
-def draw(scores: Mapping[tuple[str, float], Sequence[float]], title: str, path: Path) -> None:
-    """One line for each setting: the mean over the seeds, and bars of a standard deviation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    names = list(dict.fromkeys(name for name, _ in scores))
-    for number, name in enumerate(names):
-        shares = sorted(share for other, share in scores if other == name)
-        values = [scores[name, share] for share in shares]
-        shift = 1.03 ** (number - len(names) / 2)  # so that bars stand beside each other
-        axes.errorbar(
-            [100 * share * shift for share in shares],
-            [100 * mean(own) for own in values],
-            yerr=[100 * stdev(own) if len(own) > 1 else 0.0 for own in values],
-            label=name,
-            linestyle="--" if name == CNN else "-",
-            color="black" if name == CNN else None,
-            marker="o",
-            markersize=3,
-            capsize=2,
-        )
-    axes.set_xscale("log")
-    ticks = sorted({share for _, share in scores})
-    axes.set_xticks([100 * tick for tick in ticks], [f"{tick:.0%}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set(xlabel="training images used", ylabel="test accuracy, %", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=130)
+def sweep(args: argparse.Namespace) -> list[Score]:
+    """All scores, printed as they come; those that the file has are not made again."""
+    for key in wanted(args):
+        if key not in {score[:4] for score in read(args.scores)}:
+            score = train(*key, args)
+            append(args.scores, score)
+            print(
+                f"{score.setting:24} {score.share:6.0%} {score.seed:3}  {score.accuracy:.4f}",
+                flush=True,
+            )
+    found = {score[:4]: score for score in read(args.scores)}
+    return [found[key] for key in wanted(args)]
 
 
 def parse_args() -> argparse.Namespace:
@@ -211,7 +207,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, CNN], default=[*SETTINGS, CNN])
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="of the optimiser, for every setting and share")
+    parser.add_argument("--steps", type=int, help="of the optimiser on 100 %%, for every setting")
     parser.add_argument("--quick", action="store_true", help="two shares, one seed, five steps")
     parser.add_argument("--write", action="store_true", help="into inductive_bias.md and the docs")
     args = parser.parse_args()
@@ -220,6 +216,8 @@ def parse_args() -> argparse.Namespace:
             parser.error("--quick is too short to keep; leave it out, or --write")
         args.shares, args.seeds, args.steps = args.shares[:2], args.seeds[:1], 5
     args.steps = args.steps or TASKS[args.dataset].steps
+    here = Path(tempfile.mkdtemp()) if args.quick else Path(__file__).parent
+    args.scores = here / f"inductive_bias_{args.dataset}.csv"
     args.data_dir = str(args.data_dir.absolute()) if args.data_dir else None
     return args
 
@@ -231,20 +229,22 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_utilities|torch.nn")
     scores = sweep(args)
     task = TASKS[args.dataset]
+    clock = "on the GPU's clock" if args.device == "cuda" else "of processor time"
     of_whole = "" if task.whole == 1 else f" (100 % is {task.whole:.0%} of the set's)"
     batch, seeds = task.data["batch_size"], ", ".join(map(str, args.seeds))
     text = (
         f"{datetime.now(UTC).date()}, {measure.device_name(args.device, args.threads)}, "
-        f"{measure.packages()}\n\n`{measure.command()}`\n\nTest accuracy after {args.steps} steps "
-        f"of {batch} images, by the share of the training images{of_whole}; mean and standard "
-        f"deviation over seeds {seeds}.\n\n{table(scores)}"
+        f"{measure.packages()}\n\n`{measure.command()}`\n\nTest accuracy after so many steps of "
+        f"{batch} images, by the share of the training images{of_whole}; mean and standard "
+        f"deviation over seeds {seeds}; seconds {clock} for one training on all, test included."
+        f"\n\n{table(scores)}"
     )
     print(text)
     if args.write:
         here = Path(__file__).parent
         write_section(here / "inductive_bias.md", f"{args.dataset}, {args.device}", text)
         picture = here.parent / "docs" / "pictures" / f"inductive_bias_{args.dataset}.png"
-        title = f"{args.dataset}: mean and deviation of {len(args.seeds)} seeds, {args.steps} steps"
+        title = f"{args.dataset}: mean and standard deviation of {len(args.seeds)} trainings"
         draw(scores, title, picture)
 
 

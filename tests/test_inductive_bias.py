@@ -10,26 +10,90 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import bias_scores
 import inductive_bias
-from inductive_bias import CNN, SETTINGS, TASKS, PlainCNN, accuracy, classifier, draw, table
+from bias_scores import CNN, Score, draw, table
+from inductive_bias import SETTINGS, TASKS, PlainCNN, accuracy, classifier, steps_of
 
 from vitlit.datamodule import ImageData
 
-SCORES = {("a", 0.1): [0.5, 0.7], ("a", 1.0): [0.9, 0.9], (CNN, 0.1): [0.2], (CNN, 1.0): [0.4]}
+
+def score(setting: str, share: float, seed: int, accuracy: float) -> Score:
+    return Score("0a", setting, share, seed, round(100 * share), 8, accuracy, 1.5 + seed)
+
+
+SCORES = [
+    score("a", 0.1, 0, 0.5),
+    score("a", 0.1, 1, 0.7),
+    score("a", 1.0, 0, 0.9),
+    score("a", 1.0, 1, 0.9),
+    score(CNN, 0.1, 0, 0.2),
+    score(CNN, 1.0, 0, 0.4),
+]
 
 
 def test_the_table_holds_mean_and_deviation_by_share() -> None:
     rows = table(SCORES).splitlines()
-    assert rows[0] == "| setting | 10% | 100% |"
+    assert rows[0] == "| setting | 10% | 100% | seconds |"
     assert rows[2:] == [
-        "| a | 0.6000 +- 0.1414 | 0.9000 +- 0.0000 |",
-        "| CNN | 0.2000 | 0.4000 |",
+        "| images | 10 | 100 |  |",
+        "| steps | 8 | 8 |  |",
+        "| a | 0.6000 +- 0.1414 | 0.9000 +- 0.0000 | 2 |",
+        "| CNN | 0.2000 | 0.4000 | 2 |",
     ]
 
 
 def test_the_picture_is_drawn_from_the_scores(tmp_path: Path) -> None:
     draw(SCORES, "title", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_kept_scores_are_read_as_they_were(tmp_path: Path) -> None:
+    assert bias_scores.read(tmp_path / "a.csv") == []
+    for one in SCORES:
+        bias_scores.append(tmp_path / "a.csv", one)
+    assert bias_scores.read(tmp_path / "a.csv") == SCORES
+
+
+def test_a_line_that_was_cut_short_costs_that_score_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    bias_scores.append(path, SCORES[0])
+    bias_scores.append(path, SCORES[1])
+    path.write_text(path.read_text()[:-12])
+    bias_scores.append(path, SCORES[2])
+    assert bias_scores.read(path) == [SCORES[0], SCORES[2]]
+
+
+def sweep_args(path: Path, steps: int, seeds: list[int]) -> Namespace:
+    found = {"dataset": "digits", "device": "cpu", "settings": ["rope", CNN], "shares": [0.1, 1.0]}
+    return Namespace(**found, scores=path, steps=steps, seeds=seeds)
+
+
+def test_a_sweep_that_was_stopped_trains_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, float, int]] = []
+
+    def accuracy(name: str, task: Any, share: float, seed: int, args: Any) -> tuple[float, int]:
+        trained.append((name, share, seed))
+        return 0.5, 10
+
+    monkeypatch.setattr(inductive_bias, "accuracy", accuracy)
+    inductive_bias.sweep(sweep_args(tmp_path / "a.csv", 8, [0]))
+    assert len(trained) == 4
+    found = inductive_bias.sweep(sweep_args(tmp_path / "a.csv", 8, [0, 1]))
+    assert [one[2] for one in trained[4:]] == [1] * 4
+    assert [tuple(one[1:4]) for one in found[:3]] == [
+        ("rope", 0.1, 0),
+        ("rope", 0.1, 1),
+        ("rope", 1.0, 0),
+    ]
+    inductive_bias.sweep(sweep_args(tmp_path / "a.csv", 9, [0]))
+    assert len(trained) == 12  # another number of steps is another training
+
+
+def test_steps_grow_with_the_cube_root_of_the_share() -> None:
+    assert [steps_of(share, 1000) for share in (1.0, 0.125, 0.001)] == [1000, 500, 100]
 
 
 @pytest.mark.parametrize("dataset", TASKS)
@@ -63,7 +127,8 @@ def test_a_training_ends_with_the_accuracy_on_the_test_images(name: str) -> None
         found = accuracy(name, task, 0.05, 1, args)
     finally:
         ImageData.setup = original  # type: ignore[method-assign]
-    assert 0 < found < 1
+    assert 0 < found[0] < 1
+    assert found[1] == seen[0][1]
     assert [stage for stage, _ in seen] == ["fit", "test"]
     assert seen[0][1] == pytest.approx(0.05 * 1295, abs=5)
 
