@@ -8,7 +8,7 @@ import torch
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.comparison import Scored, lines
+from vitlit.comparison import Scored, lines, some
 from vitlit.datamodule import ImageData
 from vitlit.inference import Rows
 
@@ -82,6 +82,11 @@ def scored(name: str, right: int, count: int = 1000) -> Scored:
 )
 def test_a_difference_is_noise_until_chance_is_unlikely(right: int, verdict: str) -> None:
     assert lines([scored("a", 900), scored("b", right)], "")[-1].endswith(verdict)
+
+
+def test_of_many_classes_five_are_named_and_all_are_counted() -> None:
+    assert some(list("abcde")) == "a, b, c, d, e"
+    assert some(list("abcdefg")) == "a, b, c, d, e … (7)"
 
 
 def test_models_of_other_classes_are_refused(

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.datamodule import ImageData
+from vitlit.evaluation import Calibration
+from vitlit.report import fitted
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -84,6 +86,14 @@ def test_its_temperature_is_fitted_on_validation_and_lowers_the_loss_there(
         expected = sk.log_loss(labels, (logits.double() / scale).softmax(dim=1))
         assert found[f"val_loss_{name}"] == pytest.approx(expected, rel=1e-5)
     assert found["val_loss_after"] < found["val_loss_before"]
+
+
+def test_right_answers_alone_fix_no_temperature() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 0.5], [0.3, 0.0]])
+    assert fitted(logits, torch.tensor([0, 1, 0])) == (
+        "all 3 validation images are right, which fixes no temperature"
+    )
+    assert isinstance(fitted(logits, torch.tensor([0, 1, 1])), Calibration)
 
 
 def test_its_probabilities_are_those_of_the_loaded_model(run: Path, reported: Path) -> None:

@@ -76,12 +76,17 @@ def score_all(paths: list[str], data: ImageData, run: Run) -> list[Scored]:
         loaded = checkpointing.load(path)
         if loaded.class_names != data.class_names:
             raise InputError(
-                f"{name} has the classes {', '.join(loaded.class_names[:5])}; those of "
-                f"{paths[0]} are {', '.join(data.class_names[:5])}: compare models of the same"
+                f"{name} has the classes {some(loaded.class_names)}; those of "
+                f"{paths[0]} are {some(data.class_names)}: compare models of the same"
             )
         own.setup("test")
         found.append(Scored(name, run(loaded.model, own), _note(settings, data)))
     return found
+
+
+def some(names: list[str]) -> str:
+    """The first five, and how many there are."""
+    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
 
 
 def _note(settings: dict[str, Any], data: ImageData) -> str:

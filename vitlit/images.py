@@ -79,8 +79,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def find_images(paths: Iterable[str], unread: list[str] | None = None) -> list[str]:
-    """Image files named directly, or found below the folders named; unread: see list_images."""
+def find_images(
+    paths: Iterable[str], unread: list[str] | None = None, *, option: str = "--data.images"
+) -> list[str]:
+    """Image files named directly, or found below the folders that the option names.
+
+    unread: see list_images.
+    """
 
     def expand(path: Path) -> Iterator[str]:
         if path.is_dir():
@@ -91,7 +96,7 @@ def find_images(paths: Iterable[str], unread: list[str] | None = None) -> list[s
         elif path.is_file():
             yield str(path)
         else:
-            raise InputError(f"no such file or folder: {path}; check --data.images")
+            raise InputError(f"no such file or folder: {path}; check {option}")
 
     return [file for path in paths for file in expand(Path(path).expanduser())]
 

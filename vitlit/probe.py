@@ -164,7 +164,7 @@ def find_alike(
             f"{len(good)} image has no neighbours; give --data.images more files that can be read"
         )
     gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
-    asked = find_images(query) if query else _spread(files)
+    asked = find_images(query, option="--query") if query else _spread(files)
     channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
     unknown = torch.full((len(asked),), -1)
     images = FileImages(asked, unknown, in_chans=channels, size=size)
@@ -191,7 +191,8 @@ def find_alike(
     figure.savefig(folder / "nearest.png")
     left_out = len(found) - len(good)
     bad = f"; {left_out} cannot be read" if left_out else ""
-    return [f"nearest     among {len(files)} images, of {len(asked)} queries{bad}"]
+    noun = "query" if len(asked) == 1 else "queries"
+    return [f"nearest     among {len(files)} images, of {len(asked)} {noun}{bad}"]
 
 
 def _spread(files: list[str]) -> list[str]:
