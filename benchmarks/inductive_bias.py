@@ -71,8 +71,8 @@ TASKS = {
     ),
     "mnist": Task(
         {"batch_size": 64, "crop_padding": 2},
-        {"patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 4, "lr": 2e-3},
-        steps=500,
+        {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 2, "lr": 4e-3},
+        steps=1200,
         whole=0.1,
     ),
     "cifar10": Task(

@@ -185,7 +185,7 @@ def records(title: str, run: Run) -> list[dict[str, Any]]:
 
 def write_section(path: Path, title: str, text: str) -> None:
     """Replace the section of this title, or add it."""
-    old = path.read_text() if path.exists() else f"# {path.stem.capitalize()}\n"
+    old = path.read_text() if path.exists() else f"# {path.stem.replace('_', ' ').capitalize()}\n"
     parts = re.split(r"^(?=## )", old, flags=re.MULTILINE)
     kept = [part.rstrip() for part in parts if not part.startswith(f"## {title}\n")]
     path.write_text("\n\n".join([*kept, f"## {title}\n\n{text.strip()}"]) + "\n")
