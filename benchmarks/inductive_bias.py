@@ -72,7 +72,7 @@ TASKS = {
     "mnist": Task(
         {"batch_size": 64, "crop_padding": 2},
         {"patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 2, "lr": 4e-3},
-        steps=1200,
+        steps=1000,
         whole=0.1,
     ),
     "cifar10": Task(
