@@ -30,11 +30,13 @@ from torch import nn
 from vitlit.classifier import Classifier
 from vitlit.cli import VitCLI
 from vitlit.datamodule import ImageData
+from vitlit.optim import parameter_groups, schedule_factor
 from vitlit.runs import Claim
 from vitlit.sampler import Batch
 from vitlit.splits import Split
 from vitlit.vit import ViT
 
+STEPS = 10_000  # of the bare loop's schedule
 RECIPE = ["fit", "--config", "digits.yaml", "--trainer.log_every_n_steps=50"]
 RECIPE += ["--data.crop_padding=1", "--data.batch_size=16", "--model.depth=1"]
 RECIPE += ["--model.embed_dim=12"]
@@ -46,8 +48,9 @@ CELLS = {  # what is compared, and its options
     ),
 }
 NOTE = """A ViT of one block, 12 wide, in epochs of a thousand batches of 16 digits. The reference
-is the bare loop: gather, transfer, crop, normalise, patchify, forward, loss, backward, AdamW. Each
-round is a block of steps.
+is a bare loop of the same training: gather, transfer, crop, normalise, patchify, forward, the same
+loss, backward, AdamW with the same groups of parameters, the same schedule. It counts, logs and
+guards nothing. Each round is a block of steps.
 """
 
 
@@ -66,17 +69,23 @@ def endless(data: ImageData, device: torch.device) -> Iterator[Batch]:
 class BareLoop:
     """The same training without Lightning."""
 
-    def __init__(self, model: nn.Module, data: ImageData, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, hp: Any, data: ImageData, device: torch.device) -> None:
         self.model = model.to(device).train()
         self.batches = endless(data, device)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        self.smoothing = hp["label_smoothing"]
+        groups = parameter_groups(model, weight_decay=hp["weight_decay"], decay=hp["decay"])
+        self.optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=True)
+        factor = schedule_factor(hp["schedule"], total=STEPS, warmup=STEPS // 10, floor=0.0)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
             batch = next(self.batches)
             self.optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(self.model(batch.x), batch.y).backward()
+            logits = self.model(batch.x)
+            F.cross_entropy(logits, batch.y, label_smoothing=self.smoothing).backward()
             self.optimizer.step()
+            self.scheduler.step()
 
 
 class TakeTurns:
@@ -94,7 +103,7 @@ class TakeTurns:
         names += ("num_heads", "patch_embed", "pos_embed", "global_pool")
         copy = ViT(**{name: hp[name] for name in names})
         self.device = device
-        self.bare = BareLoop(copy, data, device)
+        self.bare = BareLoop(copy, hp, data, device)
         self.hook = model.on_train_batch_end
         object.__setattr__(model, "on_train_batch_end", self.on_train_batch_end)
         self.start = time.perf_counter()

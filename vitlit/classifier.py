@@ -171,7 +171,7 @@ class Classifier(Scoring):
             groups = self.trainer.optimizers[0].param_groups
             self.log("lr", groups[-1]["lr"])  # the head's, where layers differ
             self.log("train/loss", loss, prog_bar=True)
-        return spread_non_finite(loss)
+        return spread_non_finite(loss) if self.trainer.world_size > 1 else loss
 
     def _is_logging_step(self, batch_idx: int) -> bool:
         """Where loggers will write, and first of all for the bar: Lightning's log is not cheap."""

@@ -183,7 +183,7 @@ class VitCLI(LightningCLI):
         given = [given] if isinstance(given, Callback) else given
         settings["callbacks"] = [*given, *self._callbacks(settings, given)]
         trainer = super().instantiate_trainer(**kwargs)
-        skip_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        skip_idle_hooks([*trainer.callbacks, self.model])  # type: ignore[attr-defined]
         take_over(trainer)
         return trainer
 

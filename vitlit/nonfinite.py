@@ -34,8 +34,8 @@ class FiniteUpdates(Callback):
 
     On a GPU the optimiser itself leaves the update out, by the flag that gradient scalers use;
     the flag is read two steps later, so that no step waits for the device. A scaler leaves out the
-    steps that it overflows in by itself, which is no fault; there the loss alone is looked at. All
-    processes see the same gradients, to which a loss that is not finite has spread.
+    steps that it overflows in by itself, which is no fault; there the loss alone is looked at. Of
+    several processes all see the same gradients, to which a loss that is not finite has spread.
 
     Args:
         skip: Updates that may be left out before the training stops.
@@ -72,7 +72,7 @@ class FiniteUpdates(Callback):
             if trainer.world_size > 1:
                 dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         else:
-            flag = non_finite([p.grad for p in parameters if p.grad is not None])
+            flag = non_finite([*losses, *(p.grad for p in parameters)])
         if flag.is_cuda:
             if not is_scaled:
                 trainer.optimizers[0].found_inf = flag  # type: ignore[attr-defined]
