@@ -202,3 +202,13 @@ def test_a_job_that_runs_again_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert second["global_step"] == 400
     assert all(same(first.get(name), second.get(name)) for name in STATE)
     assert (tools / "calls").read_text().splitlines() == ["requeue 71"]
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_bit_for_bit_where_buckets_stay_as_they_are(tmp_path: Path) -> None:
+    strategy = "--trainer.strategy=ddp_find_unused_parameters_true"
+    args = [*CONSTANT, strategy, "--trainer.devices=3"]
+    with training(tmp_path, *args) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert continues_to_the_same(tmp_path, *args)
