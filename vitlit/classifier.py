@@ -111,7 +111,7 @@ class Classifier(Scoring):
         self._add_metrics(self.num_classes)
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
-        self._compiling = False
+        self._compiling, self._is_alone = False, True
 
     @property
     def num_classes(self) -> int:
@@ -140,6 +140,7 @@ class Classifier(Scoring):
         tell([*weights.notes, *notes])
 
     def setup(self, stage: str) -> None:
+        self._is_alone = self.trainer.world_size == 1
         if stage == "fit" and self.hparams["class_weights"] == "balanced":
             labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
             self.class_weights.copy_(balanced_weights(labels, self.num_classes))
@@ -171,7 +172,7 @@ class Classifier(Scoring):
             groups = self.trainer.optimizers[0].param_groups
             self.log("lr", groups[-1]["lr"])  # the head's, where layers differ
             self.log("train/loss", loss, prog_bar=True)
-        return spread_non_finite(loss) if self.trainer.world_size > 1 else loss
+        return loss if self._is_alone else spread_non_finite(loss)
 
     def _is_logging_step(self, batch_idx: int) -> bool:
         """Where loggers will write, and first of all for the bar: Lightning's log is not cheap."""
