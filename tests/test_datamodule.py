@@ -197,7 +197,8 @@ def test_given_class_names_need_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "complaint"), [(["cat", "wolf"], "dog, wolf"), (["dog", "cat"], "order")]
+    ("names", "complaint"),
+    [(["cat", "wolf"], "folder has dog; only the model has wolf"), (["dog", "cat"], "order")],
 )
 def test_given_class_names_must_be_the_folders(
     photo_folder: PhotoFolder, names: list[str], complaint: str

@@ -1,6 +1,7 @@
 """Exported models, loaded by the programs they are for: the logits must be the model's."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -368,10 +369,21 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_weights_that_are_not_numbers_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("nan"), "head.bias of the model holds 3 numbers that are NaN"),
+        (3.4e38, "no finite numbers, so its weights are broken"),
+    ],
+)
+def test_weights_that_give_no_numbers_leave_nothing_behind(
+    value: float, message: str, tmp_path: Path
+) -> None:
     model = small_vit()
-    nn.init.constant_(model.head.bias, float("nan"))
-    with pytest.raises(InputError, match="no finite numbers, so its weights are broken"):
+    nn.init.constant_(model.head.bias, value)
+    if math.isfinite(value):
+        nn.init.constant_(model.head.weight, value)
+    with pytest.raises(InputError, match=message):
         exported(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

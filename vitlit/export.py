@@ -25,6 +25,7 @@ from vitlit.naming_choice import Naming, choose_naming
 from vitlit.namings import Portable
 from vitlit.pretrained import load_weights
 from vitlit.vit import ViT
+from vitlit.weight_arguments import check_finite
 from vitlit.weight_files import WEIGHT_NAMES
 
 Format = Literal["safetensors", "onnx", "pt2"]
@@ -70,6 +71,7 @@ def export(
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
     model = model.cpu().float().eval()
+    check_finite(model.state_dict(), "the model")
     portable = namings.portable(model, preprocess, class_names)
     chosen, why = choose_naming(naming, portable.arguments)
     with _complete_or_absent(folder) as part:
