@@ -228,3 +228,8 @@ def test_count_limits_the_images_to_explain(
     with np.load("explanation/arrays.npz") as arrays:
         assert arrays["names"].tolist() == ["a.png", "b.png"]
     assert "the first 2 of 3 images, as --count says" in caplog.messages
+
+
+def test_freezing_what_nothing_has_trained_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config=digits.yaml", "--model.freeze_blocks=-1"]) == 2
+    assert "nothing has trained; give --model.pretrained" in capsys.readouterr().err

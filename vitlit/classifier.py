@@ -105,7 +105,8 @@ class Classifier(Scoring):
             raise InputError(f"layer_decay {layer_decay} must be above 0 and at most 1")
         if not -1 <= freeze_blocks <= depth:
             raise InputError(
-                f"freeze_blocks {freeze_blocks} must be from -1 to the {depth} blocks of the model"
+                f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
+                f"below -1; give --model.freeze_blocks -1 to {depth}"
             )
         freeze(self.vit, freeze_blocks, depth)
         self._add_metrics(self.num_classes)

@@ -176,10 +176,15 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
             "only the model has": sorted(set(expected) - set(found)),
         }
         lists = [f"{who} {_few(names)}" for who, names in more.items() if names]
+        if not lists:
+            raise InputError(
+                f"the classes in {data_dir} are those of the model in another order; with "
+                f"published weights give --data.class_names '[{','.join(found)}]', an order that "
+                f"their head then takes"
+            )
         raise InputError(
-            f"the classes in {data_dir} are not those of the model: "
-            f"{'; '.join(lists) or 'their order differs'}; give the data that "
-            f"the model is for, or of published weights the names with --data.class_names"
+            f"the classes in {data_dir} are not those of the model: {'; '.join(lists)}; give the "
+            f"data that the model is for, or of published weights the names with --data.class_names"
         )
 
 

@@ -139,8 +139,8 @@ class Report(Callback):
             text += f"; no temperature: {fitted['skipped']}"
         else:
             text += (
-                f", {fitted['ece']:.4f} at temperature {fitted['value']:.3f}, "
-                f"fitted on {fitted['images']} validation images"
+                f" as it is, {fitted['ece']:.4f} with temperature {fitted['value']:.3f}, fitted "
+                f"on {fitted['images']} validation images"
             )
         return [
             f"interval    accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)",

@@ -50,6 +50,11 @@ def check_weights_are_given(model: Any) -> None:
             "this recipe fine-tunes weights that you choose; give --model.pretrained a file, a "
             "model's or a run's folder or a name on the Hugging Face hub"
         )
+    if model["freeze_blocks"] and not model["pretrained"]:
+        raise InputError(
+            f"model.freeze_blocks {model['freeze_blocks']} would keep weights as they are that "
+            f"nothing has trained; give --model.pretrained, or leave it out"
+        )
 
 
 def check_checkpoint(settings: Any, saved: dict[str, Any], path: Path, command: str) -> None:

@@ -94,8 +94,9 @@ def _num_heads(
             return known["num_heads"]
     num_heads = HEADS.get(width, max(1, width // 64))
     notes.append(
-        f"num_heads {num_heads} assumed, as published models of width {width} have; "
-        f"the weights do not tell"
+        f"num_heads {num_heads} assumed, as published models of width {width} would have, since "
+        f"the weights do not tell; with another number the outputs are wrong: give num_heads "
+        f"(--model.num_heads) if it is not yours"
     )
     return num_heads
 
