@@ -59,7 +59,7 @@ class ImageData(pl.LightningDataModule):
             how many (sets larger than memory_gb are decoded once to find them).
         download: Download mnist, fashion_mnist, cifar10 or cifar100 where they are missing.
         split: Which split ``test`` scores: train, val or test.
-        images: Files and folders that predict, explain, export and probe read.
+        images: Files and folders that predict, explain and probe read.
         patch_size: Side of a patch in pixels, from the model.
         patchify: Whether batches hold patches or images, from the model.
         seed: Decides the order and the augmentation of training images.
