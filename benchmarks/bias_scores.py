@@ -87,17 +87,19 @@ def table(scores: Sequence[Score]) -> str:
     return "\n".join(map(measure.row, lines)) + "\n"
 
 
-def draw(scores: Sequence[Score], title: str, path: Path) -> None:
-    """One line for each setting: the mean over the seeds, and bars of a standard deviation."""
+def draw(scores: Sequence[Score], known: Sequence[str], title: str, path: Path) -> None:
+    """One line for each setting: the mean over the seeds, and bars of a standard deviation.
+
+    known: settings in the order of their colours, the same in every picture.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     axes = figure.subplots()
     drawn, found = names(scores), shares(scores)
-    vits = [name for name in drawn if name != CNN]
     for number, name in enumerate(drawn):
         values = [accuracies(scores, name, share) for share in found]
-        place = vits.index(name) % len(COLOURS) if name in vits else 0
+        place = 0 if name == CNN else known.index(name) % len(COLOURS)
         shift = 1.05 ** (number - (len(drawn) - 1) / 2)  # so that bars stand beside each other
         axes.errorbar(
             [100 * share * shift for share in found],

@@ -245,7 +245,7 @@ def main() -> None:
         write_section(here / "inductive_bias.md", f"{args.dataset}, {args.device}", text)
         picture = here.parent / "docs" / "pictures" / f"inductive_bias_{args.dataset}.png"
         title = f"{args.dataset}: mean and standard deviation of {len(args.seeds)} trainings"
-        draw(scores, title, picture)
+        draw(scores, list(SETTINGS), title, picture)
 
 
 if __name__ == "__main__":
