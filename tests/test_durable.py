@@ -16,21 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from promises import WRITER
+
 from vitlit import durable
 from vitlit.errors import InputError
-
-WRITER = """
-import sys
-from pathlib import Path
-import torch
-from vitlit import durable
-path, number = Path(sys.argv[1]), int(sys.argv[2])
-print("ready", flush=True)
-while True:
-    number += 1
-    content = {"number": number, "weights": torch.full((1_000_000,), float(number))}
-    durable.write(path, lambda file: torch.save(content, file), keep=True)
-"""
 
 
 def save(value: Any) -> Callable[[Any], None]:
