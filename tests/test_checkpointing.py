@@ -100,6 +100,17 @@ def test_settings_that_name_a_class_are_refused(tmp_path: Path) -> None:
         checkpointing.read(tmp_path / "a.ckpt")
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    state = {"vit.norm.weight": torch.ones(4), "vit.norm.bias": torch.tensor([0.0, value])}
+    parts = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}}
+    torch.save({"state_dict": state, **parts}, tmp_path / "last.ckpt")
+    with pytest.raises(
+        InputError, match=r"norm\.bias of .*last\.ckpt holds 1 numbers"
+    ):
+        checkpointing.read(tmp_path / "last.ckpt")
+
+
 def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
     model = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
     parts = {"state_dict": {}, checkpointing.MODEL: model, checkpointing.DATA: {}}

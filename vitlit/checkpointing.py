@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from vitlit import durable
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.images import Preprocess
 from vitlit.vit import ViT
+from vitlit.weight_arguments import check_finite
+from vitlit.weight_files import is_plain
 
 RUNS = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
@@ -98,7 +101,7 @@ def _newest(name: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, as plain values and tensors; nothing in it is executed."""
+    """The checkpoint's content, as plain values and finite tensors; nothing in it is executed."""
     content = _read(path, mmap=True)
     parts = ("state_dict", MODEL, DATA)
     if not all(isinstance(content.get(part), dict) for part in parts):
@@ -108,6 +111,8 @@ def read(path: Path) -> dict[str, Any]:
         )
     for part in (MODEL, DATA):
         _check_plain(content[part], path)
+    weights = content["state_dict"].items()
+    check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_plain(v)}, str(path))
     return content
 
 

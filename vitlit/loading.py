@@ -3,6 +3,7 @@
 path | folder | name on the hub | best | last -> ViT, Preprocess, class names
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from vitlit.pretrained import (
     untold_statistics,
 )
 from vitlit.vit import ViT
-from vitlit.weight_arguments import check_finite
 from vitlit.weight_facts import METADATA
 from vitlit.weight_files import read_file
+
+OPTION = re.compile(r"--(?:model|data)\.(num_heads|img_size)")  # that are arguments here
 
 
 def load(
@@ -44,7 +46,14 @@ def load(
     """
     given: dict[str, Any] = {"num_heads": num_heads, "img_size": img_size}
     given = {name: value for name, value in given.items() if value is not None}
-    file, _ = located(str(source))
+    try:
+        return _load(str(source), given)
+    except InputError as error:  # of what the command line shares
+        raise InputError(OPTION.sub(r"\1", str(error))) from error
+
+
+def _load(source: str, given: dict[str, Any]) -> Loaded:
+    file, _ = located(source)
     content = read_file(file)
     is_checkpoint = is_own(content.parts)
     if given and (is_checkpoint or METADATA in content.metadata):
@@ -53,11 +62,9 @@ def load(
             f"{'them' if len(given) > 1 else 'it'} out"
         )
     if is_checkpoint:
-        loaded = checkpointing.load(file)
-        check_finite(loaded.model.state_dict(), str(source))
-        return loaded
+        return checkpointing.load(file)
     weights = load_weights(source, given)
-    check_heads(num_heads, weights, str(source))
+    check_heads(given.get("num_heads"), weights, source)
     return _made(weights, given)
 
 

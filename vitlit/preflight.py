@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
-INTERACTIVE = ("bash", "interactive")  # names of jobs that Lightning does not take for its own
+from vitlit.runs import INTERACTIVE
 
 
 def warn(trainer: pl.Trainer) -> None:

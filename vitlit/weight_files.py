@@ -119,14 +119,15 @@ def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[s
     tensors = {
         name: value.float()
         for name, value in parts.items()
-        if isinstance(name, str) and isinstance(value, Tensor) and _is_plain(value)
+        if isinstance(name, str) and isinstance(value, Tensor) and is_plain(value)
     }
     if not tensors:
         raise InputError(f"{path} holds no weights; its parts are {listed(parts)}")
     return tensors, notes
 
 
-def _is_plain(value: Tensor) -> bool:
+def is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds its numbers, floats, in memory and one by one."""
     return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
 
 
