@@ -105,9 +105,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path:
     state = {"vit.norm.weight": torch.ones(4), "vit.norm.bias": torch.tensor([0.0, value])}
     parts = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}}
     torch.save({"state_dict": state, **parts}, tmp_path / "last.ckpt")
-    with pytest.raises(
-        InputError, match=r"norm\.bias of .*last\.ckpt holds 1 numbers"
-    ):
+    with pytest.raises(InputError, match=r"norm\.bias of .*last\.ckpt holds 1 numbers"):
         checkpointing.read(tmp_path / "last.ckpt")
 
 
