@@ -64,8 +64,10 @@ def by_module(args: list[str], folder: Path) -> str:
 
 
 def by_torchrun(args: list[str], folder: Path) -> str:
-    launch = [TORCHRUN, "--nproc_per_node=2", f"--master_port={free_port()}", "-m", "vitlit"]
-    return run([*launch, *args], folder)
+    """With --run, which torchrun would take for one of its own options but for the two dashes."""
+    [made] = (folder / "lightning_logs").iterdir()
+    launch = [TORCHRUN, "--nproc_per_node=2", f"--master_port={free_port()}", "-m", "--", "vitlit"]
+    return run([*launch, *args, "--run", made.name], folder)
 
 
 def by_srun(args: list[str], folder: Path) -> str:

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from test_ddp import environment
 from test_resume import QUIET, SMALL, STATE, same
 
 import vitlit
+from vitlit import stopping
+from vitlit.stopping import GRACE
 
 pytestmark = pytest.mark.faults
 
@@ -105,6 +109,80 @@ def test_a_signal_saves_and_ends_the_training(
     assert process.returncode == status
     assert f"stopped by {signum.name} after step {saved(tmp_path)['global_step']};" in errors
     assert "Traceback" not in errors
+
+
+DEAF = """
+from datetime import timedelta
+from torch.distributed import TCPStore
+from vitlit.stopping import Stopping
+
+stopping = Stopping(timedelta(seconds=60))
+stopping._training = {}
+with stopping.listening():
+    print("waiting", flush=True)
+    TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=timedelta(minutes=5))
+"""  # for another process, in C, where no handler is run
+
+
+@contextmanager
+def deaf(*, is_training: bool) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF.format(is_training)],
+        env=own_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(1.0)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_waits_for_others_to_start_is_ended(
+    signum: signal.Signals, status: int
+) -> None:
+    with deaf(is_training=False) as process:
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors == f"vitlit: stopped by {signum.name} before the first step; nothing was saved\n"
+
+
+def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone() -> None:
+    with deaf(is_training=True) as process:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(GRACE + 1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors == "vitlit: stopped by SIGTERM while it waited\n"
+
+
+def test_a_signal_that_two_programs_pass_on_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM sends it to all processes, torchrun once more to those that it started."""
+    now, ended = [100.0], []
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    callback = stopping.Stopping(timedelta(seconds=60))
+    callback._training = True
+    for later, expected in ((0.0, []), (0.1, []), (1.5, [143])):
+        now[0] = 100.0 + later
+        callback._note(signal.SIGTERM, None)
+        assert (callback.signum, ended) == (signal.SIGTERM, expected)
 
 
 @pytest.mark.slow

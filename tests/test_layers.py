@@ -14,7 +14,7 @@ SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER
 LAYERS = [
     {"__init__", "errors", "patches", "positions", "seeding", "optim", "decoding", "shipped"}
     | {"metrics", "significance", "losses", "probing"}
-    | {"durable", "plain_yaml"},
+    | {"durable", "plain_yaml", "wakeup"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
     | {"images", "locality", "pooling"},
     {"transform"},

@@ -3,10 +3,13 @@
 SIGTERM, SIGUSR1, SIGINT to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
 """
 
+import math
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,10 +24,14 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.callbacks import LastCheckpoint, MovingAverage, is_within_step
 from vitlit.errors import Stopped
+from vitlit.wakeup import watching
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM) + (
     (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
 )
+SAME = 1.0  # seconds in which another signal is the same wish: SLURM and torchrun both pass it on
+GRACE = 3.0  # seconds after which a signal that no handler was run for finds Python waiting in C
+TOO_EARLY = "before the first step; nothing was saved"
 
 
 class Agreement:
@@ -83,7 +90,10 @@ def take_over(trainer: pl.Trainer) -> None:
 
 
 class Stopping(Callback):
-    """Ends a training in good order when a signal asks for it; a second signal ends it at once.
+    """Ends a training in good order when a signal asks for it; a later one ends it at once.
+
+    A process that waits outside Python, where no handler is run, is ended too: before the first
+    step, when there is nothing to save, or by a later signal.
 
     Args:
         timeout: How long processes wait for each other.
@@ -95,6 +105,8 @@ class Stopping(Callback):
         self._pid = os.getpid()
         self._training = False
         self._agreement: Agreement | None = None
+        self._came = math.inf  # when the first signal did, in seconds of the monotonic clock
+        self._noted = -math.inf  # when a handler was last run
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -104,20 +116,44 @@ class Stopping(Callback):
             return
         before = {signum: signal.signal(signum, self._note) for signum in CAUGHT}
         try:
-            yield
+            with watching(self._hear):
+                yield
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: Any) -> None:
+        self._noted = now = time.monotonic()
+        is_child = os.getpid() != self._pid
         if self.signum:
-            if os.getpid() != self._pid:
+            if is_child:
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
-            os._exit(128 + signum)
-        self.signum = signum
-        if not self._training and os.getpid() == self._pid:  # there is nothing to save yet
-            raise Stopped(signum, "before the first step; nothing was saved")
+            if now - self._came > SAME:
+                os._exit(128 + signum)
+            return
+        self.signum, self._came = signum, min(now, self._came)
+        if not self._training and not is_child:
+            raise Stopped(signum, TOO_EARLY)
+
+    def _hear(self, signum: int) -> None:
+        """Of a signal, at once and in another thread, whether or not its handler is run."""
+        if signum not in CAUGHT:
+            return
+        now = time.monotonic()
+        self._came = min(now, self._came)
+        timer = threading.Timer(GRACE, self._end_if_deaf, [signum, now])
+        timer.daemon = True
+        timer.start()
+
+    def _end_if_deaf(self, signum: int, came: float) -> None:
+        """End the process if the handler of a signal that came is not run, and nothing is lost."""
+        is_later = came - self._came > SAME
+        if self._noted > came - SAME or (self._training and not is_later):
+            return
+        stop = Stopped(signum, "while it waited" if self._training else TOO_EARLY)
+        print(f"vitlit: {stop}", file=sys.stderr, flush=True)
+        os._exit(stop.status)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # Lightning's word for it, from the first process alone, waits for the device in each step
