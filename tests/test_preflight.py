@@ -3,7 +3,7 @@
 import pytest
 
 from vitlit.errors import advice
-from vitlit.preflight import slurm_traps
+from vitlit.preflight import node_traps, slurm_traps
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vitlit", "SLURM_CPUS_PER_TASK": "8"}
 TASK = {**JOB, "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}
@@ -39,6 +39,12 @@ def test_tasks_that_differ_from_devices_are_named(tasks: str, processes: int) ->
     [text] = traps({**TASK, "SLURM_NTASKS": tasks}, processes)
     assert f"{tasks} tasks" in text
     assert f"is {processes}" in text
+
+
+def test_nodes_that_nothing_brings_together_are_named() -> None:
+    [text] = node_traps({}, nodes=2)
+    assert "trainer.num_nodes 2, but MASTER_ADDR" in text
+    assert node_traps({}, nodes=1) == node_traps({"MASTER_ADDR": "10.0.0.1"}, nodes=2) == []
 
 
 def test_a_number_of_tasks_that_is_none_is_left_to_slurm() -> None:

@@ -15,12 +15,22 @@ from vitlit.runs import INTERACTIVE
 def warn(trainer: pl.Trainer) -> None:
     """Say what of the cluster's settings does not fit the trainer's."""
     external = getattr(trainer.strategy, "cluster_environment", None)
-    for text in slurm_traps(
-        os.environ,
-        processes=trainer.world_size,
-        launched=external is not None and external.creates_processes_externally,
-    ):
+    launched = external is not None and external.creates_processes_externally
+    found = slurm_traps(os.environ, processes=trainer.world_size, launched=launched)
+    if not launched:
+        found += node_traps(os.environ, nodes=trainer.num_nodes)
+    for text in found:
         rank_zero_warn(text)
+
+
+def node_traps(environment: Mapping[str, str], *, nodes: int) -> list[str]:
+    """What a process that nothing has launched would wait for, for half an hour."""
+    if nodes == 1 or "MASTER_ADDR" in environment:
+        return []
+    return [
+        f"trainer.num_nodes {nodes}, but MASTER_ADDR does not say where the nodes meet: start the "
+        f"command on each by srun or torchrun, see docs/cluster.md"
+    ]
 
 
 def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: bool) -> list[str]:
