@@ -198,6 +198,11 @@ def check_trainer(trainer: Any, command: str) -> None:
     for name in ("gradient_clip_val", "log_every_n_steps"):
         if (trainer[name] or 0) < 0:
             raise InputError(f"trainer.{name} {trainer[name]} is negative; give 0 or more")
+    if trainer["barebones"]:
+        raise InputError(
+            "trainer.barebones leaves out what a training here needs; leave it out too, and time "
+            "steps with --trainer.enable_checkpointing false --trainer.logger false"
+        )
     if trainer["overfit_batches"]:
         raise InputError(
             "trainer.overfit_batches would replace the order of the data; "

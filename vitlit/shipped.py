@@ -20,6 +20,7 @@ def find_config(name: str) -> Path:
     for candidate in (Path(name).expanduser(), HERE / name, HERE / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
-    near = difflib.get_close_matches(name, shipped(), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "`vitlit` alone lists those that are shipped"
+    stems = {Path(known).stem: known for known in reversed(shipped())}  # of equal ones the first
+    near = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.5)
+    hint = f"did you mean {stems[near[0]]}?" if near else "`vitlit` alone lists the shipped ones"
     raise InputError(f"no configuration {name!r}; {hint}")
