@@ -332,6 +332,23 @@ def test_early_stopping_stops_after_its_patience(
     assert len(events.Scalars("val/acc")) == 2
 
 
+def test_best_and_early_stopping_follow_the_score_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--checkpoints.monitor=val/loss", "--early_stopping.patience=7", "--run=a"]
+    assert main([*FIT, *args, "--trainer.max_epochs=3"]) == 0
+    with (tmp_path / "lightning_logs" / "a" / "history.csv").open() as file:
+        lowest = min(float(row["val/loss"]) for row in csv.DictReader(file))
+    assert f"best.ckpt  val/loss {lowest:.4f}" in capsys.readouterr().out
+    content = torch.load(tmp_path / "lightning_logs/a/checkpoints/last.ckpt", weights_only=True)
+    [stopping] = [name for name in content["callbacks"] if name.startswith("EarlyStopping")]
+    assert "'val/loss', 'mode': 'min'" in stopping
+    longer = ["--trainer.max_epochs=4", "--ckpt_path=lightning_logs/a", "--run=b"]
+    assert main([*FIT, *longer]) == 0
+    assert "best.ckpt  val/loss" in capsys.readouterr().out  # as in the checkpoint
+
+
 def test_the_average_of_the_weights_is_what_a_run_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,7 +450,7 @@ def test_a_user_callback_and_logger_come_from_the_config(
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
-        ("fit --config nosuch.yaml", ["nosuch.yaml", ".yaml?"]),
+        ("fit --config nosuch.yaml", ["nosuch.yaml", "lists the shipped ones"]),
         ("fit --config digits.yaml --model.depht 3", ["model.depht", "model.depth"]),
         ("fit --config digits.yaml --model.depth three", ["model.depth", "three", "int"]),
         ("fit --config digits.yaml --model.pos_embed learned", ["learned", "learn", "sincos1d"]),

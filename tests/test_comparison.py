@@ -54,7 +54,7 @@ def test_each_model_is_scored_as_it_was_trained(
     assert [re.findall(r"  (0\.\d{4})", row)[0] for row in rows] == [
         f"{accuracy(home / run):.4f}" for run in runs
     ]
-    assert "its split_seed was 5: it may have seen these images" in rows[2]
+    assert "its split_seed was 5: it may have been trained on these images" in rows[2]
     assert "its" not in rows[1]
     assert "(Holm)" in out
 
@@ -67,6 +67,19 @@ def test_one_checkpoint_or_one_twice_is_refused(
     assert "give `vitlit compare A B`" in capsys.readouterr().err
     assert main(["compare", *["lightning_logs/run_0"] * 2, *QUIET]) == 2
     assert "twice" in capsys.readouterr().err
+
+
+def test_other_data_are_named_and_equal_answers_are_called_so(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    path = home / "lightning_logs" / "run_0" / "checkpoints" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["datamodule_hyper_parameters"] |= {"dataset": "folder", "data_dir": "/photos"}
+    torch.save(content, tmp_path / "other.ckpt")
+    assert main(["compare", "lightning_logs/run_0", str(tmp_path / "other.ckpt"), *QUIET]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.endswith("right and wrong on the same images; it was trained on other data, /photos")
 
 
 def scored(name: str, right: int, count: int = 1000) -> Scored:

@@ -263,8 +263,8 @@ def test_the_page_tells_temperatures_and_gates() -> None:
     for block in lsa.blocks:
         nn.init.constant_(block.attn.sharpness, 0.5 * block.attn.scale)
     nn.init.constant_(gpsa.blocks[0].attn.gate, 0.0)
-    assert attention_fact(lsa) == "lsa, temperatures 2.00 to 2.00"
-    assert attention_fact(gpsa) == "gpsa in block 0, position counts 50% to 50%"
+    assert attention_fact(lsa) == "lsa, temperatures 2.00"
+    assert attention_fact(gpsa) == "gpsa in block 0, position counts 50%"
     assert heads_of(small()) == {}
 
 

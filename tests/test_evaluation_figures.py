@@ -44,10 +44,13 @@ def test_the_reliability_diagram_draws_bins_with_images() -> None:
     fitted = fit_temperature(logits, labels)
     before, after = (reliability(logits / scale, labels) for scale in (1, fitted.temperature))
     top = drawn_in(reliability_diagram(before, after, fitted, title=""))[0]
-    _, plain, cooled = top.get_lines()
-    for line, bins in ((plain, before), (cooled, after)):
+    plain, cooled = top.collections
+    for dots, bins in ((plain, before), (cooled, after)):
         has = bins.images > 0
-        assert line.get_ydata().tolist() == pytest.approx(bins.accuracy[has].tolist())
+        places = torch.stack([bins.confidence[has], bins.accuracy[has]], dim=1)
+        assert dots.get_offsets().data.flatten().tolist() == pytest.approx(
+            places.flatten().tolist()
+        )
     assert f"{fitted.temperature:.2f}" in cooled.get_label()
 
 
@@ -57,6 +60,15 @@ def test_a_sheet_shows_each_picture_under_its_words() -> None:
     assert [one.get_title() for one in axes] == words
 
 
+def test_words_stay_within_their_picture() -> None:
+    long = ["is: pickup truck of the fire brigade\nsaid: pickup truck of the post (0.71)"] * 6
+    figure = picture_sheet(torch.rand(6, 1, 8, 8), long, title="six")
+    for one in drawn_in(figure):
+        title = one.title.get_window_extent()
+        assert title.width < figure.bbox.width / 6
+        assert one.get_title().endswith("(0.71)")
+
+
 def test_long_names_are_cut() -> None:
     assert cut("automobile", 10) == "automobile"
-    assert cut("pickup_truck", 10) == "pickup_tr…"
+    assert cut("pickup_truck", 10) == "picku…ruck"

@@ -75,6 +75,7 @@ def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
         ("file,class\n99.png,cat\n", "line 2: no file"),
         ("file,class\n../x.png,cat\n", "is not a file below"),
         ("file,class\n,cat\n", "is not a file below"),
+        ("file;class\n00.png;cat\n", "separated by a comma, .* and has 'file;class'"),
         ("file,class\n00.png,cat\n00.png,dog\n", "00.png is dog, and cat before"),
     ],
 )
@@ -83,6 +84,22 @@ def test_a_file_that_makes_no_sense_is_refused(text: str, part: str, photos: Pat
     file.write_text(text)
     with pytest.raises(InputError, match=part):
         read_labels(file, photos)
+
+
+def test_empty_lines_are_left_out_and_repeats_are_told(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = photos.parent / "again.csv"
+    file.write_text("file,class\n00.png,cat\n01.png,dog\n00.png,cat\n,\n")
+    assert list(read_labels(file, photos).values()) == ["cat", "dog"]
+    assert "again.csv names 1 images again, with the same class" in caplog.text
+
+
+def test_classes_that_are_no_text_are_refused(photos: Path) -> None:
+    file = photos.parent / "latin.csv"
+    file.write_bytes(b"file,class\n00.png,cl\xe9\n01.png,dog\n")
+    with pytest.raises(InputError, match=r"class cl\\udce9 of .*latin\.csv is not text in UTF-8"):
+        ImageData(dataset="folder", data_dir=str(photos), labels=str(file))
 
 
 def test_other_data_sets_have_their_own_labels() -> None:

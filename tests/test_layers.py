@@ -26,7 +26,7 @@ LAYERS = [
     | {"weight_arguments", "loading"}
     | {"export", "naming_choice", "namings", "traits"}
     | {"evaluation", "evaluation_figures", "features", "inference"}
-    | {"comparison", "probe"},
+    | {"comparison", "probe", "report_content"},
     {"classifier", "scoring"},
     {"bar", "callbacks", "history", "hooks", "parser", "settings", "sources", "summary", "trainer"}
     | {"report", "feature_writer", "runs", "kept", "options", "origins", "starting"}

@@ -226,8 +226,11 @@ def test_every_attention_but_softmax_is_explicit() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("softmax", 2, GRID, 0, 1), "gpsa_blocks 1 .* are of attention gpsa"),
-        (("lsa", 2, GRID, 0, None, 2.0), r"locality_strength 2\.0 are of attention gpsa"),
+        (("softmax", 2, GRID, 0, 1), "^gpsa_blocks 1 is of attention gpsa"),
+        (
+            ("lsa", 2, GRID, 0, None, 2.0),
+            r"^locality_strength 2\.0 is of attention gpsa; leave it out with lsa",
+        ),
         (("gpsa", 2, GRID, 0, 3), "gpsa_blocks 3 is not 1 to the 2 blocks"),
         (("gpsa", 2, GRID, 0, 0), "gpsa_blocks 0 is not 1 to the 2 blocks"),
         (("gpsa", 2, GRID, 0, None, -1.0), r"locality_strength -1\.0 is not 0 or more"),

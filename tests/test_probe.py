@@ -117,6 +117,8 @@ def test_neighbours_in_a_folder_are_the_most_alike_but_not_the_image_itself(
     [
         ("--k 0", "k 0 must be"),
         ("--c 0", "c 0"),
+        ("--k 1296", "k 1296 is more than the 1295 training images"),
+        ("--query a.png", "give --data.images too"),
         ("--layer 7", "no block 7"),
         ("--pool token", "no class token"),
         ("--data.split val", "probe scores the test split"),

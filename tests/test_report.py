@@ -1,5 +1,6 @@
 """The report of a test: its numbers, its files, and where they go."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from vitlit import load
 from vitlit.__main__ import main
 from vitlit.datamodule import ImageData
 from vitlit.evaluation import Calibration
-from vitlit.report import fitted
+from vitlit.report_content import calibration_words, fitted
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-FILES = {"metrics.json", "confusion.png", "reliability.png", "mistakes.png", "probabilities.npz"}
+FILES = {"metrics.json", "confusion.png", "reliability.png", "mistakes.png", "mistakes.csv"}
+FILES |= {"probabilities.npz"}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,41 @@ def test_its_probabilities_are_those_of_the_loaded_model(run: Path, reported: Pa
     assert theirs.tolist() == labels.tolist()
 
 
+def test_its_mistakes_are_all_of_them_the_surest_first(run: Path, reported: Path) -> None:
+    logits, labels = logits_of(run)
+    sure, taken = logits.softmax(dim=1).max(dim=1)
+    with (reported / "mistakes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    wrong = (taken != labels).nonzero()[:, 0].tolist()
+    assert sorted(int(row["image"]) for row in rows) == wrong
+    for row in rows:
+        i = int(row["image"])
+        assert (row["class"], row["predicted"]) == (str(int(labels[i])), str(int(taken[i])))
+        assert float(row["probability"]) == pytest.approx(float(sure[i]), abs=1e-3)
+    shares = [float(row["probability"]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ece": 0.02}, "calibration error 0.0400 as it is, 0.0200 with temperature 1.500, fitted"),
+        ({"ece": 0.06}, "temperature 1.500, fitted on 9 validation images, does not lower it here"),
+        ({"at_limit": True}, "no temperature: of 0.05 to 20 an end is best for 9 validation"),
+        ({"skipped": "none"}, "calibration error 0.0400; no temperature: none"),
+    ],
+)
+def test_a_temperature_is_praised_only_where_it_helps(changes: dict[str, Any], words: str) -> None:
+    fit = {"value": 1.5, "images": 9, "at_limit": False, "ece": 0.01} | changes
+    assert words in calibration_words({"ece": 0.04}, fit)
+
+
+def test_images_that_the_model_may_have_been_trained_on_are_told(run: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="split_seed was 0: it may have been trained on these"):
+        assert score(run, "--data.split_seed=5", f"--out={tmp_path / 'seen'}") == 0
+    assert "split_seed was 0" in read(tmp_path / "seen")["note"]
+
+
 def test_another_test_of_the_same_replaces_it_and_of_another_split_does_not(
     run: Path, reported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +189,15 @@ def test_figures_and_scores_go_to_a_logger_where_there_is_one(run: Path, tmp_pat
         == 0
     )
     [file] = tmp_path.glob("**/events*")
+    tags = EventAccumulator(str(file)).Reload().Tags()
+    assert {"test/confusion", "test/reliability", "test/mistakes"} <= set(tags["images"])
+    assert {"test/ece", "test/f1", "test/balanced_acc", "test/acc"} <= set(tags["scalars"])
+
+
+def test_figures_and_scores_go_into_the_run(run: Path) -> None:
+    before = set(run.glob("events*"))
+    assert score(run) == 0
+    [file] = set(run.glob("events*")) - before
     tags = EventAccumulator(str(file)).Reload().Tags()
     assert {"test/confusion", "test/reliability", "test/mistakes"} <= set(tags["images"])
     assert {"test/ece", "test/f1", "test/balanced_acc", "test/acc"} <= set(tags["scalars"])

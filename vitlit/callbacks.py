@@ -4,7 +4,7 @@ import csv
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +23,14 @@ LOOKS = 10  # steps between two looks at the clock where processes must agree on
 SHOWN = 10  # rows that predict prints
 
 
+Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]
+
+
+def mode_of(monitor: str) -> Literal["min", "max"]:
+    """Whether the lowest or the highest of a score is the best."""
+    return "min" if monitor.endswith("loss") else "max"
+
+
 class RunCheckpoint(ModelCheckpoint):
     """A checkpoint of one fixed name, in ``folder`` or else where Lightning's loggers write."""
 
@@ -38,7 +46,9 @@ class RunCheckpoint(ModelCheckpoint):
         """The score to beat, if the state is of this run; no path in a file is trusted."""
         name = Path(str(state_dict.get("dirpath"))).parent.name
         score = state_dict.get("best_model_score")
-        if name != Path(str(self.dirpath)).parent.name or not isinstance(score, Tensor):
+        is_same = state_dict.get("monitor") == self.monitor
+        is_own = name == Path(str(self.dirpath)).parent.name
+        if not (is_same and is_own and isinstance(score, Tensor)):
             return
         path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
         self.best_model_path = self.kth_best_model_path = path
@@ -47,13 +57,14 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(RunCheckpoint):
-    """Keeps best.ckpt, of the highest val/acc, in the run's folder.
+    """Keeps best.ckpt, of the best score, in the run's folder.
 
     Of equal scores the later one wins: it was trained longer, and small validation sets tie often.
+    monitor: the score, of which the lowest is best if it is a loss.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        super().__init__(folder, monitor="val/acc", mode="max", filename="best")
+    def __init__(self, folder: Path | None = None, monitor: Monitor = "val/acc") -> None:
+        super().__init__(folder, monitor=monitor, mode=mode_of(monitor), filename="best")
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score

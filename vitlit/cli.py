@@ -13,7 +13,6 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit import checkpointing
 from vitlit.bar import Bar
 from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
@@ -33,7 +32,7 @@ from vitlit.parser import (
     only_safe_settings,
     refuse_linked,
 )
-from vitlit.report import Report, add_test_options, report_place
+from vitlit.report import Report, add_test_options, report_place, run_of
 from vitlit.runs import Claim, find_start, has_ended
 from vitlit.settings import (
     check_checkpoints,
@@ -173,9 +172,7 @@ class VitCLI(LightningCLI):
         if self.subcommand == "fit":
             self.run = self.claim.take_for(settings, root, self.named)
         if settings["logger"] in (None, True):
-            kwargs["logger"] = self.run is not None and TensorBoardLogger(
-                root, name=checkpointing.RUNS, version=self.run.name, default_hp_metric=False
-            )
+            kwargs["logger"] = self._logger()
         kwargs["plugins"] = with_durable(settings["plugins"])
         if settings["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
@@ -187,6 +184,15 @@ class VitCLI(LightningCLI):
         take_over(trainer)
         return trainer
 
+    def _logger(self) -> TensorBoardLogger | bool:
+        """Of the run that is trained or tested, if there is one to write into."""
+        run = self.run
+        if self.subcommand == "test":
+            run = run_of(report_place(self.config[self.subcommand])[0])
+        return run is not None and TensorBoardLogger(
+            run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
+        )
+
     def _callbacks(self, settings: Any, given: list[Callback]) -> list[Callback]:
         """What every run has besides the callbacks that the user configured."""
         callbacks: list[Callback] = []
@@ -195,7 +201,8 @@ class VitCLI(LightningCLI):
             callbacks.append(Bar())
         settings_of = self.config[self.subcommand]
         if self.subcommand == "test":
-            self.report = Report(*report_place(settings_of))
+            assert self.start is not None
+            self.report = Report(*report_place(settings_of), note=self.start.note)
             callbacks.append(self.report)
         if self.subcommand == "predict":
             self.predictions = make_writer(settings_of, self.datamodule.class_names)

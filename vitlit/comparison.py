@@ -14,20 +14,14 @@ from torch import Tensor
 
 from vitlit import checkpointing
 from vitlit.datamodule import ImageData
+from vitlit.division import DECIDING, place_of, seen_note
 from vitlit.errors import InputError
-from vitlit.evaluation import loss_of
+from vitlit.evaluation import balanced_accuracy, loss_of
 from vitlit.inference import Compute, Rows, collect, flip_average, loader_of
 from vitlit.significance import compare, holm, wilson
 from vitlit.vit import ViT
 
-SAME = (
-    "dataset",
-    "data_dir",
-    "labels",
-    "val_fraction",
-    "test_fraction",
-    "split_seed",
-)  # of all models
+SAME = ("dataset", "data_dir", "labels", *DECIDING)  # of all models
 READING = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
 NOISE = 0.05  # probability from which on a difference may be chance
 LONGEST = 60  # letters of a name
@@ -80,7 +74,7 @@ def score_all(paths: list[str], data: ImageData, run: Run) -> list[Scored]:
                 f"{paths[0]} are {some(data.class_names)}: compare models of the same"
             )
         own.setup("test")
-        found.append(Scored(name, run(loaded.model, own), _note(settings, data)))
+        found.append(Scored(str(path), run(loaded.model, own), _note(settings, data)))
     return found
 
 
@@ -90,17 +84,20 @@ def some(names: list[str]) -> str:
 
 
 def _note(settings: dict[str, Any], data: ImageData) -> str:
-    """Whether the model may have been trained on the images it is scored on."""
-    if data.split == "train":
-        return "trained on these images"
-    others = [key for key in SAME if settings.get(key) != data.hparams.get(key)]
-    if not others or {"dataset", "data_dir", "labels"} & set(others):
-        return ""
-    return f"its {others[0]} was {settings.get(others[0])}: it may have seen these images"
+    """Whether the model may have been trained on the images it is scored on.
+
+    settings: of the data that it was trained on.
+    """
+    own = place_of(settings)
+    if own != place_of(data.hparams):
+        return f"it was trained on other data, {own[:2][-1]}"
+    return seen_note(data.hparams, settings, data.split)
 
 
 def lines(scored: list[Scored], title: str) -> list[str]:
-    """One line for each model: accuracy, 95 % interval, loss, and how it differs from the first."""
+    """One line for each model: accuracy, 95 % interval, balanced accuracy (the mean recall of the
+    classes), loss, and how it differs from the first.
+    """
     first = scored[0]
     found = [compare(other.right, first.right) for other in scored[1:]]
     raised = holm([difference.p for difference in found])
@@ -108,15 +105,17 @@ def lines(scored: list[Scored], title: str) -> list[str]:
     width = max(map(len, [*names, "model"]))
     table = [
         title,
-        f"{'model':{width}}  accuracy  95 % interval     loss    against the first",
+        f"{'model':{width}}  accuracy  95 % interval     balanced  loss    against the first",
     ]
     for i, (name, one) in enumerate(zip(names, scored, strict=True)):
         right, count = int(one.right.sum()), len(one.rows.labels)
         low, high = wilson(right, count)
         loss = loss_of(one.rows.values, one.rows.labels)
+        balanced = balanced_accuracy(one.rows.values, one.rows.labels)
         against = "" if i == 0 else _difference(found[i - 1], raised[i - 1])
         note = f"; {one.note}" if one.note and against else one.note
-        line = f"{name:{width}}  {right / count:.4f}    {low:.4f} to {high:.4f}  {loss:.4f}  "
+        interval = f"{low:.4f} to {high:.4f}"
+        line = f"{name:{width}}  {right / count:.4f}    {interval}  {balanced:.4f}    {loss:.4f}  "
         table.append((line + against + note).rstrip())
     if len(found) > 1:
         table.append(f"p is raised for {len(found)} comparisons (Holm)")
@@ -124,6 +123,8 @@ def lines(scored: list[Scored], title: str) -> list[str]:
 
 
 def _difference(found: Any, p: float) -> str:
+    if not found.only_first and not found.only_second:
+        return "right and wrong on the same images"
     low, high = found.interval
     verdict = "within noise" if p >= NOISE else ("better" if found.value > 0 else "worse")
     return (

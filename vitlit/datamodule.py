@@ -17,7 +17,7 @@ from vitlit.datasets import SOURCES, DatasetName, find_class_names, prepare
 from vitlit.division import Division, SplitName
 from vitlit.errors import InputError, check_at_least
 from vitlit.images import Preprocess, check_statistics, find_images, per_channel
-from vitlit.labels import names_in
+from vitlit.labels import check_names, names_in
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.readers import FileImages
 from vitlit.sampler import Batch, EvalOrder, TrainOrder
@@ -129,12 +129,13 @@ class ImageData(pl.LightningDataModule):
         return find_class_names(self.dataset, self.data_dir)
 
     def _check_class_names(self) -> None:
-        count = self.num_classes
+        count, place = self.num_classes, self.labels or self.data_dir
+        check_names(self.class_names, place)
         expected = len(SOURCES[self.dataset].class_names) or max(2, count)
         if len(set(self.class_names)) != count or count != expected:
             raise InputError(
                 f"{count} class_names {self.class_names[:5]} are not {expected} different ones, "
-                f"as {self.dataset} needs; check {self.data_dir} or --data.class_names"
+                f"as {self.dataset} needs; check {place} or --data.class_names"
             )
 
     def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:

@@ -3,15 +3,16 @@
 data set on disk -> parts, as published -> splits, without the files that cannot be read
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vitlit.bad_images import OnBadImage, leave_out, refuse_any
+from vitlit.cache import say
 from vitlit.datasets import DatasetName, check_class_names, opened, parts, read_part
 from vitlit.errors import InputError
 from vitlit.labels import labelled
@@ -19,6 +20,34 @@ from vitlit.readers import Images
 from vitlit.splits import Split, split_members
 
 SplitName = Literal["train", "val", "test"]
+DECIDING = ("split_seed", "test_fraction", "val_fraction")  # who is held out
+
+
+def place_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What says which images there are: the data set and, of one on disk, where."""
+    if settings["dataset"] == "digits":
+        return ("digits",)
+    paths = [settings[name] for name in ("labels", "data_dir") if settings.get(name)]
+    return settings["dataset"], *(str(Path(path).expanduser().absolute()) for path in paths)
+
+
+def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str:
+    """Why a model may have been trained on the images of a split, or nothing.
+
+    now: settings of the data that are scored; then: of those that the model was trained on.
+    """
+    if place_of(now) != place_of(then):
+        return ""
+    if split == "train":
+        return "it was trained on these images"
+    there = ("all",) if now.get("labels") else parts(now["dataset"], Path(now["data_dir"]))
+    if split in there:  # as published, whatever the settings
+        return ""
+    names = DECIDING[:2] if split == "test" else DECIDING
+    other = [name for name in names if now.get(name) != then.get(name)]
+    if not other:
+        return ""
+    return f"its {other[0]} was {then.get(other[0])}: it may have been trained on these images"
 
 
 @dataclass(frozen=True)
@@ -78,7 +107,19 @@ class Division:
             test_fraction=self.test_fraction if part == "all" else 0.0,
             seed=self.seed,
         )
+        if name != "train":
+            self._say_missing(name, images.labels, members)
         return images, members
+
+    def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
+        """Name the classes that are too small to give an image to the split."""
+        there = set(labels[members].tolist())
+        missing = [self.class_names[i] for i in torch.unique(labels).tolist() if i not in there]
+        if missing:
+            say(
+                f"the {name} split has no image of class {', '.join(missing[:5])}"
+                f"{' and others' if len(missing) > 5 else ''}, which has too few"
+            )
 
     def _part(self, part: str) -> Images:
         thorough = self.on_bad_image == "skip"

@@ -73,10 +73,16 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     has_images, is_named = by_class["images"] > 0, by_class["predicted"] > 0
     return table | {
         "loss": loss_of(logits, labels),
-        "balanced_acc": float(by_class["recall"][has_images].mean()),
+        "balanced_acc": balanced_accuracy(logits, labels),
         "f1": float(by_class["f1"][has_images | is_named].mean()),
         "ece": calibration_error(logits, labels),
     }
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The mean recall of the classes that have images."""
+    found = class_scores(logits, labels)
+    return float(found["recall"][found["images"] > 0].mean())
 
 
 def class_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vitlit import titles
 from vitlit.evaluation import Calibration, Reliability
 from vitlit.figures import (
     BLUE,
@@ -74,8 +75,14 @@ def _head(figure: Figure, title: str) -> None:
 
 
 def cut(name: str, most: int) -> str:
-    """The name, or its first letters and an ellipsis: ``most`` letters in all."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """The name, or its two ends around an ellipsis: ``most`` letters in all."""
+    end = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
+def _fit(text: str, inches: float) -> str:
+    """Each line of it, cut to a panel's width."""
+    return "\n".join(titles.cut(line, 68 * inches, TINY) for line in text.split("\n"))
 
 
 def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
@@ -97,6 +104,8 @@ def reliability_diagram(
 ) -> Figure:
     """Share of right answers by confidence (Guo et al., 2017, fig. 1), over how many there are.
 
+    A dot is as large as its bin has images.
+
     before: as the model says; after, calibration: with its temperature, where there is one.
     """
     figure = _figure(5.2, 5.2)
@@ -105,16 +114,14 @@ def reliability_diagram(
     lines = [(before, BLUE, "the model as it is")]
     if after is not None and calibration is not None:
         lines.append((after, VERMILION, f"at temperature {calibration.temperature:.2f}"))
-    width = 1 / len(before.images) / len(lines)
     for i, (bins, colour, label) in enumerate(lines):
         has = bins.images > 0
         sure, right = bins.confidence[has].numpy(), bins.accuracy[has].numpy()
         sizes = (12 + 60 * bins.images[has] / bins.images.max()).numpy()
-        top.plot(sure, right, color=colour, linewidth=1.2, label=label)
-        top.scatter(sure, right, s=sizes, color=colour, linewidths=0)
-        edges = torch.arange(len(bins.images)) / len(bins.images)
+        top.scatter(sure, right, s=sizes, color=colour, linewidths=0, alpha=0.8, label=label)
+        edges = torch.arange(len(bins.images) + 1) / len(bins.images)
         share = bins.images / bins.images.sum()
-        bottom.bar((edges + i * width).numpy(), share.numpy(), width, align="edge", color=colour)
+        bottom.stairs(share.numpy(), edges.numpy(), color=colour, fill=i == 0, linewidth=1.4)
     top.set_ylabel("share right")
     top.set_ylim(-0.02, 1.02)
     top.legend(fontsize=TINY, frameon=False, loc="upper left")
@@ -139,7 +146,7 @@ def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure
     _head(figure, title)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, image, text in zip(grid, images, words, strict=False):
-        _show(axes, image, text)
+        _show(axes, image, _fit(text, panel))
     _clear(grid[count:])
     return figure
 
@@ -165,10 +172,10 @@ def neighbour_sheet(
     ratios = [1.0, 0.2, *[1.0] * near]
     grid = figure.subplots(count, near + 2, squeeze=False, width_ratios=ratios)
     for i, (first, gap, *others) in enumerate(grid):
-        _show(first, queries[i], names[i])
+        _show(first, queries[i], _fit(names[i], panel))
         _clear([gap])
         for j, axes in enumerate(others):
-            _show(axes, neighbours[i, j], words[i][j])
+            _show(axes, neighbours[i, j], _fit(words[i][j], panel))
             if alike is not None:
                 colour = BLUE if alike[i][j] else VERMILION
                 axes.spines[:].set(visible=True, color=colour, linewidth=2)

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit import preflight
-from vitlit.callbacks import BestCheckpoint, LastCheckpoint, MovingAverage
+from vitlit.callbacks import BestCheckpoint, LastCheckpoint, MovingAverage, mode_of
 from vitlit.errors import InputError
 from vitlit.heartbeat import Heartbeat
 from vitlit.history import AttentionPictures, History
@@ -58,11 +58,12 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
 
     settings: of ``fit``; run: its folder, None where Lightning's loggers decide.
     """
-    trainer = settings["trainer"]
+    trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
     callbacks = guards.first
     if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
         folder = None if run is None else run / CHECKPOINTS
-        callbacks += [BestCheckpoint(folder), LastCheckpoint(folder, **settings["checkpoints"])]
+        when = {k: v for k, v in settings["checkpoints"].items() if k != "monitor"}
+        callbacks += [BestCheckpoint(folder, monitor), LastCheckpoint(folder, **when)]
         callbacks.append(KeepSettings(settings))
     elif not trainer["fast_dev_run"]:
         rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
@@ -73,5 +74,6 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
     if (decay := settings["ema"]["decay"]) > 0:
         callbacks.append(MovingAverage(decay))
     if settings["early_stopping"]["patience"] > 0:
-        callbacks.append(EarlyStopping("val/acc", mode="max", **settings["early_stopping"]))
+        mode = mode_of(monitor)
+        callbacks.append(EarlyStopping(monitor, mode=mode, **settings["early_stopping"]))
     return callbacks + guards.last

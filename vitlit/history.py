@@ -20,7 +20,8 @@ from vitlit.history_figure import training_history
 from vitlit.images import Preprocess
 from vitlit.traits import of_weights
 
-COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5", "val/loss", "val/acc", "val/acc5")
+TRAINED = ("lr", "train/loss_epoch", "train/acc", "train/acc5")
+COLUMNS = (*TRAINED, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
 
 
 class History(Callback):

@@ -17,6 +17,7 @@ KEY = "training_settings"
 NAMES = (
     "seed_everything",
     "ema.decay",
+    "checkpoints.monitor",
     "early_stopping.patience",
     "early_stopping.min_delta",
     "trainer.max_epochs",

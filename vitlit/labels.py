@@ -4,14 +4,18 @@ labels.csv (columns file, class; others are ignored), data_dir -> FileImages
 """
 
 import csv
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from vitlit.cache import say
+from vitlit.decoding import printable
 from vitlit.errors import InputError
 from vitlit.readers import FileImages
 
 COLUMNS = ("file", "class")
+say_once = cache(say)  # the file is read for the names and for the images
 
 
 def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
@@ -19,20 +23,26 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
             reader = csv.DictReader(lines)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            head = [*(reader.fieldnames or ())]
+            missing = [name for name in COLUMNS if name not in head]
             rows = [] if missing else [(row["file"], row["class"]) for row in reader]
     except (OSError, csv.Error) as error:
         raise InputError(f"cannot read --data.labels {file}: {error}") from error
     if missing:
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
-            f"columns {', '.join(COLUMNS)}"
+            f"columns {' and '.join(COLUMNS)}, separated by a comma, in UTF-8, and has "
+            f"{printable(','.join(head))[:80]!r}"
         )
     found: dict[str, str] = {}
+    repeats = 0
     for number, (name, label) in enumerate(rows, start=2):
+        if not name and not label:
+            continue  # spreadsheets leave such lines at the end
         path = str(_inside(name, data_dir, f"{file}, line {number}"))
         if not label or not label.strip():
             raise InputError(f"{file}, line {number}: {name} has no class; give it one")
+        repeats += path in found
         if found.setdefault(path, label.strip()) != label.strip():
             raise InputError(
                 f"{file}, line {number}: {name} is {label.strip()}, and {found[path]} before; "
@@ -40,6 +50,8 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
             )
     if not found:
         raise InputError(f"{file} names no images; give it a line for each")
+    if repeats:
+        say_once(f"{file} names {repeats} images again, with the same class")
     return found
 
 
@@ -56,6 +68,16 @@ def _inside(name: str | None, data_dir: Path, place: str) -> Path:
 def names_in(file: Path, data_dir: Path) -> list[str]:
     """The classes that the file names, sorted."""
     return sorted(set(read_labels(file, data_dir).values()))
+
+
+def check_names(names: list[str], place: Path) -> None:
+    """Refuse names of classes that are no text, which no report or export could hold."""
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps odd bytes
+            raise InputError(
+                f"the class {printable(name)} of {place} is not text in UTF-8; rename its folder, "
+                f"or save the file of labels as UTF-8"
+            )
 
 
 def labelled(

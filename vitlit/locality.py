@@ -125,11 +125,15 @@ def attention_layers(
     gpsa_blocks: see ViT; the blocks after them have softmax.
     """
     if kind != "gpsa":
-        if gpsa_blocks is not None or locality_strength != 1.0:
-            raise InputError(
-                f"gpsa_blocks {gpsa_blocks} and locality_strength {locality_strength} are of "
-                f"attention gpsa; leave them out with {kind}"
-            )
+        for name, value, usual in (
+            ("gpsa_blocks", gpsa_blocks, None),
+            ("locality_strength", locality_strength, 1.0),
+        ):
+            if value != usual:
+                raise InputError(
+                    f"{name} {value} is of attention gpsa; leave it out with {kind}, or give "
+                    f"--model.attention gpsa"
+                )
         return [ATTENTIONS[kind]] * depth
     if not (math.isfinite(locality_strength) and locality_strength >= 0):
         raise InputError(f"locality_strength {locality_strength} is not 0 or more; 1 is usual")

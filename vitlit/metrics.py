@@ -1,6 +1,7 @@
 """What training and evaluation count: over samples, rows that only fill up a batch left out.
 
-logits (B, num_classes), labels (B,), IGNORED where a row does not count -> loss, top-1, top-5
+logits (B, num_classes), labels (B,), IGNORED where a row does not count -> loss, top-1, top-5,
+                                                                            balanced accuracy
 """
 
 from typing import Any
@@ -49,8 +50,33 @@ class TrainSums:
         self._waiting.clear()
 
 
+class BalancedAccuracy(Metric):
+    """Mean recall of the classes that have images, as scikit-learn's balanced_accuracy_score."""
+
+    full_state_update = False
+    right: Tensor
+    images: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in ("right", "images"):
+            self.add_state(name, torch.zeros(num_classes), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """logits ``(B, K)``; targets ``(B,)``, IGNORED where a row does not count."""
+        counts = (targets != IGNORED).to(self.images)
+        places = targets.clamp(min=0)
+        self.images.index_add_(0, places, counts)
+        self.right.index_add_(0, places, counts * (logits.argmax(dim=1) == targets))
+
+    def compute(self) -> Tensor:
+        has_images = self.images > 0
+        recall = self.right / self.images.clamp(min=1)
+        return recall.sum() / has_images.sum().clamp(min=1)
+
+
 def score_metrics(num_classes: int) -> MetricCollection:
-    """Loss, top-1 and, where it says something, top-5 accuracy: over samples, not classes."""
+    """Loss, top-1 and, where it says something, top-5 accuracy, over samples; balanced accuracy."""
     options: dict[str, Any] = {
         "num_classes": num_classes,
         "average": "micro",
@@ -61,6 +87,7 @@ def score_metrics(num_classes: int) -> MetricCollection:
         "loss": MeanMetric(),
         "count": SumMetric(),
         "acc": MulticlassAccuracy(**options),
+        "balanced_acc": BalancedAccuracy(num_classes),
     }
     if num_classes > 5:
         metrics["acc5"] = MulticlassAccuracy(top_k=5, **options)

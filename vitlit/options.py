@@ -5,6 +5,7 @@ parser of one command -> the same with more options
 
 from pytorch_lightning.cli import LightningArgumentParser
 
+from vitlit.callbacks import Monitor
 from vitlit.parser import TRUST
 
 TIMEOUT = 300.0  # seconds
@@ -33,13 +34,14 @@ def _add_training(parser: LightningArgumentParser) -> None:
         "--early_stopping.patience",
         type=int,
         default=0,
-        help="Stop after this many validations without a better val/acc; 0 never stops.",
+        help="Stop after this many validations without a better score, that of "
+        "checkpoints.monitor; 0 never stops.",
     )
     parser.add_argument(
         "--early_stopping.min_delta",
         type=float,
         default=0.0,
-        help="Smallest gain in val/acc that counts as better.",
+        help="Smallest gain in that score that counts as better.",
     )
     parser.add_argument(
         "--ema.decay",
@@ -82,6 +84,13 @@ def _add_run(parser: LightningArgumentParser) -> None:
         type=float,
         default=0.0,
         help="Minutes between two writings of last.ckpt; 0 writes it after validation.",
+    )
+    parser.add_argument(
+        "--checkpoints.monitor",
+        type=Monitor,
+        default="val/acc",
+        help="The score that best.ckpt is chosen by, and that early stopping watches; "
+        "val/balanced_acc counts all classes alike, however few images they have.",
     )
     parser.add_argument(
         "--nonfinite.skip",

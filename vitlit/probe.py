@@ -54,18 +54,30 @@ def extractor(
 
 
 def probe_data_set(
-    data: ImageData, extract: Extract, folder: Path, *, k: int, c: float | None
+    data: ImageData,
+    extract: Extract,
+    folder: Path,
+    *,
+    k: int,
+    c: float | None,
+    about: dict[str, Any],
 ) -> Probed:
     """Fit on the training images, choose C on validation, score the split that ``data`` scores.
 
-    k: neighbours that vote; c: inverse strength of the penalty, chosen where None. Writes metrics,
-    features and, for some of the images scored, their nearest training images.
+    k: neighbours that vote; c: inverse strength of the penalty, chosen where None; about: the model
+    and its features, for metrics.json. Writes metrics, features and, for some of the images scored,
+    their nearest training images.
     """
     if data.split != "test":
         raise InputError(f"probe scores the test split, not {data.split}; leave out --data.split")
     data.prepare_data()
     for stage in ("fit", "test"):
         data.setup(stage)
+    count = len(data.splits["train"])
+    if k > count:
+        raise InputError(
+            f"k {k} is more than the {count} training images; give --k {count} or less"
+        )
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
     train, val, test = rows["train"], rows["val"], rows["test"]
     near = nearest(test.values, train.values, max(k, SHOWN))
@@ -80,7 +92,13 @@ def probe_data_set(
         "linear": linear.predict(test.values) == test.labels,
     }
     metrics: dict[str, Any] = {
-        "dataset": data.dataset,
+        "of": about
+        | {
+            "dataset": data.dataset,
+            "data_dir": str(data.data_dir),
+            "labels": data.hparams["labels"],
+            "split_seed": data.hparams["split_seed"],
+        },
         "train_images": len(train.labels),
         "test_images": len(test.labels),
         "features": train.values.shape[1],
@@ -93,10 +111,13 @@ def probe_data_set(
             "acc": count / len(right),
             "acc_interval": list(wilson(count, len(right))),
         }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(metrics, indent=1) + "\n"
+    (folder / "metrics.json").write_text(text, encoding="utf-8")
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
     lines = [
+        f"data        {data.dataset}: {len(train.labels)} images to learn from, "
+        f"{len(test.labels)} to score",
         _line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
         _line("linear", metrics["linear"], how),
         *kept,

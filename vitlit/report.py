@@ -1,7 +1,7 @@
 """The report that ``test`` writes: metrics.json, figures and, of small sets, all probabilities.
 
 logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliability.png mistakes.png
-                                            probabilities.npz
+                                            mistakes.csv probabilities.npz
 
 The temperature is fitted on the validation split, which ``test`` reads for nothing else.
 """
@@ -11,17 +11,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
 
-from vitlit import evaluation, evaluation_figures, figures
+from vitlit import figures
 from vitlit.callbacks import free_name
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.evaluation import Calibration
 from vitlit.inference import Collector, Rows, collect, loader_of, thinned
+from vitlit.report_content import (
+    calibration_words,
+    draw,
+    files_of,
+    fitted,
+    tables,
+    write_mistakes,
+    write_probabilities,
+)
+from vitlit.runs import CHECKPOINTS
 from vitlit.sampler import Batch
 from vitlit.scoring import Scoring
 from vitlit.summary import relative
@@ -29,7 +37,6 @@ from vitlit.summary import relative
 REPORT, METRICS = "test_report", "metrics.json"
 FIT_ON = 5000  # validation images for the one number that a temperature is
 KEPT = 2_000_000  # probabilities that are written: 8 MB
-PICTURES = 24  # mistakes that are shown
 
 
 def add_test_options(parser: Any) -> None:
@@ -58,11 +65,12 @@ class Report(Callback):
     """Writes the report of a test into the run of its checkpoint, in one process.
 
     weights: the checkpoint, or the name of published weights; out: folder to make in place of
-    test_report. A report of the same weights and data is replaced, any other is left alone.
+    test_report; note: for metrics.json, about what was scored. A report of the same weights and
+    data is replaced, any other is left alone.
     """
 
-    def __init__(self, weights: Path | str, out: str | None) -> None:
-        self.weights, self.out = weights, out
+    def __init__(self, weights: Path | str, out: str | None, note: str = "") -> None:
+        self.weights, self.out, self.note = weights, out, note
         if out is not None and Path(out).exists():
             raise InputError(f"{out} exists; give --out another name, or remove it")
         self.folder: Path | None = None
@@ -102,19 +110,22 @@ class Report(Callback):
     ) -> None:
         names: list[str] = module.class_names  # type: ignore[assignment]
         subject = self._subject(data, flip=module.flip)
-        self.metrics = tables(rows, names, calibration) | {"of": subject}
+        self.metrics = tables(rows, names, calibration) | {"of": subject, "note": self.note}
         self.folder = Path(self.out) if self.out else _free(_parent(self.weights), subject)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        text = json.dumps(self.metrics, indent=1, ensure_ascii=False)
-        (self.folder / METRICS).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
+        # bytes of a path that are no text become JSON's own escapes
+        (self.folder / METRICS).write_text(text, encoding="utf-8", errors="backslashreplace")
         drawn = draw(rows, names, calibration, data, title=_title(subject, len(rows.labels)))
         for name, figure in drawn.items():
             figure.savefig(self.folder / f"{name}.png")
+        write_mistakes(self.folder / "mistakes.csv", rows, names, data)
         if rows.values.numel() <= KEPT:
-            _write_probabilities(self.folder / "probabilities.npz", rows, names)
+            files = files_of(data, data.split, rows.sample)
+            write_probabilities(self.folder / "probabilities.npz", rows, names, files)
         _log(trainer, module.tested, self.metrics["scores"], drawn)
 
     def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
@@ -132,16 +143,9 @@ class Report(Callback):
         """For the end of the command: interval, calibration, and where the report is."""
         if self.folder is None:
             return []
-        found, fitted = self.metrics["scores"], self.metrics["temperature"]
+        found = self.metrics["scores"]
         low, high = found["acc_interval"]
-        text = f"calibration error {found['ece']:.4f}"
-        if "skipped" in fitted:
-            text += f"; no temperature: {fitted['skipped']}"
-        else:
-            text += (
-                f" as it is, {fitted['ece']:.4f} with temperature {fitted['value']:.3f}, fitted "
-                f"on {fitted['images']} validation images"
-            )
+        text = calibration_words(found, self.metrics["temperature"])
         return [
             f"interval    accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)",
             f"calibrated  {text}",
@@ -171,88 +175,26 @@ def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibra
     return fitted(logits, labels)
 
 
-def fitted(logits: Tensor, labels: Tensor) -> Calibration | str:
-    """The temperature, or why there is none: the loss of right answers falls as it goes to 0."""
-    if bool((logits.argmax(dim=1) == labels).all()):
-        return f"all {len(labels)} validation images are right, which fixes no temperature"
-    return evaluation.fit_temperature(logits, labels)
-
-
-def tables(rows: Rows, class_names: list[str], calibration: Calibration | str) -> dict[str, Any]:
-    """The content of metrics.json but for what it is about."""
-    logits, labels, _ = rows
-    found = {"scores": evaluation.scores(logits, labels)}
-    if isinstance(calibration, str):
-        return found | {
-            "temperature": {"skipped": calibration},
-            "classes": evaluation.class_table(logits, labels, class_names),
-        }
-    cooled = logits / calibration.temperature
-    temperature = {
-        "value": calibration.temperature,
-        "at_limit": calibration.is_at_limit,
-        "images": calibration.images,
-        "val_loss_before": calibration.loss_before,
-        "val_loss_after": calibration.loss_after,
-        "loss": evaluation.loss_of(cooled, labels),
-        "ece": evaluation.calibration_error(cooled, labels),
-    }
-    classes = evaluation.class_table(logits, labels, class_names)
-    return found | {"temperature": temperature, "classes": classes}
-
-
-def draw(
-    rows: Rows,
-    class_names: list[str],
-    calibration: Calibration | str,
-    data: ImageData,
-    *,
-    title: str,
-) -> dict[str, Any]:
-    """Figures by name; without mistakes there is no sheet of them."""
-    logits, labels, sample = rows
-    matrix = evaluation.confusion(logits, labels)
-    after, fitted = None, None
-    if isinstance(calibration, Calibration):
-        after, fitted = (
-            evaluation.reliability(logits / calibration.temperature, labels),
-            calibration,
-        )
-    before = evaluation.reliability(logits, labels)
-    found: dict[str, Any] = {
-        "confusion": evaluation_figures.confusion_matrix(matrix, class_names, title=title),
-        "reliability": evaluation_figures.reliability_diagram(before, after, fitted, title=title),
-    }
-    wrong = evaluation.surest_mistakes(logits, labels, PICTURES)
-    if len(wrong):
-        sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
-        triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
-        names = [evaluation_figures.cut(name, 13) for name in class_names]
-        words = [f"is: {names[a]}\nsaid: {names[b]} ({p:.2f})" for a, b, p in triples]
-        found["mistakes"] = evaluation_figures.picture_sheet(
-            pictures(data, data.split, sample[wrong]), words, title=f"surest mistakes; {title}"
-        )
-    return found
-
-
-def pictures(data: ImageData, name: str, sample: Tensor) -> Tensor:
-    """Images of a split as they are, float ``(n, C, h, w)`` in [0, 1]."""
-    split = data.splits[name]
-    return split.images.gather(split.members[sample]).float() / 255
-
-
 def _title(subject: dict[str, Any], count: int) -> str:
     flip = ", each averaged with its mirror image" if subject["flip"] else ""
     return f"{count} images, {subject['dataset']} {subject['split']}{flip}"
 
 
+def run_of(weights: Path | str) -> Path | None:
+    """The folder of a checkpoint's run, if it is one's and can be written to."""
+    if isinstance(weights, str) or weights.parent.name != CHECKPOINTS:
+        return None
+    run = weights.absolute().parent.parent
+    return run if os.access(run, os.W_OK) else None
+
+
 def _parent(weights: Path | str) -> Path:
     """The run's folder, or where the checkpoint is, or here: the first that can be written to."""
-    if isinstance(weights, str):
-        return Path()
-    folder = weights.parent
-    run = folder.parent if folder.name == "checkpoints" else folder
-    return run if os.access(run, os.W_OK) else Path()
+    if run := run_of(weights):
+        return run
+    is_file = isinstance(weights, Path) and weights.parent.name != CHECKPOINTS
+    folder = Path(weights).parent
+    return folder if is_file and os.access(folder, os.W_OK) else Path()
 
 
 def _free(parent: Path, subject: dict[str, Any]) -> Path:
@@ -265,12 +207,6 @@ def _free(parent: Path, subject: dict[str, Any]) -> Path:
         except (OSError, ValueError, KeyError, TypeError):  # not a report
             continue
     return free_name(path)
-
-
-def _write_probabilities(path: Path, rows: Rows, class_names: list[str]) -> None:
-    probabilities = rows.values.softmax(dim=1).numpy()
-    arrays = {"labels": rows.labels.numpy(), "class_names": np.array(class_names)}
-    np.savez(path, allow_pickle=False, probabilities=probabilities, **arrays)
 
 
 def _log(trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]) -> None:

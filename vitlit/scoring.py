@@ -41,7 +41,7 @@ class Scoring(pl.LightningModule):
         total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
         metrics["loss"].update(total / count.clamp(min=1), weight=count)
         metrics["count"].update(count)
-        for name in ("acc", "acc5"):
+        for name in ("acc", "acc5", "balanced_acc"):
             if name in metrics:
                 metrics[name].update(logits, targets)
 

@@ -224,7 +224,8 @@ def check_trainer(trainer: Any, command: str) -> None:
         )
 
 
-def check_checkpoints(every_n_steps: int, every_minutes: float) -> None:
+def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str) -> None:
+    """monitor: one of few names, which the parser has checked."""
     _check_not_negative("checkpoints", every_n_steps=every_n_steps, every_minutes=every_minutes)
 
 

@@ -6,9 +6,12 @@ settings without it -> their defaults that follow from it -> settings that must 
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
+
 from vitlit import checkpointing, kept
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
+from vitlit.division import seen_note
 from vitlit.origins import given, note_statistics, origins, small_depth
 from vitlit.parser import LINKED
 from vitlit.pretrained import load_weights
@@ -28,6 +31,7 @@ class FromCheckpoint:
     """
 
     words: tuple[str, ...] = ()
+    note = ""  # about the images that are scored
 
     def __init__(self, path: Path, first: Any, command: str) -> None:
         self.path, self.first, self.command = path, first, command
@@ -45,11 +49,20 @@ class FromCheckpoint:
         """Refuse settings that contradict it; say which are its own. run: the one meant by name."""
         check_checkpoint(settings, self.model, self.path, self.command)
         if self.command != "fit":
+            self._note_seen(settings["data"])
             return
         check_average(settings["ema"], self.content, self.path)
         kept.check_can_go_on(self.content, settings, run, self.path)
         kept.tell_kept(self.kept, self.first, settings, self.path)
         kept.tell_changed(self.content, settings, self.path)
+
+    def _note_seen(self, data: Any) -> None:
+        """Say where images that are scored may be among those that the model was trained on."""
+        split = {"validate": "val", "probe": "test"}.get(self.command, data["split"])
+        if self.command in ("test", "validate", "probe") and not data["images"]:
+            self.note = seen_note(data, self.content[checkpointing.DATA], split)
+        if self.note and split != "train":  # whose scores are called train/acc
+            rank_zero_warn(f"{self.path}: {self.note}")
 
     def fill(self, model: Classifier, data: ImageData) -> None:
         """Nothing: the trainer loads checkpoints."""
@@ -61,6 +74,8 @@ class FromWeights:
     source: a file, folder or name; first: settings of the command as they are without them; args:
     the command line. words: that it lacks.
     """
+
+    note = ""
 
     def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
         self.first, self.command = first, command

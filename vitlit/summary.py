@@ -6,6 +6,8 @@ import pytorch_lightning as pl
 
 from vitlit.callbacks import BestCheckpoint, LastCheckpoint
 
+APART = 0.01  # between accuracy and balanced accuracy, from which on both are told
+
 
 def relative(path: str | Path) -> str:
     """The path as one would type it here."""
@@ -17,8 +19,7 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
     """After ``fit``: scores, checkpoints, logs, and the command that tests the model."""
     lines: list[str] = []
     if "val/acc" in trainer.callback_metrics:
-        last_score = trainer.callback_metrics["val/acc"]
-        lines.append(f"reached     val/acc {last_score:.4f} in the last epoch")
+        lines.append(f"reached     {_shown(trainer, ['val/acc'])} in the last epoch")
     files: list[str] = []
     for checkpoint in trainer.checkpoint_callbacks:
         if not isinstance(checkpoint, BestCheckpoint | LastCheckpoint):
@@ -27,7 +28,8 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
             continue
         files.append(relative(checkpoint.best_model_path))
         name, score = Path(files[-1]).stem, checkpoint.best_model_score
-        lines.append(f"{name:12}{files[-1]}" + ("" if score is None else f"  val/acc {score:.4f}"))
+        shown = "" if score is None else f"  {checkpoint.monitor} {score:.4f}"
+        lines.append(f"{name:12}{files[-1]}{shown}")
     if trainer.logger is not None and trainer.log_dir:
         lines.append(f"logs        {relative(trainer.log_dir)}  (tensorboard --logdir the same)")
     if files:
@@ -47,14 +49,20 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> li
 
     weights: the option that named them.
     """
-    names = (f"{split}/acc", f"{split}/acc5", f"{split}/loss")
-    metrics = trainer.callback_metrics
-    shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+    names = [f"{split}/{name}" for name in ("acc", "acc5", "loss")]
     return [
-        f"reached     {shown}  ({count} images)",
+        f"reached     {_shown(trainer, names)}  ({count} images)",
         f"weights     {weights.partition(' ')[2]}",
         f"next        vitlit predict {weights} --data.images FILES_OR_FOLDERS",
     ]
+
+
+def _shown(trainer: pl.Trainer, names: list[str]) -> str:
+    """Scores by name; balanced accuracy too, where classes are so unequal that it differs."""
+    metrics, balanced = trainer.callback_metrics, names[0].replace("/acc", "/balanced_acc")
+    if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= APART:
+        names = [names[0], balanced, *names[1:]]
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
 
 
 def explain_lines(folder: Path, *, has_head: bool) -> list[str]:

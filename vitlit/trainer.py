@@ -147,6 +147,8 @@ class Trainer(pl.Trainer):
         """
         if k < 1:
             raise InputError(f"k {k} must be 1 or more; change --k")
+        if query and datamodule.image_paths is None:
+            raise InputError("--query looks among images of yours; give --data.images too")
         if c is not None and not 0 < c < math.inf:
             raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
         feature = Feature(layer, pool)
@@ -163,7 +165,13 @@ class Trainer(pl.Trainer):
             if datamodule.image_paths is not None:
                 lines = find_alike(datamodule, extract, folder, query=query)
             else:
-                lines = probe_data_set(datamodule, extract, folder, k=k, c=c).lines
+                about = {
+                    "weights": ckpt_path or model.hparams["pretrained"],
+                    "layer": layer,
+                    "pool": pool,
+                }
+                found = probe_data_set(datamodule, extract, folder, k=k, c=c, about=about)
+                lines = found.lines
         self._print(*lines, f"wrote       {folder}")
 
     def _print(self, *lines: str) -> None:

@@ -31,13 +31,17 @@ def attention_fact(model: ViT) -> str:
     learned = heads_of(model)
     if "temperature" in learned:
         low, high = learned["temperature"].min(), learned["temperature"].max()
-        return f"lsa, temperatures {low:.2f} to {high:.2f}"
+        return f"lsa, temperatures {_range(f'{low:.2f}', f'{high:.2f}')}"
     if "gate" in learned:
         low, high = learned["gate"].min(), learned["gate"].max()
         last = len(learned["gate"]) - 1
         blocks = f"blocks 0 to {last}" if last else "block 0"
-        return f"gpsa in {blocks}, position counts {low:.0%} to {high:.0%}"
+        return f"gpsa in {blocks}, position counts {_range(f'{low:.0%}', f'{high:.0%}')}"
     return model.attention
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
 
 
 def heads_of(model: ViT) -> dict[str, Tensor]:
