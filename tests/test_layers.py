@@ -12,9 +12,19 @@ import vitlit
 FOLDER = Path(vitlit.__file__).parent
 SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
 LAYERS = [
-    {"__init__", "errors", "patches", "positions", "seeding", "optim", "decoding", "shipped"}
+    {
+        "__init__",
+        "errors",
+        "patches",
+        "positions",
+        "seeding",
+        "optim",
+        "decoding",
+        "shipped",
+        "commands",
+    }
     | {"metrics", "significance", "losses", "probing"}
-    | {"durable", "plain_yaml", "wakeup"},
+    | {"durable", "plain_yaml", "wakeup", "commands"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
     | {"images", "locality", "pooling"},
     {"transform"},

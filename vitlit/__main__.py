@@ -9,18 +9,9 @@ import os
 import sys
 import warnings
 
+from vitlit.commands import COMMANDS
 from vitlit.errors import LostProcessError, Stopped, TrainingError, advice
 
-COMMANDS = {
-    "fit": "train a model",
-    "validate": "score a checkpoint on its validation split",
-    "test": "score a checkpoint on its test split (--data.split train|val|test)",
-    "compare": "score several checkpoints on the same images: is one really better?",
-    "predict": "name what is in your images, and write predictions.csv",
-    "probe": "k-NN and linear accuracy of a model's features; nearest images",
-    "explain": "draw what a model looks at: figures, arrays and a page",
-    "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
-}
 MAX_LINES, MAX_WIDTH = 5, 400
 
 

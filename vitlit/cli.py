@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from vitlit.bar import Bar
 from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
+from vitlit.commands import COMMANDS
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one
 from vitlit.feature_writer import add_predict_options, feature_of, make_writer
@@ -40,6 +41,7 @@ from vitlit.settings import (
     check_first,
     check_trainer,
     training_precision,
+    warn_of_many_patches,
 )
 from vitlit.sources import check_place, check_weights_are_given
 from vitlit.starting import start_from
@@ -98,6 +100,7 @@ class VitCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.description = COMMANDS[subcommand]
         if subcommand not in OWN:
             parser.set_defaults({"weights_only": True})
             explain_options(parser)
@@ -158,6 +161,7 @@ class VitCLI(LightningCLI):
         settings = self.config[self.subcommand]
         if self.subcommand == "fit":  # refused before the data are read
             self.datamodule.augmentation.set_epochs(self.trainer.max_epochs)
+            warn_of_many_patches(self.model.vit)
             self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
         if self.subcommand == "test":
             self.model.flip = settings["flip"]

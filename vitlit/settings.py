@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.strategies import StrategyRegistry
+from pytorch_lightning.utilities import rank_zero_warn
 
 from vitlit.attention import HAS_BF16_UNITS
 from vitlit.classifier import Classifier
@@ -21,6 +22,7 @@ from vitlit.weight_files import listed
 FIXED = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
 HEADLESS = ("probe", "explain", "export")  # commands that weights without a head will do for
 GROUPED = ("freeze_blocks", "layer_decay", "decay")  # what the optimiser's groups follow from
+MANY = 4096  # patches of an image
 RATES = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
 
@@ -221,6 +223,18 @@ def check_trainer(trainer: Any, command: str) -> None:
         raise InputError(
             "training has no end; give --trainer.max_epochs or --trainer.max_steps, "
             "or start from a shipped recipe: --config digits.yaml"
+        )
+
+
+def warn_of_many_patches(vit: ViT) -> None:
+    """Say where images are cut so finely that a step takes minutes, before one does."""
+    rows, cols = vit.grid_size
+    if rows * cols > MANY:
+        height, width = vit.img_size
+        rank_zero_warn(
+            f"images of {height}x{width} pixels in patches of {vit.patch_embed.patch_size} are "
+            f"{rows * cols:,} tokens, and each is compared with each; give a smaller "
+            f"--data.img_size (224 by default for a folder) or a larger --model.patch_size"
         )
 
 
