@@ -25,10 +25,10 @@ DECIDING = ("split_seed", "test_fraction", "val_fraction")  # who is held out
 
 def place_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What says which images there are: the data set and, of one on disk, where."""
-    if settings["dataset"] == "digits":
-        return ("digits",)
-    paths = [settings[name] for name in ("labels", "data_dir") if settings.get(name)]
-    return settings["dataset"], *(str(Path(path).expanduser().absolute()) for path in paths)
+    if (name := str(settings.get("dataset"))) == "digits":
+        return (name,)
+    paths = [settings[key] for key in ("labels", "data_dir") if settings.get(key)]
+    return name, *(str(Path(path).expanduser().absolute()) for path in paths)
 
 
 def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str:
@@ -44,10 +44,10 @@ def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> st
     if split in there:  # as published, whatever the settings
         return ""
     names = DECIDING[:2] if split == "test" else DECIDING
-    other = [name for name in names if now.get(name) != then.get(name)]
+    other = [name for name in names if name in then and then[name] != now[name]]
     if not other:
         return ""
-    return f"its {other[0]} was {then.get(other[0])}: it may have been trained on these images"
+    return f"its {other[0]} was {then[other[0]]}: it may have been trained on these images"
 
 
 @dataclass(frozen=True)
