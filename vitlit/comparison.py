@@ -90,7 +90,7 @@ def _note(settings: dict[str, Any], data: ImageData) -> str:
     """
     own = place_of(settings)
     if own != place_of(data.hparams):
-        return f"it was trained on other data, {own[:2][-1]}"
+        return f"it was trained on other data, {' '.join(own[:2])}"
     return seen_note(data.hparams, settings, data.split)
 
 
