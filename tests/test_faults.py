@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_ddp import environment
+from test_ddp import TORCHRUN, environment, free_port
 from test_resume import QUIET, SMALL, STATE, same
 
 import vitlit
@@ -158,7 +158,8 @@ def test_a_process_that_waits_for_others_to_start_is_ended(
         process.send_signal(signum)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == status
-    assert errors == f"vitlit: stopped by {signum.name} before the first step; nothing was saved\n"
+    expected = f"vitlit: stopped by {signum.name} before the first step; nothing was saved"
+    assert errors.strip() == expected
 
 
 def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone() -> None:
@@ -169,7 +170,7 @@ def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone() -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert errors == "vitlit: stopped by SIGTERM while it waited\n"
+    assert errors.strip() == "vitlit: stopped by SIGTERM while it waited"
 
 
 def test_a_signal_that_two_programs_pass_on_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +184,47 @@ def test_a_signal_that_two_programs_pass_on_is_one(monkeypatch: pytest.MonkeyPat
         now[0] = 100.0 + later
         callback._note(signal.SIGTERM, None)
         assert (callback.signum, ended) == (signal.SIGTERM, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_whose_launcher_is_gone_before_the_start_ends(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    command = [*FIT, *LONG, *DDP]
+    first = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=own_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + PATIENCE
+    while not children(first) and time.monotonic() < until:
+        time.sleep(0.05)
+    [child] = children(first)
+    first.send_signal(signum)
+    first.wait(timeout=60)
+    while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < until:
+        if not Path(f"/proc/{child}/cmdline").read_bytes():  # ended, and nobody has asked for it
+            break
+        time.sleep(0.2)
+    assert time.monotonic() < until
+
+
+@pytest.mark.slow
+def test_workers_whose_torchrun_is_killed_save_and_end(tmp_path: Path) -> None:
+    launch = [TORCHRUN, "--nproc_per_node=2", f"--master_port={free_port()}", "-m", "--"]
+    launch += [*FIT[2:], *LONG, *CONSTANT, *DDP]
+    agent = subprocess.Popen(
+        launch, cwd=tmp_path, env=own_environment(), stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + PATIENCE
+    while not last(tmp_path).exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    agent.kill()
+    _, errors = agent.communicate(timeout=PATIENCE)  # until the workers close it too
+    assert f"stopped by SIGTERM after step {saved(tmp_path)['global_step']};" in errors
 
 
 @pytest.mark.slow

@@ -68,6 +68,20 @@ def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -
     assert (tmp_path / "history.png").exists()
 
 
+def test_a_full_disk_hides_no_error_behind_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    history = History()
+    history._folder, history.rows = str(tmp_path), [{"epoch": 0, "step": 20, "train/acc": 0.5}]
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    history.on_exception(trainer, pl.LightningModule(), RuntimeError())
+    assert not list(tmp_path.iterdir())
+
+
 def test_pictures_of_attention_are_in_tensorboard_every_so_many_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

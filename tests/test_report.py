@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,15 @@ def test_a_run_that_cannot_be_written_to_leaves_the_report_here(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vitlit.report.os.access", lambda path, mode: False)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != run and access(path, mode))
     assert score(run) == 0
     assert (tmp_path / "test_report").is_dir()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitlit.report.os.access", lambda path, mode: False)
+    assert score(run) == 2
+    assert "give --out a folder" in capsys.readouterr().err

@@ -306,7 +306,10 @@ def test_a_training_that_stopped_early_stays_stopped(
     trained = len(recorder.batches)
     assert trained == 12
     monkeypatch.chdir(tmp_path)
-    assert main([*RUN, *args, "--ckpt_path=last"]) == 0
+    assert main([*RUN, *args, "--ckpt_path=last"]) == 2  # a new run would be empty
+    [run] = tmp_path.glob("lightning_logs/*")
+    (run / "finished").unlink()  # as if it had been killed before it could say so
+    assert main([*RUN, *args, f"--run={run.name}"]) == 0
     assert len(recorder.batches) == trained
 
 

@@ -269,3 +269,46 @@ def test_what_a_resume_changes_is_said(caplog: pytest.LogCaptureFixture) -> None
     more = ["--trainer.max_epochs=3", "--model.lr=0.02"]
     assert main([*FIT, *more, "--run=second", f"--ckpt_path={checkpoint('first')}"]) == 0
     assert "model.lr 0.02 (there 0.005)" in caplog.text
+
+
+def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_its_best() -> None:
+    assert main([*FIT, "--run=gone"]) == 0
+    (folder("gone") / "finished").unlink()
+    for file in folder("gone").glob("checkpoints/last*.ckpt"):
+        file.unlink()
+    with pytest.warns(UserWarning, match=r"run gone has no last\.ckpt; it goes on from best\.ckpt"):
+        assert main([*FIT, "--run=gone", "--trainer.max_epochs=4"]) == 0
+    assert steps_of("gone") == 12
+
+
+def test_another_checkpoint_of_a_run_that_has_its_own_is_said_to_be_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("first", "second"):
+        assert main([*FIT, f"--run={name}"]) == 0
+    (folder("second") / "finished").unlink()
+    more = ["--trainer.max_epochs=3", f"--ckpt_path={checkpoint('first')}"]
+    assert main([*FIT, *more, "--run=second"]) == 0
+    assert "run second goes on from its own last.ckpt, not lightning_logs/first" in caplog.text
+
+
+def test_what_was_held_out_is_never_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, "--run=first"]) == 0
+    more = ["--trainer.max_epochs=3", f"--ckpt_path={checkpoint('first')}", "--run=second"]
+    assert main([*FIT, *more, "--data.split_seed=5"]) == 2
+    message = capsys.readouterr().err
+    assert "data.split_seed 5 contradicts" in message
+    assert "images that it held out would be trained on" in message
+
+
+def test_a_training_that_early_stopping_ended_says_so_and_how_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    early = ["--early_stopping.patience=1", "--early_stopping.min_delta=1"]
+    assert main([*FIT, *early, "--run=first", "--trainer.max_epochs=9"]) == 0
+    assert "early: val/acc was not better for 1 validations" in capsys.readouterr().out
+    more = [f"--ckpt_path={checkpoint('first')}", "--run=second", "--trainer.max_epochs=4"]
+    assert main([*FIT, *more]) == 2
+    assert "give --early_stopping.patience 0, or more than 1" in capsys.readouterr().err
+    assert main([*FIT, *more, "--early_stopping.patience=0"]) == 0
+    assert steps_of("second") == 12

@@ -91,7 +91,7 @@ def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
 
 def _quieten(command: str) -> None:
     """Silence advice that does not apply: data in memory need no workers, scoring no callbacks."""
-    scoring = ("callbacks used to create the checkpoint need to be provided",)
+    callbacks = "callbacks used to create the checkpoint need to be provided"
     for text in (
         "does not have many workers",
         "Using `DistributedSampler` with the dataloaders",
@@ -100,7 +100,7 @@ def _quieten(command: str) -> None:
         "Checkpoint directory .* exists and is not empty",  # a run that goes on
         "Glyph .* missing from",  # of class names; figures show a box
         "your dataloader is not resumable",  # the order of its batches is
-        *(() if command == "fit" else scoring),
+        callbacks + (".*EarlyStopping" if command == "fit" else ""),  # patience may be taken back
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files; what matters is an error

@@ -6,6 +6,8 @@ each process -> a count in the shared store, each second -> those whose count st
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from vitlit.errors import LostProcessError, Stopped, TrainingError
 
 INTERVAL = 1.0  # seconds between two beats
 PATIENCE = 2.5  # seconds in which a living process beats
+FIRST = "VITLIT_FIRST_PROCESS"  # in the environment of those that Lightning starts: its number
 SIGNS = (  # in the messages of gloo, NCCL and the store
     "Application timeout",
     "Broken pipe",
@@ -80,6 +83,36 @@ class Heartbeat(Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._beats is not None:
             self._beats.stop()
+
+
+@contextmanager
+def watching_launcher(lost: Callable[[bool], bool]) -> Iterator[None]:
+    """Within it, look each second whether the process that started this one is still there.
+
+    lost: called where it is not, with whether that was torchrun, until it returns true. Processes
+    that nobody has started for a training are left alone.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    # what Lightning starts may come up when the first process is gone already
+    launcher = os.getppid() if by_torchrun else int(os.environ.get(FIRST, "0"))
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(INTERVAL):
+            if os.getppid() != launcher and lost(by_torchrun):
+                return
+
+    is_first = not by_torchrun and not (launcher and "LOCAL_RANK" in os.environ)
+    if is_first:
+        os.environ[FIRST] = str(os.getpid())
+    else:
+        threading.Thread(target=watch, daemon=True, name="launcher").start()
+    try:
+        yield
+    finally:
+        over.set()
+        if is_first:
+            os.environ.pop(FIRST, None)
 
 
 class Beats:

@@ -5,6 +5,7 @@ scores of each epoch -> a row, a figure; a few validation images -> rollout, pos
 
 import csv
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class History(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """A training that is cut short shows the epochs it had."""
-        self._draw()
+        """A training that is cut short shows the epochs it had, if there is room for a picture."""
+        with suppress(OSError):
+            self._draw()
 
     @rank_zero_only
     def _add(self, epoch: int, step: int, scores: dict[str, float]) -> None:
@@ -108,7 +110,13 @@ class History(Callback):
             name: [(row["epoch"], row[name]) for row in self.rows if name in row]
             for name in COLUMNS
         }
-        training_history(points).savefig(Path(self._folder) / "history.png")
+        path = Path(self._folder) / "history.png"
+        part = path.with_name(".history.part.png")
+        try:
+            training_history(points).savefig(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class AttentionPictures(Callback):

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.checkpointing import DATA, MODEL
+from vitlit.division import DECIDING, seen_note
 from vitlit.errors import InputError
 
 KEY = "training_settings"
@@ -87,6 +88,18 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
         rank_zero_info(f"not as in {path}: {', '.join(changed)}")
 
 
+def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
+    """Refuse to train on what was held out: all later scores would be of images that were seen."""
+    then = content[DATA]
+    other = [name for name in DECIDING if name in then and then[name] != data[name]]
+    if other and any(seen_note(data, then, split) for split in ("val", "test")):
+        name = other[0]
+        raise InputError(
+            f"data.{name} {data[name]} contradicts {path}, which has {then[name]}: images that it "
+            f"held out would be trained on; leave out --data.{name}"
+        )
+
+
 def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, path: Path) -> None:
     """Refuse to train on from weights alone, or where nothing is left to do.
 
@@ -103,6 +116,18 @@ def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, pa
     is_own = run is not None and path.resolve().is_relative_to(run.resolve())
     if not is_own or any(settings[name] != kept.get(name) for name in limits):
         check_is_unfinished(content, settings["trainer"], path)
+        check_is_not_stopped(content, settings["early_stopping"]["patience"], path)
+
+
+def check_is_not_stopped(content: dict[str, Any], patience: int, path: Path) -> None:
+    """Refuse to train longer what early stopping would end before the first step."""
+    states = [v for k, v in content["callbacks"].items() if str(k).startswith("EarlyStopping")]
+    waited = max((int(state.get("wait_count", 0)) for state in states), default=0)
+    if 0 < patience <= waited:
+        raise InputError(
+            f"{path} is of a training that early stopping ended after {waited} validations without "
+            f"a better score; give --early_stopping.patience 0, or more than {waited}"
+        )
 
 
 def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> None:

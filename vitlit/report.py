@@ -73,6 +73,8 @@ class Report(Callback):
         self.weights, self.out, self.note = weights, out, note
         if out is not None and Path(out).exists():
             raise InputError(f"{out} exists; give --out another name, or remove it")
+        if out is None and not os.access(place := _parent(weights), os.W_OK):
+            raise InputError(f"cannot write into {place.absolute()}; give --out a folder")
         self.folder: Path | None = None
         self.metrics: dict[str, Any] = {}
         self._found = Collector()

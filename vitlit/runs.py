@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vitlit import checkpointing, durable
 from vitlit.errors import InputError
@@ -59,12 +59,26 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
     """
     if folder is not None:
         _check_is_new(folder)
-        last = checkpointing.find(folder / CHECKPOINTS, "last")
-        if last is not None and (given is None or given == "last" or _is_outside(given, folder)):
-            return last
+        is_elsewhere = given is not None and given != "last" and _is_outside(given, folder)
+        if given in (None, "last") or is_elsewhere:
+            own = _own_last(folder)
+            if own is not None and is_elsewhere:
+                rank_zero_info(f"run {folder.name} goes on from its own {own.name}, not {given}")
+            if own is not None:
+                return own
         if given in ("best", "last"):
             return checkpointing.resolve(given, folder)
     return checkpointing.resolve(given, prefer="last") if given else None
+
+
+def _own_last(folder: Path) -> Path | None:
+    """The checkpoint that a run goes on from; its best one where the last is gone."""
+    if last := checkpointing.find(folder / CHECKPOINTS, "last"):
+        return last
+    if best := checkpointing.find(folder / CHECKPOINTS, "best"):
+        rank_zero_warn(f"run {folder.name} has no last.ckpt; it goes on from {best.name}")
+        return best
+    return None
 
 
 def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | None:

@@ -51,6 +51,7 @@ class FromCheckpoint:
         if self.command != "fit":
             self._note_seen(settings["data"])
             return
+        kept.check_held_out(self.content, settings["data"], self.path)
         check_average(settings["ema"], self.content, self.path)
         kept.check_can_go_on(self.content, settings, run, self.path)
         kept.tell_kept(self.kept, self.first, settings, self.path)

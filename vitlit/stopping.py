@@ -7,7 +7,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
-from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.callbacks import LastCheckpoint, MovingAverage, is_within_step
 from vitlit.errors import Stopped
+from vitlit.heartbeat import watching_launcher
 from vitlit.wakeup import watching
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM) + (
@@ -93,7 +92,8 @@ class Stopping(Callback):
     """Ends a training in good order when a signal asks for it; a later one ends it at once.
 
     A process that waits outside Python, where no handler is run, is ended too: before the first
-    step, when there is nothing to save, or by a later signal.
+    step, when there is nothing to save, or by a later signal. One whose launcher is gone takes that
+    for SIGTERM.
 
     Args:
         timeout: How long processes wait for each other.
@@ -103,8 +103,9 @@ class Stopping(Callback):
         self.timeout = timeout
         self.signum = 0  # of the signal that came
         self._pid = os.getpid()
-        self._training = False
+        self._training = self._is_first = False
         self._agreement: Agreement | None = None
+        self._saving = False
         self._came = math.inf  # when the first signal did, in seconds of the monotonic clock
         self._noted = -math.inf  # when a handler was last run
 
@@ -116,11 +117,18 @@ class Stopping(Callback):
             return
         before = {signum: signal.signal(signum, self._note) for signum in CAUGHT}
         try:
-            with watching(self._hear):
+            with watching(self._hear), watching_launcher(self._lose_launcher):
                 yield
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+
+    def _lose_launcher(self, by_torchrun: bool) -> bool:
+        """Take it for SIGTERM, but where a failed collective will say which process is lost."""
+        if self._training and not by_torchrun:
+            return False
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
 
     def _note(self, signum: int, frame: Any) -> None:
         self._noted = now = time.monotonic()
@@ -130,11 +138,23 @@ class Stopping(Callback):
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
             if now - self._came > SAME:
-                os._exit(128 + signum)
+                self._end_unless_saving(signum)
             return
         self.signum, self._came = signum, min(now, self._came)
         if not self._training and not is_child:
             raise Stopped(signum, TOO_EARLY)
+        if self._is_first and not is_child:
+            name = signal.Signals(signum).name
+            _say(f"{name}: saving after this step; a second one ends without")
+
+    def _end_unless_saving(self, signum: int) -> None:
+        """What a later signal does; the first that comes while a checkpoint is written waits."""
+        if self._saving:
+            self._saving = False
+            _say("a checkpoint is being written; another signal ends without")
+            return
+        _say(f"ended by another {signal.Signals(signum).name}")
+        os._exit(128 + signum)
 
     def _hear(self, signum: int) -> None:
         """Of a signal, at once and in another thread, whether or not its handler is run."""
@@ -152,7 +172,7 @@ class Stopping(Callback):
         if self._noted > came - SAME or (self._training and not is_later):
             return
         stop = Stopped(signum, "while it waited" if self._training else TOO_EARLY)
-        print(f"vitlit: {stop}", file=sys.stderr, flush=True)
+        _say(str(stop))
         os._exit(stop.status)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -163,7 +183,7 @@ class Stopping(Callback):
         if trainer.world_size > 1:
             set_timeout(self.timeout)  # not earlier: the data may take long to prepare
             self._agreement = Agreement(self.timeout)
-        self._training = True
+        self._training, self._is_first = True, trainer.is_global_zero
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -217,7 +237,9 @@ class Stopping(Callback):
         saved = "nothing was saved, as there is no last.ckpt"
         for last in trainer.checkpoint_callbacks:
             if isinstance(last, LastCheckpoint):
+                self._saving = True
                 last.save(trainer)
+                self._saving = False
                 saved = f"saved {last.best_model_path}"
         where = f"after step {trainer.global_step}; {saved}"
         if trainer.is_global_zero and signum != signal.SIGINT:
@@ -238,9 +260,15 @@ def requeue(signum: int) -> str:
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"; job {job} could not be requeued: {error}"
-    rank_zero_info(f"requeued job {job}")
+        said = getattr(error, "stderr", None) or b""
+        reason = " ".join(said.decode(errors="replace").split()) or str(error)
+        return f"; job {job} could not be requeued: {reason}"
     return f"; requeued job {job}"
+
+
+def _say(text: str) -> None:
+    """On a line of its own below the bar; from handlers too, which print may not be called in."""
+    os.write(2, f"\nvitlit: {text}\n".encode())
 
 
 def _nothing() -> None: ...

@@ -18,10 +18,19 @@ def relative(path: str | Path) -> str:
 def fit_lines(trainer: pl.Trainer) -> list[str]:
     """After ``fit``: scores, checkpoints, logs, and the command that tests the model."""
     lines: list[str] = []
+    callbacks = trainer.checkpoint_callbacks
+    monitors = [one.monitor for one in callbacks if isinstance(one, BestCheckpoint)]
     if "val/acc" in trainer.callback_metrics:
-        lines.append(f"reached     {_shown(trainer, ['val/acc'])} in the last epoch")
+        names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
+        lines.append(f"reached     {_shown(trainer, names)} in the last epoch")
+    for stopping in trainer.early_stopping_callbacks:
+        if stopping.wait_count >= max(1, stopping.patience):
+            lines.append(
+                f"ended       early: {stopping.monitor} was not better for {stopping.wait_count} "
+                f"validations (--early_stopping.patience)"
+            )
     files: list[str] = []
-    for checkpoint in trainer.checkpoint_callbacks:
+    for checkpoint in callbacks:
         if not isinstance(checkpoint, BestCheckpoint | LastCheckpoint):
             continue
         if not checkpoint.best_model_path:
@@ -61,7 +70,7 @@ def _shown(trainer: pl.Trainer, names: list[str]) -> str:
     """Scores by name; balanced accuracy too, where classes are so unequal that it differs."""
     metrics, balanced = trainer.callback_metrics, names[0].replace("/acc", "/balanced_acc")
     if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= APART:
-        names = [names[0], balanced, *names[1:]]
+        names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
 
 
