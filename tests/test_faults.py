@@ -186,6 +186,26 @@ def test_a_signal_that_two_programs_pass_on_is_one(monkeypatch: pytest.MonkeyPat
         assert (callback.signum, ended) == (signal.SIGTERM, expected)
 
 
+def test_a_checkpoint_that_is_being_written_is_let_be_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now, ended = [100.0], []
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    callback = stopping.Stopping(timedelta(seconds=60))
+    callback._training = callback._is_first = True
+    callback._note(signal.SIGTERM, None)
+    assert "SIGTERM: saving after this step; a second one ends without" in capfd.readouterr().err
+    callback._saving = True
+    now[0] = 110.0
+    callback._end_if_deaf(signal.SIGTERM, 105.0)  # the disk is slow
+    callback._note(signal.SIGTERM, None)
+    assert not ended
+    assert "is being written" in capfd.readouterr().err
+    callback._note(signal.SIGTERM, None)
+    assert ended == [143]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_whose_launcher_is_gone_before_the_start_ends(

@@ -168,8 +168,8 @@ class Stopping(Callback):
 
     def _end_if_deaf(self, signum: int, came: float) -> None:
         """End the process if the handler of a signal that came is not run, and nothing is lost."""
-        is_later = came - self._came > SAME
-        if self._noted > came - SAME or (self._training and not is_later):
+        is_heard, is_later = self._noted > came - SAME, came - self._came > SAME
+        if is_heard or self._saving or (self._training and not is_later):
             return
         stop = Stopped(signum, "while it waited" if self._training else TOO_EARLY)
         _say(str(stop))
