@@ -18,9 +18,10 @@ from vitlit.checkpointing import with_durable
 from vitlit.classifier import Classifier
 from vitlit.commands import COMMANDS
 from vitlit.datamodule import ImageData
-from vitlit.errors import InputError, check_below_one
+from vitlit.errors import InputError, Stopped, check_below_one
 from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.guards import make_guards, training_callbacks
+from vitlit.heartbeat import leave_group
 from vitlit.hooks import Unprofiled, skip_idle_hooks
 from vitlit.options import add_options, explain_options
 from vitlit.parser import (
@@ -262,6 +263,11 @@ class VitCLI(LightningCLI):
 
 def run(args: list[str]) -> None:
     """Parse and run; ``sys.argv`` is left as it is, since DDP starts its processes from it."""
-    with only_safe_settings(args), Claim() as claim:
-        VitCLI(args, claim)
+    try:
+        with only_safe_settings(args), Claim() as claim:
+            VitCLI(args, claim)
+    except Stopped:
+        leave_group()
+        raise
+    leave_group()
     sys.stdout.flush()

@@ -171,6 +171,12 @@ def is_lost(error: BaseException) -> bool:
     return is_kind and any(sign in text for sign in SIGNS)
 
 
+def leave_group() -> None:
+    """End gloo's threads, which could abort a process whose Python is gone (Lightning: NCCL's)."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
 def run_of(trainer: pl.Trainer) -> str | None:
     """The name of the run, if it keeps a last.ckpt."""
     for callback in trainer.checkpoint_callbacks:
