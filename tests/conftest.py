@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in children
 
 
 @pytest.fixture(scope="session", autouse=True)
