@@ -12,7 +12,7 @@ from PIL import Image
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch reads, in children too
 
 
 @pytest.fixture(scope="session", autouse=True)
