@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,15 @@ def accuracy(run: Path) -> float:
     return float((logits.argmax(dim=1) == split.labels).float().mean())
 
 
+def altered(home: Path, folder: Path, **data: Any) -> str:
+    """The first run's checkpoint with other settings of the data."""
+    path = home / "lightning_logs" / "run_0" / "checkpoints" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["datamodule_hyper_parameters"] |= data
+    torch.save(content, folder / "other.ckpt")
+    return str(folder / "other.ckpt")
+
+
 def test_each_model_is_scored_as_it_was_trained(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,11 +83,8 @@ def test_other_data_are_named_and_equal_answers_are_called_so(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    path = home / "lightning_logs" / "run_0" / "checkpoints" / "best.ckpt"
-    content = torch.load(path, weights_only=True)
-    content["datamodule_hyper_parameters"] |= {"dataset": "folder", "data_dir": "/photos"}
-    torch.save(content, tmp_path / "other.ckpt")
-    assert main(["compare", "lightning_logs/run_0", str(tmp_path / "other.ckpt"), *QUIET]) == 0
+    other = altered(home, tmp_path, dataset="folder", data_dir="/photos")
+    assert main(["compare", "lightning_logs/run_0", other, *QUIET]) == 0
     row = capsys.readouterr().out.splitlines()[-1]
     assert "right and wrong on the same images; it was" in row
     assert row.endswith("trained on other data, folder /photos")
@@ -107,9 +114,6 @@ def test_models_of_other_classes_are_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    path = home / "lightning_logs" / "run_0" / "checkpoints" / "best.ckpt"
-    content = torch.load(path, weights_only=True)
-    content["datamodule_hyper_parameters"]["class_names"] = list("abcdefghij")
-    torch.save(content, tmp_path / "other.ckpt")
-    assert main(["compare", "lightning_logs/run_1", str(tmp_path / "other.ckpt"), *QUIET]) == 2
+    other = altered(home, tmp_path, class_names=list("abcdefghij"))
+    assert main(["compare", "lightning_logs/run_1", other, *QUIET]) == 2
     assert "has the classes a, b" in capsys.readouterr().err

@@ -92,14 +92,14 @@ def continues_to_the_same(folder: Path, *args: str) -> bool:
 CONSTANT = ["--model.schedule=constant", "--model.warmup_fraction=0", "--model.warmup_steps=5"]
 
 
-@pytest.mark.parametrize(
-    ("signum", "status"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    ],
-)
+SIGNALS = [
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("signum", "status"), SIGNALS)
 def test_a_signal_saves_and_ends_the_training(
     tmp_path: Path, signum: signal.Signals, status: int
 ) -> None:
@@ -143,14 +143,7 @@ def deaf(*, is_training: bool) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("signum", "status"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("signum", "status"), SIGNALS)
 def test_a_process_that_waits_for_others_to_start_is_ended(
     signum: signal.Signals, status: int
 ) -> None:

@@ -34,7 +34,7 @@ from vitlit.parser import (
     only_safe_settings,
     refuse_linked,
 )
-from vitlit.report import Report, add_test_options, report_place, run_of
+from vitlit.report import Report, add_test_options, report_place, run_folder
 from vitlit.runs import Claim, find_start, has_ended
 from vitlit.settings import (
     check_checkpoints,
@@ -193,7 +193,7 @@ class VitCLI(LightningCLI):
         """Of the run that is trained or tested, if there is one to write into."""
         run = self.run
         if self.subcommand == "test":
-            run = run_of(report_place(self.config[self.subcommand])[0])
+            run = run_folder(report_place(self.config[self.subcommand])[0])
         return run is not None and TensorBoardLogger(
             run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
         )

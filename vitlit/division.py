@@ -31,23 +31,31 @@ def place_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return name, *(str(Path(path).expanduser().absolute()) for path in paths)
 
 
+def other_division(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
+    """The setting by which a held-out split of the same images is another one, if it is.
+
+    now, then: settings of the data.
+    """
+    if place_of(now) != place_of(then):
+        return None
+    there = ("all",) if now.get("labels") else parts(now["dataset"], Path(now["data_dir"]))
+    if split in there:  # as published, whatever the settings
+        return None
+    names = DECIDING[:2] if split == "test" else DECIDING
+    return next((name for name in names if name in then and then[name] != now[name]), None)
+
+
 def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str:
     """Why a model may have been trained on the images of a split, or nothing.
 
     now: settings of the data that are scored; then: of those that the model was trained on.
     """
-    if place_of(now) != place_of(then):
-        return ""
     if split == "train":
-        return "it was trained on these images"
-    there = ("all",) if now.get("labels") else parts(now["dataset"], Path(now["data_dir"]))
-    if split in there:  # as published, whatever the settings
+        return "it was trained on these images" if place_of(now) == place_of(then) else ""
+    name = other_division(now, then, split)
+    if name is None:
         return ""
-    names = DECIDING[:2] if split == "test" else DECIDING
-    other = [name for name in names if name in then and then[name] != now[name]]
-    if not other:
-        return ""
-    return f"its {other[0]} was {then[other[0]]}: it may have been trained on these images"
+    return f"its {name} was {then[name]}: it may have been trained on these images"
 
 
 @dataclass(frozen=True)

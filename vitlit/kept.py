@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.checkpointing import DATA, MODEL
-from vitlit.division import DECIDING, seen_note
+from vitlit.division import other_division
 from vitlit.errors import InputError
 
 KEY = "training_settings"
@@ -91,9 +91,8 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
 def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
     """Refuse to train on what was held out: all later scores would be of images that were seen."""
     then = content[DATA]
-    other = [name for name in DECIDING if name in then and then[name] != data[name]]
-    if other and any(seen_note(data, then, split) for split in ("val", "test")):
-        name = other[0]
+    name = other_division(data, then, "test") or other_division(data, then, "val")
+    if name is not None:
         raise InputError(
             f"data.{name} {data[name]} contradicts {path}, which has {then[name]}: images that it "
             f"held out would be trained on; leave out --data.{name}"

@@ -70,14 +70,7 @@ def probe_data_set(
     """
     if data.split != "test":
         raise InputError(f"probe scores the test split, not {data.split}; leave out --data.split")
-    data.prepare_data()
-    for stage in ("fit", "test"):
-        data.setup(stage)
-    count = len(data.splits["train"])
-    if k > count:
-        raise InputError(
-            f"k {k} is more than the {count} training images; give --k {count} or less"
-        )
+    _set_up(data, k)
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
     train, val, test = rows["train"], rows["val"], rows["test"]
     near = nearest(test.values, train.values, max(k, SHOWN))
@@ -111,8 +104,7 @@ def probe_data_set(
             "acc": count / len(right),
             "acc_interval": list(wilson(count, len(right))),
         }
-    text = json.dumps(metrics, indent=1) + "\n"
-    (folder / "metrics.json").write_text(text, encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
     lines = [
@@ -123,6 +115,18 @@ def probe_data_set(
         *kept,
     ]
     return Probed(metrics, lines)
+
+
+def _set_up(data: ImageData, k: int) -> None:
+    """Read the three splits; refuses more neighbours than there are training images."""
+    data.prepare_data()
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    count = len(data.splits["train"])
+    if k > count:
+        raise InputError(
+            f"k {k} is more than the {count} training images; give --k {count} or less"
+        )
 
 
 def _line(name: str, found: dict[str, Any], how: str) -> str:

@@ -182,7 +182,7 @@ def _title(subject: dict[str, Any], count: int) -> str:
     return f"{count} images, {subject['dataset']} {subject['split']}{flip}"
 
 
-def run_of(weights: Path | str) -> Path | None:
+def run_folder(weights: Path | str) -> Path | None:
     """The folder of a checkpoint's run, if it is one's and can be written to."""
     if isinstance(weights, str) or weights.parent.name != CHECKPOINTS:
         return None
@@ -192,7 +192,7 @@ def run_of(weights: Path | str) -> Path | None:
 
 def _parent(weights: Path | str) -> Path:
     """The run's folder, or where the checkpoint is, or here: the first that can be written to."""
-    if run := run_of(weights):
+    if run := run_folder(weights):
         return run
     is_file = isinstance(weights, Path) and weights.parent.name != CHECKPOINTS
     folder = Path(weights).parent
