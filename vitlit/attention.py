@@ -3,6 +3,8 @@
 tokens (B, N, D) -> tokens (B, N, D); weights (B, h, N, N)
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,8 +12,18 @@ from torch import Tensor, nn
 from vitlit.errors import InputError
 from vitlit.positions import rotate
 
-# whether this processor multiplies bfloat16 matrices itself
-HAS_BF16_UNITS = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+def has_bf16_units() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself."""
+    names = ("avx512_bf16", "amx_tile")
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(torch.cpu.get_capabilities().get(name, False) for name in names)
+    cpus = Path("/proc/cpuinfo")  # before torch 2.11; other systems have none, nor such units
+    flags = cpus.read_text(encoding="utf-8").split() if cpus.is_file() else []
+    return any(name in flags for name in names)
+
+
+HAS_BF16_UNITS = has_bf16_units()
 
 
 def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
