@@ -24,7 +24,8 @@ LAYERS = [
         "commands",
     }
     | {"metrics", "significance", "losses", "probing"}
-    | {"durable", "plain_yaml", "wakeup", "commands"},
+    | {"durable", "plain_yaml", "wakeup", "commands"}
+    | {"lightning_internals", "parser_internals"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
     | {"images", "locality", "pooling"},
     {"transform"},

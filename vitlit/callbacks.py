@@ -5,12 +5,14 @@ import os
 import time
 from pathlib import Path
 from typing import Any, Literal
+from weakref import proxy
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vitlit.bad_images import print_bad, refuse
 from vitlit.decoding import printable
@@ -129,7 +131,9 @@ class LastCheckpoint(RunCheckpoint):
     def save(self, trainer: pl.Trainer) -> None:
         """Save now; to be called by all processes."""
         self.best_model_path = self.format_checkpoint_name({})
-        self._save_checkpoint(trainer, self.best_model_path)
+        trainer.save_checkpoint(self.best_model_path)
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            logger.after_save_checkpoint(proxy(self))
         self._saved_at = time.monotonic()
 
     def _should_skip(self, trainer: pl.Trainer) -> bool:
@@ -139,7 +143,12 @@ class LastCheckpoint(RunCheckpoint):
 
 def is_within_step(trainer: pl.Trainer) -> bool:
     """Whether gradients wait for more batches: a checkpoint would lose them."""
-    return trainer.fit_loop._should_accumulate()
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    done = progress.current.ready
+    if done % trainer.accumulate_grad_batches == 0:
+        return False
+    is_last = progress.is_last_batch or done == trainer.num_training_batches
+    return trainer.strategy.handles_gradient_accumulation or not is_last
 
 
 def free_name(path: Path) -> Path:
@@ -162,20 +171,21 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.decay = decay
+        self._count = torch.zeros((), dtype=torch.long)  # of steps in the average
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:  # a count on the CPU: no step waits for the device
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+        for average in vars(self).values():  # Lightning has no public name for it
+            if isinstance(average, AveragedModel):
+                # a count on the CPU: no step waits for the device (PyTorch pull request 175085)
+                self._count = average.n_averaged = average.n_averaged.cpu()
 
-    @torch.no_grad()
     def _average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        assert self._average_model is not None
-        done = int(self._average_model.n_averaged)
+        done = int(self._count)
         decay = min(self.decay, (1 + done) / (10 + done))
         # the average is a copy from before the weights took the precision of the run
         same = [weight.to(average) for weight, average in zip(weights, averages, strict=True)]
-        torch._foreach_lerp_(averages, same, 1 - decay)
+        get_ema_multi_avg_fn(decay)(averages, same, count)  # type: ignore[no-untyped-call]
 
 
 class PredictionWriter(Callback):

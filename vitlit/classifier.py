@@ -118,13 +118,6 @@ class Classifier(Scoring):
     def num_classes(self) -> int:
         return self.vit.num_classes
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the hook it is in forty times a step; Module's own way is slow."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, x: Tensor) -> Tensor:
         # compiled for training alone: the last batch of an evaluation would compile another time
         vit = self.vit if self.training else self.vit.forward

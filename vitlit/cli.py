@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.bar import Bar
-from vitlit.checkpointing import with_durable
+from vitlit.checkpointing import RUNS, with_durable
 from vitlit.classifier import Classifier
 from vitlit.commands import COMMANDS
 from vitlit.datamodule import ImageData
@@ -23,6 +23,7 @@ from vitlit.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.guards import make_guards, training_callbacks
 from vitlit.heartbeat import leave_group
 from vitlit.hooks import Unprofiled, skip_idle_hooks
+from vitlit.lightning_internals import leave_signals_alone
 from vitlit.options import add_options, explain_options
 from vitlit.parser import (
     ConfigFile,
@@ -46,9 +47,28 @@ from vitlit.settings import (
 )
 from vitlit.sources import check_place, check_weights_are_given
 from vitlit.starting import start_from
-from vitlit.stopping import take_over
 from vitlit.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.trainer import OWN, Trainer
+
+
+class CommandParser(Parser):
+    """Has the options of a method of the Trainer, and those that the command of its name adds."""
+
+    def add_method_arguments(
+        self, class_type: type, method_name: str, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        added = super().add_method_arguments(class_type, method_name, *args, **kwargs)
+        self.description = COMMANDS[method_name]
+        if method_name not in OWN:
+            self.set_defaults({"weights_only": True})
+            explain_options(self)
+        if method_name in ("validate", "test"):
+            self.set_defaults({"verbose": False})  # the last lines say it once
+        if method_name == "test":
+            add_test_options(self)
+        if method_name == "predict":
+            add_predict_options(self)
+        return added
 
 
 class VitCLI(LightningCLI):
@@ -63,7 +83,7 @@ class VitCLI(LightningCLI):
             trainer_class=Trainer,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
+            parser_class=CommandParser,
             parser_kwargs={"prog": "vitlit", "description": "Vision Transformers."},
             args=args,
             auto_configure_optimizers=False,
@@ -94,24 +114,9 @@ class VitCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.command_parser = parser
         add_options(parser)
         link(parser)
-
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.description = COMMANDS[subcommand]
-        if subcommand not in OWN:
-            parser.set_defaults({"weights_only": True})
-            explain_options(parser)
-        if subcommand in ("validate", "test"):
-            parser.set_defaults({"verbose": False})  # the last lines say it once
-        if subcommand == "test":
-            add_test_options(parser)
-        if subcommand == "predict":
-            add_predict_options(parser)
-        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
@@ -123,7 +128,7 @@ class VitCLI(LightningCLI):
         self.named, path = find_start(first, command)
         self.start = start_from(path, first, command, args)
         if self.start is not None:
-            self._subcommand_parsers[command].set_defaults(self.start.defaults())
+            self.command_parser.set_defaults(self.start.defaults())
             args = [*args, *self.start.words]
         elif command != "fit" and quiet == args:
             raise InputError(
@@ -134,21 +139,21 @@ class VitCLI(LightningCLI):
         settings = self.config[command]
         check_first(settings)
         check_place(settings, command)
-        settings["ckpt_path"] = None if path is None else str(path)
+        self.ckpt_path = settings["ckpt_path"] = None if path is None else str(path)
         if self.start is not None:
             self.start.check(settings, self.named)
         else:
             check_weights_are_given(settings["model"])
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would let the checkpoint override flags."""
+        settings["ckpt_path"] = None  # for now: Lightning would let the checkpoint override flags
 
     def before_instantiate_classes(self) -> None:
-        settings = self._get(self.config, "trainer")
+        settings_of = self.config[self.subcommand]
+        settings_of["ckpt_path"] = self.ckpt_path
+        settings = settings_of["trainer"]
         check_trainer(settings, str(self.subcommand))
-        check_early_stopping(**self._get(self.config, "early_stopping"))
-        check_checkpoints(**self._get(self.config, "checkpoints"))
-        check_below_one("ema", decay=self._get(self.config, "ema.decay"))
+        check_early_stopping(**settings_of["early_stopping"])
+        check_checkpoints(**settings_of["checkpoints"])
+        check_below_one("ema", decay=settings_of["ema"]["decay"])
         if self.subcommand == "fit" and settings["precision"] is None:
             settings["precision"] = training_precision(str(settings["accelerator"]))
             rank_zero_info(
@@ -172,10 +177,13 @@ class VitCLI(LightningCLI):
             self.start.fill(self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        settings = self._get(self.config_init, "trainer")
+        settings = self.config_init[self.subcommand]["trainer"]
         root = Path(settings["default_root_dir"] or ".")
         if self.subcommand == "fit":
             self.run = self.claim.take_for(settings, root, self.named)
+        # in a SLURM job without ckpt_path Lightning starts from any hpc_ckpt_N.ckpt in its root,
+        # and there is none in folders of ours
+        kwargs["default_root_dir"] = self.run or root / RUNS
         if settings["logger"] in (None, True):
             kwargs["logger"] = self._logger()
         kwargs["plugins"] = with_durable(settings["plugins"])
@@ -186,7 +194,7 @@ class VitCLI(LightningCLI):
         settings["callbacks"] = [*given, *self._callbacks(settings, given)]
         trainer = super().instantiate_trainer(**kwargs)
         skip_idle_hooks([*trainer.callbacks, self.model])  # type: ignore[attr-defined]
-        take_over(trainer)
+        leave_signals_alone(trainer)
         return trainer
 
     def _logger(self) -> TensorBoardLogger | bool:

@@ -20,7 +20,7 @@ from vitlit.images import Preprocess, check_statistics, find_images, per_channel
 from vitlit.labels import check_names, names_in
 from vitlit.patches import grid_size, pair, patchify
 from vitlit.readers import FileImages
-from vitlit.sampler import Batch, EvalOrder, TrainOrder
+from vitlit.sampler import Batch, EvalOrder, LateLoader, TrainOrder
 from vitlit.splits import CroppedSplit, FoundFiles, Split, check_repeats
 from vitlit.transform import Augmentation
 
@@ -216,18 +216,18 @@ class ImageData(pl.LightningDataModule):
         return FoundFiles(images, torch.arange(len(labels)))
 
     @property
-    def _place(self) -> dict[str, int]:
+    def place(self) -> dict[str, int]:
         """This process's rank, and the number of processes."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return {"rank": rank, "world": world}
 
-    def _loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
+    def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
         in_files = isinstance(split.images, FileImages)
         workers = self.num_workers
         if workers is None:
             workers = min(8, os.cpu_count() or 1) if in_files and len(split) > 256 else 0
-        return DataLoader(
+        return LateLoader(
             dataset=split,
             sampler=order,
             batch_size=None,
@@ -238,16 +238,16 @@ class ImageData(pl.LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         split = self.splits[name]
-        order = EvalOrder(len(split), batch_size=self.batch_size, **self._place)
-        return self._loader(split, order)
+        order = EvalOrder(len(split), batch_size=self.batch_size, **self.place)
+        return self.loader(split, order)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         split = self.splits["train"]
         if isinstance(split.images, FileImages):
             split = CroppedSplit(split.images, split.members, self.augmentation)
-        check_repeats(len(split), self.batch_size, self._place["world"])
-        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self._place)
-        return self._loader(split, order)
+        check_repeats(len(split), self.batch_size, self.place["world"])
+        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
+        return self.loader(split, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("val")

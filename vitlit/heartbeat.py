@@ -4,6 +4,7 @@ each process -> a count in the shared store, each second -> those whose count st
 """
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from vitlit.callbacks import LastCheckpoint
 from vitlit.errors import LostProcessError, Stopped, TrainingError
@@ -52,11 +52,11 @@ class Heartbeat(Callback):
         if trainer.world_size == 1:
             return
         self._beats = Beats(trainer.global_rank, trainer.world_size)
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
+        started = getattr(trainer.strategy.launcher, "procs", None)  # by Lightning, if it did
+        if started and all(isinstance(child, subprocess.Popen) for child in started):
             # Lightning's observer of this list would kill this process before it can say why
-            self._children = list(launcher.procs)
-            launcher.procs.clear()
+            self._children = list(started)
+            started.clear()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -119,10 +119,11 @@ class Beats:
     """Counts of all processes, each raised by a thread of its own process."""
 
     def __init__(self, rank: int, world: int) -> None:
-        from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+        from torch.distributed.distributed_c10d import PrefixStore
 
+        assert dist.group.WORLD is not None
         self.rank, self.world = rank, world
-        self._store = PrefixStore("vitlit", _get_default_store())
+        self._store = PrefixStore("vitlit", dist.group.WORLD.get_group_store())
         self._ended = threading.Event()
         self._store.add(str(rank), 1)
         threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()

@@ -68,8 +68,8 @@ def collect(
 
 def loader_of(data: ImageData, split: Split) -> Iterable[Batch]:
     """Batches of a split, or of a part of one, as for evaluation."""
-    order = EvalOrder(len(split), batch_size=data.batch_size, **data._place)
-    return data._loader(split, order)
+    order = EvalOrder(len(split), batch_size=data.batch_size, **data.place)
+    return data.loader(split, order)
 
 
 def thinned(split: Split, most: int) -> Split:

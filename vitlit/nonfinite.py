@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from vitlit.errors import NonFiniteError, check_at_least
+from vitlit.lightning_internals import non_finite
 from vitlit.sampler import Batch
 
 SHOWN = 8  # sample numbers in a message
@@ -125,22 +126,6 @@ class FiniteUpdates(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._read()
-
-
-def non_finite(tensors: list[Tensor]) -> Tensor:
-    """1 where a number of any tensor is infinite or not one, else 0: float32 ``()``.
-
-    By the kernel that gradient scalers check gradients with, a tenth of what their norm takes; it
-    multiplies them by 1. The tensors are of one device.
-    """
-    found = torch.zeros((), device=tensors[0].device)
-    one = torch.ones_like(found)
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        by_dtype.setdefault(tensor.dtype, []).append(tensor)
-    for same in by_dtype.values():
-        torch._amp_foreach_non_finite_check_and_unscale_(same, found, one)
-    return found
 
 
 def _copy(flag: Tensor) -> tuple[Tensor, Any]:

@@ -7,6 +7,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from vitlit.callbacks import Monitor
 from vitlit.parser import TRUST
+from vitlit.parser_internals import options_of
 
 TIMEOUT = 300.0  # seconds
 MEANINGS = {  # of Lightning's options, where they mean something else here
@@ -18,7 +19,7 @@ MEANINGS = {  # of Lightning's options, where they mean something else here
 
 def explain_options(parser: LightningArgumentParser) -> None:
     """Say what Lightning's options mean here."""
-    for action in parser._actions:
+    for action in options_of(parser):
         if action.dest in MEANINGS:
             action.help = MEANINGS[action.dest]
 

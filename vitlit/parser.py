@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from vitlit import plain_yaml
 from vitlit.errors import InputError, class_path_reason
+from vitlit.parser_internals import options_of
 from vitlit.shipped import find_config
 
 # each fact has one source: target -> (source, how to compute it)
@@ -181,7 +182,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         source = getattr(ex, "subcommand_parser", None) or self
-        known = [action.dest for action in source._actions]
+        known = [action.dest for action in options_of(source)]
         raise InputError(explain(message, known)) from ex
 
 

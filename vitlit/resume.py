@@ -14,8 +14,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
+from vitlit.callbacks import is_within_step
 from vitlit.classifier import Classifier
 from vitlit.errors import InputError
+from vitlit.lightning_internals import is_validation_due, set_logged_steps
 from vitlit.sampler import TrainOrder
 
 KEY, SUMS = "position", "train_sums"  # of the checkpoint
@@ -90,7 +92,7 @@ class Resume(Callback):
         epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.started == epoch:  # the end of an epoch
             batch, validated = 0, False
-        elif trainer.fit_loop._should_accumulate():
+        elif is_within_step(trainer):
             batch, validated = batch - batch % trainer.accumulate_grad_batches, True
         return Position(
             epoch=epoch,
@@ -126,8 +128,6 @@ class Resume(Callback):
         position.check(self._position(trainer, order))
         _set_loops(trainer, position)
         order.resume(position.epoch, position.batch)
-        assert trainer.fit_loop._data_fetcher is not None
-        iter(trainer.fit_loop._data_fetcher)  # workers may have begun with the first epoch
         if position.batch:
             pl_module.train_sums.restore(found[SUMS])
         if position.validated:
@@ -151,8 +151,7 @@ def _done(trainer: pl.Trainer) -> int:
 
 
 def _order(trainer: pl.Trainer) -> TrainOrder | None:
-    loaders = trainer.fit_loop._combined_loader
-    sampler = loaders.flattened[0].sampler if loaders is not None else None
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
     return sampler if isinstance(sampler, TrainOrder) else None
 
 
@@ -163,29 +162,29 @@ def _set(tracker: Any, done: int, *, begun: int = 0) -> None:
 
 
 def _set_loops(trainer: pl.Trainer, position: Position) -> None:
-    """Make Lightning's loops go on from a position, in the state that they have there."""
+    """Make Lightning's loops go on from a position, in the state that they have there.
+
+    Lightning reads from counts of what was begun and done where it stopped, so these are set to
+    what they would have been, and it is asked to read them again.
+    """
     epochs, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop
     validation, done = batches.val_loop, batches.batch_progress
     within = position.batch > 0
-    for loop in (epochs, batches, validation):
-        loop._restarting = within  # its setter has an opinion of its own
-    epochs._restart_stage = "restarted_mid_epoch" if within else "none"
-    epochs._resuming_from_checkpoint = False
     _set(epochs.epoch_progress.total, position.epoch, begun=int(within))
     _set(epochs.epoch_progress.current, position.epoch, begun=int(within))
     _set(done.total, position.epoch * position.batches + position.batch)
     _set(done.current, position.batch)
     done.is_last_batch = within and position.batch == position.batches
-    batches._restart_stage = "restarted_on_last"  # the batch is done with
-    _set(validation.batch_progress.total, 0)
+    epochs.restarting = within
+    batches.restarting = within  # on its own: the other always says yes where max_steps is given
+    due = within and is_validation_due(trainer)
+    # a validation with a batch that was begun and is not done is run, one without is skipped
+    _set(validation.batch_progress.total, 0, begun=int(due and not position.validated))
     _set(validation.batch_progress.current, 0)
-    fetcher = epochs._data_fetcher
-    due = within and fetcher is not None and batches._should_check_val_fx(fetcher)
-    validation._restart_stage = (
-        "restarted_mid_evaluation" if due and not position.validated else "none"
-    )
+    epochs.update_restart_stage()
+    _set(validation.batch_progress.total, 0)
     # loggers count steps when a batch ends; after a validation it has yet to
-    batches._batches_that_stepped = trainer.global_step - int(due)
+    set_logged_steps(trainer, trainer.global_step - int(due))
 
 
 def _set_rates(trainer: pl.Trainer, groups: list[dict[str, Any]]) -> None:
@@ -201,6 +200,7 @@ def _set_rates(trainer: pl.Trainer, groups: list[dict[str, Any]]) -> None:
         scheduler: Any = config.scheduler
         scheduler.base_lrs = [settings["initial_lr"] for settings in groups]
         factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
-        scheduler._last_lr = [lr * by for lr, by in zip(scheduler.base_lrs, factors, strict=True)]
-        for group, lr in zip(optimizer.param_groups, scheduler._last_lr, strict=True):
-            group["lr"] = lr
+        for group, lr, factor in zip(
+            optimizer.param_groups, scheduler.base_lrs, factors, strict=True
+        ):
+            group["lr"] = lr * factor

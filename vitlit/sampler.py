@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from vitlit.seeding import address, permutation
 
@@ -77,6 +77,17 @@ class TrainOrder(DistributedSampler[Any]):
         for step in range(first if epoch == self.epoch else 0, len(self)):
             key = address(self.seed, DROPOUT, self.epoch, step, self.rank)
             yield Order(mine[step], valid, self.epoch, key)
+
+
+class LateLoader(DataLoader[Batch]):
+    """Takes the first order when the first batch is asked for, not when an iterator is made.
+
+    Lightning makes the iterator of the first epoch before it reads a checkpoint, and keeps it
+    (Lightning issue 20550): workers would load batches of an epoch that is over.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class EvalOrder(DistributedSampler[Any]):

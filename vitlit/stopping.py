@@ -18,7 +18,6 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from vitlit.callbacks import LastCheckpoint, MovingAverage, is_within_step
 from vitlit.errors import Stopped
@@ -63,29 +62,8 @@ def set_timeout(timeout: timedelta) -> None:
     if hasattr(dist, "set_timeout"):
         dist.set_timeout(timeout)
     else:  # before torch 2.15
-        dist.distributed_c10d._set_pg_timeout(timeout)
-
-
-class Unsignalled:
-    """In place of Lightning's handlers, which lose the state and hang where processes differ."""
-
-    received_sigterm = False
-
-    def register_signal_handlers(self) -> None: ...
-
-    def teardown(self) -> None: ...
-
-
-class Unqueued(_CheckpointConnector):
-    """Knows of no hpc_ckpt_N.ckpt, from which Lightning starts any SLURM job that is given none."""
-
-    _hpc_resume_path = None
-
-
-def take_over(trainer: pl.Trainer) -> None:
-    """Leave signals, and what a job that runs again starts from, to this package alone."""
-    trainer._signal_connector = Unsignalled()  # type: ignore[assignment]
-    trainer._checkpoint_connector = Unqueued(trainer)
+        assert dist.group.WORLD is not None
+        dist.group.WORLD.set_timeout(timeout)
 
 
 class Stopping(Callback):
@@ -174,10 +152,6 @@ class Stopping(Callback):
         stop = Stopped(signum, "while it waited" if self._training else TOO_EARLY)
         _say(str(stop))
         os._exit(stop.status)
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Lightning's word for it, from the first process alone, waits for the device in each step
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -269,6 +243,3 @@ def requeue(signum: int) -> str:
 def _say(text: str) -> None:
     """On a line of its own below the bar; from handlers too, which print may not be called in."""
     os.write(2, f"\nvitlit: {text}\n".encode())
-
-
-def _nothing() -> None: ...
