@@ -47,8 +47,15 @@ def test_the_bar_is_drawn_twice_a_second_and_at_the_end(
     clock = iter([10.0, 10.2, 10.4, 10.6, 10.7])
     monkeypatch.setattr("vitlit.bar.time.monotonic", lambda: next(clock))
     bar = Bar()
-    drawn = [bar._should_update(step, 5) for step in (1, 2, 3, 4, 5)]
+    bar.train_progress_bar = screen = tqdm(total=5, file=StringIO())
+    monkeypatch.setattr(bar, "get_metrics", lambda *_: {})
+    drawn = []
+    for batch in range(5):
+        before = screen.n
+        bar.on_train_batch_end(None, None, None, None, batch)
+        drawn.append(screen.n > before)
     assert drawn == [True, False, False, True, True]
+    assert screen.n == 5
 
 
 def test_log_lines_and_warnings_come_above_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 REDRAW = 0.5  # seconds between two drawings of the bar
+BATCH_IDX = 4  # place of the batch's number among the arguments of the hooks that end one
 
 
 class Bar(TQDMProgressBar):
@@ -40,10 +41,9 @@ class Bar(TQDMProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """End the lines of the bars: what went wrong is told below them."""
-        scoring = (self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar)
-        for bar in (*scoring, self._train_progress_bar):
-            if bar is not None:
-                bar.close()
+        for name in ("val", "test", "predict", "train"):
+            with suppress(TypeError):  # one that was never made
+                getattr(self, f"{name}_progress_bar").close()
         self._messages.close()
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -51,12 +51,29 @@ class Bar(TQDMProgressBar):
         if trainer.fit_loop.restarted_mid_epoch:  # whose start will not come
             self.on_train_epoch_start(trainer)
 
-    def _should_update(self, current: int, total: int) -> bool:
+    def is_due(self, batch_idx: int, bar: Any) -> bool:
+        """Whether to draw a bar after a batch: it may be the last."""
         now = time.monotonic()
-        if current != total and now - self._drawn < REDRAW:
+        if batch_idx + 1 != bar.total and now - self._drawn < REDRAW:
             return False
         self._drawn = now
-        return self.is_enabled
+        return True
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.is_due(args[BATCH_IDX], self.train_progress_bar):
+            super().on_train_batch_end(*args)
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        if self.is_due(args[BATCH_IDX], self.val_progress_bar):
+            super().on_validation_batch_end(*args)
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        if self.is_due(args[BATCH_IDX], self.test_progress_bar):
+            super().on_test_batch_end(*args)
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        if self.is_due(args[BATCH_IDX], self.predict_progress_bar):
+            super().on_predict_batch_end(*args)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Without the last letters of the run's name."""
