@@ -14,6 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -204,6 +205,22 @@ def test_we_load_our_own_export_with_all_it_tells(tmp_path: Path) -> None:
     assert (weights.arguments, weights.class_names) == (arguments_of(model), NAMES)
     assert (weights.mean, weights.std, weights.notes) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), [])
     assert all(torch.equal(weights.state[name], v) for name, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("naming", ["timm", "vitlit"])
+def test_the_first_value_of_layer_scale_is_exported(naming: Any, tmp_path: Path) -> None:
+    folder = exported(small_vit(init_values=0.1), tmp_path / "out", naming=naming).folder
+    assert load(folder).model.config["init_values"] == 0.1
+    if naming == "timm":
+        config = json.loads((folder / "config.json").read_text())
+        assert config["model_args"]["init_values"] == 0.1
+
+
+def test_the_first_value_of_layer_scale_is_read_from_timms_config(tmp_path: Path) -> None:
+    folder = exported(small_vit(init_values=0.1), tmp_path / "out", naming="timm").folder
+    file = folder / "model.safetensors"
+    save_file(load_file(file), file)  # without our metadata, as timm writes it
+    assert load_weights(folder).arguments["init_values"] == 0.1
 
 
 def test_an_exported_model_takes_pixels_that_ours_inverts(tmp_path: Path) -> None:

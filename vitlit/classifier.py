@@ -100,7 +100,7 @@ class Classifier(Scoring):
                 f"{len(self.class_names)} class names for {self.num_classes} classes; "
                 f"they must agree"
             )
-        depth = len(self.vit.blocks)
+        depth = self.vit.config["depth"]
         if not 0 < layer_decay <= 1:
             raise InputError(f"layer_decay {layer_decay} must be above 0 and at most 1")
         if not -1 <= freeze_blocks <= depth:
@@ -195,7 +195,7 @@ class Classifier(Scoring):
             decay=hp["decay"],
             lr=hp["lr"],
             layer_decay=hp["layer_decay"],
-            depth=len(self.vit.blocks),
+            depth=self.vit.config["depth"],
         )
         fused = self._has_fused_step or None
         optimizer: torch.optim.Optimizer

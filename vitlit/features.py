@@ -28,7 +28,7 @@ class Feature:
 
     def check(self, model: ViT) -> None:
         """Refuse what the model does not have."""
-        depth = len(model.blocks)
+        depth = model.config["depth"]
         if self.layer is not None and not -depth <= self.layer < depth:
             raise InputError(f"no block {self.layer}; give --layer from {-depth} to {depth - 1}")
         if self.pool == "token" and model.cls_token is None:
@@ -36,7 +36,7 @@ class Feature:
 
     def __call__(self, model: ViT, x: Tensor) -> Tensor:
         """Features ``(B, D)`` of images or patches, as the model takes them."""
-        depth = len(model.blocks)
+        depth = model.config["depth"]
         end = depth if self.layer is None else self.layer % depth + 1
         tokens = model.embed(x)
         for block in list(model.blocks)[:end]:

@@ -3,8 +3,9 @@
 images (B, C, H, W) -> patches (B, N, C*P*P) -> tokens (B, 1+N, D) -> logits (B, num_classes)
 """
 
+import inspect
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 from vitlit.blocks import ActName, encoder
 from vitlit.embedding import Embedding, PatchEmbed, PatchEmbedName, make_embedding
 from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.locality import AttentionName, GatedPositionalAttention, attention_layers
+from vitlit.locality import (
+    AttentionName,
+    GatedPositionalAttention,
+    attention_layers,
+    usual_gpsa_blocks,
+)
 from vitlit.patches import grid_size, pair
 from vitlit.pooling import SequencePool
 from vitlit.positions import fixed_table, rope2d
@@ -30,6 +36,9 @@ CHOICES = {
 
 class ViT(nn.Module):
     """Vision Transformer (arXiv 2010.11929) with timm's argument and parameter names.
+
+    ``config`` holds the arguments as plain values, those that were unset as they turned out:
+    ``ViT(**vit.config)`` is the same architecture, newly initialised.
 
     Args:
         img_size: Height and width in pixels, one number or two.
@@ -124,11 +133,15 @@ class ViT(nn.Module):
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        self.num_classes = num_classes
         self.img_size = pair(img_size)
         self.grid_size = grid_size(self.img_size, patch_size)
-        self.in_chans, self.embed_dim = in_chans, embed_dim
-        self.global_pool, self.pos_kind, self.attention = global_pool, pos_embed, attention
+        self.num_classes, self.in_chans, self.embed_dim = num_classes, in_chans, embed_dim
+        self.global_pool = global_pool
+        class_token = global_pool == "token" if class_token is None else class_token
+        fc_norm = global_pool == "avg" if fc_norm is None else fc_norm
+        if attention == "gpsa" and gpsa_blocks is None:
+            gpsa_blocks = usual_gpsa_blocks(depth)
+        self.config = _plain_arguments(locals())
         self.patch_embed: Embedding = make_embedding(
             patch_embed,
             patch_size=patch_size,
@@ -136,8 +149,7 @@ class ViT(nn.Module):
             embed_dim=embed_dim,
             norm_eps=norm_eps,
         )
-        is_token = global_pool == "token"
-        self._add_prefix(is_token if class_token is None else class_token, reg_tokens, embed_dim)
+        self._add_prefix(class_token, reg_tokens, embed_dim)
         self._add_positions(pos_embed, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
         place = (self.grid_size, self.num_prefix_tokens)
@@ -151,9 +163,7 @@ class ViT(nn.Module):
             mlp={"hidden": hidden, "drop": proj_drop_rate, "act": act},
             block={"norm_eps": norm_eps, "init_values": init_values},
         )
-        self._add_norm(
-            embed_dim, norm_eps, after_pooling=global_pool == "avg" if fc_norm is None else fc_norm
-        )
+        self._add_norm(embed_dim, norm_eps, after_pooling=fc_norm)
         self.seq_pool = SequencePool(embed_dim) if global_pool == "seq" else None
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
@@ -162,6 +172,7 @@ class ViT(nn.Module):
     def remove_head(self) -> None:
         """Give features ``(B, D)`` in place of logits, as with ``num_classes=0``."""
         self.num_classes, self.head = 0, nn.Identity()
+        self.config["num_classes"] = 0
 
     def _add_norm(self, dim: int, eps: float, *, after_pooling: bool) -> None:
         """Set ``norm``, before the pooling, and ``fc_norm``, after it: one of them does nothing."""
@@ -193,7 +204,7 @@ class ViT(nn.Module):
 
     def _rope(self, num_heads: int) -> Tensor | None:
         """What turns queries and keys with ``pos_embed=rope``, of all blocks."""
-        if self.pos_kind != "rope":
+        if self.config["pos_embed"] != "rope":
             return None
         width = self.embed_dim // max(1, num_heads)
         return rope2d(*self.grid_size, width, prefix=self.num_prefix_tokens)
@@ -237,6 +248,13 @@ class ViT(nn.Module):
                 f"input of shape {tuple(x.shape)} does not fit the model; it takes images "
                 f"(B, {', '.join(map(str, images))}){other}"
             )
+
+
+def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """ViT's arguments among the values of its constructor, as a YAML file can hold them."""
+    found = {name: values[name] for name in inspect.signature(ViT).parameters}
+    height, width = pair(found["img_size"])
+    return found | {"img_size": height if height == width else [height, width]}
 
 
 def _check_choices(**choices: str) -> None:

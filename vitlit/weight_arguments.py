@@ -66,7 +66,7 @@ def infer(
         "class_token": None if has_class_token == (pool == "token") else has_class_token,
         "reg_tokens": registers,
         "fc_norm": None if has_fc_norm == (pool == "avg") else has_fc_norm,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
+        "init_values": told.get("init_values", 1e-5) if "blocks.0.ls1.gamma" in state else None,
     }
 
 
