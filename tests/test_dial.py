@@ -345,12 +345,12 @@ def test_another_setting_starts_from_what_the_weights_have(
         (
             "conv_stem",
             {"patch_embed": "conv_stem", "patch_size": 2},
-            "patch_size 2 .* give --model.patch_size 4",
+            "patch_size 2 .* give 4",
         ),
         (
             "shifted",
             {"patch_embed": "shifted", "in_chans": 1},
-            "in_chans 1 .* give --data.in_chans 3",
+            "in_chans 1 .* give 3",
         ),
     ],
 )

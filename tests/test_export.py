@@ -344,18 +344,18 @@ def test_onnx_without_its_packages_names_the_extra(
 
 @pytest.mark.parametrize("setting", ONLY_TIMM)
 def test_what_transformers_cannot_compute_is_refused(setting: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{setting}.*--naming timm"):
+    with pytest.raises(InputError, match=f"{setting}.*give naming timm"):
         exported(small_vit(**ONLY_TIMM[setting]), tmp_path / "out", naming="huggingface")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_timm_cannot_compute_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"norm_eps 1e-12.*--naming huggingface"):
+    with pytest.raises(InputError, match=r"norm_eps 1e-12.*give naming huggingface"):
         exported(small_vit(norm_eps=1e-12), tmp_path / "out", naming="timm")
 
 
 def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give --naming vitlit, or --format onnx or pt2"):
+    with pytest.raises(InputError, match="give naming vitlit, or format onnx or pt2"):
         exported(small_vit(norm_eps=1e-12, reg_tokens=1), tmp_path / "out", naming="huggingface")
 
 
@@ -364,7 +364,10 @@ def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: P
     [
         ({"format": "onyx"}, "unknown format 'onyx'; known: safetensors, onnx, pt2"),
         ({"naming": "Timm"}, "unknown naming 'Timm'; known: timm, huggingface"),
-        ({"format": "pt2", "naming": "timm"}, "leave it out with pt2"),
+        (
+            {"format": "pt2", "naming": "timm"},
+            "naming is of format safetensors; leave it out with pt2",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ EXTRAS = {  # beside what all models have: what it is, and how its names end
     "localities of gpsa": ".attn.locality",
     "scores of the pooling": "seq_pool.score.weight",
 }
+SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # the weights
 HEAD = ("head.weight", "head.bias")
 PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
 Grid = tuple[int, int]
@@ -109,8 +110,9 @@ def adapt(weights: Weights, model: ViT, class_names: list[str] | None = None) ->
     ]
     if wrong:
         raise InputError(
-            f"the weights do not fit the model at {listed(wrong)}; leave out --model.embed_dim, "
-            f"depth, mlp_ratio, qkv_bias and init_values, or give those of the weights"
+            f"the weights do not fit the model at {listed(wrong)}; leave out {', '.join(SHAPING)}, "
+            f"or give those of the weights",
+            argument=SHAPING,
         )
     return Adapted({name: state[name] for name in own}, notes)
 
@@ -121,17 +123,19 @@ def _check_embedding(weights: Weights, model: ViT) -> None:
     old = told.get("patch_embed", "conv")
     if old != new and {old, new} != {"linear", "conv"}:
         raise InputError(
-            f"patch_embed {new} cannot start from weights with {old}; leave out --model.patch_embed"
+            f"patch_embed {new} cannot start from weights with {old}; leave it out",
+            argument="patch_embed",
         )
     if isinstance(model.patch_embed, PatchEmbed):
         return
-    sizes = {"model.patch_size": model.config["patch_size"], "data.in_chans": model.in_chans}
-    for name, value in sizes.items():
-        had = told.get(name.partition(".")[2], value)
+    for name in ("patch_size", "in_chans"):
+        value = model.config[name]
+        had = told.get(name, value)
         if had != value:
             raise InputError(
                 f"{name} {value} contradicts the weights, which have {had}; the filters of "
-                f"patch_embed {new} are not resized: give --{name} {had}"
+                f"patch_embed {new} are not resized: give {had}",
+                argument=name,
             )
 
 

@@ -148,7 +148,7 @@ class VitCLI(LightningCLI):
         check_trainer(settings, str(self.subcommand))
         check_early_stopping(**self._get(self.config, "early_stopping"))
         check_checkpoints(**self._get(self.config, "checkpoints"))
-        check_below_one("ema", decay=self._get(self.config, "ema.decay"))
+        check_below_one(**{"ema.decay": self._get(self.config, "ema.decay")})
         if self.subcommand == "fit" and settings["precision"] is None:
             settings["precision"] = training_precision(str(settings["accelerator"]))
             rank_zero_info(

@@ -87,7 +87,10 @@ def names_in(split: Split, places: list[int], title: str) -> list[str]:
 def check_count(count: int) -> None:
     """Refuse what would take too long and too much memory."""
     if not 1 <= count <= MOST:
-        raise InputError(f"{count} images are not 1 to {MOST}, which explain takes; give --count")
+        raise InputError(
+            f"{count} images are not 1 to {MOST}, which explain takes; give a count of these",
+            argument="count",
+        )
 
 
 def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) -> Findings:

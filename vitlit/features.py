@@ -30,9 +30,14 @@ class Feature:
         """Refuse what the model does not have."""
         depth = model.config["depth"]
         if self.layer is not None and not -depth <= self.layer < depth:
-            raise InputError(f"no block {self.layer}; give --layer from {-depth} to {depth - 1}")
+            raise InputError(
+                f"no block {self.layer}; give a layer from {-depth} to {depth - 1}",
+                argument="layer",
+            )
         if self.pool == "token" and model.cls_token is None:
-            raise InputError("pool token: the model has no class token; give --pool avg")
+            raise InputError(
+                "pool token: the model has no class token; give pool avg", argument="pool"
+            )
 
     def __call__(self, model: ViT, x: Tensor) -> Tensor:
         """Features ``(B, D)`` of images or patches, as the model takes them."""

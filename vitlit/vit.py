@@ -113,19 +113,14 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
-        check_at_least("model", 1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
-        check_at_least("model", 0, num_classes=num_classes, reg_tokens=reg_tokens)
+        check_at_least(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
+        check_at_least(0, num_classes=num_classes, reg_tokens=reg_tokens)
         if hidden < 1:
-            raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
-        _check_choices(
-            patch_embed=patch_embed,
-            attention=attention,
-            pos_embed=pos_embed,
-            global_pool=global_pool,
-            act=act,
-        )
+            raise InputError(
+                f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual", argument="mlp_ratio"
+            )
+        _check_choices(locals())
         check_below_one(
-            "model",
             norm_eps=norm_eps,
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
@@ -184,7 +179,8 @@ class ViT(nn.Module):
         """Set ``cls_token`` ``(1, 1, D)`` and ``reg_token`` ``(1, R, D)``, or None."""
         if self.global_pool == "token" and not class_token:
             raise InputError(
-                "class_token false leaves global_pool token nothing to read; give avg as well"
+                "class_token false leaves global_pool token nothing to read; give avg as well",
+                argument="global_pool",
             )
         self.num_prefix_tokens = int(class_token) + reg_tokens
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -257,11 +253,13 @@ def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
     return found | {"img_size": height if height == width else [height, width]}
 
 
-def _check_choices(**choices: str) -> None:
-    for name, value in choices.items():
-        known = get_args(CHOICES[name])
+def _check_choices(values: dict[str, Any]) -> None:
+    """values: of ViT's constructor."""
+    for name, names in CHOICES.items():
+        value, known = values[name], get_args(names)
         if value not in known:
-            raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+            message = f"unknown {name} {value!r}; known: {', '.join(known)}"
+            raise InputError(message, argument=name)
 
 
 @torch.no_grad()
