@@ -273,7 +273,9 @@ def test_export_writes_a_model_that_timm_reads(
     monkeypatch.chdir(tmp_path)
     args = ["export", "--ckpt_path", str(checkpoint(home)), *QUIET]
     assert main(args) == 0
-    assert "logits differ by at most" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "logits differ by at most" in printed
+    assert "use it here with --model.pretrained export" in printed
     ours, preprocess, _ = load(checkpoint(home))
     theirs = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
     pixels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)

@@ -531,9 +531,10 @@ def test_predict_needs_no_training_data(tmp_path: Path, photo_folder: PhotoFolde
 
 
 @pytest.mark.parametrize("images", [None, []])
-def test_predict_without_images_names_the_flag(images: list[str] | None) -> None:
-    with pytest.raises(InputError, match=r"--data\.images"):
+def test_predict_without_images_names_the_argument(images: list[str] | None) -> None:
+    with pytest.raises(InputError, match="predict needs images; give files or folders") as caught:
         ready("predict", images=images)
+    assert caught.value.arguments == ("images",)
 
 
 # -- bad settings -----------------------------------------------------------------------------

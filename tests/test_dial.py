@@ -1,6 +1,7 @@
 """The dial of the inductive bias on the whole model: every setting, in every use of a model."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,18 @@ def test_the_state_alone_gives_the_same_logits(changes: dict[str, Any], tmp_path
 @EACH
 def test_the_arguments_of_a_model_make_it_again(changes: dict[str, Any]) -> None:
     told = arguments_of(small(**changes))
-    assert {name: told[name] for name in changes if name != "init_values"} == {
-        name: value for name, value in changes.items() if name != "init_values"
-    }
+    assert {name: told[name] for name in changes} == changes
+
+
+@EACH
+def test_the_config_of_a_model_makes_an_equal_one(changes: dict[str, Any]) -> None:
+    model = small(**changes, drop_path_rate=0.1, proj_drop_rate=0.2)
+    again = ViT(**json.loads(json.dumps(model.config)))  # as a file holds it
+    assert again.config == model.config
+    assert str(again) == str(model)  # every layer, with its settings
+    again.load_state_dict(model.state_dict())
+    images = images_for(model)
+    assert torch.equal(again.eval()(images), model.eval()(images))
 
 
 @EACH
@@ -227,8 +237,8 @@ def test_the_folder_of_explain_is_complete(changes: dict[str, Any], tmp_path: Pa
         shapes = {name: arrays[name].shape for name in arrays.files}
     assert shapes["rollout"] == (2, 2, 3)
     gated = changes.get("gpsa_blocks", 1)
-    assert shapes.get("temperature") == ((3, 2) if model.attention == "lsa" else None)
-    assert shapes.get("gate") == ((gated, 2) if model.attention == "gpsa" else None)
+    assert shapes.get("temperature") == ((3, 2) if model.config["attention"] == "lsa" else None)
+    assert shapes.get("gate") == ((gated, 2) if model.config["attention"] == "gpsa" else None)
     assert shapes.get("shares") == ((2, 2, 3) if model.global_pool == "seq" else None)
 
 
@@ -335,12 +345,12 @@ def test_another_setting_starts_from_what_the_weights_have(
         (
             "conv_stem",
             {"patch_embed": "conv_stem", "patch_size": 2},
-            "patch_size 2 .* give --model.patch_size 4",
+            "patch_size 2 .* give 4",
         ),
         (
             "shifted",
             {"patch_embed": "shifted", "in_chans": 1},
-            "in_chans 1 .* give --data.in_chans 3",
+            "in_chans 1 .* give 3",
         ),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
@@ -206,6 +207,22 @@ def test_we_load_our_own_export_with_all_it_tells(tmp_path: Path) -> None:
     assert all(torch.equal(weights.state[name], v) for name, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("naming", ["timm", "vitlit"])
+def test_the_first_value_of_layer_scale_is_exported(naming: Any, tmp_path: Path) -> None:
+    folder = exported(small_vit(init_values=0.1), tmp_path / "out", naming=naming).folder
+    assert load(folder).model.config["init_values"] == 0.1
+    if naming == "timm":
+        config = json.loads((folder / "config.json").read_text())
+        assert config["model_args"]["init_values"] == 0.1
+
+
+def test_the_first_value_of_layer_scale_is_read_from_timms_config(tmp_path: Path) -> None:
+    folder = exported(small_vit(init_values=0.1), tmp_path / "out", naming="timm").folder
+    file = folder / "model.safetensors"
+    save_file(load_file(file), file)  # without our metadata, as timm writes it
+    assert load_weights(folder).arguments["init_values"] == 0.1
+
+
 def test_an_exported_model_takes_pixels_that_ours_inverts(tmp_path: Path) -> None:
     model = small_vit().eval()
     preprocess = preprocess_of(model, invert=True)
@@ -327,18 +344,18 @@ def test_onnx_without_its_packages_names_the_extra(
 
 @pytest.mark.parametrize("setting", ONLY_TIMM)
 def test_what_transformers_cannot_compute_is_refused(setting: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{setting}.*--naming timm"):
+    with pytest.raises(InputError, match=f"{setting}.*give naming timm"):
         exported(small_vit(**ONLY_TIMM[setting]), tmp_path / "out", naming="huggingface")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_timm_cannot_compute_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"norm_eps 1e-12.*--naming huggingface"):
+    with pytest.raises(InputError, match=r"norm_eps 1e-12.*give naming huggingface"):
         exported(small_vit(norm_eps=1e-12), tmp_path / "out", naming="timm")
 
 
 def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give --naming vitlit, or --format onnx or pt2"):
+    with pytest.raises(InputError, match="give naming vitlit, or format onnx or pt2"):
         exported(small_vit(norm_eps=1e-12, reg_tokens=1), tmp_path / "out", naming="huggingface")
 
 
@@ -347,7 +364,10 @@ def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: P
     [
         ({"format": "onyx"}, "unknown format 'onyx'; known: safetensors, onnx, pt2"),
         ({"naming": "Timm"}, "unknown naming 'Timm'; known: timm, huggingface"),
-        ({"format": "pt2", "naming": "timm"}, "leave it out with pt2"),
+        (
+            {"format": "pt2", "naming": "timm"},
+            "naming is of format safetensors; leave it out with pt2",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:

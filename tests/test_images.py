@@ -379,9 +379,10 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
         find_images([str(tmp_path / "nowhere")])
 
 
-def test_a_missing_path_is_named_with_the_option_that_gave_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere; check --query"):
-        find_images([str(tmp_path / "nowhere")], option="--query")
+def test_a_missing_path_is_named_with_the_argument_that_gave_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere; check query") as caught:
+        find_images([str(tmp_path / "nowhere")], argument="query")
+    assert caught.value.arguments == ("query",)
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def test_a_class_token_has_a_position_unless_something_speaks_against_it(tmp_pat
     written(tmp_path / "a.pth", img_size=(16, 24))
     with pytest.raises(InputError, match=r"25 positions .* 24 patches of 4x4 .*img_size '\[H,W\]'"):
         load_weights(tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"made for, img_size '\[H,W\]'"):  # no option in Python
+    with pytest.raises(InputError, match=r"made for, img_size '\[H,W\]'") as caught:
         load(tmp_path / "a.pth")
+    assert caught.value.arguments == ("img_size",)
+    assert "--" not in str(caught.value)  # options are of the command line
 
 
 @pytest.mark.parametrize("changes", [{"reg_tokens": 1}, {"init_values": 0.1}], ids=str)

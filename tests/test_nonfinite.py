@@ -105,8 +105,9 @@ def test_one_more_stops_the_training(
 
 
 def test_a_negative_number_of_skips_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--nonfinite\.skip"):
+    with pytest.raises(InputError, match="skip -1 is too small") as caught:
         FiniteUpdates(-1)
+    assert caught.value.arguments == ("skip",)
 
 
 @pytest.mark.gpu

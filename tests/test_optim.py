@@ -130,8 +130,9 @@ def test_the_constant_schedule_equals_torchs_linear_warmup_without_a_known_end()
 
 
 def test_the_cosine_schedule_refuses_a_run_without_an_end() -> None:
-    with pytest.raises(InputError, match=r"cosine.*--trainer\.max_epochs or --trainer\.max_steps"):
+    with pytest.raises(InputError, match=r"cosine.*give max_epochs or max_steps") as caught:
         schedule_factor("cosine", total=math.inf, warmup=8, floor=0.0)
+    assert caught.value.arguments == ("max_epochs", "max_steps", "schedule")
 
 
 def test_each_layer_has_its_share_of_the_rate_of_the_one_above(model: ViT) -> None:

@@ -166,7 +166,7 @@ def test_features_never_replace_a_file(
 
 def test_a_layer_without_features_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(run, "--layer=0") == 2
-    assert "--output features" in capsys.readouterr().err
+    assert "give output features too (--layer, --pool, --output)" in capsys.readouterr().err
 
 
 def test_weights_without_a_head_give_features(run: Path, tmp_path: Path) -> None:

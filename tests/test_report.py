@@ -235,4 +235,4 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
 ) -> None:
     monkeypatch.setattr("vitlit.report.os.access", lambda path, mode: False)
     assert score(run) == 2
-    assert "give --out a folder" in capsys.readouterr().err
+    assert "give another folder (--out)" in capsys.readouterr().err

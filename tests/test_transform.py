@@ -155,8 +155,9 @@ def test_mixing_follows_the_address_of_the_batch(changed: dict[str, int]) -> Non
 
 @pytest.mark.parametrize("epochs", [None, -1])
 def test_the_share_of_a_run_without_an_end_is_refused(epochs: int | None) -> None:
-    with pytest.raises(InputError, match=r"off_last \{'mix': 0\.4\}.*--trainer\.max_epochs"):
+    with pytest.raises(InputError, match=r"off_last \{'mix': 0\.4\}.*give max_epochs") as caught:
         ready(off_last={"mix": 0.4}, epochs=epochs)
+    assert caught.value.arguments == ("max_epochs",)
 
 
 @pytest.mark.parametrize(

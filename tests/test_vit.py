@@ -1,6 +1,9 @@
 """The Vision Transformer against timm's, its initial values and what it refuses."""
 
+import copy
+import inspect
 import math
+import pickle
 from typing import Any, TypeVar
 
 import pytest
@@ -166,6 +169,41 @@ def test_without_a_class_token_the_fixed_table_holds_patches_alone(pos_embed: st
 @pytest.mark.parametrize("pos_embed", ["sincos1d", "sincos2d", "none"])
 def test_only_a_learned_table_is_trained(pos_embed: str) -> None:
     assert "pos_embed" not in dict(small(pos_embed=pos_embed).named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"img_size": 8}, {"img_size": 8}),
+        ({"img_size": (8, 12)}, {"img_size": [8, 12]}),
+        ({"img_size": [8, 8]}, {"img_size": 8}),
+        ({}, {"class_token": True, "fc_norm": False, "gpsa_blocks": None}),
+        ({"global_pool": "avg"}, {"class_token": False, "fc_norm": True}),
+        ({"attention": "gpsa", "depth": 5}, {"gpsa_blocks": 3}),
+        ({"init_values": 0.1, "drop_rate": 0.2}, {"init_values": 0.1, "drop_rate": 0.2}),
+    ],
+    ids=str,
+)
+def test_the_config_holds_the_arguments_as_plain_values(
+    given: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    config = small(**given).config
+    assert {name: config[name] for name in kept} == kept
+    assert config.keys() == inspect.signature(ViT).parameters.keys()
+
+
+def test_the_config_follows_a_head_that_is_removed() -> None:
+    model = small()
+    model.remove_head()
+    assert model.config["num_classes"] == 0
+
+
+def test_the_config_goes_with_copies_but_not_into_the_state() -> None:
+    model = small(init_values=0.1)
+    copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    model.config["depth"] = 7
+    assert copied.config["depth"] == pickled.config["depth"] == 2
+    assert not any("config" in name for name in model.state_dict())
 
 
 @pytest.mark.parametrize("rate", RATES)

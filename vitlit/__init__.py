@@ -3,11 +3,12 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "ImageData", "ViT", "load", "patchify", "unpatchify"]
+__all__ = ["Classifier", "ImageData", "InputError", "ViT", "load", "patchify", "unpatchify"]
 
 _HOMES = {
     "Classifier": "vitlit.classifier",
     "ImageData": "vitlit.datamodule",
+    "InputError": "vitlit.errors",
     "ViT": "vitlit.vit",
     "load": "vitlit.loading",
     "patchify": "vitlit.patches",

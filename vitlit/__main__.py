@@ -10,7 +10,13 @@ import sys
 import warnings
 
 from vitlit.commands import COMMANDS
-from vitlit.errors import LostProcessError, Stopped, TrainingError, advice
+from vitlit.errors import (
+    LostProcessError,
+    Stopped,
+    TrainingError,
+    advice,
+    message_and_arguments,
+)
 
 MAX_LINES, MAX_WIDTH = 5, 400
 
@@ -34,9 +40,19 @@ def _shorten(message: str) -> str:
     return "\n".join(line[:MAX_WIDTH] for line in lines[:MAX_LINES])
 
 
-def _fail(message: str) -> int:
-    print(f"vitlit: {_shorten(message)}", file=sys.stderr)
+def _fail(message: str, options: str = "") -> int:
+    print(f"vitlit: {_shorten(message)}{options}", file=sys.stderr)
     return 2
+
+
+def _options(error: Exception) -> str:
+    """In brackets, what the arguments that the error names are called on the command line."""
+    names = message_and_arguments(error)[1]
+    if not names:
+        return ""
+    from vitlit.options import option_of  # imports torch, as whatever failed has done
+
+    return f" ({', '.join(map(option_of, names))})"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"vitlit: {stop}", file=sys.stderr)
         return stop.status
     except TrainingError as fault:
-        print(f"vitlit: {fault}", file=sys.stderr, flush=True)
+        print(f"vitlit: {fault}{_options(fault)}", file=sys.stderr, flush=True)
         if isinstance(fault, LostProcessError):
             os._exit(1)  # whatever came next would wait for the lost process
         return 1
@@ -80,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             print("vitlit: a defect; please report it with the lines below", file=sys.stderr)
         if debug or message is None:
             raise
-        return _fail(message)
+        return _fail(message, _options(error))
     return 0
 
 

@@ -4,13 +4,12 @@ state of one ViT -> state of another; positions (1, prefix+N, D), patch filters 
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.blocks import Block
 from vitlit.embedding import PatchEmbed
 from vitlit.errors import InputError
 from vitlit.patches import grid_size
@@ -24,6 +23,7 @@ EXTRAS = {  # beside what all models have: what it is, and how its names end
     "localities of gpsa": ".attn.locality",
     "scores of the pooling": "seq_pool.score.weight",
 }
+SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # the weights
 HEAD = ("head.weight", "head.bias")
 PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
 Grid = tuple[int, int]
@@ -110,30 +110,32 @@ def adapt(weights: Weights, model: ViT, class_names: list[str] | None = None) ->
     ]
     if wrong:
         raise InputError(
-            f"the weights do not fit the model at {listed(wrong)}; leave out --model.embed_dim, "
-            f"depth, mlp_ratio, qkv_bias and init_values, or give those of the weights"
+            f"the weights do not fit the model at {listed(wrong)}; leave out {', '.join(SHAPING)}, "
+            f"or give those of the weights",
+            argument=SHAPING,
         )
     return Adapted({name: state[name] for name in own}, notes)
 
 
 def _check_embedding(weights: Weights, model: ViT) -> None:
     """Refuse another patch embedding: what comes after it could not read its tokens."""
-    told, new = weights.arguments, model.patch_embed
+    told, new = weights.arguments, model.config["patch_embed"]
     old = told.get("patch_embed", "conv")
-    if old != new.kind and {old, new.kind} != {"linear", "conv"}:
+    if old != new and {old, new} != {"linear", "conv"}:
         raise InputError(
-            f"patch_embed {new.kind} cannot start from weights with {old}; "
-            f"leave out --model.patch_embed"
+            f"patch_embed {new} cannot start from weights with {old}; leave it out",
+            argument="patch_embed",
         )
-    if isinstance(new, PatchEmbed):
+    if isinstance(model.patch_embed, PatchEmbed):
         return
-    sizes = {"model.patch_size": new.patch_size, "data.in_chans": model.in_chans}
-    for name, value in sizes.items():
-        had = told.get(name.partition(".")[2], value)
+    for name in ("patch_size", "in_chans"):
+        value = model.config[name]
+        had = told.get(name, value)
         if had != value:
             raise InputError(
                 f"{name} {value} contradicts the weights, which have {had}; the filters of "
-                f"patch_embed {new.kind} are not resized: give --{name} {had}"
+                f"patch_embed {new} are not resized: give {had}",
+                argument=name,
             )
 
 
@@ -142,7 +144,7 @@ def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> No
         return
     filters = state["patch_embed.proj.weight"]
     channels, patch = filters.shape[1], filters.shape[-1]
-    new = model.patch_embed.patch_size
+    new = model.config["patch_size"]
     filters = resample_filters(convert_channels(filters, model.in_chans), new)
     state["patch_embed.proj.weight"] = filters
     if channels != model.in_chans:
@@ -157,7 +159,7 @@ def _adapt_positions(
     table = state.pop("pos_embed", None)
     if model.pos_embed is None:
         if table is not None:
-            notes.append(f"positions dropped; the model has {model.pos_kind}")
+            notes.append(f"positions dropped; the model has {model.config['pos_embed']}")
         return
     own = model.pos_embed.detach()
     is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
@@ -260,10 +262,7 @@ def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[
 
 def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
     """What no shape shows, but what the weights were trained with."""
-    block = cast(Block, model.blocks[0])
-    act = "gelu_tanh" if block.mlp.act.approximate == "tanh" else "gelu"
-    found: dict[str, object] = {"num_heads": block.attn.num_heads, "norm_eps": block.norm1.eps}
-    found |= {"act": act, "attention": model.attention}
+    found = {name: model.config[name] for name in ("num_heads", "norm_eps", "act", "attention")}
     for name, value in found.items():
         told = weights.arguments.get(name, "softmax" if name == "attention" else value)
         if told != value:

@@ -66,8 +66,8 @@ class Attention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise InputError(
-                f"num_heads {num_heads} does not divide embed_dim {dim}; "
-                f"change --model.num_heads or --model.embed_dim"
+                f"num_heads {num_heads} does not divide embed_dim {dim}; change either",
+                argument=("num_heads", "embed_dim"),
             )
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5

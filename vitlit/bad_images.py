@@ -44,21 +44,25 @@ def print_bad(bad: Sequence[BadFile], good: int) -> None:
         print(listing(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
 
 
-def refuse(bad: Sequence[BadFile], total: int, way_out: str) -> None:
-    """List bad files, and raise an error that names the first of ``total`` images."""
+def refuse(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -> None:
+    """List bad files, and raise an error that names the first of ``total`` images.
+
+    way_out: what to do; argument: what it is given to.
+    """
     if not bad:
         return
     count = f"{len(bad)} of {total} images cannot be read"
     say(listing(f"{count}:", bad))
     first = f"{printable(bad[0].path)} ({bad[0].reason})"
-    raise InputError(f"{count}, the first is {first}; {way_out}")
+    raise InputError(f"{count}, the first is {first}; {way_out}", argument=argument)
 
 
 def refuse_any(parts: Sequence[Images]) -> None:
     """Refuse parts of a data set with files that cannot be read."""
     bad = [file for images in parts for file in images.bad]
     total = sum(map(len, parts))
-    refuse(bad, total, "mend or remove them, or leave them out with --data.on_bad_image skip")
+    way_out = "mend or remove them, or leave them out with on_bad_image skip"
+    refuse(bad, total, way_out, argument="on_bad_image")
 
 
 def leave_out(

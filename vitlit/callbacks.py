@@ -90,7 +90,7 @@ class LastCheckpoint(RunCheckpoint):
         self, folder: Path | None = None, every_n_steps: int = 0, every_minutes: float = 0.0
     ) -> None:
         super().__init__(folder, filename="last", save_on_train_epoch_end=True)
-        check_at_least("checkpoints", 0, every_n_steps=every_n_steps, every_minutes=every_minutes)
+        check_at_least(0, every_n_steps=every_n_steps, every_minutes=every_minutes)
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
         self._saved_at = time.monotonic()
 
@@ -198,14 +198,17 @@ class PredictionWriter(Callback):
     def __init__(self, out: str | None, class_names: list[str]) -> None:
         self.class_names = class_names
         if out is not None and Path(out).exists():
-            raise InputError(f"{out} exists; give --out another name, or remove it")
+            raise InputError(f"{out} exists; give another name, or remove it", argument="out")
         self.path = Path(out) if out else free_name(Path(PREDICTIONS))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder of {self.path}: {error}") from error
         if not os.access(self.path.parent, os.W_OK):
-            raise InputError(f"cannot write into {self.path.parent.absolute()}; give --out")
+            raise InputError(
+                f"cannot write into {self.path.parent.absolute()}; give another file",
+                argument="out",
+            )
         self._found: list[tuple[int, list[float], list[int]]] = []
         self._bad: list[tuple[int, str]] = []
 
@@ -249,7 +252,7 @@ class PredictionWriter(Callback):
         reasons = dict(_gather(self._bad, world))  # once, where rows fill a batch up
         bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
         if not good:
-            refuse(bad, len(bad), "mend them, or give --data.images others")
+            refuse(bad, len(bad), "mend them, or give other images", argument="images")
         return bad
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:

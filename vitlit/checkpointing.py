@@ -83,8 +83,9 @@ def _of_run(name: str, run: Path) -> Path:
     found = find(run / "checkpoints", name)
     if found is None:
         raise InputError(
-            f"no {name} checkpoint in the run {run}; leave out --ckpt_path to start it, or give "
-            f"the path of a .ckpt file"
+            f"no {name} checkpoint in the run {run}; leave out ckpt_path to start it, or give "
+            f"the path of a .ckpt file",
+            argument="ckpt_path",
         )
     return found
 

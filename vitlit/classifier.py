@@ -80,17 +80,20 @@ class Classifier(Scoring):
     ) -> None:
         super().__init__()
         if not 0 < lr < math.inf:
-            raise InputError(f"lr {lr} is not positive; change --model.lr")
+            raise InputError(f"lr {lr} is not positive; give another", argument="lr")
         if not 0 <= min_lr <= lr:
-            raise InputError(f"min_lr {min_lr} is not between 0 and lr {lr}; change --model.min_lr")
-        check_at_least("model", 0, weight_decay=weight_decay)
-        check_at_least("model", 0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
-        check_below_one("model", label_smoothing=label_smoothing, momentum=momentum)
-        check_below_one("model", warmup_fraction=warmup_fraction)
+            raise InputError(
+                f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
+            )
+        check_at_least(0, weight_decay=weight_decay)
+        check_at_least(0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
+        check_below_one(label_smoothing=label_smoothing, momentum=momentum)
+        check_below_one(warmup_fraction=warmup_fraction)
         if sum(map(bool, (warmup_epochs, warmup_steps, warmup_fraction))) > 1:
             raise InputError(
                 f"warmup_epochs {warmup_epochs}, warmup_steps {warmup_steps} and warmup_fraction "
-                f"{warmup_fraction} exclude each other; set all but one to 0"
+                f"{warmup_fraction} exclude each other; set all but one to 0",
+                argument=("warmup_epochs", "warmup_steps", "warmup_fraction"),
             )
         self.save_hyperparameters()
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
@@ -98,15 +101,19 @@ class Classifier(Scoring):
         if len(self.class_names) != self.num_classes:
             raise InputError(
                 f"{len(self.class_names)} class names for {self.num_classes} classes; "
-                f"they must agree"
+                f"they must agree",
+                argument="class_names",
             )
-        depth = len(self.vit.blocks)
+        depth = self.vit.config["depth"]
         if not 0 < layer_decay <= 1:
-            raise InputError(f"layer_decay {layer_decay} must be above 0 and at most 1")
+            raise InputError(
+                f"layer_decay {layer_decay} must be above 0 and at most 1", argument="layer_decay"
+            )
         if not -1 <= freeze_blocks <= depth:
             raise InputError(
                 f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
-                f"below -1; give --model.freeze_blocks -1 to {depth}"
+                f"below -1; give -1 to {depth}",
+                argument="freeze_blocks",
             )
         freeze(self.vit, freeze_blocks, depth)
         self._add_metrics(self.num_classes)
@@ -188,7 +195,7 @@ class Classifier(Scoring):
             decay=hp["decay"],
             lr=hp["lr"],
             layer_decay=hp["layer_decay"],
-            depth=len(self.vit.blocks),
+            depth=self.vit.config["depth"],
         )
         fused = self._has_fused_step or None
         optimizer: torch.optim.Optimizer
@@ -238,8 +245,9 @@ class Classifier(Scoring):
         if self.hparams["warmup_fraction"]:
             if not math.isfinite(total):
                 raise InputError(
-                    "warmup_fraction needs to know the end of training; give "
-                    "--trainer.max_epochs or --trainer.max_steps"
+                    "warmup_fraction needs to know the end of training; give max_epochs or "
+                    "max_steps",
+                    argument=("max_epochs", "max_steps"),
                 )
             return round(self.hparams["warmup_fraction"] * total)
         if not self.hparams["warmup_epochs"]:

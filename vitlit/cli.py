@@ -153,7 +153,7 @@ class VitCLI(LightningCLI):
         check_trainer(settings, str(self.subcommand))
         check_early_stopping(**settings_of["early_stopping"])
         check_checkpoints(**settings_of["checkpoints"])
-        check_below_one("ema", decay=settings_of["ema"]["decay"])
+        check_below_one(**{"ema.decay": settings_of["ema"]["decay"]})
         if self.subcommand == "fit" and settings["precision"] is None:
             settings["precision"] = training_precision(str(settings["accelerator"]))
             rank_zero_info(

@@ -97,8 +97,8 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         _check_dataset(dataset, labels)
         _check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
-        check_at_least("data", 1, batch_size=batch_size)
-        check_at_least("data", 0, memory_gb=memory_gb, num_workers=num_workers or 0)
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
         source = SOURCES[dataset]
         self.dataset = dataset
@@ -135,7 +135,8 @@ class ImageData(pl.LightningDataModule):
         if len(set(self.class_names)) != count or count != expected:
             raise InputError(
                 f"{count} class_names {self.class_names[:5]} are not {expected} different ones, "
-                f"as {self.dataset} needs; check {place} or --data.class_names"
+                f"as {self.dataset} needs; check {place} or class_names",
+                argument="class_names",
             )
 
     def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:
@@ -206,7 +207,7 @@ class ImageData(pl.LightningDataModule):
 
     def _predict_split(self) -> Split:
         if not self.image_paths:
-            raise InputError("predict needs images; give --data.images files or folders")
+            raise InputError("predict needs images; give files or folders", argument="images")
         unread: list[str] = []
         self.files = find_images(self.image_paths, unread)
         say_unread(unread)
@@ -286,11 +287,13 @@ def _check_dataset(dataset: str, labels: str | None) -> None:
     if dataset not in known:
         raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
     if labels is not None and dataset != "folder":
-        raise InputError(f"labels {labels} needs --data.dataset folder; {dataset} has its own")
+        message = f"labels {labels} needs dataset folder; {dataset} has its own"
+        raise InputError(message, argument="dataset")
 
 
 def _check_fractions(**fractions: float) -> None:
     for name, value in fractions.items():
         if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):
             name = f"{name}_fraction"
-            raise InputError(f"{name} {value} is not a share; give --data.{name} between 0 and 1")
+            message = f"{name} {value} is not a share; give one between 0 and 1"
+            raise InputError(message, argument=name)

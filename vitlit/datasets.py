@@ -107,7 +107,8 @@ def parts(dataset: str, data_dir: Path) -> tuple[str, ...]:
     if dataset != "folder":
         return ("train", "test")
     if not data_dir.is_dir():
-        raise InputError(f"no folder {data_dir}; give --data.data_dir a folder of images")
+        message = f"no folder {data_dir}; give data_dir a folder of images"
+        raise InputError(message, argument="data_dir")
     if not (data_dir / "train").is_dir():
         if odd := [part for part in ("val", "test") if (data_dir / part).is_dir()]:
             raise InputError(
@@ -179,12 +180,14 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
         if not lists:
             raise InputError(
                 f"the classes in {data_dir} are those of the model in another order; with "
-                f"published weights give --data.class_names '[{','.join(found)}]', an order that "
-                f"their head then takes"
+                f"published weights give class_names '[{','.join(found)}]', an order that their "
+                f"head then takes",
+                argument="class_names",
             )
         raise InputError(
             f"the classes in {data_dir} are not those of the model: {'; '.join(lists)}; give the "
-            f"data that the model is for, or of published weights the names with --data.class_names"
+            f"data that the model is for, or of published weights the names as class_names",
+            argument="class_names",
         )
 
 
@@ -223,7 +226,8 @@ def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
         reason = str(error).split(" You can use")[0]
         raise InputError(
             f"cannot read {dataset} in {data_dir}: {reason}; remove what is there of it, and give "
-            f"--data.download true"
+            f"download true",
+            argument="download",
         ) from error
     pixels = torch.as_tensor(source.data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
@@ -244,7 +248,8 @@ def prepare(dataset: str, data_dir: Path, *, download: bool) -> None:
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"cannot download {dataset} to {data_dir}: {error}; "
-                f"give --data.data_dir a folder that has it"
+                f"give data_dir a folder that has it",
+                argument="data_dir",
             ) from error
 
 

@@ -172,10 +172,12 @@ def check_room(folder: Path, needed: int) -> None:
     except OSError as error:
         raise InputError(
             f"cannot write into {folder}: {error.strerror}; change its permissions, or give "
-            f"--trainer.default_root_dir"
+            f"another default_root_dir",
+            argument="default_root_dir",
         ) from error
     if free < needed:
         raise InputError(
             f"{folder} has {free / MEGA:.0f} MB free, and the checkpoints of this training need "
-            f"{needed / MEGA:.0f} MB; free some space, or give --trainer.default_root_dir"
+            f"{needed / MEGA:.0f} MB; free some space, or give another default_root_dir",
+            argument="default_root_dir",
         )

@@ -85,7 +85,8 @@ class ConvStem(Embedding):
         if patch_size != 2**layers or layers < 1:
             raise InputError(
                 f"patch_size {patch_size} is not 2, 4, 8, 16 or 32, as patch_embed conv_stem "
-                f"needs, whose layers halve the image; change --model.patch_size"
+                f"needs, whose layers halve the image; give one of these",
+                argument="patch_size",
             )
         widths = [in_chans, *[STEM_WIDTH] * (layers - 1), embed_dim]
         self.convs = nn.ModuleList()
@@ -126,7 +127,8 @@ class ShiftedPatches(Embedding):
         if patch_size < 2:
             raise InputError(
                 f"patch_size {patch_size} has no half by which patch_embed shifted could move "
-                f"the image; give --model.patch_size 2 or more"
+                f"the image; give 2 or more",
+                argument="patch_size",
             )
         length = 5 * in_chans * patch_size * patch_size
         self.norm = nn.LayerNorm(length, eps=norm_eps)

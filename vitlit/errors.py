@@ -3,14 +3,29 @@
 import signal
 import traceback
 
+NOTE = "argument: "  # begins the line of a traceback with the arguments of its error
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
 
 
-class InputError(ValueError):
+class ArgumentsError(Exception):
+    """An error that an argument caused, or that another value of it would mend.
+
+    argument: its name in Python, such as ``patch_size``, or several; ``arguments`` is a tuple of
+    them in any case. Messages speak of these names; the command line adds its options for them.
+    """
+
+    def __init__(self, message: str, *, argument: str | tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.arguments = (argument,) if isinstance(argument, str) else argument
+        if self.arguments:  # of an error in a process that loads, torch passes on the text alone
+            self.add_note(NOTE + ", ".join(self.arguments))
+
+
+class InputError(ArgumentsError, ValueError):
     """Bad input: the message names the value, the rule it breaks and the way out.
 
-    The command line prints the message alone and exits with status 2. Any other exception is a
-    defect of the program and exits with status 1.
+    The command line prints the message with its options for the arguments, and exits with status
+    2. Any other exception is a defect of the program and exits with status 1.
     """
 
 
@@ -28,7 +43,7 @@ class Stopped(BaseException):
         self.quiet = quiet
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ArgumentsError, RuntimeError):
     """A training cannot go on, and no setting was wrong: exit status 1, and the message alone."""
 
 
@@ -47,25 +62,38 @@ def class_path_reason(text: str) -> str:
     return " ".join(lines[start : start + 3])
 
 
-def check_at_least(group: str, least: float, **values: float) -> None:
-    """Refuse settings, options ``--group.name``, that are below ``least``."""
+def check_at_least(least: float, **values: float) -> None:
+    """Refuse arguments, given by their names, that are below ``least``."""
     for name, value in values.items():
         if value < least:
-            raise InputError(f"{name} {value} is too small; give --{group}.{name} {least} or more")
+            raise InputError(f"{name} {value} is too small; give {least} or more", argument=name)
 
 
-def check_below_one(group: str, **values: float) -> None:
-    """Refuse shares and rates, options ``--group.name``, outside [0, 1)."""
+def check_below_one(**values: float) -> None:
+    """Refuse shares and rates, given by their names, outside [0, 1)."""
     for name, value in values.items():
         if not 0.0 <= value < 1.0:
-            raise InputError(f"{name} {value} is not in [0, 1); change --{group}.{name}")
+            raise InputError(f"{name} {value} is not in [0, 1); give another", argument=name)
+
+
+def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
+    """What an error says, and the arguments it names.
+
+    One of a process that loads comes with its whole traceback as its text, and with no arguments:
+    both are at the end of that.
+    """
+    text = str(error).strip()
+    if not text.startswith("Caught "):
+        return text, error.arguments if isinstance(error, ArgumentsError) else ()
+    message, _, names = text.rpartition("InputError: ")[2].partition(f"\n{NOTE}")
+    return message, tuple(names.split(", ")) if names else ()
 
 
 def advice(error: Exception) -> str | None:
     """What to tell a person about an error that their settings or machine caused, else None."""
+    if isinstance(error, InputError):
+        return message_and_arguments(error)[0]
     text = str(error).strip()
-    if isinstance(error, InputError):  # of a process that loads: behind its whole traceback
-        return text.rpartition("InputError: ")[2] if text.startswith("Caught ") else text
     if text.startswith("Error(s) in loading state_dict"):
         first = text.splitlines()[1].strip()
         return f"the checkpoint does not fit the model; leave out --model flags: {first}"

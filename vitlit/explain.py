@@ -87,7 +87,10 @@ def names_in(split: Split, places: list[int], title: str) -> list[str]:
 def check_count(count: int) -> None:
     """Refuse what would take too long and too much memory."""
     if not 1 <= count <= MOST:
-        raise InputError(f"{count} images are not 1 to {MOST}, which explain takes; give --count")
+        raise InputError(
+            f"{count} images are not 1 to {MOST}, which explain takes; give a count of these",
+            argument="count",
+        )
 
 
 def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) -> Findings:
@@ -118,7 +121,7 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
         rollout=patch_map(flow, **place)[0],
         relevance=None if relevant is None else patch_map(without_own(relevant), **place)[0],
         probabilities=logits[0].float().softmax(dim=0) if has_head else None,
-        distance=mean_attention_distance(maps, patch_size=model.patch_embed.patch_size, **prefix),
+        distance=mean_attention_distance(maps, patch_size=model.config["patch_size"], **prefix),
         shares=None if shares is None else shares[0],
     )
     return Findings(*(None if part is None else part.cpu() for part in found))  # type: ignore[arg-type]
@@ -210,15 +213,15 @@ def _example(
 def facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
     """About the model, for the page."""
     height, width = model.img_size
-    count = sum(parameter.numel() for parameter in model.parameters())
+    told, count = model.config, sum(parameter.numel() for parameter in model.parameters())
     return {
         "Image": f"{height}x{width} pixels",
         "Patches": f"{model.grid_size[0]}x{model.grid_size[1]} "
-        f"of {model.patch_embed.patch_size} pixels, {model.patch_embed.kind}",
-        "Positions": model.pos_kind,
+        f"of {told['patch_size']} pixels, {told['patch_embed']}",
+        "Positions": told["pos_embed"],
         "Attention": attention_fact(model),
         "Pooling": model.global_pool,
-        "Blocks": str(len(model.blocks)),
+        "Blocks": str(told["depth"]),
         "Width": str(model.embed_dim),
         "Parameters": f"{count:,}",
         "Classes": str(len(class_names)) if model.num_classes else "none, without a head",
@@ -265,7 +268,7 @@ def draw(
         ),
     )
     heads = rows_of_interest(model, found[:1])[0, -1]
-    last = len(model.blocks) - 1
+    last = model.config["depth"] - 1
     name = subjects.names[0]
     yield "heads.png", figures.attention_heads(shown[0], heads, block=last, name=name)
     yield "distance.png", figures.attention_distance(distance, uniform=uniform_distance(model))
@@ -281,6 +284,6 @@ def uniform_distance(model: ViT) -> float:
     return mean_attention_distance(
         maps,
         grid=model.grid_size,
-        patch_size=model.patch_embed.patch_size,
+        patch_size=model.config["patch_size"],
         prefix=model.num_prefix_tokens,
     ).item()

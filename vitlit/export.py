@@ -69,7 +69,7 @@ def export(
     folder = Path(out).expanduser()
     _check_choices(format, naming)
     if folder.exists() or folder.is_symlink():
-        raise InputError(f"{folder} exists; give --out another name, or remove it")
+        raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     model = model.cpu().float().eval()
     check_finite(model.state_dict(), "the model")
     portable = namings.portable(model, preprocess, class_names)
@@ -99,7 +99,9 @@ def _check_choices(format: str, naming: Naming | None) -> None:
     if naming not in get_args(Naming):
         raise InputError(f"unknown naming {naming!r}; known: {', '.join(get_args(Naming))}")
     if format != "safetensors":
-        raise InputError(f"--naming is of --format safetensors; leave it out with {format}")
+        raise InputError(
+            f"naming is of format safetensors; leave it out with {format}", argument="naming"
+        )
 
 
 @contextmanager
@@ -172,8 +174,9 @@ def _onnx_packages() -> Any:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise InputError(
-            f"--format onnx needs the package {error.name}: pip install 'vitlit[onnx]'; "
-            f"--format pt2 needs none"
+            f"format onnx needs the package {error.name}: pip install 'vitlit[onnx]'; "
+            f"format pt2 needs none",
+            argument="format",
         ) from error
 
 
@@ -250,7 +253,8 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
             raise InputError(
                 f"the exported model's {portable.output} differ by {difference:.1e} of the largest "
                 f"from the model's, more than {TOLERANCE}; nothing was written, give another "
-                f"--format"
+                f"format",
+                argument="format",
             )
         worst = max(worst, difference)
     return worst
@@ -259,7 +263,7 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
 def _how_to_load(portable: Portable, folder: Path, format: Format, naming: Naming) -> str:
     match format, naming:
         case "safetensors", "vitlit":
-            return f'vitlit.load("{folder}"), or --model.pretrained {folder}'
+            return f'vitlit.load("{folder}")'
         case "safetensors", "timm":
             return f'timm.create_model("local-dir:{folder}", pretrained=True)'
         case "safetensors", _ if portable.class_names:

@@ -54,7 +54,10 @@ def feature_of(settings: Any, model: ViT) -> Feature | None:
         feature.check(model)
         return feature
     if settings["layer"] is not None or settings["pool"] is not None:
-        raise InputError("--layer and --pool choose among features; give --output features too")
+        raise InputError(
+            "layer and pool choose among features; give output features too",
+            argument=("layer", "pool", "output"),
+        )
     return None
 
 

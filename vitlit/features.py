@@ -28,15 +28,20 @@ class Feature:
 
     def check(self, model: ViT) -> None:
         """Refuse what the model does not have."""
-        depth = len(model.blocks)
+        depth = model.config["depth"]
         if self.layer is not None and not -depth <= self.layer < depth:
-            raise InputError(f"no block {self.layer}; give --layer from {-depth} to {depth - 1}")
+            raise InputError(
+                f"no block {self.layer}; give a layer from {-depth} to {depth - 1}",
+                argument="layer",
+            )
         if self.pool == "token" and model.cls_token is None:
-            raise InputError("pool token: the model has no class token; give --pool avg")
+            raise InputError(
+                "pool token: the model has no class token; give pool avg", argument="pool"
+            )
 
     def __call__(self, model: ViT, x: Tensor) -> Tensor:
         """Features ``(B, D)`` of images or patches, as the model takes them."""
-        depth = len(model.blocks)
+        depth = model.config["depth"]
         end = depth if self.layer is None else self.layer % depth + 1
         tokens = model.embed(x)
         for block in list(model.blocks)[:end]:

@@ -133,7 +133,9 @@ class AttentionPictures(Callback):
     def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("count", count)):
             if value < 1:
-                raise InputError(f"{name} {value} of the pictures of attention must be 1 or more")
+                raise InputError(
+                    f"{name} {value} of the pictures of attention must be 1 or more", argument=name
+                )
         self.every_n_epochs, self.count = every_n_epochs, count
         self._told = False
 

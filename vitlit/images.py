@@ -80,11 +80,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def find_images(
-    paths: Iterable[str], unread: list[str] | None = None, *, option: str = "--data.images"
+    paths: Iterable[str], unread: list[str] | None = None, *, argument: str = "images"
 ) -> list[str]:
-    """Image files named directly, or found below the folders that the option names.
+    """Image files named directly, or found below the folders among the paths.
 
-    unread: see list_images.
+    unread: see list_images; argument: which one the paths were given to.
     """
 
     def expand(path: Path) -> Iterator[str]:
@@ -96,7 +96,7 @@ def find_images(
         elif path.is_file():
             yield str(path)
         else:
-            raise InputError(f"no such file or folder: {path}; check {option}")
+            raise InputError(f"no such file or folder: {path}; check {argument}", argument=argument)
 
     return [file for path in paths for file in expand(Path(path).expanduser())]
 
@@ -190,15 +190,17 @@ def per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, .
         return tuple(values) * in_chans
     if len(values) == 3 and in_chans == 1:  # exact for the mean, an approximation for std
         return (sum(weight * value for weight, value in zip(LUMA, values, strict=True)),)
-    raise InputError(f"{name} {values} has {len(values)} numbers for {in_chans} channels")
+    raise InputError(
+        f"{name} {values} has {len(values)} numbers for {in_chans} channels", argument=name
+    )
 
 
 def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     """Refuse means and deviations that pixels cannot be normalised with."""
     if not all(map(math.isfinite, mean)):
-        raise InputError(f"mean {list(mean)} must be numbers; change --data.mean")
+        raise InputError(f"mean {list(mean)} must be numbers; give others", argument="mean")
     if not all(0 < value < math.inf for value in std):
-        raise InputError(f"std {list(std)} must be positive in every channel")
+        raise InputError(f"std {list(std)} must be positive in every channel", argument="std")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def mirror(x: Tensor, model: ViT) -> Tensor:
     """Left and right exchanged: images ``(B, C, H, W)``, or patches ``(B, N, C*P*P)`` of them."""
     if x.ndim == 4:
         return x.flip(-1)
-    size = model.patch_embed.patch_size
+    size = model.config["patch_size"]
     return patchify(unpatchify(x, size, model.img_size).flip(-1), size)
 
 

@@ -27,7 +27,7 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
             missing = [name for name in COLUMNS if name not in head]
             rows = [] if missing else [(row["file"], row["class"]) for row in reader]
     except (OSError, csv.Error) as error:
-        raise InputError(f"cannot read --data.labels {file}: {error}") from error
+        raise InputError(f"cannot read labels {file}: {error}", argument="labels") from error
     if missing:
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
@@ -59,9 +59,11 @@ def _inside(name: str | None, data_dir: Path, place: str) -> Path:
     """The path of a file that must be in data_dir, where caches look for it."""
     path = Path(name) if name and name.strip() else None
     if path is None or path.is_absolute() or ".." in path.parts:
-        raise InputError(f"{place}: {name!r} is not a file below --data.data_dir {data_dir}")
+        raise InputError(
+            f"{place}: {name!r} is not a file below data_dir {data_dir}", argument="data_dir"
+        )
     if not (data_dir / path).is_file():
-        raise InputError(f"{place}: no file {data_dir / path}; check --data.data_dir")
+        raise InputError(f"{place}: no file {data_dir / path}; check data_dir", argument="data_dir")
     return data_dir / path
 
 

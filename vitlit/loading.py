@@ -3,7 +3,6 @@
 path | folder | name on the hub | best | last -> ViT, Preprocess, class names
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from vitlit.vit import ViT
 from vitlit.weight_facts import METADATA
 from vitlit.weight_files import read_file
 
-OPTION = re.compile(r"--(?:model|data)\.(num_heads|img_size)")  # that are arguments here
-
 
 def load(
     source: str | Path, *, num_heads: int | None = None, img_size: int | list[int] | None = None
@@ -46,13 +43,7 @@ def load(
     """
     given: dict[str, Any] = {"num_heads": num_heads, "img_size": img_size}
     given = {name: value for name, value in given.items() if value is not None}
-    try:
-        return _load(str(source), given)
-    except InputError as error:  # of what the command line shares
-        raise InputError(OPTION.sub(r"\1", str(error))) from error
-
-
-def _load(source: str, given: dict[str, Any]) -> Loaded:
+    source = str(source)
     file, _ = located(source)
     content = read_file(file)
     is_checkpoint = is_own(content.parts)
@@ -73,7 +64,8 @@ def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
     told = weights.arguments["num_heads"]
     if num_heads not in (None, told):
         raise InputError(
-            f"num_heads {num_heads} contradicts {source}, which says {told}; leave num_heads out"
+            f"num_heads {num_heads} contradicts {source}, which says {told}; leave it out",
+            argument="num_heads",
         )
 
 

@@ -112,6 +112,11 @@ ATTENTIONS: dict[str, type[Attention]] = {
 }
 
 
+def usual_gpsa_blocks(depth: int) -> int:
+    """How many blocks have gpsa where nobody says: all but the last two, as in ConViT."""
+    return max(1, depth - 2)
+
+
 def attention_layers(
     kind: AttentionName,
     depth: int,
@@ -132,16 +137,21 @@ def attention_layers(
             if value != usual:
                 raise InputError(
                     f"{name} {value} is of attention gpsa; leave it out with {kind}, or give "
-                    f"--model.attention gpsa"
+                    f"attention gpsa",
+                    argument=(name, "attention"),
                 )
         return [ATTENTIONS[kind]] * depth
     if not (math.isfinite(locality_strength) and locality_strength >= 0):
-        raise InputError(f"locality_strength {locality_strength} is not 0 or more; 1 is usual")
-    count = max(1, depth - 2) if gpsa_blocks is None else gpsa_blocks
+        raise InputError(
+            f"locality_strength {locality_strength} is not 0 or more; 1 is usual",
+            argument="locality_strength",
+        )
+    count = usual_gpsa_blocks(depth) if gpsa_blocks is None else gpsa_blocks
     if not 1 <= count <= depth:
         raise InputError(
             f"gpsa_blocks {count} is not 1 to the {depth} blocks of the model; "
-            f"give --model.attention softmax for none"
+            f"give attention softmax for none",
+            argument=("gpsa_blocks", "attention"),
         )
     gated = partial(
         GatedPositionalAttention, grid=grid, prefix=prefix, locality_strength=locality_strength

@@ -35,10 +35,11 @@ def _check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
     if not refused:
         return
     other: Naming = "huggingface" if naming == "timm" else "timm"
-    way = "" if _inexpressible(other, arguments) else f"--naming {other}, "
+    way = "" if _inexpressible(other, arguments) else f"naming {other}, "
     raise InputError(
-        f"{naming} has no models with {' and '.join(refused)}; give {way}--naming vitlit, or "
-        f"--format onnx or pt2, which hold any model"
+        f"{naming} has no models with {' and '.join(refused)}; give {way}naming vitlit, or "
+        f"format onnx or pt2, which hold any model",
+        argument=("naming", "format"),
     )
 
 

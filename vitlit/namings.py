@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitlit.errors import InputError
 from vitlit.images import Preprocess
-from vitlit.locality import GatedPositionalAttention
 from vitlit.vit import ViT
 from vitlit.weight_facts import METADATA
 from vitlit.weight_files import CONFIG_NAME, PROCESSOR_NAME
@@ -95,40 +94,7 @@ def portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> 
 
 def arguments_of(model: ViT) -> dict[str, Any]:
     """The arguments that make this model again, without the rates of dropout."""
-    block: Any = model.blocks[0]
-    width, hidden = model.embed_dim, block.mlp.fc1.out_features
-    ratio = hidden / width
-    height, across = model.img_size
-    norms_after = isinstance(model.fc_norm, nn.LayerNorm)
-    return {
-        "img_size": height if height == across else [height, across],
-        "patch_size": model.patch_embed.patch_size,
-        "in_chans": model.in_chans,
-        "num_classes": model.num_classes,
-        "embed_dim": width,
-        "depth": len(model.blocks),
-        "num_heads": block.attn.num_heads,
-        "mlp_ratio": ratio if int(width * ratio) == hidden else (hidden + 0.5) / width,
-        "qkv_bias": block.attn.qkv.bias is not None,
-        "patch_embed": model.patch_embed.kind,
-        "attention": model.attention,
-        **_gpsa_of(model),
-        "pos_embed": model.pos_kind,
-        "global_pool": model.global_pool,
-        "class_token": model.cls_token is not None,
-        "reg_tokens": 0 if model.reg_token is None else model.reg_token.shape[1],
-        "fc_norm": norms_after,
-        "norm_eps": block.norm1.eps,
-        "act": "gelu" if block.mlp.act.approximate == "none" else "gelu_tanh",
-        "init_values": None if isinstance(block.ls1, nn.Identity) else 1e-5,
-    }
-
-
-def _gpsa_of(model: ViT) -> dict[str, Any]:
-    layers = [block.attn for block in model.blocks]
-    gated = [layer for layer in layers if isinstance(layer, GatedPositionalAttention)]
-    strength = gated[0].locality_strength if gated else 1.0
-    return {"gpsa_blocks": len(gated) or None, "locality_strength": strength}
+    return {name: value for name, value in model.config.items() if not name.endswith("_rate")}
 
 
 def timm_tensors(portable: Portable) -> dict[str, Tensor]:

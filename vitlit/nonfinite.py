@@ -43,7 +43,7 @@ class FiniteUpdates(Callback):
     """
 
     def __init__(self, skip: int = 0) -> None:
-        check_at_least("nonfinite", 0, skip=skip)
+        check_at_least(0, skip=skip)
         self.skip, self.skipped = skip, 0
         self._samples: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -108,8 +108,9 @@ class FiniteUpdates(Callback):
         self.skipped += 1
         if self.skipped > self.skip:
             raise NonFiniteError(
-                f"{what}; its update was left out, and no checkpoint holds it; lower --model.lr, "
-                f"give --trainer.gradient_clip_val, or let --nonfinite.skip leave out a few"
+                f"{what}; its update was left out, and no checkpoint holds it; lower lr, give "
+                f"gradient_clip_val, or let skip leave out a few",
+                argument=("lr", "gradient_clip_val", "skip"),
             )
         rank_zero_warn(f"{what}; left out update {self.skipped} of at most {self.skip}")
 

@@ -104,6 +104,7 @@ def schedule_factor(
     if not math.isfinite(total):
         raise InputError(
             "schedule cosine needs to know the end of training; "
-            "give --trainer.max_epochs or --trainer.max_steps, or --model.schedule constant"
+            "give max_epochs or max_steps, or schedule constant",
+            argument=("max_epochs", "max_steps", "schedule"),
         )
     return lambda step: warmup_cosine(step, total=int(total), warmup=warmup, floor=floor)

@@ -3,11 +3,18 @@
 parser of one command -> the same with more options
 """
 
+import inspect
+
+import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
 
 from vitlit.callbacks import Monitor
-from vitlit.parser import TRUST
+from vitlit.classifier import Classifier
+from vitlit.datamodule import ImageData
+from vitlit.parser import LINKED, TRUST
 from vitlit.parser_internals import options_of
+from vitlit.transform import Augmentation
+from vitlit.vit import ViT
 
 TIMEOUT = 300.0  # seconds
 MEANINGS = {  # of Lightning's options, where they mean something else here
@@ -15,6 +22,30 @@ MEANINGS = {  # of Lightning's options, where they mean something else here
     "last: of the run in --run, else of the newest run in ./lightning_logs.",
     "weights_only": "Always true: code in a checkpoint is never run.",
 }
+OWNERS: dict[str, tuple[type, ...]] = {  # a group of options -> what takes them as arguments
+    "model": (Classifier, ViT),
+    "data": (ImageData, Augmentation),
+    "trainer": (pl.Trainer,),
+}
+CALLBACKS = {  # a group of options, as added below -> those that are arguments of callbacks
+    "checkpoints": ("every_n_steps", "every_minutes"),
+    "pictures": ("every_n_epochs",),
+    "nonfinite": ("skip",),
+}
+
+
+def option_of(argument: str) -> str:
+    """The option for an argument of the library: ``--model.patch_size`` for ``patch_size``.
+
+    An argument that no group has is one of a command, such as ``out``; a dotted one says itself
+    whose it is.
+    """
+    for group, kinds in OWNERS.items():
+        if any(argument in inspect.signature(kind).parameters for kind in kinds):
+            name = f"{group}.{argument}"
+            return f"--{LINKED.get(name, name)}"
+    groups = [group for group, names in CALLBACKS.items() if argument in names]
+    return f"--{'.'.join([*groups, argument])}"
 
 
 def explain_options(parser: LightningArgumentParser) -> None:

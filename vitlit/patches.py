@@ -18,7 +18,9 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
     if len(size) != 2:
-        raise InputError(f"size {list(size)} is not one number, or height and width")
+        raise InputError(
+            f"size {list(size)} is not one number, or height and width", argument="img_size"
+        )
     return size[0], size[1]
 
 
@@ -26,11 +28,14 @@ def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]
     """Number of patches (down, across) in an image of ``img_size`` pixels."""
     height, width = pair(img_size)
     if patch_size < 1:
-        raise InputError(f"patch_size {patch_size} is not positive")
+        raise InputError(
+            f"patch_size {patch_size} is not positive; give 1 or more", argument="patch_size"
+        )
     if height < 1 or width < 1 or height % patch_size or width % patch_size:
         raise InputError(
             f"patch_size {patch_size} does not divide the image size {height}x{width}; "
-            f"change --model.patch_size, or resize with --data.img_size"
+            f"change patch_size, or pass another img_size",
+            argument=("patch_size", "img_size"),
         )
     return height // patch_size, width // patch_size
 

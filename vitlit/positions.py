@@ -24,7 +24,9 @@ def sincos1d(count: int, dim: int) -> Tensor:
     Vaswani et al., 2017, section 3.5. Returns ``(count, dim)``; ``dim`` must be even.
     """
     if dim % 2:
-        raise InputError(f"embed_dim {dim} is odd; pos_embed sincos1d needs an even width")
+        raise InputError(
+            f"embed_dim {dim} is odd; pos_embed sincos1d needs an even width", argument="embed_dim"
+        )
     angles = _angles(torch.arange(count), dim // 2)
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).float()
 
@@ -36,7 +38,10 @@ def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
     ``dim`` must be a multiple of 4.
     """
     if dim % 4:
-        raise InputError(f"embed_dim {dim} is not a multiple of 4, as pos_embed sincos2d needs")
+        raise InputError(
+            f"embed_dim {dim} is not a multiple of 4, as pos_embed sincos2d needs",
+            argument="embed_dim",
+        )
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     across = _angles(x.flatten(), dim // 4)
     down = _angles(y.flatten(), dim // 4)
@@ -69,7 +74,8 @@ def rope2d(rows: int, cols: int, width: int, *, prefix: int = 0) -> Tensor:
     if width % 4:
         raise InputError(
             f"heads {width} wide cannot turn with rows and columns; pos_embed rope needs "
-            f"embed_dim / num_heads to be a multiple of 4"
+            f"embed_dim / num_heads to be a multiple of 4",
+            argument=("embed_dim", "num_heads"),
         )
     # real numbers even for a model on the meta device, since no saved state brings them
     device = torch.device("cpu") if torch.get_default_device().type == "meta" else None

@@ -69,7 +69,9 @@ def probe_data_set(
     their nearest training images.
     """
     if data.split != "test":
-        raise InputError(f"probe scores the test split, not {data.split}; leave out --data.split")
+        raise InputError(
+            f"probe scores the test split, not {data.split}; leave out split", argument="split"
+        )
     _set_up(data, k)
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
     train, val, test = rows["train"], rows["val"], rows["test"]
@@ -125,7 +127,7 @@ def _set_up(data: ImageData, k: int) -> None:
     count = len(data.splits["train"])
     if k > count:
         raise InputError(
-            f"k {k} is more than the {count} training images; give --k {count} or less"
+            f"k {k} is more than the {count} training images; give {count} or less", argument="k"
         )
 
 
@@ -177,7 +179,7 @@ def _stacked(split: Split, places: Tensor) -> Tensor:
 def find_alike(
     data: ImageData, extract: Extract, folder: Path, *, query: list[str] | None
 ) -> list[str]:
-    """For each query the nearest of the files of --data.images but itself; what to say about it.
+    """For each query the nearest of the data's own images but itself; what to say about it.
 
     query: files; by default some of the images themselves, evenly spread.
     """
@@ -186,10 +188,11 @@ def find_alike(
     own, _, good = extract(data, found)
     if len(good) < 2:
         raise InputError(
-            f"{len(good)} image has no neighbours; give --data.images more files that can be read"
+            f"{len(good)} image has no neighbours; give more images that can be read",
+            argument="images",
         )
     gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
-    asked = find_images(query, option="--query") if query else _spread(files)
+    asked = find_images(query, argument="query") if query else _spread(files)
     channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
     unknown = torch.full((len(asked),), -1)
     images = FileImages(asked, unknown, in_chans=channels, size=size)

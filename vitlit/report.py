@@ -72,9 +72,11 @@ class Report(Callback):
     def __init__(self, weights: Path | str, out: str | None, note: str = "") -> None:
         self.weights, self.out, self.note = weights, out, note
         if out is not None and Path(out).exists():
-            raise InputError(f"{out} exists; give --out another name, or remove it")
+            raise InputError(f"{out} exists; give another name, or remove it", argument="out")
         if out is None and not os.access(place := _parent(weights), os.W_OK):
-            raise InputError(f"cannot write into {place.absolute()}; give --out a folder")
+            raise InputError(
+                f"cannot write into {place.absolute()}; give another folder", argument="out"
+            )
         self.folder: Path | None = None
         self.metrics: dict[str, Any] = {}
         self._found = Collector()

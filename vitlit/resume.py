@@ -44,19 +44,20 @@ class Position:
 
     def check(self, now: "Position") -> None:
         """Refuse to go on within an epoch whose batches would be others. now: of the new run."""
-        options = {
-            "seed": "--seed_everything",
-            "images": "--data.dataset, --data.data_dir and --data.val_fraction",
-            "global_batch": "--data.batch_size and the number of processes",
-            "accumulate": "--trainer.accumulate_grad_batches",
-            "batches": "--trainer.limit_train_batches",
+        arguments = {
+            "seed": ("seed_everything",),
+            "images": ("dataset", "data_dir", "val_fraction"),
+            "global_batch": ("batch_size", "devices", "num_nodes"),
+            "accumulate": ("accumulate_grad_batches",),
+            "batches": ("limit_train_batches",),
         }
-        for name, option in options.items():
+        for name, names in arguments.items():
             before, after = getattr(self, name), getattr(now, name)
             if self.batch and before != after:
                 raise InputError(
                     f"the checkpoint is from within epoch {self.epoch}, with {name} {before} and "
-                    f"not {after}; leave {option} as in its run"
+                    f"not {after}; leave {', '.join(names)} as in its run",
+                    argument=names,
                 )
 
 

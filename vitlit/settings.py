@@ -232,7 +232,7 @@ def warn_of_many_patches(vit: ViT) -> None:
     if rows * cols > MANY:
         height, width = vit.img_size
         rank_zero_warn(
-            f"images of {height}x{width} pixels in patches of {vit.patch_embed.patch_size} are "
+            f"images of {height}x{width} pixels in patches of {vit.config['patch_size']} are "
             f"{rows * cols:,} tokens, and each is compared with each; give a smaller "
             f"--data.img_size (224 by default for a folder) or a larger --model.patch_size"
         )

@@ -74,13 +74,13 @@ def check_repeats(size: int, batch_size: int, world: int) -> None:
     total = batch_size * world
     if batch_size > max(size, MANY):
         raise InputError(
-            f"batch_size {batch_size} is more than the {size} training images; give "
-            f"--data.batch_size {size} or less"
+            f"batch_size {batch_size} is more than the {size} training images; give {size} or less",
+            argument="batch_size",
         )
     if total > size:
         say(
             f"a batch of {total} holds each of the {size} training images up to "
-            f"{-(-total // size)} times; give a smaller --data.batch_size to have each once"
+            f"{-(-total // size)} times; give a smaller batch_size to have each once"
         )
 
 

@@ -91,7 +91,9 @@ class Trainer(pl.Trainer):
         found = export(
             model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
         )
-        return found.message
+        if format != "safetensors":
+            return found.message
+        return f"{found.message}\nuse it here with --model.pretrained {folder}"
 
     def compare(
         self,
@@ -200,7 +202,7 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
             rank_zero_info(f"the first {len(members)} of {len(split)} images, as --count says")
         assert isinstance(split.images, FileImages)
         pixels, bad = split.images.read(members)
-        refuse(bad, len(members), "mend them, or leave them out of --data.images")
+        refuse(bad, len(members), "mend them, or leave them out of images", argument="images")
     else:
         count = USUAL if count is None else count
         check_count(count)

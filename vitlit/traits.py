@@ -15,8 +15,8 @@ from vitlit.vit import ViT
 def of_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
     """Similarity of the positions, None where there are none, and the principal filters."""
     filters = principal_filters(model.patch_embed.filters().detach().cpu())
-    if model.pos_kind == "rope":
-        width = model.embed_dim // attentions(model)[0].num_heads
+    if model.config["pos_embed"] == "rope":
+        width = model.embed_dim // model.config["num_heads"]
         similarity = rope_similarity(*model.grid_size, width)
         return similarity.unflatten(1, model.grid_size), filters  # type: ignore[no-untyped-call]
     if model.pos_embed is None:
@@ -37,7 +37,7 @@ def attention_fact(model: ViT) -> str:
         last = len(learned["gate"]) - 1
         blocks = f"blocks 0 to {last}" if last else "block 0"
         return f"gpsa in {blocks}, position counts {_range(f'{low:.0%}', f'{high:.0%}')}"
-    return model.attention
+    return str(model.config["attention"])
 
 
 def _range(low: str, high: str) -> str:

@@ -92,13 +92,15 @@ class Augmentation:
         mix_prob: float = 1.0,
         off_last: dict[str, float] | None = None,
     ) -> None:
-        check_at_least("data", 0, crop_padding=crop_padding)
+        check_at_least(0, crop_padding=crop_padding)
         _check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
         _check_shares(erasing=erasing, mix_prob=mix_prob)
         _check_off_last(off_last or {})
         if auto_augment not in get_args(Policy):
             known = ", ".join(get_args(Policy))
-            raise InputError(f"unknown auto_augment {auto_augment!r}; known: {known}")
+            raise InputError(
+                f"unknown auto_augment {auto_augment!r}; known: {known}", argument="auto_augment"
+            )
         check_rand_augment(rand_augment_ops, rand_augment_magnitude)
         self.seed, self.num_classes = seed, num_classes
         self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
@@ -121,14 +123,16 @@ class Augmentation:
         if self.crop_padding > min(size):
             raise InputError(
                 f"crop_padding {self.crop_padding} is larger than the image, "
-                f"{size[0]}x{size[1]} pixels; change --data.crop_padding"
+                f"{size[0]}x{size[1]} pixels; give less",
+                argument="crop_padding",
             )
 
     def set_epochs(self, epochs: int | None) -> None:
         """Tell how many epochs the run has, None or -1 where nobody knows."""
         if self.off_last and (epochs is None or epochs < 0):
             raise InputError(
-                f"off_last {self.off_last} needs to know the last epoch; give --trainer.max_epochs"
+                f"off_last {self.off_last} needs to know the last epoch; give max_epochs",
+                argument="max_epochs",
             )
         self.epochs = epochs
 
@@ -225,8 +229,8 @@ def _pair(name: str, values: list[float], most: float) -> tuple[float, float]:
     """Smallest and largest number of a setting."""
     if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
         raise InputError(
-            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {most:g}; "
-            f"change --data.{name}"
+            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {most:g}",
+            argument=name,
         )
     return values[0], values[1]
 
@@ -234,13 +238,15 @@ def _pair(name: str, values: list[float], most: float) -> tuple[float, float]:
 def _check_finite(**values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value < math.inf:
-            raise InputError(f"{name} {value} is not a number from 0; change --data.{name}")
+            raise InputError(
+                f"{name} {value} is not a number from 0; give 0 or more", argument=name
+            )
 
 
 def _check_shares(**shares: float) -> None:
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:
-            raise InputError(f"{name} {value} is not a share; give --data.{name} from 0 to 1")
+            raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)
 
 
 def _check_off_last(off_last: Mapping[str, float]) -> None:

@@ -3,8 +3,9 @@
 images (B, C, H, W) -> patches (B, N, C*P*P) -> tokens (B, 1+N, D) -> logits (B, num_classes)
 """
 
+import inspect
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 from vitlit.blocks import ActName, encoder
 from vitlit.embedding import Embedding, PatchEmbed, PatchEmbedName, make_embedding
 from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.locality import AttentionName, GatedPositionalAttention, attention_layers
+from vitlit.locality import (
+    AttentionName,
+    GatedPositionalAttention,
+    attention_layers,
+    usual_gpsa_blocks,
+)
 from vitlit.patches import grid_size, pair
 from vitlit.pooling import SequencePool
 from vitlit.positions import fixed_table, rope2d
@@ -30,6 +36,9 @@ CHOICES = {
 
 class ViT(nn.Module):
     """Vision Transformer (arXiv 2010.11929) with timm's argument and parameter names.
+
+    ``config`` holds the arguments as plain values, those that were unset as they turned out:
+    ``ViT(**vit.config)`` is the same architecture, newly initialised.
 
     Args:
         img_size: Height and width in pixels, one number or two.
@@ -104,19 +113,14 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
-        check_at_least("model", 1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
-        check_at_least("model", 0, num_classes=num_classes, reg_tokens=reg_tokens)
+        check_at_least(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
+        check_at_least(0, num_classes=num_classes, reg_tokens=reg_tokens)
         if hidden < 1:
-            raise InputError(f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual")
-        _check_choices(
-            patch_embed=patch_embed,
-            attention=attention,
-            pos_embed=pos_embed,
-            global_pool=global_pool,
-            act=act,
-        )
+            raise InputError(
+                f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual", argument="mlp_ratio"
+            )
+        _check_choices(locals())
         check_below_one(
-            "model",
             norm_eps=norm_eps,
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
@@ -124,11 +128,15 @@ class ViT(nn.Module):
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        self.num_classes = num_classes
         self.img_size = pair(img_size)
         self.grid_size = grid_size(self.img_size, patch_size)
-        self.in_chans, self.embed_dim = in_chans, embed_dim
-        self.global_pool, self.pos_kind, self.attention = global_pool, pos_embed, attention
+        self.num_classes, self.in_chans, self.embed_dim = num_classes, in_chans, embed_dim
+        self.global_pool = global_pool
+        class_token = global_pool == "token" if class_token is None else class_token
+        fc_norm = global_pool == "avg" if fc_norm is None else fc_norm
+        if attention == "gpsa" and gpsa_blocks is None:
+            gpsa_blocks = usual_gpsa_blocks(depth)
+        self.config = _plain_arguments(locals())
         self.patch_embed: Embedding = make_embedding(
             patch_embed,
             patch_size=patch_size,
@@ -136,8 +144,7 @@ class ViT(nn.Module):
             embed_dim=embed_dim,
             norm_eps=norm_eps,
         )
-        is_token = global_pool == "token"
-        self._add_prefix(is_token if class_token is None else class_token, reg_tokens, embed_dim)
+        self._add_prefix(class_token, reg_tokens, embed_dim)
         self._add_positions(pos_embed, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
         place = (self.grid_size, self.num_prefix_tokens)
@@ -151,9 +158,7 @@ class ViT(nn.Module):
             mlp={"hidden": hidden, "drop": proj_drop_rate, "act": act},
             block={"norm_eps": norm_eps, "init_values": init_values},
         )
-        self._add_norm(
-            embed_dim, norm_eps, after_pooling=global_pool == "avg" if fc_norm is None else fc_norm
-        )
+        self._add_norm(embed_dim, norm_eps, after_pooling=fc_norm)
         self.seq_pool = SequencePool(embed_dim) if global_pool == "seq" else None
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
@@ -162,6 +167,7 @@ class ViT(nn.Module):
     def remove_head(self) -> None:
         """Give features ``(B, D)`` in place of logits, as with ``num_classes=0``."""
         self.num_classes, self.head = 0, nn.Identity()
+        self.config["num_classes"] = 0
 
     def _add_norm(self, dim: int, eps: float, *, after_pooling: bool) -> None:
         """Set ``norm``, before the pooling, and ``fc_norm``, after it: one of them does nothing."""
@@ -173,7 +179,8 @@ class ViT(nn.Module):
         """Set ``cls_token`` ``(1, 1, D)`` and ``reg_token`` ``(1, R, D)``, or None."""
         if self.global_pool == "token" and not class_token:
             raise InputError(
-                "class_token false leaves global_pool token nothing to read; give avg as well"
+                "class_token false leaves global_pool token nothing to read; give avg as well",
+                argument="global_pool",
             )
         self.num_prefix_tokens = int(class_token) + reg_tokens
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -193,7 +200,7 @@ class ViT(nn.Module):
 
     def _rope(self, num_heads: int) -> Tensor | None:
         """What turns queries and keys with ``pos_embed=rope``, of all blocks."""
-        if self.pos_kind != "rope":
+        if self.config["pos_embed"] != "rope":
             return None
         width = self.embed_dim // max(1, num_heads)
         return rope2d(*self.grid_size, width, prefix=self.num_prefix_tokens)
@@ -239,11 +246,20 @@ class ViT(nn.Module):
             )
 
 
-def _check_choices(**choices: str) -> None:
-    for name, value in choices.items():
-        known = get_args(CHOICES[name])
+def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """ViT's arguments among the values of its constructor, as a YAML file can hold them."""
+    found = {name: values[name] for name in inspect.signature(ViT).parameters}
+    height, width = pair(found["img_size"])
+    return found | {"img_size": height if height == width else [height, width]}
+
+
+def _check_choices(values: dict[str, Any]) -> None:
+    """values: of ViT's constructor."""
+    for name, names in CHOICES.items():
+        value, known = values[name], get_args(names)
         if value not in known:
-            raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+            message = f"unknown {name} {value!r}; known: {', '.join(known)}"
+            raise InputError(message, argument=name)
 
 
 @torch.no_grad()

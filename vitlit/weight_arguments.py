@@ -66,7 +66,7 @@ def infer(
         "class_token": None if has_class_token == (pool == "token") else has_class_token,
         "reg_tokens": registers,
         "fc_norm": None if has_fc_norm == (pool == "avg") else has_fc_norm,
-        "init_values": 1e-5 if "blocks.0.ls1.gamma" in state else None,
+        "init_values": told.get("init_values", 1e-5) if "blocks.0.ls1.gamma" in state else None,
     }
 
 
@@ -96,7 +96,7 @@ def _num_heads(
     notes.append(
         f"num_heads {num_heads} assumed, as published models of width {width} would have, since "
         f"the weights do not tell; with another number the outputs are wrong: give num_heads "
-        f"(--model.num_heads) if it is not yours"
+        f"if it is not yours"
     )
     return num_heads
 
@@ -195,8 +195,9 @@ def _square(state: dict[str, Tensor], patch: int, kind: Format, source: str, giv
     raise InputError(
         f"the {rows} positions of {source} are no square grid: {patches} patches of "
         f"{patch}x{patch} pixels beside the class token and registers{tried}; give the size of the "
-        f"images that the weights are made for, --data.img_size '[H,W]'{other}, or the folder of "
-        f"the model, whose config.json tells it"
+        f"images that the weights are made for, img_size '[H,W]'{other}, or the folder of the "
+        f"model, whose config.json tells it",
+        argument="img_size",
     )
 
 

@@ -77,6 +77,7 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
         "global_pool": config.get("global_pool"),
         "act": _act(model.get("act_layer")),
         "pos_embed": model.get("pos_embed"),
+        "init_values": _number("init_values", model.get("init_values"), float),
     }
     for pattern, unusual in UNUSUAL:
         if re.search(pattern, architecture):

@@ -1,0 +1,202 @@
+"""Errors name arguments of Python; the command line alone names its options for them."""
+
+import ast
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+import vitlit
+from vitlit import InputError
+from vitlit.__main__ import main
+from vitlit.attention import Attention
+from vitlit.errors import (
+    NonFiniteError,
+    advice,
+    check_at_least,
+    check_below_one,
+    message_and_arguments,
+)
+from vitlit.options import option_of
+from vitlit.patches import grid_size
+
+FOLDER = Path(vitlit.__file__).parent
+TREES = {
+    path.relative_to(FOLDER).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in sorted(FOLDER.rglob("*.py"))
+}
+COMMAND_LINE = {  # these modules know the options; all others speak of arguments
+    "commands",
+    "cli",
+    "errors",  # advice on errors of others
+    "kept",
+    "options",
+    "origins",
+    "parser",
+    "settings",
+    "sources",
+    "starting",
+    "summary",
+    "trainer",
+}
+COMMANDS = ("fit", "test", "predict", "explain", "export", "probe")
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """All texts of a module, its docstrings and the parts of f-strings too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.mark.parametrize("name", sorted(TREES.keys() - COMMAND_LINE))
+def test_the_library_knows_no_options_of_the_command_line(name: str) -> None:
+    found = [text for text in strings(TREES[name]) if re.search(r"--(model|data)\.", text)]
+    assert found == []
+
+
+def test_each_module_of_the_list_needs_to_be_in_it() -> None:
+    found = {
+        name for name, tree in TREES.items() if re.search("--(model|data)", str([*strings(tree)]))
+    }
+    assert found == COMMAND_LINE
+
+
+def named_arguments() -> set[str]:
+    """Whatever is given as ``argument=`` in words, somewhere in the package."""
+    return {
+        text
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "argument"
+        for text in strings(node.value)
+    }
+
+
+def test_every_argument_that_an_error_names_is_an_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = set(re.findall(r"--[a-z_0-9.]+", capsys.readouterr().out))
+    names = named_arguments()
+    assert len(names) > 30
+    assert {option_of(name) for name in names} - known == set()
+
+
+@pytest.mark.parametrize(
+    ("argument", "option"),
+    [
+        ("patch_size", "--model.patch_size"),
+        ("lr", "--model.lr"),
+        ("img_size", "--data.img_size"),  # the model has one too, which follows from the data's
+        ("class_names", "--data.class_names"),
+        ("mixup", "--data.mixup"),
+        ("max_epochs", "--trainer.max_epochs"),
+        ("every_minutes", "--checkpoints.every_minutes"),
+        ("skip", "--nonfinite.skip"),
+        ("ema.decay", "--ema.decay"),
+        ("seed_everything", "--seed_everything"),
+        ("out", "--out"),
+    ],
+)
+def test_the_option_of_an_argument_is_found_by_who_takes_it(argument: str, option: str) -> None:
+    assert option_of(argument) == option
+
+
+def test_an_error_names_one_argument_or_several() -> None:
+    with pytest.raises(InputError, match="change patch_size, or pass another img_size") as caught:
+        grid_size(8, 3)
+    assert caught.value.arguments == ("patch_size", "img_size")
+    with pytest.raises(InputError) as caught:
+        Attention(dim=16, num_heads=3)
+    assert caught.value.arguments == ("num_heads", "embed_dim")
+    assert InputError("too small", argument="lr").arguments == ("lr",)
+    assert InputError("no such file").arguments == ()
+
+
+def test_checks_of_numbers_name_their_argument() -> None:
+    with pytest.raises(InputError, match="depth 0 is too small; give 1 or more") as caught:
+        check_at_least(1, width=2, depth=0)
+    assert caught.value.arguments == ("depth",)
+    with pytest.raises(InputError, match=r"momentum 1 is not in \[0, 1\)") as caught:
+        check_below_one(momentum=1)
+    assert caught.value.arguments == ("momentum",)
+
+
+def test_an_error_keeps_its_arguments_on_the_way_between_processes() -> None:
+    again = pickle.loads(pickle.dumps(InputError("lr 0 is not positive", argument="lr")))
+    assert (str(again), again.arguments) == ("lr 0 is not positive", ("lr",))
+
+
+class Failing(Dataset[int]):
+    """Raises the error that it is given, whatever it is asked for."""
+
+    def __init__(self, error: InputError) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: int) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("names", [(), ("images",), ("batch_size", "num_workers")], ids=str)
+def test_an_error_of_a_process_that_loads_says_what_it_would_say_here(
+    names: tuple[str, ...],
+) -> None:
+    error = InputError("3 of 4 images cannot be read; mend them", argument=names)
+    loader = DataLoader(Failing(error), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(InputError) as caught:
+        list(loader)
+    assert advice(caught.value) == str(error)
+    assert message_and_arguments(caught.value) == (str(error), names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--model.patch_size=3",
+            "patch_size 3 does not divide the image size 8x8; change patch_size, or pass another "
+            "img_size (--model.patch_size, --data.img_size)",
+        ),
+        ("--model.depth=0", "depth 0 is too small; give 1 or more (--model.depth)"),
+        (
+            "--data.rotation=-1",
+            "rotation -1.0 is not a number from 0; give 0 or more (--data.rotation)",
+        ),
+        ("--ema.decay=2", "ema.decay 2.0 is not in [0, 1); give another (--ema.decay)"),
+        (
+            '--data.off_last={"flip":0.5} --trainer.max_epochs=-1 --trainer.max_steps=3',
+            "off_last {'flip': 0.5} needs to know the last epoch; give max_epochs "
+            "(--trainer.max_epochs)",
+        ),
+    ],
+)
+def test_the_command_line_adds_its_options_to_one_sentence(
+    words: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config=digits.yaml", *words.split()]) == 2
+    assert capsys.readouterr().err.endswith(f"vitlit: {message}\n")
+
+
+def test_a_training_that_fails_names_its_options_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: list[str]) -> None:
+        raise NonFiniteError("the loss is not finite; lower lr", argument="lr")
+
+    monkeypatch.setattr("vitlit.cli.run", fail)
+    assert main(["fit"]) == 1
+    assert capsys.readouterr().err == "vitlit: the loss is not finite; lower lr (--model.lr)\n"
