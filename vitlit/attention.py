@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitlit import precision
 from vitlit.errors import InputError
 from vitlit.positions import rotate
-
-# whether this processor multiplies bfloat16 matrices itself
-HAS_BF16_UNITS = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
@@ -20,7 +18,7 @@ def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
     It does on a CPU with bfloat16 units, where the fused kernel's backward pass does not use them
     (about twice as fast). In float32, on GPUs, and on CPUs without such units the fused one wins.
     """
-    return device == "cpu" and dtype == torch.bfloat16 and HAS_BF16_UNITS
+    return device == "cpu" and dtype == torch.bfloat16 and precision.has_bf16_units(device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
