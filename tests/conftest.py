@@ -15,6 +15,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core w
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch reads, in children too
 
 
+UNITS = "VITLIT_BF16_UNITS"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bf16-units",
+        choices=["yes", "no"],
+        help="run as on a processor with, or without, units for bfloat16",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports the package, and for child processes too."""
+    if answer := config.getoption("--bf16-units"):
+        os.environ[UNITS] = answer
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded folders go to a folder of the tests, those of child processes too."""

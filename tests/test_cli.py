@@ -418,10 +418,12 @@ def test_the_precision_follows_the_device_and_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vitlit.settings.HAS_BF16_UNITS", units)
+    monkeypatch.setattr("vitlit.precision.has_bf16_units", lambda device: units)
+    args = ["fit", "--data.dataset=digits", "--model.patch_size=4", *SMALL, *QUIET, *CPU]
     with caplog.at_level("INFO"):
-        assert main([*FIT, "--config=digits.yaml", "--trainer.fast_dev_run=1", *CPU]) == 0
-    assert any(text.startswith(f"precision {precision}") for text in caplog.messages)
+        assert main([*args, "--trainer.fast_dev_run=1"]) == 0
+    [said] = [text for text in caplog.messages if text.startswith("precision")]
+    assert said.startswith(f"precision {precision}, chosen for this device")
 
 
 def test_a_precision_that_is_given_is_kept(
@@ -430,7 +432,8 @@ def test_a_precision_that_is_given_is_kept(
     monkeypatch.chdir(tmp_path)
     with caplog.at_level("INFO"):
         assert main([*FIT, *CPU, "--trainer.fast_dev_run=1", "--trainer.precision=64-true"]) == 0
-    assert not any(text.startswith("precision") for text in caplog.messages)
+    [said] = [text for text in caplog.messages if text.startswith("precision")]
+    assert said.startswith("precision 64-true, as --trainer.precision")
 
 
 def test_a_user_callback_and_logger_come_from_the_config(

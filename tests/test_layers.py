@@ -23,7 +23,7 @@ LAYERS = [
         "shipped",
         "commands",
     }
-    | {"metrics", "significance", "losses", "probing"}
+    | {"metrics", "significance", "losses", "probing", "precision"}
     | {"durable", "plain_yaml", "wakeup", "commands"}
     | {"lightning_internals", "parser_internals"},
     {"augment", "operations", "policies", "attention", "blocks", "sampler", "mixing", "embedding"}
@@ -61,7 +61,7 @@ WITHOUT_LIGHTNING += ["augment", "operations", "policies", "mixing"]
 WITHOUT_LIGHTNING += ["transform", "readers", "cache", "interpret", "figures", "page_figures"]
 WITHOUT_LIGHTNING += ["page", "explain", "titles", "history_figure"]
 WITHOUT_LIGHTNING += ["significance", "evaluation", "evaluation_figures", "features", "losses"]
-WITHOUT_LIGHTNING += ["probing", "embedding", "locality", "pooling", "traits"]
+WITHOUT_LIGHTNING += ["probing", "precision", "embedding", "locality", "pooling", "traits"]
 
 
 def imports(source: str) -> Iterator[str]:

@@ -10,13 +10,7 @@ import sys
 import warnings
 
 from vitlit.commands import COMMANDS
-from vitlit.errors import (
-    LostProcessError,
-    Stopped,
-    TrainingError,
-    advice,
-    message_and_arguments,
-)
+from vitlit.errors import LostProcessError, Stopped, TrainingError, advice, message_and_arguments
 
 MAX_LINES, MAX_WIDTH = 5, 400
 
@@ -116,12 +110,14 @@ def _quieten(command: str) -> None:
         "Checkpoint directory .* exists and is not empty",  # a run that goes on
         "Glyph .* missing from",  # of class names; figures show a box
         "your dataloader is not resumable",  # the order of its batches is
+        "is not supported by the model summary",  # a precision: only the size in MB is off
         callbacks + (".*EarlyStopping" if command == "fit" else ""),  # patience may be taken back
     ):
         warnings.filterwarnings("ignore", f".*{text}.*")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files; what matters is an error
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    logger.addFilter(lambda record: "Tip:" not in record.getMessage())
+    unwanted = ("Tip:", "Automatic Mixed Precision")  # of which the line on precision tells more
+    logger.addFilter(lambda record: not any(text in record.getMessage() for text in unwanted))
 
 
 if __name__ == "__main__":

@@ -3,27 +3,13 @@
 tokens (B, N, D) -> tokens (B, N, D); weights (B, h, N, N)
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitlit import precision
 from vitlit.errors import InputError
 from vitlit.positions import rotate
-
-
-def has_bf16_units() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself."""
-    names = ("avx512_bf16", "amx_tile")
-    if hasattr(torch.cpu, "get_capabilities"):
-        return any(torch.cpu.get_capabilities().get(name, False) for name in names)
-    cpus = Path("/proc/cpuinfo")  # before torch 2.11; other systems have none, nor such units
-    flags = cpus.read_text(encoding="utf-8").split() if cpus.is_file() else []
-    return any(name in flags for name in names)
-
-
-HAS_BF16_UNITS = has_bf16_units()
 
 
 def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
@@ -32,7 +18,7 @@ def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
     It does on a CPU with bfloat16 units, where the fused kernel's backward pass does not use them
     (about twice as fast). In float32, on GPUs, and on CPUs without such units the fused one wins.
     """
-    return device == "cpu" and dtype == torch.bfloat16 and HAS_BF16_UNITS
+    return device == "cpu" and dtype == torch.bfloat16 and precision.has_bf16_units(device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:

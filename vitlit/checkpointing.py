@@ -24,6 +24,7 @@ from vitlit.weight_files import is_plain
 
 RUNS = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
 MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
+TRAINING = "training_settings"  # our key, of what else the training was given
 LAST = "last.ckpt"  # the one before it is kept too
 PREFIX = "vit."  # of the model's weights in a checkpoint
 VERSION, CURRENT = "pytorch-lightning_version", "2.6.6"
@@ -115,6 +116,13 @@ def read(path: Path) -> dict[str, Any]:
     weights = content["state_dict"].items()
     check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_plain(v)}, str(path))
     return content
+
+
+def trained_precision(content: dict[str, Any]) -> str | None:
+    """The precision of the training that a checkpoint is of; older ones do not tell it."""
+    kept = content.get(TRAINING)
+    found = kept.get("trainer.precision") if isinstance(kept, dict) else None
+    return str(found) if isinstance(found, str | int) else None
 
 
 def _read(path: Path, *, mmap: bool) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from vitlit.parser import (
     only_safe_settings,
     refuse_linked,
 )
+from vitlit.precision import Choice, choose_precision, device_type
 from vitlit.report import Report, add_test_options, report_place, run_folder
 from vitlit.runs import Claim, find_start, has_ended
 from vitlit.settings import (
@@ -42,7 +43,6 @@ from vitlit.settings import (
     check_early_stopping,
     check_first,
     check_trainer,
-    training_precision,
     warn_of_many_patches,
 )
 from vitlit.sources import check_place, check_weights_are_given
@@ -92,7 +92,7 @@ class VitCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that is asked for: a parser for each of them would take a second."""
-        own = {name: {"model", "datamodule"} for name in OWN}
+        own = {name: {"model", "datamodule", "precision_of"} for name in OWN}
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -121,7 +121,9 @@ class VitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
         args = join_lists(name_checkpoints(args))
-        refuse_linked(keys_of(args), "the command line")
+        named = keys_of(args)
+        refuse_linked(named, "the command line")
+        self.has_precision_option = "trainer.precision" in named
         command = self._command
         quiet = [arg for arg in args if not arg.startswith("--print_config")]
         first = parser.parse_args(quiet)[command]
@@ -154,14 +156,23 @@ class VitCLI(LightningCLI):
         check_early_stopping(**settings_of["early_stopping"])
         check_checkpoints(**settings_of["checkpoints"])
         check_below_one(**{"ema.decay": settings_of["ema"]["decay"]})
-        if self.subcommand == "fit" and settings["precision"] is None:
-            settings["precision"] = training_precision(str(settings["accelerator"]))
-            rank_zero_info(
-                f"precision {settings['precision']}, chosen for this device; "
-                f"--trainer.precision overrides it"
-            )
+        self._set_precision(settings)
         if self.subcommand != "fit" or settings["logger"] is False:
             self.save_config_callback = None
+
+    def _set_precision(self, settings: Any) -> None:
+        """By the rule of all commands; what a config says in scoring is what training used."""
+        device, asked = device_type(str(settings["accelerator"])), settings["precision"]
+        given = asked if self.subcommand == "fit" or self.has_precision_option else None
+
+        def rule(trained: str | None) -> Choice:
+            trained = trained if asked is None else asked
+            return choose_precision(self._command, device, trained, given)
+
+        self.precision_rule = rule
+        choice = rule(None if self.start is None else self.start.precision)
+        settings["precision"] = choice.name
+        rank_zero_info(f"precision {choice.name}, {choice.why}")
 
     def after_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
@@ -232,6 +243,13 @@ class VitCLI(LightningCLI):
         """Lightning would gather all outputs; the writer has what is needed of them."""
         kwargs["return_predictions"] = False
         self.trainer.predict(**kwargs)
+
+    def compare(self, **kwargs: Any) -> None:
+        """Each model in the precision that ``test`` would score it in."""
+        assert isinstance(self.trainer, Trainer)
+        self.trainer.compare(
+            precision_of=lambda trained: self.precision_rule(trained).name, **kwargs
+        )
 
     def explain(self, **kwargs: Any) -> None:
         assert isinstance(self.trainer, Trainer)

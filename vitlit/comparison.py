@@ -18,6 +18,7 @@ from vitlit.division import DECIDING, place_of, seen_note
 from vitlit.errors import InputError
 from vitlit.evaluation import balanced_accuracy, loss_of
 from vitlit.inference import Compute, Rows, collect, flip_average, loader_of
+from vitlit.precision import in_precision, weights_dtype
 from vitlit.significance import compare, holm, wilson
 from vitlit.vit import ViT
 
@@ -26,7 +27,7 @@ READING = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
 NOISE = 0.05  # probability from which on a difference may be chance
 LONGEST = 60  # letters of a name
 
-Run = Callable[[ViT, ImageData], Rows]  # logits (n, K) of the split to score
+Run = Callable[[ViT, ImageData, str], Rows]  # logits (n, K) of the split to score, in a precision
 
 
 class Scored(NamedTuple):
@@ -42,29 +43,35 @@ class Scored(NamedTuple):
         return self.rows.values.argmax(dim=1) == self.rows.labels
 
 
-def runner(device: torch.device, context: Callable[[], Any], *, flip: bool) -> Run:
-    """What computes the logits of a split; context: of the precision."""
+def runner(device: torch.device, *, flip: bool) -> Run:
+    """What computes the logits of a split."""
 
-    def run(model: ViT, data: ImageData) -> Rows:
-        model = model.to(device)
+    def run(model: ViT, data: ImageData, precision: str) -> Rows:
+        model = model.to(device, weights_dtype(precision))
 
         def forward(x: Tensor) -> Tensor:
             return flip_average(model, x, model) if flip else model(x)
 
-        compute: Compute = forward
-        with context():
-            return collect(data, loader_of(data, data.splits[data.split]), compute, device).rows()
+        compute: Compute = in_precision(forward, precision, device.type)
+        return collect(data, loader_of(data, data.splits[data.split]), compute, device).rows()
 
     return run
 
 
-def score_all(paths: list[str], data: ImageData, run: Run) -> list[Scored]:
-    """Score checkpoints on the split that ``data`` scores; refuses models of other classes."""
+def score_all(
+    paths: list[str], data: ImageData, run: Run, precision_of: Callable[[str | None], str]
+) -> list[Scored]:
+    """Score checkpoints on the split that ``data`` scores; refuses models of other classes.
+
+    precision_of: what a model is scored in, by the precision of its training if that is known.
+    """
     data.prepare_data()
     found: list[Scored] = []
     for name in paths:
         path = checkpointing.resolve(name)
-        settings = checkpointing.read(path)[checkpointing.DATA]
+        content = checkpointing.read(path)
+        settings = content[checkpointing.DATA]
+        precision = precision_of(checkpointing.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SAME, *READING)}
         own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
         loaded = checkpointing.load(path)
@@ -74,7 +81,7 @@ def score_all(paths: list[str], data: ImageData, run: Run) -> list[Scored]:
                 f"{paths[0]} are {some(data.class_names)}: compare models of the same"
             )
         own.setup("test")
-        found.append(Scored(str(path), run(loaded.model, own), _note(settings, data)))
+        found.append(Scored(str(path), run(loaded.model, own, precision), _note(settings, data)))
     return found
 
 

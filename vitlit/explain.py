@@ -4,7 +4,7 @@ images uint8 (n, C, h, w) -> overview.png heads.png distance.png positions.png f
                              arrays.npz index.html
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from vitlit.splits import Split
 from vitlit.traits import attention_fact, heads_of, of_weights
 from vitlit.vit import ViT
 
+Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
 MOST = 64  # images: each keeps all its attention maps until the page is written
 
 
@@ -93,8 +94,13 @@ def check_count(count: int) -> None:
         )
 
 
-def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) -> Findings:
-    """Explain one image, uint8 ``(C, h, w)``, on the model's device."""
+def study(
+    model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion, answer: Answer | None = None
+) -> Findings:
+    """Explain one image, uint8 ``(C, h, w)``, on the model's device.
+
+    answer: what computes the logits that are told; by default the model itself.
+    """
     device = next(model.parameters()).device
     x = pixels[None].to(device)
     plain = replace(
@@ -102,6 +108,9 @@ def study(model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion) ->
     )
     normalised = preprocess(x)
     maps, logits = attention_maps(model, normalised)
+    if answer is not None:
+        with torch.no_grad():
+            logits = answer(normalised)
     if not logits.isfinite().all():
         raise InputError(
             "the model gives no finite numbers, so nothing is to be seen; its weights are broken"
@@ -135,13 +144,15 @@ def explain(
     out: Path,
     *,
     fusion: Fusion = "mean",
+    answer: Answer | None = None,
 ) -> None:
     """Write the folder ``out``, which exists and is empty.
 
-    class_names: of the labels and, where it has a head, of the model's outputs.
+    class_names: of the labels and, where it has a head, of the model's outputs. answer: what
+    computes the logits that are told, such as the model in another precision.
     """
     with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
-        found = [study(model, pixels, preprocess, fusion) for pixels in bar]
+        found = [study(model, pixels, preprocess, fusion, answer) for pixels in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
     similarity, filters = of_weights(model)
     for name, figure in draw(model, subjects, found, class_names, distance, similarity, filters):

@@ -10,11 +10,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit.checkpointing import DATA, MODEL
+from vitlit.checkpointing import DATA, MODEL, TRAINING
 from vitlit.division import other_division
 from vitlit.errors import InputError
 
-KEY = "training_settings"
 NAMES = (
     "seed_everything",
     "ema.decay",
@@ -47,7 +46,7 @@ class KeepSettings(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[KEY] = self.kept
+        checkpoint[TRAINING] = self.kept
 
 
 def _is_plain(value: Any) -> bool:
@@ -56,7 +55,7 @@ def _is_plain(value: Any) -> bool:
 
 def kept_settings(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the training that it is of; older ones say nothing."""
-    kept = content.get(KEY)
+    kept = content.get(TRAINING)
     if not isinstance(kept, dict):
         return {}
     return {name: kept[name] for name in NAMES if name in kept and _is_plain(kept[name])}

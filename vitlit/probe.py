@@ -41,14 +41,11 @@ class Probed(NamedTuple):
     lines: list[str]
 
 
-def extractor(
-    compute: Callable[[Tensor], Tensor], device: torch.device, context: Callable[[], Any]
-) -> Extract:
-    """What computes the features of a split; context: of the precision."""
+def extractor(compute: Callable[[Tensor], Tensor], device: torch.device) -> Extract:
+    """What computes the features of a split."""
 
     def extract(data: ImageData, split: Split) -> Rows:
-        with context():
-            return collect(data, loader_of(data, split), compute, device).rows()
+        return collect(data, loader_of(data, split), compute, device).rows()
 
     return extract
 

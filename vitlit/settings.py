@@ -5,11 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_warn
 
-from vitlit.attention import HAS_BF16_UNITS
 from vitlit.classifier import Classifier
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
@@ -125,19 +123,6 @@ def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[
     if command == "probe" and not wanted["data"]["images"]:
         return {name: value for name, value in data.items() if name != "class_names"}
     return data
-
-
-def training_precision(accelerator: str) -> str:
-    """bf16-mixed where the device has units for bfloat16, else 32-true.
-
-    float16 is never chosen: it needs a scaler, and its range loses small gradients.
-    """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        pays = torch.cuda.get_device_capability() >= (8, 0)
-    else:
-        on_cpu = accelerator == "cpu" or not torch.backends.mps.is_available()
-        pays = on_cpu and HAS_BF16_UNITS
-    return "bf16-mixed" if pays else "32-true"
 
 
 def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:

@@ -39,6 +39,7 @@ class FromCheckpoint:
         self.model = self.content[checkpointing.MODEL]
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = kept.kept_settings(self.content) if command == "fit" else {}
+        self.precision = checkpointing.trained_precision(self.content)
 
     def defaults(self) -> dict[str, Any]:
         """By dotted name."""
@@ -77,6 +78,7 @@ class FromWeights:
     """
 
     note = ""
+    precision = None  # of their training, which no file of weights tells
 
     def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
         self.first, self.command = first, command

@@ -1,12 +1,15 @@
 """Lightning's Trainer with the commands that it lacks; their arguments become options."""
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
 from vitlit import checkpointing, comparison
 from vitlit.bad_images import refuse
@@ -20,8 +23,10 @@ from vitlit.export import Format, export
 from vitlit.features import Feature, FeaturePool
 from vitlit.interpret import Fusion
 from vitlit.naming_choice import Naming
+from vitlit.precision import in_precision, weights_dtype
 from vitlit.probe import extractor, find_alike, probe_data_set
 from vitlit.readers import FileImages
+from vitlit.vit import ViT
 
 USUAL = 8  # images of the validation split to explain
 EXPLANATION, EXPORT, PROBE = "explanation", "export", "probe"
@@ -57,10 +62,17 @@ class Trainer(pl.Trainer):
         """
         _load(model, ckpt_path)
         subjects = _subjects(datamodule, count)
-        vit = model.vit.to(self.strategy.root_device)
+        vit, answer = model.vit.to(self.strategy.root_device), self._answer(model.vit)
+        about = (subjects, datamodule.preprocess, model.class_names)
         with _filled(_folder(out, EXPLANATION)) as folder:
-            explain(vit, subjects, datamodule.preprocess, model.class_names, folder, fusion=fusion)
+            explain(vit, *about, folder, fusion=fusion, answer=answer)
         return folder
+
+    def _answer(self, vit: ViT) -> Callable[[Tensor], Tensor]:
+        """Logits as ``predict`` computes them, of a copy where weights are not float32."""
+        dtype = weights_dtype(self.precision)
+        own = vit if dtype == torch.float32 else copy.deepcopy(vit).to(dtype)
+        return in_precision(own.eval().forward, self.precision, self.strategy.root_device.type)
 
     def export(
         self,
@@ -103,6 +115,7 @@ class Trainer(pl.Trainer):
         *,
         others: list[str] | None = None,
         flip: bool = False,
+        precision_of: Callable[[str | None], str] | None = None,
     ) -> None:
         """Score several checkpoints on the same images: `vitlit compare A B C`.
 
@@ -112,11 +125,13 @@ class Trainer(pl.Trainer):
             ckpt_path: The checkpoint that the others are compared with: A.
             others: The other checkpoints: B and C.
             flip: Average the logits of each image and its mirror image.
+            precision_of: What a model is scored in, by the precision of its training; None is the
+                precision of this trainer for all of them.
         """
         paths = comparison.shown([*([ckpt_path] if ckpt_path else []), *(others or [])])
-        context = self.precision_plugin.forward_context
-        run = comparison.runner(self.strategy.root_device, context, flip=flip)
-        scored = comparison.score_all(paths, datamodule, run)
+        run = comparison.runner(self.strategy.root_device, flip=flip)
+        rule = precision_of or (lambda trained: self.precision)
+        scored = comparison.score_all(paths, datamodule, run, rule)
         title = comparison.title_of(datamodule, len(scored[0].rows.labels), flip=flip)
         self._print(*comparison.lines(scored, title))
 
@@ -157,12 +172,10 @@ class Trainer(pl.Trainer):
         feature.check(model.vit)
         if ckpt_path is not None:
             load_body(model, Path(ckpt_path))
-        vit = model.vit.to(self.strategy.root_device).eval()
-        extract = extractor(
-            lambda x: feature(vit, x),
-            self.strategy.root_device,
-            self.precision_plugin.forward_context,
-        )
+        device = self.strategy.root_device
+        vit = model.vit.to(device, weights_dtype(self.precision)).eval()
+        compute = in_precision(lambda x: feature(vit, x), self.precision, device.type)
+        extract = extractor(compute, device)
         with _filled(_folder(out, PROBE)) as folder:
             if datamodule.image_paths is not None:
                 lines = find_alike(datamodule, extract, folder, query=query)

@@ -1,0 +1,124 @@
+"""Which precision computes: one rule for all commands, and what it means for a forward pass.
+
+command, device, precision of the training, option -> precision, by Lightning's name, and why
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FULL, MIXED = "32-true", "bf16-mixed"
+ALIASES = {"16": "16-mixed", "bf16": MIXED, "32": FULL, "64": "64-true"}  # of Lightning's names
+DTYPES = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+UNITS = "VITLIT_BF16_UNITS"  # yes or no: what another processor would answer; tests set it
+OVERRIDES = "--trainer.precision overrides it"
+
+
+def _processor_has_units() -> bool:
+    names = ("avx512_bf16", "amx_tile")
+    if hasattr(torch.cpu, "get_capabilities"):
+        return any(torch.cpu.get_capabilities().get(name, False) for name in names)
+    cpus = Path("/proc/cpuinfo")  # before torch 2.11; other systems have none, nor such units
+    flags = cpus.read_text(encoding="utf-8").split() if cpus.is_file() else []
+    return any(name in flags for name in names)
+
+
+_CPU_HAS_UNITS = {"yes": True, "no": False}.get(os.environ.get(UNITS, ""), _processor_has_units())
+
+
+class Choice(NamedTuple):
+    """name: Lightning's; why: the rest of a sentence that begins with it."""
+
+    name: str
+    why: str
+
+
+def has_bf16_units(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself; others compute them slowly.
+
+    device: its type, such as cpu.
+    """
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return device == "cpu" and _CPU_HAS_UNITS
+
+
+def device_type(accelerator: str) -> str:
+    """cuda, mps or cpu: where Lightning computes with --trainer.accelerator."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def choose_precision(command: str, device: str, trained: str | None, given: str | None) -> Choice:
+    """What the command computes in.
+
+    device: its type; trained: what the checkpoint was trained in, None where none tells; given:
+    what the option says. A training is scored in its own precision where the device has units for
+    it, so that all commands agree on one machine, and elsewhere in float32. float16 is never
+    chosen for a training: it needs a scaler, and its range loses small gradients.
+    """
+    if command == "export":
+        return Choice(FULL, "as every export")
+    if given is not None:
+        return Choice(_full_name(given), "as --trainer.precision, a config or the checkpoint says")
+    if command == "fit":
+        name = MIXED if has_bf16_units(device) else FULL
+        return Choice(name, f"chosen for this device; {OVERRIDES}")
+    if trained is None:
+        return Choice(FULL, f"since no training of the weights is known; {OVERRIDES}")
+    name = _full_name(trained)
+    if _is_fast(name, device):
+        return Choice(name, f"as in training; {OVERRIDES}")
+    return Choice(FULL, f"since this device has no units for {name}; {OVERRIDES}")
+
+
+def _full_name(name: str) -> str:
+    return ALIASES.get(str(name), str(name))
+
+
+def _is_fast(name: str, device: str) -> bool:
+    match name:
+        case "32-true":
+            return True
+        case "bf16-mixed" | "bf16-true":
+            return has_bf16_units(device)
+        case "16-mixed" | "16-true":
+            return device != "cpu"
+        case "64-true":
+            return device != "mps"
+    return device == "cuda" and name.startswith("transformer-engine")
+
+
+def weights_dtype(name: str) -> torch.dtype:
+    """Of weights and images in that precision; in a mixed one they are float32."""
+    kind, _, rest = name.partition("-")
+    return DTYPES.get(kind, torch.float32) if rest == "true" else torch.float32
+
+
+@contextmanager
+def computing(name: str, device: str) -> Iterator[None]:
+    """Forward passes within it compute as Lightning's do; weights have :func:`weights_dtype`."""
+    is_mixed = name.endswith("-mixed")
+    dtype = DTYPES[name.split("-")[0]] if is_mixed else None
+    with torch.autocast(device, dtype=dtype, enabled=is_mixed):
+        yield
+
+
+def in_precision(
+    compute: Callable[[Tensor], Tensor], name: str, device: str
+) -> Callable[[Tensor], Tensor]:
+    """``compute`` of a model whose weights have :func:`weights_dtype`, in that precision."""
+
+    def run(x: Tensor) -> Tensor:
+        with computing(name, device):
+            return compute(x.to(weights_dtype(name)))
+
+    return run
