@@ -11,6 +11,7 @@ import warnings
 
 from vitlit.commands import COMMANDS
 from vitlit.errors import LostProcessError, Stopped, TrainingError, advice
+from vitlit.foreign_texts import find_text, texts_on
 
 MAX_LINES, MAX_WIDTH = 5, 400
 
@@ -91,21 +92,13 @@ def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
 
 def _quieten(command: str) -> None:
     """Silence advice that does not apply: data in memory need no workers, scoring no callbacks."""
-    callbacks = "callbacks used to create the checkpoint need to be provided"
-    for text in (
-        "does not have many workers",
-        "Using `DistributedSampler` with the dataloaders",
-        "recommended to use `self.log",  # what is logged is the same on every rank
-        "LeafSpec",
-        "Checkpoint directory .* exists and is not empty",  # a run that goes on
-        "Glyph .* missing from",  # of class names; figures show a box
-        "your dataloader is not resumable",  # the order of its batches is
-        callbacks + (".*EarlyStopping" if command == "fit" else ""),  # patience may be taken back
-    ):
+    for text in texts_on("needless warning"):
+        if command == "fit" and text.startswith("callbacks"):
+            text += ".*EarlyStopping"  # patience may be taken back
         warnings.filterwarnings("ignore", f".*{text}.*")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files; what matters is an error
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    logger.addFilter(lambda record: "Tip:" not in record.getMessage())
+    logger.addFilter(lambda record: not find_text("needless tip", record.getMessage()))
 
 
 if __name__ == "__main__":
