@@ -1,5 +1,7 @@
 """Attention against its own matrices, torch's MultiheadAttention and timm's Attention."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from timm.models.vision_transformer import Attention as TimmAttention
@@ -113,3 +115,21 @@ def test_only_cpus_with_bfloat16_units_prefer_matrix_products_in_bfloat16(
     assert [prefers_matmul(*case) for case in cases] == [True, False, False]
     monkeypatch.setattr(module, "HAS_BF16_UNITS", False)
     assert not prefers_matmul("cpu", torch.bfloat16)
+
+
+@pytest.mark.skipif(not module.CPUS.is_file(), reason="Linux alone describes processors in a file")
+def test_linux_and_torch_agree_on_bfloat16_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_torch = module.has_bf16_units()
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert module.has_bf16_units() == by_torch
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("avx512_bf16", True), ("avx512f", False)])
+def test_processors_are_known_by_their_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, expected: bool
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(module, "CPUS", tmp_path / "cpuinfo")
+    assert not module.has_bf16_units()  # there is no such file
+    module.CPUS.write_text(f"flags : fpu avx2 {flag} sse\n")
+    assert module.has_bf16_units() == expected

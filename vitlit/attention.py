@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from vitlit.errors import InputError
 from vitlit.positions import rotate
 
+CPUS = Path("/proc/cpuinfo")  # what Linux says of the processor; other systems have no such file
+
 
 def has_bf16_units() -> bool:
     """Whether this processor multiplies bfloat16 matrices itself."""
     names = ("avx512_bf16", "amx_tile")
-    if hasattr(torch.cpu, "get_capabilities"):
+    if hasattr(torch.cpu, "get_capabilities"):  # older versions of torch have no public way
         return any(torch.cpu.get_capabilities().get(name, False) for name in names)
-    cpus = Path("/proc/cpuinfo")  # before torch 2.11; other systems have none, nor such units
-    flags = cpus.read_text(encoding="utf-8").split() if cpus.is_file() else []
+    flags = CPUS.read_text(encoding="utf-8").split() if CPUS.is_file() else []
     return any(name in flags for name in names)
 
 
