@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
-from vitlit.sampler import EvalOrder, TrainOrder
+from vitlit.sampler import EvalOrder, LateLoader, Order, TrainOrder
 
 
 def train(
@@ -22,6 +22,13 @@ def drawn(order: TrainOrder) -> list[list[int]]:
 
 def flat(order: TrainOrder) -> list[int]:
     return [index for batch in drawn(order) for index in batch]
+
+
+class Orders(Dataset[Order]):
+    """Gives the orders themselves."""
+
+    def __getitem__(self, order: Order) -> Order:
+        return order
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -135,3 +142,13 @@ def test_one_process_evaluates_in_order() -> None:
 @pytest.mark.parametrize("order", [train(8), EvalOrder(8, batch_size=4, rank=0, world=1)])
 def test_lightning_leaves_the_orders_alone(order: TrainOrder | EvalOrder) -> None:
     assert isinstance(order, DistributedSampler)  # the kind that Lightning never replaces
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_takes_the_first_order_when_the_first_batch_is_asked_for(workers: int) -> None:
+    order = train(24)
+    loader = LateLoader(Orders(), sampler=order, batch_size=None, num_workers=workers)
+    made_before = iter(loader)
+    order.resume(epoch=3, batch=4)
+    found = [(batch.epoch, batch.indices.tolist()) for batch in made_before]
+    assert found == [(3, indices) for indices in drawn(train(24, epoch=3))[4:]]

@@ -11,6 +11,7 @@ import warnings
 
 from vitlit.commands import COMMANDS
 from vitlit.errors import LostProcessError, Stopped, TrainingError, advice, message_and_arguments
+from vitlit.foreign_texts import find_text, texts_on
 
 MAX_LINES, MAX_WIDTH = 5, 400
 
@@ -101,23 +102,13 @@ def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
 
 def _quieten(command: str) -> None:
     """Silence advice that does not apply: data in memory need no workers, scoring no callbacks."""
-    callbacks = "callbacks used to create the checkpoint need to be provided"
-    for text in (
-        "does not have many workers",
-        "Using `DistributedSampler` with the dataloaders",
-        "recommended to use `self.log",  # what is logged is the same on every rank
-        "LeafSpec",
-        "Checkpoint directory .* exists and is not empty",  # a run that goes on
-        "Glyph .* missing from",  # of class names; figures show a box
-        "your dataloader is not resumable",  # the order of its batches is
-        "is not supported by the model summary",  # a precision: only the size in MB is off
-        callbacks + (".*EarlyStopping" if command == "fit" else ""),  # patience may be taken back
-    ):
+    for text in texts_on("needless warning"):
+        if command == "fit" and text.startswith("callbacks"):
+            text += ".*EarlyStopping"  # patience may be taken back
         warnings.filterwarnings("ignore", f".*{text}.*")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files; what matters is an error
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    unwanted = ("Tip:", "Automatic Mixed Precision")  # of which the line on precision tells more
-    logger.addFilter(lambda record: not any(text in record.getMessage() for text in unwanted))
+    logger.addFilter(lambda record: not find_text("needless tip", record.getMessage()))
 
 
 if __name__ == "__main__":

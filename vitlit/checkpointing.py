@@ -17,6 +17,7 @@ from torch import Tensor
 from vitlit import durable
 from vitlit.datamodule import ImageData
 from vitlit.errors import InputError
+from vitlit.foreign_texts import find_text
 from vitlit.images import Preprocess
 from vitlit.vit import ViT
 from vitlit.weight_arguments import check_finite
@@ -133,7 +134,7 @@ def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
         if isinstance(error, InputError | MemoryError):
             raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if "weights_only" in str(error) or "Weights only" in str(error):
+        if find_text("code in file", str(error)):
             reason = "it holds more than tensors and plain values, which is never executed"
         raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
     if not isinstance(content, dict):

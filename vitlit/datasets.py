@@ -19,6 +19,7 @@ from torchvision import datasets as tv
 from vitlit.bad_images import say_unread
 from vitlit.cache import open_checked, open_decoded
 from vitlit.errors import InputError
+from vitlit.foreign_texts import find_text
 from vitlit.images import EXTENSIONS, is_hidden, is_loop, list_images
 from vitlit.readers import FileImages, Images, MemoryImages
 
@@ -223,7 +224,8 @@ def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
     try:
         source = SOURCES[dataset].torchvision(str(data_dir), train=part == "train")
     except Exception as error:  # torchvision raises many kinds for files cut short
-        reason = str(error).split(" You can use")[0]
+        hint = find_text("download hint", str(error))
+        reason = str(error)[: hint.start()] if hint else str(error)
         raise InputError(
             f"cannot read {dataset} in {data_dir}: {reason}; remove what is there of it, and give "
             f"download true",

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from vitlit.errors import InputError
+from vitlit.foreign_texts import find_text
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MAX_BYTES = 2**29  # of a file
@@ -66,7 +67,7 @@ def _reason(error: Exception) -> str:
         return "too large for the memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
-    if "truncated" in text.lower() or "EOF" in text:
+    if find_text("cut image", text):
         return "cut short"
     return text or type(error).__name__
 

@@ -3,6 +3,8 @@
 import signal
 import traceback
 
+from vitlit.foreign_texts import find_text
+
 NOTE = "argument: "  # begins the line of a traceback with the arguments of its error
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
 
@@ -58,7 +60,7 @@ class NonFiniteError(TrainingError):
 def class_path_reason(text: str) -> str:
     """Of a parser's report on a class named in a config, the lines about that class."""
     lines = [line.strip(" -") for line in text.splitlines()]
-    start = next(i for i, line in enumerate(lines) if "given class_path" in line)
+    start = next(i for i, line in enumerate(lines) if find_text("unknown class", line))
     return " ".join(lines[start : start + 3])
 
 
@@ -83,7 +85,7 @@ def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
     both are at the end of that.
     """
     text = str(error).strip()
-    if not text.startswith("Caught "):
+    if not find_text("loading process", text):
         return text, error.arguments if isinstance(error, ArgumentsError) else ()
     message, _, names = text.rpartition("InputError: ")[2].partition(f"\n{NOTE}")
     return message, tuple(names.split(", ")) if names else ()
@@ -94,23 +96,23 @@ def advice(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return message_and_arguments(error)[0]
     text = str(error).strip()
-    if text.startswith("Error(s) in loading state_dict"):
+    if find_text("other weights", text):
         first = text.splitlines()[1].strip()
         return f"the checkpoint does not fit the model; leave out --model flags: {first}"
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if isinstance(error, MemoryError) or find_text("no memory", text):
         return "not enough memory; make --data.batch_size, --data.img_size or the model smaller"
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    if find_text("compiler module", type(error).__module__):
         return f"compiling failed: {text.splitlines()[0]}; leave out --model.compile"
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
-    if "--ntasks=" in text:  # Lightning's, of SLURM
+    if find_text("slurm tasks", text):
         return (
             "SLURM has --ntasks without --ntasks-per-node; write --ntasks-per-node in the batch "
             "script, equal to --trainer.devices"
         )
-    if type(error).__name__ == "MisconfigurationException":  # Lightning refuses a setting
+    if find_text("refused setting", type(error).__name__):
         return text
-    if "given class_path" in text:
+    if find_text("unknown class", text):
         return class_path_reason(text)
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     is_setting = any(f"/{package}/" in last.replace("\\", "/") for package in SETTINGS_PACKAGES)

@@ -18,24 +18,11 @@ from pytorch_lightning.callbacks import Callback
 
 from vitlit.callbacks import LastCheckpoint
 from vitlit.errors import LostProcessError, Stopped, TrainingError
+from vitlit.foreign_texts import find_text
 
 INTERVAL = 1.0  # seconds between two beats
 PATIENCE = 2.5  # seconds in which a living process beats
 FIRST = "VITLIT_FIRST_PROCESS"  # in the environment of those that Lightning starts: its number
-SIGNS = (  # in the messages of gloo, NCCL and the store
-    "Application timeout",
-    "Broken pipe",
-    "Connection closed by peer",
-    "Connection refused",
-    "Connection reset by peer",
-    "Connection was closed",
-    "NCCL communicator",
-    "Socket Timeout",
-    "Timed out waiting",
-    "Watchdog caught collective",
-    "failed to recv",
-    "timed out after",
-)
 
 
 class Heartbeat(Callback):
@@ -167,9 +154,8 @@ def _quietly(function: Any) -> None:
 
 def is_lost(error: BaseException) -> bool:
     """Whether an error says that another process did not answer."""
-    text = str(error)
     is_kind = isinstance(error, RuntimeError | dist.DistError)
-    return is_kind and any(sign in text for sign in SIGNS)
+    return is_kind and find_text("lost process", str(error)) is not None
 
 
 def leave_group() -> None:

@@ -66,8 +66,8 @@ def non_finite(tensors: list[Tensor]) -> Tensor:
     """1 where a number of any tensor is infinite or not one, else 0: float32 ``()``.
 
     By the kernel that gradient scalers check gradients with; it multiplies them by 1. Public
-    ways are wrong or slow: the norm of finite gradients overflows above 1e19, in float16 above
-    256, and ``isfinite`` takes ten times as long. The tensors are of one device.
+    ways are wrong or slow: the norm of large finite gradients overflows (in float32 above 2e19),
+    and ``isfinite`` takes ten times as long. The tensors are of one device.
     """
     found = torch.zeros((), device=tensors[0].device)
     one = torch.ones_like(found)

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from vitlit import plain_yaml
 from vitlit.errors import InputError, class_path_reason
+from vitlit.foreign_texts import find_text, texts_on
 from vitlit.parser_internals import options_of
 from vitlit.shipped import find_config
 
@@ -188,17 +189,16 @@ class Parser(LightningArgumentParser):
 
 def explain(message: str, known: list[str]) -> str:
     """A parser's message in plain words: the value, what was expected, and a near miss."""
-    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+    if denied := find_text("denied import", message):
         package = denied[1].partition(".")[0]
         return (
             f"{denied[1]} is not a class of {TRUSTED[0]}; if you trust the package, give "
             f"--{TRUST} {package}"
         )
-    if "given class_path" in message:
+    if find_text("unknown class", message):
         return class_path_reason(message)
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    value = re.search(r"(?:Got|Given) value: (.*)", message)
-    kinds = re.findall(r"Expected an? (.*?)(?:\. Got|$)", message, re.MULTILINE)
+    key, value = find_text("option", message), find_text("value", message)
+    kinds = [kind for pattern in texts_on("expected") for kind in re.findall(pattern, message)]
     expected = [_plain_type(kind) for kind in kinds]
     if key and value and expected:
         choices = " or ".join(dict.fromkeys(expected))
@@ -206,22 +206,19 @@ def explain(message: str, known: list[str]) -> str:
         listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
         names = [name for names in listed for name in names.split(", ")]
         return f"{key[1]} {got} is not valid; expected {choices}" + near(got, names)
-    unknown = re.search(r"does not accept option '([\w.]+)'", message)
-    unknown = unknown or re.search(r"unrecognized arguments: --([\w.]+)", message)
-    unknown = unknown or re.search(r"[Kk]ey '([\w.]+)' is not expected", message)
-    if unknown:
+    if unknown := find_text("unknown option", message):
         return f"unknown option {unknown[1]}{near(unknown[1], known)}"
     message = " ".join(message.split())
-    if group := re.search(r"Unable to load config '(.*?)' - Parser key \"([\w.]+)\"", message):
+    if group := find_text("no config", message):
         return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
     return message
 
 
 def _plain_type(text: str) -> str:
     """``<class 'int'>`` -> int; ``typing.Literal['a', 'b']`` -> one of a, b."""
-    if match := re.match(r"typing\.Literal\[(.*)\]", text):
+    if match := find_text("literal type", text):
         return "one of " + match[1].replace("'", "")
-    if match := re.match(r"<class '(?:\w+\.)*(\w+)'>", text):
+    if match := find_text("class type", text):
         return match[1].replace("NoneType", "null")
     return text.replace("typing.", "")
 

@@ -15,20 +15,23 @@ from torch import Tensor
 FULL, MIXED = "32-true", "bf16-mixed"
 ALIASES = {"16": "16-mixed", "bf16": MIXED, "32": FULL, "64": "64-true"}  # of Lightning's names
 DTYPES = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+CPUS = Path("/proc/cpuinfo")  # what Linux says of the processor; other systems have no such file
 UNITS = "VITLIT_BF16_UNITS"  # yes or no: what another processor would answer; tests set it
 OVERRIDES = "--trainer.precision overrides it"
 
 
-def _processor_has_units() -> bool:
+def processor_has_bf16_units() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself."""
     names = ("avx512_bf16", "amx_tile")
-    if hasattr(torch.cpu, "get_capabilities"):
+    if hasattr(torch.cpu, "get_capabilities"):  # older versions of torch have no public way
         return any(torch.cpu.get_capabilities().get(name, False) for name in names)
-    cpus = Path("/proc/cpuinfo")  # before torch 2.11; other systems have none, nor such units
-    flags = cpus.read_text(encoding="utf-8").split() if cpus.is_file() else []
+    flags = CPUS.read_text(encoding="utf-8").split() if CPUS.is_file() else []
     return any(name in flags for name in names)
 
 
-_CPU_HAS_UNITS = {"yes": True, "no": False}.get(os.environ.get(UNITS, ""), _processor_has_units())
+_CPU_HAS_UNITS = {"yes": True, "no": False}.get(
+    os.environ.get(UNITS, ""), processor_has_bf16_units()
+)
 
 
 class Choice(NamedTuple):

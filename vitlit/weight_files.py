@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitlit import durable
 from vitlit.errors import InputError
+from vitlit.foreign_texts import find_text
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of a model folder, best first
 CONFIG_NAME, PROCESSOR_NAME = "config.json", "preprocessor_config.json"
@@ -54,12 +55,12 @@ def read_file(path: Path) -> Content:
         raise
     except Exception as error:  # each reader raises many kinds for files that are not its own
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        if "weights only" in str(error).lower() or "weights_only" in str(error):
+        if find_text("code in file", str(error)):
             reason = (
                 "it holds more than tensors and plain values, which is never executed; if it is a "
                 "whole model, save its weights with torch.save(model.state_dict(), FILE)"
             )
-        if reason.startswith("Error while deserializing header"):  # safetensors'
+        if find_text("damaged safetensors", reason):
             reason = f"it is cut short or damaged ({reason}); download it again"
         raise InputError(f"cannot read {path} as weights: {reason}") from error
     if not start:

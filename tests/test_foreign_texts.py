@@ -1,0 +1,203 @@
+"""Each text of another program, asked of the installed version: provoked, or found in its files."""
+
+import errno
+import io
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from vitlit.foreign_texts import TEXTS, Text, find_text, texts_on
+from vitlit.heartbeat import is_lost
+
+
+def module_of(name: str) -> str:
+    """The module of an exception that compiling raises."""
+    import torch._dynamo.exc
+    import torch._inductor.exc
+
+    errors = {
+        "_dynamo": torch._dynamo.exc.BackendCompilerFailed,
+        "_inductor": torch._inductor.exc.InductorError,
+    }
+    return errors[name].__module__
+
+
+def message_of(function: Callable[..., Any], *args: Any) -> str:
+    """What an error of the function says."""
+    try:
+        function(*args)
+    except Exception as error:
+        return str(error)
+    raise AssertionError(f"{function} raises nothing")
+
+
+def refused(*args: str) -> str:
+    """What jsonargparse says of a command line."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--number", type=int, default=1)
+    parser.add_argument("--kind", type=Literal["a", "b"], default="a")
+    parser.add_argument("--config", action="config")
+    return message_of(parser.parse_args, list(args))
+
+
+def read_cut_png() -> None:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    Image.open(io.BytesIO(file.getvalue()[:-1000])).load()
+
+
+def read_cut_safetensors() -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\1" * 9)
+        file.flush()
+        safetensors.safe_open(file.name, framework="pt")
+
+
+def load_code() -> None:
+    torch.load(io.BytesIO(pickle.dumps(print)), weights_only=True)
+
+
+SAID: dict[str, Callable[[], str]] = {  # by the installed version, when asked
+    r"^Error\(s\) in loading state_dict": lambda: message_of(nn.Linear(1, 1).load_state_dict, {}),
+    "allocate memory": lambda: message_of(torch.empty, 2**60),
+    r"^torch\._dynamo": lambda: module_of("_dynamo"),
+    r"^torch\._inductor": lambda: module_of("_inductor"),
+    "^MisconfigurationException$": lambda: MisconfigurationException.__name__,
+    "(?i)weights[ _]only": lambda: message_of(load_code),
+    "(?i)truncated": lambda: message_of(read_cut_png),
+    "^Error while deserializing header": lambda: message_of(read_cut_safetensors),
+    "Broken pipe": lambda: os.strerror(errno.EPIPE),
+    "Connection refused": lambda: os.strerror(errno.ECONNREFUSED),
+    "Connection reset by peer": lambda: os.strerror(errno.ECONNRESET),
+    r'Parser key "([\w.]+)"': lambda: refused("--number=x"),
+    r"(?:Got|Given) value: (.*)": lambda: refused("--number=x"),
+    r"(?m)Expected an? (.*?)(?:\. Got|$)": lambda: refused("--number=x"),
+    r"unrecognized arguments: --([\w.]+)": lambda: refused("--other=1"),
+    r"^typing\.Literal\[(.*)\]": lambda: str(Literal["a", "b"]),
+    r"^<class '(?:\w+\.)*(\w+)'>": lambda: str(int),
+}
+TORCH_LIBRARIES = "torch/lib/*.so*"
+WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a glob, and the words
+    r"^Caught ": ("torch/_utils.py", 'f"Caught {'),
+    "out of memory": (TORCH_LIBRARIES, "out of memory"),
+    "--ntasks=": ("lightning_fabric/plugins/environments/slurm.py", "--ntasks="),
+    "given class_path": ("jsonargparse/*.py", "given class_path"),
+    "EOF": ("PIL/PngImagePlugin.py", "EOF"),
+    " You can use.*": ("torchvision/datasets/mnist.py", " You can use"),
+    "Application timeout": (TORCH_LIBRARIES, "Application timeout"),
+    "Connection closed by peer": (TORCH_LIBRARIES, "Connection closed by peer"),
+    "Connection was (likely )?closed": (TORCH_LIBRARIES, "Connection was likely closed"),
+    "NCCL communicator": (TORCH_LIBRARIES, "NCCL communicator"),
+    "Socket Timeout": (TORCH_LIBRARIES, "Socket Timeout"),
+    "Timed out waiting": (TORCH_LIBRARIES, "Timed out waiting"),
+    "Watchdog caught collective": (TORCH_LIBRARIES, "Watchdog caught collective"),
+    "[Ff]ailed to recv, got 0 bytes": (TORCH_LIBRARIES, "ailed to recv, got 0 bytes"),
+    "[Ff]ailed to send, sent 0 bytes": (TORCH_LIBRARIES, "ailed to send, sent 0 bytes"),
+    "timed out after": (TORCH_LIBRARIES, "timed out after"),
+    r"Importing '([\w.]+)' is not allowed": ("jsonargparse/*.py", "is not allowed"),
+    r"does not accept option '([\w.]+)'": ("jsonargparse/_core.py", "does not accept option '"),
+    r"Unable to load config '(.*?)' - Parser key \"([\w.]+)\"": (
+        "jsonargparse/_actions.py",
+        "Unable to load config ",
+    ),
+    "does not have many workers": (
+        "pytorch_lightning/trainer/connectors/data_connector.py",
+        "does not have many workers",
+    ),
+    "Using `DistributedSampler` with the dataloaders": (
+        "pytorch_lightning/trainer/connectors/data_connector.py",
+        "Using `DistributedSampler` with the dataloaders",
+    ),
+    "recommended to use `self.log": (
+        "pytorch_lightning/trainer/connectors/logger_connector/result.py",
+        "recommended to use `self.log",
+    ),
+    "LeafSpec": ("torch/utils/_pytree.py", "LeafSpec"),
+    "Checkpoint directory .* exists and is not empty": (
+        "pytorch_lightning/callbacks/model_checkpoint.py",
+        "exists and is not empty",
+    ),
+    "Glyph .* missing from": ("matplotlib/_text_helpers.py", "missing from"),
+    "your dataloader is not resumable": (
+        "pytorch_lightning/loops/training_epoch_loop.py",
+        "not resumable",
+    ),
+    "callbacks used to create the checkpoint need to be provided": (
+        "pytorch_lightning/trainer/call.py",
+        "callbacks used to create the checkpoint need to be provided",
+    ),
+    "is not supported by the model summary": (
+        "pytorch_lightning/utilities/model_summary/model_summary.py",
+        "is not supported by the model summary",
+    ),
+    "Automatic Mixed Precision": (
+        "pytorch_lightning/trainer/connectors/accelerator_connector.py",
+        "Automatic Mixed Precision",
+    ),
+    "Tip:": ("pytorch_lightning/trainer/connectors/*/*.py", "Tip:"),
+}
+OF_CUDA = {"NCCL communicator", "Watchdog caught collective"}  # a build for CPUs has none of them
+
+
+def holds(path: Path, words: str) -> bool:
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(words.encode()) >= 0
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.pattern)
+def test_the_installed_version_says_it_in_these_words(text: Text) -> None:
+    fault = f"the installed version of {text.seen.split()[0]} does not say {text.pattern!r}"
+    if text.pattern in SAID:
+        message = SAID[text.pattern]()
+        assert find_text(text.topic, message), f"{fault}, as {text.seen} did, but {message!r}"
+        return
+    if text.pattern in OF_CUDA and torch.version.cuda is None:
+        pytest.skip("a build for CPUs")
+    glob, words = WRITTEN[text.pattern]
+    package, _, rest = glob.partition("/")
+    spec = find_spec(package)
+    assert spec is not None
+    folder = Path(str(spec.origin)).parent
+    assert any(holds(path, words) for path in folder.glob(rest)), f"{fault}, as {text.seen} did"
+
+
+def test_each_text_is_asked_for_once() -> None:
+    patterns = [text.pattern for text in TEXTS]
+    assert sorted(patterns) == sorted([*SAID, *WRITTEN])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server crash?",
+        "failed to recv, got 0 bytes",
+        "Broken pipe",
+        "[rank0]: Socket Timeout",
+        "wait timeout after 15000ms, keys: /0 (Timed out waiting for recv)",
+    ],
+)
+def test_messages_of_lost_processes_are_known(message: str) -> None:
+    assert is_lost(RuntimeError(message))
+
+
+def test_other_messages_are_not_of_lost_processes() -> None:
+    assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert find_text("no memory", "") is None
+    assert len(texts_on("no memory")) == 2
