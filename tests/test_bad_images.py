@@ -43,7 +43,7 @@ def test_a_list_shows_the_first_files_and_the_number_of_the_others() -> None:
 
 
 def test_nothing_is_refused_where_nothing_is_bad() -> None:
-    refuse([], 5, "")
+    refuse([], 5, "", argument="images")
 
 
 def test_control_characters_of_a_name_do_not_reach_the_screen() -> None:

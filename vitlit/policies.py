@@ -86,10 +86,14 @@ def _sign(magnitude: Tensor, operations: Tensor, draw: Tensor) -> Tensor:
 def check_rand_augment(num_ops: int, magnitude: int) -> None:
     """Refuse settings that RandAugment does not know."""
     if num_ops < 0:
-        raise InputError(f"rand_augment_ops {num_ops} is negative; give 0 or more operations")
+        raise InputError(
+            f"rand_augment_ops {num_ops} is negative; give 0 or more operations",
+            argument="rand_augment_ops",
+        )
     if not 0 <= magnitude < BINS:
         raise InputError(
-            f"rand_augment_magnitude {magnitude} is not in 0..{BINS - 1}; the usual one is 9"
+            f"rand_augment_magnitude {magnitude} is not in 0..{BINS - 1}; the usual one is 9",
+            argument="rand_augment_magnitude",
         )
 
 

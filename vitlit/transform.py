@@ -254,7 +254,9 @@ def _check_off_last(off_last: Mapping[str, float]) -> None:
         if stage not in STAGES:
             raise InputError(
                 f"unknown stage {stage!r} in off_last; known: {', '.join(STAGES)} "
-                f"(mix is mixup and cutmix, crop is crop_padding)"
+                f"(mix is mixup and cutmix, crop is crop_padding)",
+                argument="off_last",
             )
         if not 0.0 <= share <= 1.0:
-            raise InputError(f"off_last {stage} {share} is not a share of the epochs, 0 to 1")
+            message = f"off_last {stage} {share} is not a share of the epochs, 0 to 1"
+            raise InputError(message, argument="off_last")
