@@ -32,13 +32,16 @@ def own_process_group() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-DRAWS = ("test_history.py", "test_cli.py", "test_figures.py")  # these look at the picture
-
-
 @pytest.fixture(autouse=True)
-def without_history_png(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings draw no history.png, which takes as long as they do."""
-    if request.path.name not in DRAWS and "vitlit.history" in sys.modules:
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures stay blank, and trainings make no history.png: drawing takes as long as the rest.
+
+    Tests that look at pictures are marked ``draws``.
+    """
+    if request.node.get_closest_marker("draws") is not None:
+        return
+    monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda self, renderer: None)
+    if "vitlit.history" in sys.modules:
         monkeypatch.setattr("vitlit.history.History._draw", lambda self: None)
 
 
