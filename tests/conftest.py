@@ -15,6 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core w
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch reads, in children too
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that no worker begins one when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded folders go to a folder of the tests, those of child processes too."""

@@ -27,6 +27,9 @@ VITLIT = str(Path(sys.executable).parent / "vitlit")
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
 
 
+pytestmark = pytest.mark.first
+
+
 def environment(**changes: str) -> dict[str, str]:
     """Of a shell: without what a trainer of another test in this process left behind."""
     tests = Path(__file__).parent

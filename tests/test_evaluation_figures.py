@@ -15,6 +15,9 @@ from vitlit.evaluation_figures import (
 )
 
 
+pytestmark = pytest.mark.draws
+
+
 def drawn_in(figure: Figure) -> list[Axes]:
     figure.canvas.draw()
     return [axes for axes in figure.axes if axes.axison]

@@ -20,7 +20,7 @@ import vitlit
 from vitlit import stopping
 from vitlit.stopping import GRACE
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.first]
 
 DDP = ["--trainer.strategy=ddp", "--trainer.devices=2"]
 LONG = ["--trainer.max_epochs=10000", "--trainer.log_every_n_steps=5", "--ema.decay=0.9"]
@@ -290,26 +290,30 @@ def fake_scontrol(folder: Path) -> Path:
     return tools
 
 
-@pytest.mark.parametrize(
-    ("job", "expected"),
-    [
-        ({"SLURM_JOB_ID": "71"}, "requeue 71"),
-        (
-            {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"},
-            "requeue 70_3",
-        ),
-    ],
-)
-def test_slurm_is_asked_once_to_run_the_job_again(
-    tmp_path: Path, job: dict[str, str], expected: str
-) -> None:
+ARRAY = {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+def test_slurm_is_asked_once_to_run_the_job_again(tmp_path: Path) -> None:
     tools = fake_scontrol(tmp_path)
-    changes = {**job, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
+    changes = {**ARRAY, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
     with training(tmp_path, *CONSTANT, **changes) as process:
         process.send_signal(signal.SIGUSR1)
         _, errors = process.communicate(timeout=PATIENCE)
-    assert (tools / "calls").read_text().splitlines() == [expected]
-    assert f"requeued job {expected.split()[1]}" in errors
+    assert (tools / "calls").read_text().splitlines() == ["requeue 70_3"]
+    assert "requeued job 70_3" in errors
+
+
+@pytest.mark.parametrize(("job", "number"), [({"SLURM_JOB_ID": "71"}, "71"), (ARRAY, "70_3")])
+def test_a_job_is_run_again_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, str], number: str
+) -> None:
+    tools = fake_scontrol(tmp_path)
+    for name in ARRAY:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**job, "PATH": f"{tools}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(name, value)
+    assert stopping.requeue(signal.SIGUSR1) == f"; requeued job {number}"
+    assert (tools / "calls").read_text().splitlines() == [f"requeue {number}"]
 
 
 @pytest.mark.slow

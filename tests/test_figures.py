@@ -28,6 +28,8 @@ from vitlit.figures import (
 from vitlit.history_figure import training_history
 from vitlit.interpret import overlay
 
+pytestmark = pytest.mark.draws
+
 HISTORY = {
     "train/loss_epoch": [(1.0, 2.0), (2.0, 1.5)],
     "val/loss": [(1.0, 1.8), (2.0, 1.4)],
