@@ -52,7 +52,9 @@ def _run(name: str, args: list[str]) -> None:
     is_first = os.environ["RANK"] == NUMBERS[0]
     with contextlib.ExitStack() as stack:
         if is_first:
-            out, err = (stack.enter_context(open(f"{name}.{end}", "w")) for end in ("out", "err"))
+            out, err = (
+                stack.enter_context(Path(f"{name}.{end}").open("w")) for end in ("out", "err")
+            )
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
         status = main(args)

@@ -14,7 +14,6 @@ from vitlit.evaluation_figures import (
     reliability_diagram,
 )
 
-
 pytestmark = pytest.mark.draws
 
 

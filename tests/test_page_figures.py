@@ -12,7 +12,6 @@ from PIL import Image
 
 from vitlit.page_figures import distance_figure, filter_figure, image_uri, similarity_figure
 
-
 pytestmark = pytest.mark.draws
 
 
