@@ -32,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[UNITS] = answer
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that no worker begins one when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded folders go to a folder of the tests, those of child processes too."""
@@ -49,13 +54,16 @@ def own_process_group() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-DRAWS = ("test_history.py", "test_cli.py", "test_figures.py")  # these look at the picture
-
-
 @pytest.fixture(autouse=True)
-def without_history_png(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings draw no history.png, which takes as long as they do."""
-    if request.path.name not in DRAWS and "vitlit.history" in sys.modules:
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures stay blank, and trainings make no history.png: drawing takes as long as the rest.
+
+    Tests that look at pictures are marked ``draws``.
+    """
+    if request.node.get_closest_marker("draws") is not None:
+        return
+    monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda self, renderer: None)
+    if "vitlit.history" in sys.modules:
         monkeypatch.setattr("vitlit.history.History._draw", lambda self: None)
 
 

@@ -1,12 +1,15 @@
 """The cache of decoded folders: when it is used, when it is built, and who builds it."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,59 +302,70 @@ def test_without_a_place_for_the_list_it_is_made_each_time(
 
 # -- who builds it ----------------------------------------------------------------------------
 
-SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
-import torch
-from vitlit import readers
-from vitlit.cache import open_decoded
-from vitlit.images import list_images
-
-root, log, die = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "die"
-decode, readers.CHUNK = readers.read_image, 1
-
-def slow(path, **rest):
-    with log.open("a") as file:
-        file.write(f"{path}\\n")
-    if die and "dog" in path:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.2)
-    return decode(path, **rest)
-
-readers.read_image = slow
-paths = list_images(root)
-files = readers.FileImages(paths, torch.arange(len(paths)), in_chans=3, size=(8, 10))
-log.with_name(f"ready{os.getpid()}").touch()
-while not die and len(list(log.parent.glob("ready*"))) < 2:
-    time.sleep(0.01)
-print(open_decoded(files, root).pixels.sum().item())
-"""
+FORK = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 
 
-def start(root: Path, log: Path, fate: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, str(root), str(log), fate]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def build(root: Path, log: Path, start: Barrier | None) -> None:
+    """In another process: slowly, noting what is decoded and said; without ``start`` it dies."""
+    decode, readers.CHUNK = readers.read_image, 1
+
+    def slow(path: str, **rest: Any) -> torch.Tensor:
+        with log.open("a") as file:
+            file.write(f"{path}\n")
+        if start is None and "dog" in path:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)
+        return decode(path, **rest)
+
+    def say(text: str) -> None:
+        log.with_name(f"said-{os.getpid()}").write_text(text)
+
+    readers.read_image, cache.say = slow, say
+    files = photos(root)
+    if start is not None:
+        start.wait(timeout=60)
+    found = open_decoded(files, root).pixels.sum().item()
+    log.with_name(f"sum-{os.getpid()}").write_text(str(found))
 
 
+def builder(root: Path, log: Path, start: Barrier | None) -> BaseProcess:
+    """Forked: a process that begins anew imports for seconds."""
+    process = FORK.Process(target=build, args=(root, log, start))
+    process.start()
+    return process
+
+
+def texts(folder: Path, pattern: str) -> list[str]:
+    return [path.read_text() for path in folder.glob(pattern)]
+
+
+@forked
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_two_processes_that_start_together_build_one_cache(
     photo_folder: PhotoFolder, tmp_path: Path
 ) -> None:
     root, log = photo_folder(), tmp_path / "decoded.log"
-    processes = [start(root, log, "live") for _ in range(2)]
-    ends = [process.communicate(timeout=60) for process in processes]
+    together = FORK.Barrier(2)
+    processes = [builder(root, log, together) for _ in range(2)]
+    for process in processes:
+        process.join(timeout=60)
     assert sorted(log.read_text().splitlines()) == photos(root).paths
-    assert [int(out) for out, _ in ends] == [int(opened(root).pixels.sum())] * 2
-    assert sum("waiting for it" in err for _, err in ends) == 1
+    assert [int(found) for found in texts(tmp_path, "sum-*")] == [
+        int(opened(root).pixels.sum())
+    ] * 2
+    assert sum("waiting for it" in said for said in texts(tmp_path, "said-*")) == 1
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@forked
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_what_a_killed_builder_leaves_is_not_believed_and_removed(
     photo_folder: PhotoFolder, tmp_path: Path, home: Path
 ) -> None:
     root = photo_folder(count=9)
-    process = start(root, tmp_path / "decoded.log", "die")
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    process = builder(root, tmp_path / "decoded.log", None)
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
     assert len(list(home.glob("*.tmp"))) == 1
     files = photos(root)
     assert torch.equal(opened(root).pixels, files.gather(torch.arange(len(files))))

@@ -3,6 +3,8 @@
 import csv
 import os
 import re
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,14 @@ def checkpoint(home: Path, name: str = "last") -> Path:
     return home / "lightning_logs" / "first" / "checkpoints" / f"{name}.ckpt"
 
 
+@pytest.fixture(scope="module")
+def scored(home: Path) -> str:
+    """What a test of the run prints in its folder."""
+    with chdir(home), redirect_stdout(StringIO()) as text:
+        assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
+    return text.getvalue()
+
+
 def test_fit_leaves_both_checkpoints_the_config_and_logs(home: Path) -> None:
     run = home / "lightning_logs" / "first"
     assert {path.name for path in (run / "checkpoints").iterdir()} == {
@@ -67,6 +77,7 @@ def test_fit_leaves_both_checkpoints_the_config_and_logs(home: Path) -> None:
     assert set(names) <= set(tags)
 
 
+@pytest.mark.draws
 def test_fit_ends_with_what_was_reached_and_what_to_type_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,49 +99,43 @@ def test_a_second_run_gets_a_folder_of_its_own(
 
 
 def test_the_checkpoint_alone_scores_as_with_its_config(
-    at_home: Path, capsys: pytest.CaptureFixture[str]
+    at_home: Path, scored: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = str(at_home / "lightning_logs" / "first" / "config.yaml")
-    assert main(["test", "--ckpt_path", "last", *QUIET]) == 0
-    alone = capsys.readouterr().out
     assert main(["test", "--config", config, "--ckpt_path", "last", *QUIET]) == 0
-    assert alone == capsys.readouterr().out
+    assert capsys.readouterr().out == scored
 
 
 def test_the_checkpoint_alone_scores_from_another_folder(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path,
+    scored: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = str(checkpoint(home))
-    assert main(["test", "--ckpt_path", path, *QUIET]) == 0
-    here = capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
-    assert main(["test", "--ckpt_path", path, *QUIET]) == 0
-    assert capsys.readouterr().out == here
+    assert main(["test", "--ckpt_path", str(checkpoint(home)), *QUIET]) == 0
+    assert capsys.readouterr().out.replace(f"{home}/", "") == scored
     assert not list(tmp_path.iterdir())
 
 
-def test_the_accuracy_is_that_of_a_plain_loop(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = checkpoint(home)
-    assert main(["test", "--ckpt_path", str(path), *QUIET]) == 0
-    model, preprocess, _ = load(path)
+def test_the_accuracy_is_that_of_a_plain_loop(home: Path, scored: str) -> None:
+    model, preprocess, _ = load(checkpoint(home))
     data = ImageData(patch_size=2)  # only for the pixels: preprocess is the checkpoint's
     data.setup("test")
     split = data.splits["test"]
     with torch.no_grad():
         logits = model(preprocess(split.images.gather(split.members)))
     accuracy = (logits.argmax(dim=1) == split.labels).float().mean()
-    assert reached(capsys.readouterr().out, "test/acc") == f"{accuracy:.4f}"
+    assert reached(scored, "test/acc") == f"{accuracy:.4f}"
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
 def test_the_score_does_not_depend_on_the_batch_size(
-    batch_size: int, home: Path, capsys: pytest.CaptureFixture[str]
+    batch_size: int, home: Path, scored: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["test", "--ckpt_path", str(checkpoint(home)), *QUIET]
-    assert main(args) == 0
-    expected = float(reached(capsys.readouterr().out, "test/loss"))
+    expected = float(reached(scored, "test/loss"))
     assert main([*args, f"--data.batch_size={batch_size}"]) == 0
     assert float(reached(capsys.readouterr().out, "test/loss")) == pytest.approx(expected, abs=2e-4)
 
@@ -228,6 +233,7 @@ EXPLAINED = {"arrays.npz", "distance.png", "filters.png", "heads.png", "index.ht
 EXPLAINED |= {"overview.png", "positions.png"}
 
 
+@pytest.mark.draws
 def test_explain_writes_figures_arrays_and_a_page_of_validation_images(
     home: Path,
     tmp_path: Path,

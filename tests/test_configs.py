@@ -45,7 +45,7 @@ def test_a_recipe_runs_two_steps(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args = [f"--data.data_dir={data_dir}", "--data.num_workers=0", "--trainer.accelerator=cpu"]
-    args += ["--data.memory_gb=0.1", *QUIET]
+    args += ["--data.memory_gb=0.1", "--data.batch_size=2", *QUIET]
     if OPEN in (HERE / name).read_text():
         args += ["--model.pretrained=null"]  # weights of this size would take long
     assert main(["fit", "--config", name, "--config", "debug.yaml", *args]) == 0
@@ -59,6 +59,7 @@ def test_an_overlay_runs_two_steps_on_top_of_a_recipe(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args = [f"--data.data_dir={data_dir}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    args += ["--data.batch_size=2"]
     args += ["--trainer.enable_checkpointing=false"]  # up to half a gigabyte
     configs = ["--config", "cifar10.yaml", "--config", name, "--config", "debug.yaml"]
     assert main(["fit", *configs, *args, *QUIET]) == 0

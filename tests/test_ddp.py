@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pair import Command, run_pair
 from PIL import Image
 
 from vitlit.__main__ import main
@@ -19,10 +20,14 @@ from vitlit.datamodule import ImageData
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 DDP = ["--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+ONE = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 TIMEOUT = 180
 VITLIT = str(Path(sys.executable).parent / "vitlit")
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
+
+
+pytestmark = pytest.mark.first
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -118,6 +123,43 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pair(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave that run the commands of this module, one after the other."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name in ("train", "leave out"):
+        (folder / name).mkdir()
+    shutil.copytree(home / "data" / "test", folder / "leave out" / "photos")
+    with_bad_images(folder)
+    score = ["predict", "--ckpt_path=last", *QUIET, *DDP]
+    bad = [f"--data.images={folder / 'bad'}", "--data.batch_size=2", f"--out={folder / 'bad.csv'}"]
+    good = ["--data.images", "data/test", "--data.batch_size=8", f"--out={folder / 'good.csv'}"]
+    commands = {
+        "train": Command([*TRAIN, "--data.batch_size=16", *DDP], str(folder / "train")),
+        "predict": Command([*score, *good], str(home)),
+        "list": Command([*score, *bad], str(home)),
+        "leave out": Command([*LEAVE_OUT, "--data.memory_gb=1"], str(folder / "leave out")),
+        "report": Command([*REPORT, *DDP, f"--out={folder / 'report'}"], str(home)),
+    }
+    run_pair(commands, folder, environment(), [free_port() for _ in commands])
+    return folder
+
+
+def with_bad_images(folder: Path) -> None:
+    """A folder of one good image and four bad ones, and photos of which two are bad."""
+    (folder / "bad").mkdir()
+    Image.new("L", (8, 8)).save(folder / "bad" / "good.png")
+    for i in range(4):
+        (folder / "bad" / f"bad{i}.png").write_bytes(b"no image")
+    spoil(folder / "leave out")
+
+
+def spoil(folder: Path) -> None:
+    first, second = sorted(folder.glob("photos/*/*.png"))[:2]
+    first.write_bytes(first.read_bytes()[:60])
+    second.write_bytes(b"no image")
+
+
 @pytest.mark.parametrize(
     "launch",
     [
@@ -128,88 +170,101 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_two_processes_test_61_samples_as_61(
-    launch: Callable[[list[str], Path], str], home: Path
+    launch: Callable[[list[str], Path], str],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     args = ["test", "--ckpt_path=last", "--data.dataset=folder", "--data.data_dir=data"]
     args += ["--data.batch_size=8", *QUIET]
-    alone = run([VITLIT, *args, "--trainer.accelerator=cpu"], home)
+    monkeypatch.chdir(home)
+    assert main([*args, *ONE]) == 0
+    [expected] = re.findall(r"reached .*", capsys.readouterr().out)
     both = launch([*args, *DDP], home)
-    [expected] = re.findall(r"reached .*", alone)
     assert "(61 images)" in expected
     right = float(re.findall(r"test/acc (\S+)", expected)[0]) * 61
     assert abs(right - round(right)) < 0.01  # a share of 61, not of 62
     assert re.findall(r"reached .*", both) == [expected]
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    losses: dict[int, torch.Tensor] = {}
-    recorder = "{class_path: recorder.LossRecorder, init_args: {folder: .}}"
-    args = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=50"]
-    args += ["--data.crop_padding=1", "--data.flip=true", f"--trainer.callbacks=[{recorder}]"]
-    args += ["--allow_classes_of=recorder"]
-    for world, extra in ((1, ["--data.batch_size=32"]), (2, ["--data.batch_size=16", *DDP])):
-        folder = tmp_path / str(world)
-        folder.mkdir()
-        run([VITLIT, *args, "--trainer.accelerator=cpu", *extra], folder)
-        files = sorted(folder.glob("losses-*.json"))
-        assert len(files) == world
-        ranks = [torch.tensor(json.loads(file.read_text())) for file in files]
-        losses[world] = torch.stack(ranks).mean(dim=0)
-    assert len(losses[1]) == 50
-    assert losses[1][-1] < losses[1][0]
-    torch.testing.assert_close(losses[2], losses[1], rtol=1e-5, atol=0)
+RECORDER = "{class_path: recorder.LossRecorder, init_args: {folder: .}}"
+TRAIN = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=50"]
+TRAIN += ["--trainer.precision=32-true"]
+TRAIN += ["--data.crop_padding=1", "--data.flip=true", f"--trainer.callbacks=[{RECORDER}]"]
+TRAIN += ["--allow_classes_of=recorder"]
 
 
-def test_two_processes_predict_each_file_once(home: Path, tmp_path: Path) -> None:
-    out = tmp_path / "found.csv"
-    args = ["predict", "--ckpt_path=last", "--data.images", "data/test", f"--out={out}", *QUIET]
-    run([VITLIT, *args, "--data.batch_size=8", *DDP], home)
-    files = [line.split(",")[0] for line in out.read_text().splitlines()[1:]]
+def losses_in(folder: Path, world: int) -> torch.Tensor:
+    files = sorted(folder.glob("losses-*.json"))
+    assert len(files) == world
+    return torch.stack([torch.tensor(json.loads(file.read_text())) for file in files]).mean(dim=0)
+
+
+def test_two_processes_train_as_one(
+    pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*TRAIN, "--data.batch_size=32", *ONE]) == 0
+    one, two = losses_in(tmp_path, 1), losses_in(pair / "train", 2)
+    assert len(one) == 50
+    assert one[-1] < one[0]
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=0)
+
+
+def test_two_processes_predict_each_file_once(home: Path, pair: Path) -> None:
+    lines = (pair / "good.csv").read_text().splitlines()[1:]
     expected = sorted(str(path.relative_to(home)) for path in home.glob("data/test/*/*.png"))
-    assert files == expected
+    assert [line.split(",")[0] for line in lines] == expected
 
 
 @pytest.mark.faults
-def test_two_processes_list_each_bad_file_once(home: Path, tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.png", [tmp_path / f"bad{i}.png" for i in range(4)]
-    Image.new("L", (8, 8)).save(good)
-    for path in bad:
-        path.write_bytes(b"no image")
-    out = tmp_path / "found.csv"
-    args = ["predict", "--ckpt_path=last", f"--data.images={tmp_path}", f"--out={out}", *QUIET]
-    text = run([VITLIT, *args, "--data.batch_size=2", *DDP], home)
-    assert [line.split(",")[0] for line in out.read_text().splitlines()[1:]] == [str(good)]
+def test_two_processes_list_each_bad_file_once(pair: Path) -> None:
+    lines = (pair / "bad.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == [str(pair / "bad" / "good.png")]
+    text = (pair / "list.out").read_text()
+    bad = [pair / "bad" / f"bad{i}.png" for i in range(4)]
     assert [text.count(f"{path}: ") for path in bad] == [1] * 4
     assert "4 of 5 images cannot be read" in text
 
 
+LEAVE_OUT = ["fit", "--config=debug.yaml", "--data.dataset=folder", "--data.data_dir=photos"]
+LEAVE_OUT += ["--data.img_size=8", "--model.patch_size=4", "--data.on_bad_image=skip"]
+LEAVE_OUT += ["--data.num_workers=0", *SMALL, *QUIET, *DDP]
+LEFT_OUT = ["left out images that cannot be read (train 2 of 39, val 0 of 10):"]
+
+
 @pytest.mark.faults
-@pytest.mark.parametrize("memory_gb", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_two_processes_leave_out_the_same_bad_files(
-    home: Path, tmp_path: Path, memory_gb: int
+def test_two_processes_leave_out_the_same_bad_files(pair: Path) -> None:
+    assert re.findall(r"left out .*", (pair / "leave out.err").read_text()) == LEFT_OUT
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_two_processes_that_decode_as_they_go_leave_out_the_same_bad_files(
+    home: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(home / "data" / "test", tmp_path / "photos")
-    first, second = sorted(tmp_path.glob("photos/*/*.png"))[:2]
-    first.write_bytes(first.read_bytes()[:60])
-    second.write_bytes(b"no image")
-    args = ["fit", "--config=debug.yaml", "--data.dataset=folder", "--data.data_dir=photos"]
-    args += ["--data.img_size=8", "--model.patch_size=4", f"--data.memory_gb={memory_gb}"]
-    args += ["--data.on_bad_image=skip", "--data.num_workers=0", *SMALL, *QUIET, *DDP]
+    spoil(tmp_path)
     errors = tmp_path / "errors.txt"
-    run(["sh", "-c", f'"$@" 2> {errors}', "sh", VITLIT, *args], tmp_path)
-    assert re.findall(r"left out .*", errors.read_text()) == [
-        "left out images that cannot be read (train 2 of 39, val 0 of 10):"
-    ]
+    args = ["sh", VITLIT, *LEAVE_OUT, "--data.memory_gb=0"]
+    run(["sh", "-c", f'"$@" 2> {errors}', *args], tmp_path)
+    assert re.findall(r"left out .*", errors.read_text()) == LEFT_OUT
 
 
-def test_two_processes_report_as_one(home: Path, tmp_path: Path) -> None:
-    args = ["test", "--ckpt_path=last", "--data.dataset=folder", "--data.data_dir=data", *QUIET]
-    tables = []
-    for name, extra in (("one", ["--trainer.accelerator=cpu"]), ("two", DDP)):
-        run([VITLIT, *args, "--data.batch_size=8", *extra, f"--out={tmp_path / name}"], home)
-        tables.append(json.loads((tmp_path / name / "metrics.json").read_text()))
-    assert tables[0]["scores"]["images"] == 61
-    for name, value in tables[0]["scores"].items():
-        assert tables[1]["scores"][name] == pytest.approx(value, rel=1e-5), name
-    assert tables[1]["temperature"] == pytest.approx(tables[0]["temperature"], rel=1e-3)
-    assert tables[1]["classes"] == tables[0]["classes"]
+REPORT = ["test", "--ckpt_path=last", "--data.dataset=folder", "--data.data_dir=data", *QUIET]
+REPORT += ["--data.batch_size=8"]
+
+
+def test_two_processes_report_as_one(
+    home: Path, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    assert main([*REPORT, *ONE, f"--out={tmp_path / 'report'}"]) == 0
+    one, two = (
+        json.loads((folder / "report" / "metrics.json").read_text()) for folder in (tmp_path, pair)
+    )
+    assert one["scores"]["images"] == 61
+    for name, value in one["scores"].items():
+        assert two["scores"][name] == pytest.approx(value, rel=1e-5), name
+    assert two["temperature"] == pytest.approx(one["temperature"], rel=1e-3)
+    assert two["classes"] == one["classes"]

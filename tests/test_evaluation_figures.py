@@ -14,6 +14,8 @@ from vitlit.evaluation_figures import (
     reliability_diagram,
 )
 
+pytestmark = pytest.mark.draws
+
 
 def drawn_in(figure: Figure) -> list[Axes]:
     figure.canvas.draw()

@@ -107,6 +107,7 @@ def test_relevance_is_without_what_each_patch_says_of_itself(pool: Any) -> None:
 FILES = {"overview.png", "heads.png", "distance.png", "filters.png", "arrays.npz", "index.html"}
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(
     ("changes", "positions"),
     [({}, True), ({"global_pool": "avg", "in_chans": 1}, True), ({"pos_embed": "none"}, False)],

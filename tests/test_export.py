@@ -501,7 +501,7 @@ def test_we_load_what_we_export_without_a_head(naming: Any, tmp_path: Path) -> N
     assert loaded.class_names == []
 
 
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_programs_without_a_head_say_that_they_give_features(format: Any, tmp_path: Path) -> None:
     result = headless(small_vit(num_classes=0), tmp_path / "out", format=format)
     assert "gives features (B, 64)" in result.message

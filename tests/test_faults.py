@@ -1,5 +1,7 @@
 """Faults on purpose: real signals to real processes, one and two of them."""
 
+import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +18,13 @@ import pytest
 import torch
 from test_ddp import TORCHRUN, environment, free_port
 from test_resume import QUIET, SMALL, STATE, same
+from torch.distributed import TCPStore
 
 import vitlit
 from vitlit import stopping
 from vitlit.stopping import GRACE
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.first]
 
 DDP = ["--trainer.strategy=ddp", "--trainer.devices=2"]
 LONG = ["--trainer.max_epochs=10000", "--trainer.log_every_n_steps=5", "--ema.decay=0.9"]
@@ -111,59 +115,64 @@ def test_a_signal_saves_and_ends_the_training(
     assert "Traceback" not in errors
 
 
-DEAF = """
-from datetime import timedelta
-from torch.distributed import TCPStore
-from vitlit.stopping import Stopping
-
-stopping = Stopping(timedelta(seconds=60))
-stopping._training = {}
-with stopping.listening():
-    print("waiting", flush=True)
-    TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=timedelta(minutes=5))
-"""  # for another process, in C, where no handler is run
+def wait_for_others(told: Connection, errors: Path, is_training: bool) -> None:
+    """In C, where no handler is run."""
+    with errors.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    callback = stopping.Stopping(timedelta(seconds=60))
+    callback._training = is_training
+    with callback.listening():
+        told.send("waiting")
+        TCPStore("127.0.0.1", 0, 2, is_master=True, timeout=timedelta(minutes=5))
 
 
 @contextmanager
-def deaf(*, is_training: bool) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", DEAF.format(is_training)],
-        env=own_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+def deaf(errors: Path, *, is_training: bool) -> Iterator[multiprocessing.process.BaseProcess]:
+    """Another process, forked, since a new one imports for seconds; its words are in ``errors``."""
+    context = multiprocessing.get_context("fork")
+    hearing, telling = context.Pipe(duplex=False)
+    process = context.Process(target=wait_for_others, args=(telling, errors, is_training))
+    process.start()
     try:
-        assert process.stdout.readline() == "waiting\n"
+        assert hearing.recv() == "waiting"
         time.sleep(1.0)
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
+forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+quietly = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
+
+@forked
+@quietly
 @pytest.mark.parametrize(("signum", "status"), SIGNALS)
 def test_a_process_that_waits_for_others_to_start_is_ended(
-    signum: signal.Signals, status: int
+    tmp_path: Path, signum: signal.Signals, status: int
 ) -> None:
-    with deaf(is_training=False) as process:
-        process.send_signal(signum)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
+    errors = tmp_path / "errors.txt"
+    with deaf(errors, is_training=False) as process:
+        os.kill(process.pid or 0, signum)
+        process.join(timeout=60)
+        assert process.exitcode == status
     expected = f"vitlit: stopped by {signum.name} before the first step; nothing was saved"
-    assert errors.strip() == expected
+    assert errors.read_text().strip() == expected
 
 
-def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone() -> None:
-    with deaf(is_training=True) as process:
-        process.send_signal(signal.SIGTERM)
+@forked
+@quietly
+def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone(tmp_path: Path) -> None:
+    errors = tmp_path / "errors.txt"
+    with deaf(errors, is_training=True) as process:
+        process.terminate()
         time.sleep(GRACE + 1)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert errors.strip() == "vitlit: stopped by SIGTERM while it waited"
+        assert process.is_alive()
+        process.terminate()
+        process.join(timeout=60)
+        assert process.exitcode == 143
+    assert errors.read_text().strip() == "vitlit: stopped by SIGTERM while it waited"
 
 
 def test_a_signal_that_two_programs_pass_on_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,26 +299,30 @@ def fake_scontrol(folder: Path) -> Path:
     return tools
 
 
-@pytest.mark.parametrize(
-    ("job", "expected"),
-    [
-        ({"SLURM_JOB_ID": "71"}, "requeue 71"),
-        (
-            {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"},
-            "requeue 70_3",
-        ),
-    ],
-)
-def test_slurm_is_asked_once_to_run_the_job_again(
-    tmp_path: Path, job: dict[str, str], expected: str
-) -> None:
+ARRAY = {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+def test_slurm_is_asked_once_to_run_the_job_again(tmp_path: Path) -> None:
     tools = fake_scontrol(tmp_path)
-    changes = {**job, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
+    changes = {**ARRAY, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
     with training(tmp_path, *CONSTANT, **changes) as process:
         process.send_signal(signal.SIGUSR1)
         _, errors = process.communicate(timeout=PATIENCE)
-    assert (tools / "calls").read_text().splitlines() == [expected]
-    assert f"requeued job {expected.split()[1]}" in errors
+    assert (tools / "calls").read_text().splitlines() == ["requeue 70_3"]
+    assert "requeued job 70_3" in errors
+
+
+@pytest.mark.parametrize(("job", "number"), [({"SLURM_JOB_ID": "71"}, "71"), (ARRAY, "70_3")])
+def test_a_job_is_run_again_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, str], number: str
+) -> None:
+    tools = fake_scontrol(tmp_path)
+    for name in ARRAY:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**job, "PATH": f"{tools}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(name, value)
+    assert stopping.requeue(signal.SIGUSR1) == f"; requeued job {number}"
+    assert (tools / "calls").read_text().splitlines() == [f"requeue {number}"]
 
 
 @pytest.mark.slow

@@ -2,10 +2,11 @@
 
 import ast
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -27,6 +28,8 @@ from vitlit.figures import (
 )
 from vitlit.history_figure import training_history
 from vitlit.interpret import overlay
+
+pytestmark = pytest.mark.draws
 
 HISTORY = {
     "train/loss_epoch": [(1.0, 2.0), (2.0, 1.5)],
@@ -100,10 +103,29 @@ def names(figure: Figure) -> list[str]:
     return [axes.get_title() for axes in panels(figure)]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_fits_a_page_and_has_no_words_over_its_edge(name: str) -> None:
+class Drawing(NamedTuple):
+    """A figure, its pixels, and whether all else of matplotlib is as it was before."""
+
+    figure: Figure
+    picture: np.ndarray
+    settings_kept: bool
+    open_figures: list[int]
+
+
+@cache
+def drawing(name: str) -> Drawing:
+    """Made once for all tests: drawing takes long."""
+    from matplotlib import pyplot
+
+    before = dict(matplotlib.rcParams)
     figure = FIGURES[name]()
     picture = drawn(figure)
+    return Drawing(figure, picture, dict(matplotlib.rcParams) == before, pyplot.get_fignums())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_fits_a_page_and_has_no_words_over_its_edge(name: str) -> None:
+    picture = drawing(name).picture
     assert 400 < picture.shape[1] <= 960
     assert picture.shape[0] < 1200
     edges = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
@@ -112,8 +134,7 @@ def test_a_figure_fits_a_page_and_has_no_words_over_its_edge(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_two_panels_and_no_two_titles_overlap(name: str) -> None:
-    figure = FIGURES[name]()
-    figure.draw_without_rendering()
+    figure = drawing(name).figure
     boxes = [axes.get_tightbbox() for axes in figure.axes if axes.axison]
     for i, box in enumerate(boxes):
         shrunk = box.padded(-1)
@@ -122,12 +143,8 @@ def test_no_two_panels_and_no_two_titles_overlap(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_drawing_leaves_matplotlibs_settings_and_open_figures_alone(name: str) -> None:
-    from matplotlib import pyplot
-
-    before = dict(matplotlib.rcParams)
-    drawn(FIGURES[name]())
-    assert dict(matplotlib.rcParams) == before
-    assert pyplot.get_fignums() == []
+    assert drawing(name).settings_kept
+    assert drawing(name).open_figures == []
 
 
 def test_matplotlib_is_imported_only_where_something_is_drawn() -> None:

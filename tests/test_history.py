@@ -53,12 +53,14 @@ def test_epochs_without_validation_have_no_scores_of_it(
     assert [bool(row["val/acc"]) for row in found] == [False, True, False]
 
 
+@pytest.mark.draws
 def test_the_history_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fit(tmp_path, monkeypatch, "--trainer.max_epochs=2")
     with Image.open(run / "history.png") as picture:
         assert picture.width == 960
 
 
+@pytest.mark.draws
 def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -> None:
     history = History()
     history._folder = str(tmp_path)
@@ -68,6 +70,7 @@ def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -
     assert (tmp_path / "history.png").exists()
 
 
+@pytest.mark.draws
 def test_a_full_disk_hides_no_error_behind_the_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_the_table_holds_mean_and_deviation_by_share() -> None:
     ]
 
 
+@pytest.mark.draws
 def test_the_picture_is_drawn_from_the_scores(tmp_path: Path) -> None:
     draw(SCORES, [score.setting for score in SCORES], "title", tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000

@@ -12,6 +12,8 @@ from PIL import Image
 
 from vitlit.page_figures import distance_figure, filter_figure, image_uri, similarity_figure
 
+pytestmark = pytest.mark.draws
+
 
 def pixels_of(html: str) -> NDArray[np.uint8]:
     found = re.search(r'data:image/\w+;base64,([^"]+)', html)

@@ -59,6 +59,7 @@ def write_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_for_hf(model, home / "snapshots" / ("0" * 40), model_args=small, safe_serialization=True)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize(("path", "least"), [("README.md", 10), ("docs/attention.md", 3)])
 def test_the_commands_run_one_after_the_other(
     path: str,

@@ -195,6 +195,7 @@ def test_figures_and_scores_go_to_a_logger_where_there_is_one(run: Path, tmp_pat
     assert {"test/ece", "test/f1", "test/balanced_acc", "test/acc"} <= set(tags["scalars"])
 
 
+@pytest.mark.draws
 def test_figures_and_scores_go_into_the_run(run: Path) -> None:
     before = set(run.glob("events*"))
     assert score(run) == 0

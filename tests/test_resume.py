@@ -165,16 +165,22 @@ def in_step(settings: str) -> int:
     return 4 if ACCUMULATED[0] in SETTINGS[settings] else 1
 
 
-CUTS = [5, 9]
+CUTS = [5, 9]  # in the first epoch, in the second
+BOTH = ("averaged and accumulated", "validated often")  # of the others, each has one in turn
 ENDS, LAST = {"ended by steps": 16}, 18  # batches of a whole training
 SLOW = [1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 17]
+
+
+def cuts_of(settings: str) -> list[int]:
+    """Those that are not slow."""
+    return CUTS if settings in BOTH else [CUTS[list(SETTINGS).index(settings) % 2]]
 
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
 @pytest.mark.parametrize(
     ("settings", "cut_after"),
     [
-        pytest.param(name, count, marks=[] if count in CUTS else pytest.mark.slow)
+        pytest.param(name, count, marks=[] if count in cuts_of(name) else pytest.mark.slow)
         for name in SETTINGS
         for count in [*CUTS, *SLOW]
         if in_step(name) <= count < ENDS.get(name, LAST)

@@ -1,10 +1,11 @@
 """Runs: names, locks, going on with the same command, and whose checkpoint `last` is."""
 
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -69,33 +70,29 @@ def test_runs_of_the_same_second_get_different_folders(tmp_path: Path) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", path.name) for path in taken)
 
 
-LOCKER = """
-import sys
-from pathlib import Path
-from vitlit import runs
-with runs.Claim() as claim:
-    claim.take(Path("."), Path("lightning_logs/a"))
-    print("locked", flush=True)
-    sys.stdin.readline()
-"""
+def hold(told: Connection) -> None:
+    """Take the run, say so, and keep it."""
+    with runs.Claim() as claim:
+        claim.take(Path(), folder("a"))
+        told.send("locked")
+        time.sleep(600)
 
 
 @pytest.mark.faults
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_two_processes_cannot_write_one_run_until_one_ends() -> None:
-    other = subprocess.Popen(
-        [sys.executable, "-c", LOCKER], stdout=subprocess.PIPE, stdin=subprocess.PIPE
-    )
-    assert other.stdout is not None
-    assert other.stdin is not None
-    assert other.stdout.readline() == b"locked\n"
+    context = multiprocessing.get_context("fork")  # another one imports for seconds
+    hearing, telling = context.Pipe(duplex=False)
+    other = context.Process(target=hold, args=(telling,))
+    other.start()
     try:
+        assert hearing.recv() == "locked"
         with runs.Claim() as claim, pytest.raises(InputError, match=rf"process {other.pid} of"):
             claim.take(Path(), folder("a"))
     finally:
         other.kill()
-        other.wait()
-        other.stdout.close()
-        other.stdin.close()
+        other.join()
     with runs.Claim() as claim:  # a killed process holds nothing
         claim.take(Path(), folder("a"))
 
