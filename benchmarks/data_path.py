@@ -26,10 +26,10 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from vitlit.datamodule import ImageData
-from vitlit.datasets import IMAGENET_MEAN, IMAGENET_STD, SOURCES
-from vitlit.readers import MemoryImages
-from vitlit.splits import Split
+from vitlit.data.datamodule import ImageData
+from vitlit.data.datasets import IMAGENET_MEAN, IMAGENET_STD, SOURCES
+from vitlit.data.splits import Split
+from vitlit.images.image_store import MemoryImages
 
 Call = Callable[[], None]
 BATCH = 256

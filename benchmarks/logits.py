@@ -24,10 +24,10 @@ import transformers
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from vitlit.export import export
-from vitlit.images import Preprocess
-from vitlit.pretrained import load_weights
-from vitlit.vit import ViT
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+from vitlit.weights.export import export
+from vitlit.weights.pretrained import load_weights
 
 LIMIT = 1e-4
 TIMM: dict[str, dict[str, Any]] = {  # what differs from ViT-Ti/16

@@ -27,14 +27,14 @@ import torch.nn.functional as F
 from measure import Cell
 from torch import nn
 
-from vitlit.classifier import Classifier
-from vitlit.cli import VitCLI
-from vitlit.datamodule import ImageData
-from vitlit.optim import parameter_groups, schedule_factor
-from vitlit.runs import Claim
-from vitlit.sampler import Batch
-from vitlit.splits import Split
-from vitlit.vit import ViT
+from vitlit.cli.app import VitCLI
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch
+from vitlit.data.splits import Split
+from vitlit.model.vit import ViT
+from vitlit.training.classifier import Classifier
+from vitlit.training.optim import parameter_groups, schedule_factor
+from vitlit.training.runs import Claim
 
 STEPS = 10_000  # of the bare loop's schedule
 RECIPE = ["fit", "--config", "digits.yaml", "--trainer.log_every_n_steps=50"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitlit.vit import ViT
+from vitlit.model.vit import ViT
 
 Shape = dict[str, Any]  # the arguments that ViT and timm's VisionTransformer share
 Weights = dict[str, Tensor]  # a state dict under timm's names

@@ -32,8 +32,8 @@ from faults import (
     steps_lost,
 )
 
-from vitlit import checkpointing, durable
 from vitlit.errors import InputError
+from vitlit.weights import checkpoint, durable_file
 
 TESTS = Path(__file__).parents[1] / "tests"
 SPARE = 5.0  # seconds that may pass after a timeout
@@ -108,7 +108,7 @@ def killed_saving(places: list[Path], kills: int) -> Row:
             writer.wait()
             writer.stdout.close()
             done += 1
-            content = torch.load(file, weights_only=True) if durable.is_intact(file) else {}
+            content = torch.load(file, weights_only=True) if durable_file.is_intact(file) else {}
             whole = bool(content) and bool((content["weights"] == content["number"]).all())
             right += whole and content["number"] >= number
             number = content.get("number", number)
@@ -196,14 +196,14 @@ def flipped(folder: Path, count: int) -> Row:
     Training(folder, "--trainer.max_epochs=1").end()
     path = last(folder)
     assert path is not None
-    checkpointing.read(path)
+    checkpoint.read(path)
     good, refused, copy = path.read_bytes(), 0, folder / "a.ckpt"
     for bit in random.Random(0).sample(range(8 * len(good)), count):
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         copy.write_bytes(bad)
         try:
-            checkpointing.read(copy)
+            checkpoint.read(copy)
         except InputError as error:
             refused += "damaged" in str(error)
     found = f"{refused} of {count} refused as damaged, {count - refused} loaded"

@@ -36,9 +36,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlit import load
-from vitlit.datasets import SOURCES
+from vitlit.cli.configs import find_config
+from vitlit.data.datasets import SOURCES
 from vitlit.errors import InputError
-from vitlit.shipped import find_config
 
 SLACK = 0.003  # a spread below this half is not believed
 

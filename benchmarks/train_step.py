@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitlit.attention import HAS_BF16_UNITS
+from vitlit.model.attention import HAS_BF16_UNITS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH = {"cpu": (32, 32, 4), "cuda": (512, 512, 256)}  # of the three shapes

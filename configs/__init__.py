@@ -1,1 +1,1 @@
-"""Shipped configurations; see vitlit/shipped.py."""
+"""Shipped configurations; see vitlit/cli/configs.py."""

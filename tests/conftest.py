@@ -63,8 +63,8 @@ def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if request.node.get_closest_marker("draws") is not None:
         return
     monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda self, renderer: None)
-    if "vitlit.history" in sys.modules:
-        monkeypatch.setattr("vitlit.history.History._draw", lambda self: None)
+    if "vitlit.training.history" in sys.modules:
+        monkeypatch.setattr("vitlit.training.history.History._draw", lambda self: None)
 
 
 class PhotoFolder(Protocol):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.interpret import rollout
-from vitlit.page import Example, write_page
-from vitlit.page_figures import model_figures
+from vitlit.explain.attribution import rollout
+from vitlit.explain.page import Example, write_page
+from vitlit.explain.page_figures import model_figures
 
 GRID, DEPTH, HEADS = (2, 3), 2, 3
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=2">'

@@ -9,10 +9,10 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from vitlit.adaptation import adapt, convert_channels, resample_filters, resample_positions
 from vitlit.errors import InputError
-from vitlit.pretrained import Weights
-from vitlit.vit import ViT
+from vitlit.model.vit import ViT
+from vitlit.weights.adapt import adapt, convert_channels, resample_filters, resample_positions
+from vitlit.weights.pretrained import Weights
 
 SMALL: dict[str, Any] = {
     "img_size": 16,

@@ -7,10 +7,10 @@ import torch
 from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 
-from vitlit import attention as module
-from vitlit import precision
-from vitlit.attention import Attention, attend, prefers_matmul
 from vitlit.errors import InputError
+from vitlit.evaluation import precision
+from vitlit.model import attention as module
+from vitlit.model.attention import Attention, attend, prefers_matmul
 
 TOKENS = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode, RandomErasing, RandomResiz
 from torchvision.transforms import functional as tv
 from torchvision.transforms.v2 import functional as v2
 
-from vitlit.augment import (
+from vitlit.augment.geometric import (
     ERASING_DRAWS,
     RESIZED_CROP_DRAWS,
     random_crop,

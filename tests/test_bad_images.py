@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import PhotoFolder
 
-from vitlit.bad_images import SHOWN, listing, refuse
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
-from vitlit.readers import BadFile
+from vitlit.images.bad_images import SHOWN, listing, refuse
+from vitlit.images.image_store import BadFile
 
 pytestmark = pytest.mark.faults
 STAGES = [("fit", "train"), ("fit", "val"), ("test", "test")]

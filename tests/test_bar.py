@@ -10,7 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from vitlit.__main__ import main
-from vitlit.bar import Bar, messages_above
+from vitlit.training.progress_bar import Bar, messages_above
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 SMALL += ["--trainer.max_epochs=1", "--trainer.enable_model_summary=false"]
@@ -45,7 +45,7 @@ def test_the_bar_is_drawn_twice_a_second_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = iter([10.0, 10.2, 10.4, 10.6, 10.7])
-    monkeypatch.setattr("vitlit.bar.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("vitlit.training.progress_bar.time.monotonic", lambda: next(clock))
     bar = Bar()
     bar.train_progress_bar = screen = tqdm(total=5, file=StringIO())
     monkeypatch.setattr(bar, "get_metrics", lambda *_: {})

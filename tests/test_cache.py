@@ -17,10 +17,10 @@ import torch
 from conftest import PhotoFolder
 from PIL import Image
 
-from vitlit import cache, readers
-from vitlit.cache import cache_folder, open_checked, open_decoded
-from vitlit.images import list_images
-from vitlit.readers import FileImages, MemoryImages
+from vitlit.images import decode_cache, image_store
+from vitlit.images.decode_cache import cache_folder, open_checked, open_decoded
+from vitlit.images.image_store import FileImages, MemoryImages
+from vitlit.images.preprocess import list_images
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def fail(path: str, **rest: object) -> torch.Tensor:
         raise AssertionError(f"{path} was decoded again")
 
-    return lambda: monkeypatch.setattr(readers, "read_image", fail)
+    return lambda: monkeypatch.setattr(image_store, "read_image", fail)
 
 
 def repaint(path: Path, colour: str) -> None:
@@ -195,7 +195,7 @@ def test_a_full_disk_is_noticed_before_decoding(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5, 5)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(decode_cache.shutil, "disk_usage", lambda path: usage)
     assert len(opened(photo_folder())) == 8
     assert "0.00 GB are free" in caplog.text
     assert list(home.glob("*.npy")) == []
@@ -276,7 +276,7 @@ def test_large_sets_are_checked_once(
     root = broken(photo_folder())
     first = open_checked(photos(root), root, thorough=thorough).bad
     no_decoding()
-    monkeypatch.setattr(readers, "check_file", readers.read_image)
+    monkeypatch.setattr(image_store, "check_file", image_store.read_image)
     assert [file.place for file in first] == [6]
     assert open_checked(photos(root), root, thorough=thorough).bad == first
 
@@ -308,7 +308,7 @@ forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked h
 
 def build(root: Path, log: Path, start: Barrier | None) -> None:
     """In another process: slowly, noting what is decoded and said; without ``start`` it dies."""
-    decode, readers.CHUNK = readers.read_image, 1
+    decode, image_store.CHUNK = image_store.read_image, 1
 
     def slow(path: str, **rest: Any) -> torch.Tensor:
         with log.open("a") as file:
@@ -321,7 +321,7 @@ def build(root: Path, log: Path, start: Barrier | None) -> None:
     def say(text: str) -> None:
         log.with_name(f"said-{os.getpid()}").write_text(text)
 
-    readers.read_image, cache.say = slow, say
+    image_store.read_image, decode_cache.say = slow, say
     files = photos(root)
     if start is not None:
         start.wait(timeout=60)
@@ -377,6 +377,6 @@ def test_an_unfinished_cache_that_somebody_writes_is_left_alone(
 ) -> None:
     home.mkdir(parents=True)
     (home / "other-1.tmp").touch()
-    with cache.FileLock(home / "other.lock"):
+    with decode_cache.FileLock(home / "other.lock"):
         opened(photo_folder())
     assert (home / "other-1.tmp").exists()

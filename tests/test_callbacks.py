@@ -8,8 +8,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from vitlit.callbacks import BestCheckpoint, LastCheckpoint, MovingAverage, free_name
-from vitlit.hooks import skip_idle_hooks
+from vitlit.training.checkpoint_callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    MovingAverage,
+    free_name,
+)
+from vitlit.training.loop_overhead import skip_idle_hooks
 
 
 @pytest.mark.parametrize(("score", "kept"), [(0.6, True), (0.5, True), (0.4, False)])

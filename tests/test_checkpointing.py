@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlit import checkpointing, durable
 from vitlit.errors import InputError
+from vitlit.weights import checkpoint, durable_file
 
 
 def touch(path: Path, time: int = 0) -> Path:
@@ -19,18 +19,18 @@ def touch(path: Path, time: int = 0) -> Path:
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
     file = touch(tmp_path / "a.ckpt")
-    assert checkpointing.resolve(str(file)) == file
+    assert checkpoint.resolve(str(file)) == file
 
 
 def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
     touch(tmp_path / "checkpoints" / "last.ckpt")
     best = touch(tmp_path / "checkpoints" / "best.ckpt")
-    assert checkpointing.resolve(str(tmp_path)) == best
+    assert checkpoint.resolve(str(tmp_path)) == best
 
 
 def test_a_run_folder_without_best_means_its_last(tmp_path: Path) -> None:
     last = touch(tmp_path / "checkpoints" / "last.ckpt")
-    assert checkpointing.resolve(str(tmp_path)) == last
+    assert checkpoint.resolve(str(tmp_path)) == last
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -41,13 +41,13 @@ def test_best_and_last_mean_the_newest_run(
     runs = Path("lightning_logs")
     newer = touch(runs / "a" / "checkpoints" / f"{name}.ckpt", time=200)
     touch(runs / "b" / "checkpoints" / f"{name}.ckpt", time=100)
-    assert checkpointing.resolve(name) == newer
+    assert checkpoint.resolve(name) == newer
 
 
 def test_last_without_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"no last checkpoint in .*lightning_logs"):
-        checkpointing.resolve("last")
+        checkpoint.resolve("last")
 
 
 @pytest.mark.parametrize("path", ["nowhere.ckpt", "https://example.org/a.ckpt", "."])
@@ -56,7 +56,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=path.replace(".", r"\.")):
-        checkpointing.resolve(path)
+        checkpoint.resolve(path)
 
 
 class Payload:
@@ -74,7 +74,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_executed(tmp_path: Path) -> Non
     file = tmp_path / "bad.ckpt"
     torch.save({"state_dict": Payload(target)}, file)
     with pytest.raises(InputError, match=r"cannot read .*bad\.ckpt as a checkpoint"):
-        checkpointing.read(file)
+        checkpoint.read(file)
     assert not target.exists()
 
 
@@ -82,22 +82,22 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "text.ckpt"
     file.write_text("hello")
     with pytest.raises(InputError, match=r"text\.ckpt is not a checkpoint"):
-        checkpointing.read(file)
+        checkpoint.read(file)
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, file)
     with pytest.raises(InputError, match=r"foreign\.ckpt is not a checkpoint of vitlit"):
-        checkpointing.read(file)
+        checkpoint.read(file)
 
 
 def test_settings_that_name_a_class_are_refused(tmp_path: Path) -> None:
     settings = {"lr": {"class_path": "os.system"}}
-    parts = {"state_dict": {}, checkpointing.MODEL: settings, checkpointing.DATA: {}}
+    parts = {"state_dict": {}, checkpoint.MODEL: settings, checkpoint.DATA: {}}
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"a\.ckpt has settings that name classes"):
-        checkpointing.read(tmp_path / "a.ckpt")
+        checkpoint.read(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
@@ -106,15 +106,15 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path:
     parts = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}}
     torch.save({"state_dict": state, **parts}, tmp_path / "last.ckpt")
     with pytest.raises(InputError, match=r"norm\.bias of .*last\.ckpt holds 1 numbers"):
-        checkpointing.read(tmp_path / "last.ckpt")
+        checkpoint.read(tmp_path / "last.ckpt")
 
 
 def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
     model = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    parts = {"state_dict": {}, checkpointing.MODEL: model, checkpointing.DATA: {}}
+    parts = {"state_dict": {}, checkpoint.MODEL: model, checkpoint.DATA: {}}
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"settings and the weights of .*a\.ckpt do not agree"):
-        checkpointing.load(tmp_path / "a.ckpt")
+        checkpoint.load(tmp_path / "a.ckpt")
 
 
 def numbered(number: int) -> dict[str, int]:
@@ -127,16 +127,16 @@ def number_in(file: Path) -> int:
 
 def test_a_damaged_file_never_takes_the_place_of_the_good_one_before_it(tmp_path: Path) -> None:
     last, before = tmp_path / "last.ckpt", tmp_path / "last-1.ckpt"
-    first = checkpointing.DurableIO()
+    first = checkpoint.DurableIO()
     for number in (1, 2):
         first.save_checkpoint(numbered(number), last)
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
-    second = checkpointing.DurableIO()  # of the training that goes on
+    second = checkpoint.DurableIO()  # of the training that goes on
     second.save_checkpoint(numbered(3), last)
     assert (number_in(last), number_in(before)) == (3, 1)
-    assert durable.is_intact(before)
+    assert durable_file.is_intact(before)
     second.save_checkpoint(numbered(4), last)
     assert (number_in(last), number_in(before)) == (4, 3)
 
@@ -144,8 +144,8 @@ def test_a_damaged_file_never_takes_the_place_of_the_good_one_before_it(tmp_path
 def test_what_a_process_wrote_itself_is_not_read_again_to_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving, read = checkpointing.DurableIO(), []
-    monkeypatch.setattr(durable, "is_intact", lambda path: read.append(path) or True)
+    saving, read = checkpoint.DurableIO(), []
+    monkeypatch.setattr(durable_file, "is_intact", lambda path: read.append(path) or True)
     for number in (1, 2, 3):
         saving.save_checkpoint(numbered(number), tmp_path / "last.ckpt")
     assert not read
@@ -153,7 +153,7 @@ def test_what_a_process_wrote_itself_is_not_read_again_to_be_kept(
 
 
 def test_damage_since_a_process_wrote_is_noticed(tmp_path: Path) -> None:
-    saving, last = checkpointing.DurableIO(), tmp_path / "last.ckpt"
+    saving, last = checkpoint.DurableIO(), tmp_path / "last.ckpt"
     for number in (1, 2):
         saving.save_checkpoint(numbered(number), last)
     last.write_bytes(last.read_bytes()[:-70])

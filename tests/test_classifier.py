@@ -15,10 +15,10 @@ from sklearn.metrics import recall_score
 from torch import Tensor
 from torch._inductor.exc import InductorError
 
-from vitlit.classifier import Classifier
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch
 from vitlit.errors import InputError, advice
-from vitlit.sampler import Batch
+from vitlit.training.classifier import Classifier
 
 SIZE: dict[str, Any] = {
     "img_size": 8,
@@ -178,7 +178,7 @@ def test_loss_and_rate_are_logged_where_the_logger_writes_them(tmp_path: Path) -
 
 
 def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitlit.classifier.COMPILER", "aot_eager")
+    monkeypatch.setattr("vitlit.training.classifier.COMPILER", "aot_eager")
     runs = []
     for compiled in (False, True):
         torch.manual_seed(0)
@@ -193,7 +193,7 @@ def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch)
 def test_the_cost_of_compiling_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vitlit.classifier.COMPILER", "aot_eager")
+    monkeypatch.setattr("vitlit.training.classifier.COMPILER", "aot_eager")
     with caplog.at_level("INFO"):
         fit(Classifier(**SIZE, compile=True), digits(), max_steps=2, limit_val_batches=0)
     assert len([text for text in caplog.messages if "first step took" in text]) == 1

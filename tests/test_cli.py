@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

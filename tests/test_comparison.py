@@ -9,9 +9,9 @@ import torch
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.comparison import Scored, lines, some
-from vitlit.datamodule import ImageData
-from vitlit.inference import Rows
+from vitlit.data.datamodule import ImageData
+from vitlit.evaluation.compare import Scored, lines, some
+from vitlit.evaluation.inference import Rows
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

@@ -9,9 +9,9 @@ import torch
 from small_sets import trust_small_files, write_all
 
 from vitlit.__main__ import main
-from vitlit.datasets import SOURCES
-from vitlit.shipped import HERE, shipped
-from vitlit.sources import OPEN
+from vitlit.cli.configs import HERE, shipped
+from vitlit.cli.sources import OPEN
+from vitlit.data.datasets import SOURCES
 
 OVERLAYS = {"ddp.yaml", "debug.yaml", *(name for name in shipped() if name.startswith("vit_"))}
 RECIPES = [name for name in shipped() if name not in OVERLAYS]

@@ -16,13 +16,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vitlit.datamodule import ImageData
+from vitlit.augment.pipeline import AUGMENT as STREAM
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch
+from vitlit.data.splits import Split, check_repeats, stratified_split
 from vitlit.errors import InputError
-from vitlit.readers import FileImages
-from vitlit.sampler import Batch
+from vitlit.images.image_store import FileImages
 from vitlit.seeding import address, uniform
-from vitlit.splits import Split, check_repeats, stratified_split
-from vitlit.transform import AUGMENT as STREAM
 
 IMAGENET = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 THREE = "train+val+test"

@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
 from torchvision import datasets as tv
 
-from vitlit.datasets import SOURCES, find_class_names, parts, prepare, read_part
+from vitlit.data.datasets import SOURCES, find_class_names, parts, prepare, read_part
 from vitlit.errors import InputError
-from vitlit.readers import FileImages, Images, MemoryImages
+from vitlit.images.image_store import FileImages, Images, MemoryImages
 
 NOWHERE = Path("nowhere")
 MNISTS = pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])

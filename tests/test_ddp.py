@@ -16,7 +16,7 @@ from pair import Command, run_pair
 from PIL import Image
 
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 DDP = ["--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--trainer.devices=2"]

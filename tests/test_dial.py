@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from vitlit.__main__ import main
-from vitlit.adaptation import adapt
-from vitlit.embedding import PatchEmbed
 from vitlit.errors import InputError
-from vitlit.explain import Subjects, explain
-from vitlit.export import export
-from vitlit.images import Preprocess
-from vitlit.interpret import attention_maps, patch_map, pooled_shares, relevance, rollout
-from vitlit.namings import arguments_of
-from vitlit.optim import freeze, parameter_groups
-from vitlit.positions import rope_similarity
-from vitlit.pretrained import Weights, load_weights
-from vitlit.traits import attention_fact, heads_of, of_weights
-from vitlit.vit import ViT
+from vitlit.explain.analysis import attention_fact, heads_of, of_weights
+from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares, relevance, rollout
+from vitlit.explain.explanation import Subjects, explain
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.patch_embed import PatchEmbed
+from vitlit.model.positions import rope_similarity
+from vitlit.model.vit import ViT
+from vitlit.training.optim import freeze, parameter_groups
+from vitlit.weights.adapt import adapt
+from vitlit.weights.export import export
+from vitlit.weights.portable import arguments_of
+from vitlit.weights.pretrained import Weights, load_weights
 
 SMALL: dict[str, Any] = {
     "img_size": [8, 12],

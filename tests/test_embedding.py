@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from vit_pytorch import cct
 from vit_pytorch import vit_for_small_dataset as small_dataset
 
-from vitlit.embedding import ConvStem, Embedding, PatchEmbed, ShiftedPatches, make_embedding
 from vitlit.errors import InputError
+from vitlit.model.patch_embed import ConvStem, Embedding, PatchEmbed, ShiftedPatches, make_embedding
 
 KINDS = ["linear", "conv", "conv_stem", "shifted"]
 IMAGES = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 import vitlit
 from vitlit import InputError
 from vitlit.__main__ import main
-from vitlit.attention import Attention
+from vitlit.cli.options import option_of
 from vitlit.errors import (
     NonFiniteError,
     advice,
@@ -20,7 +20,7 @@ from vitlit.errors import (
     check_below_one,
     message_and_arguments,
 )
-from vitlit.options import option_of
+from vitlit.model.attention import Attention
 from vitlit.patches import grid_size
 
 FOLDER = Path(vitlit.__file__).parent
@@ -197,6 +197,6 @@ def test_a_training_that_fails_names_its_options_too(
     def fail(args: list[str]) -> None:
         raise NonFiniteError("the loss is not finite; lower lr", argument="lr")
 
-    monkeypatch.setattr("vitlit.cli.run", fail)
+    monkeypatch.setattr("vitlit.cli.app.run", fail)
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == "vitlit: the loss is not finite; lower lr (--model.lr)\n"

@@ -9,7 +9,7 @@ from scipy import optimize
 from sklearn import metrics as sk
 from torch import Tensor
 
-from vitlit.evaluation import (
+from vitlit.evaluation.scores import (
     calibration_error,
     class_scores,
     class_table,

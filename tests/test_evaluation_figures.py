@@ -5,14 +5,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitlit.evaluation import fit_temperature, reliability
-from vitlit.evaluation_figures import (
+from vitlit.evaluation.figures import (
     MOST_CLASSES,
     confusion_matrix,
     cut,
     picture_sheet,
     reliability_diagram,
 )
+from vitlit.evaluation.scores import fit_temperature, reliability
 
 pytestmark = pytest.mark.draws
 

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import Split
 from vitlit.errors import InputError
-from vitlit.explain import MOST, Subjects, balanced_sample, check_count, explain, names_in, study
-from vitlit.images import Preprocess
-from vitlit.interpret import attention_maps, cls_map, patch_map, rollout
-from vitlit.readers import MemoryImages
-from vitlit.splits import Split
-from vitlit.vit import ViT
+from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
+from vitlit.explain.explanation import (
+    MOST,
+    Subjects,
+    balanced_sample,
+    check_count,
+    explain,
+    names_in,
+    study,
+)
+from vitlit.images.image_store import MemoryImages
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
 
 NAMES = ["ant", "bee", "<cat>"]
 

@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
-from vitlit.export import FACTS_NAME, Exported, export
-from vitlit.images import Preprocess
-from vitlit.loading import load
-from vitlit.namings import GENERIC, SIZES, arguments_of
-from vitlit.pretrained import load_weights
-from vitlit.vit import ViT
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+from vitlit.weights.export import FACTS_NAME, Exported, export
+from vitlit.weights.load import load
+from vitlit.weights.portable import GENERIC, SIZES, arguments_of
+from vitlit.weights.pretrained import load_weights
 
 SMALL: dict[str, Any] = {
     "img_size": 16,

@@ -21,8 +21,8 @@ from test_resume import QUIET, SMALL, STATE, same
 from torch.distributed import TCPStore
 
 import vitlit
-from vitlit import stopping
-from vitlit.stopping import GRACE
+from vitlit.fault_tolerance import signals
+from vitlit.fault_tolerance.signals import GRACE
 
 pytestmark = [pytest.mark.faults, pytest.mark.first]
 
@@ -119,7 +119,7 @@ def wait_for_others(told: Connection, errors: Path, is_training: bool) -> None:
     """In C, where no handler is run."""
     with errors.open("wb") as file:
         os.dup2(file.fileno(), 2)
-    callback = stopping.Stopping(timedelta(seconds=60))
+    callback = signals.Stopping(timedelta(seconds=60))
     callback._training = is_training
     with callback.listening():
         told.send("waiting")
@@ -178,9 +178,9 @@ def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone(tmp_path: Path)
 def test_a_signal_that_two_programs_pass_on_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """SLURM sends it to all processes, torchrun once more to those that it started."""
     now, ended = [100.0], []
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(os, "_exit", ended.append)
-    callback = stopping.Stopping(timedelta(seconds=60))
+    callback = signals.Stopping(timedelta(seconds=60))
     callback._training = True
     for later, expected in ((0.0, []), (0.1, []), (1.5, [143])):
         now[0] = 100.0 + later
@@ -192,9 +192,9 @@ def test_a_checkpoint_that_is_being_written_is_let_be_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     now, ended = [100.0], []
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(os, "_exit", ended.append)
-    callback = stopping.Stopping(timedelta(seconds=60))
+    callback = signals.Stopping(timedelta(seconds=60))
     callback._training = callback._is_first = True
     callback._note(signal.SIGTERM, None)
     assert "SIGTERM: saving after this step; a second one ends without" in capfd.readouterr().err
@@ -321,7 +321,7 @@ def test_a_job_is_run_again_by_its_number(
         monkeypatch.delenv(name, raising=False)
     for name, value in {**job, "PATH": f"{tools}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
-    assert stopping.requeue(signal.SIGUSR1) == f"; requeued job {number}"
+    assert signals.requeue(signal.SIGUSR1) == f"; requeued job {number}"
     assert (tools / "calls").read_text().splitlines() == [f"requeue {number}"]
 
 

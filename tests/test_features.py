@@ -7,9 +7,9 @@ import timm
 import torch
 
 from vitlit.errors import InputError
-from vitlit.features import Feature, FeaturePool
+from vitlit.model.features import Feature, FeaturePool
+from vitlit.model.vit import ViT
 from vitlit.patches import patchify
-from vitlit.vit import ViT
 
 SIZE: dict[str, Any] = {
     "img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5,

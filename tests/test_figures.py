@@ -18,16 +18,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from vitlit import figures
-from vitlit.figures import (
+from vitlit.explain import figures
+from vitlit.explain.attribution import overlay
+from vitlit.explain.figures import (
     attention_distance,
     attention_heads,
     attention_overview,
     embedding_filters,
     position_grid,
 )
-from vitlit.history_figure import training_history
-from vitlit.interpret import overlay
+from vitlit.training.history_figure import training_history
 
 pytestmark = pytest.mark.draws
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.shipped import HERE
+from vitlit.cli.configs import HERE
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.devices=1"]

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import stratified_part
 from vitlit.errors import InputError
-from vitlit.splits import stratified_part
 
 LABELS = torch.tensor([0] * 40 + [1] * 20 + [2] * 3)[torch.randperm(63)]
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vitlit.__main__ import main
 from vitlit.errors import InputError
-from vitlit.history import AttentionPictures, History
+from vitlit.training.history import AttentionPictures, History
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

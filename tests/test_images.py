@@ -11,7 +11,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from vitlit.errors import InputError
-from vitlit.images import Preprocess, convert_channels, find_images, read_crop, read_image
+from vitlit.images.preprocess import (
+    Preprocess,
+    convert_channels,
+    find_images,
+    read_crop,
+    read_image,
+)
 
 Pixels = NDArray[np.uint8]
 NOISE: Pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -356,7 +362,7 @@ def test_a_folder_that_cannot_be_listed_is_named(
     def deny(folder: str) -> None:
         raise PermissionError(13, "Permission denied", folder)
 
-    monkeypatch.setattr("vitlit.images.os.scandir", deny)
+    monkeypatch.setattr("vitlit.images.preprocess.os.scandir", deny)
     with pytest.raises(InputError, match=rf"cannot list .*{tmp_path.name}: Permission denied"):
         find_images([str(tmp_path)])
 

@@ -15,7 +15,7 @@ import inductive_bias
 from bias_scores import CNN, Score, draw, table
 from inductive_bias import SETTINGS, TASKS, PlainCNN, accuracy, classifier, steps_of
 
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
 
 
 def score(setting: str, share: float, seed: int, accuracy: float) -> Score:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from vitlit.datamodule import ImageData
-from vitlit.inference import Collector, collect, flip_average, loader_of, mirror, thinned
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch
+from vitlit.evaluation.inference import Collector, collect, flip_average, loader_of, mirror, thinned
+from vitlit.model.vit import ViT
 from vitlit.patches import patchify
-from vitlit.sampler import Batch
-from vitlit.vit import ViT
 
 CPU = torch.device("cpu")
 

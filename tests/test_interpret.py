@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
-from vitlit.interpret import (
+from vitlit.explain.attribution import (
     attention_maps,
     cls_map,
     mean_attention_distance,
@@ -24,7 +24,7 @@ from vitlit.interpret import (
     relevance,
     rollout,
 )
-from vitlit.vit import ViT
+from vitlit.model.vit import ViT
 
 GRID = (2, 3)
 SMALL: dict[str, Any] = {

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
+from vitlit.data.csv_labels import labelled, names_in, read_labels
+from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
-from vitlit.labels import labelled, names_in, read_labels
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 

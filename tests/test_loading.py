@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import vitlit
 from vitlit.__main__ import main
+from vitlit.cli.from_weights import origins
 from vitlit.errors import InputError
-from vitlit.loading import load
-from vitlit.origins import origins
-from vitlit.pretrained import load_weights
+from vitlit.weights.load import load
+from vitlit.weights.pretrained import load_weights
 
 SMALL: dict[str, Any] = {
     "img_size": 16,

@@ -9,16 +9,16 @@ from timm.models.convit import GPSA
 from torch import Tensor, nn
 from vit_pytorch import vit_for_small_dataset as small_dataset
 
-from vitlit.attention import Attention
 from vitlit.errors import InputError
-from vitlit.locality import (
+from vitlit.model.attention import Attention
+from vitlit.model.locality import (
     ATTENTIONS,
     ExplicitAttention,
     GatedPositionalAttention,
     LocalitySelfAttention,
     attention_layers,
 )
-from vitlit.positions import rope2d
+from vitlit.model.positions import rope2d
 
 TOKENS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 GRID = (2, 3)

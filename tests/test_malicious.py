@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from vitlit import checkpointing, load
+from vitlit import load
 from vitlit.__main__ import main
 from vitlit.errors import InputError
-from vitlit.pretrained import load_weights
+from vitlit.weights import checkpoint
+from vitlit.weights.pretrained import load_weights
 
 pytestmark = pytest.mark.faults
 EVIL = "from pathlib import Path\nPath('imported').touch()\nclass Evil:\n    pass\n"
@@ -179,7 +180,7 @@ def test_the_environment_cannot_make_code_run(
     Path("a.ckpt").write_bytes(CHECKPOINTS["code in the state of callbacks"]())
     assert main(["test", "--ckpt_path=a.ckpt"]) == 2
     with pytest.raises(InputError):
-        checkpointing.DurableIO().load_checkpoint("a.ckpt", weights_only=False)
+        checkpoint.DurableIO().load_checkpoint("a.ckpt", weights_only=False)
     with pytest.raises(InputError):
         load_weights("a.ckpt")
 
@@ -211,7 +212,7 @@ def test_an_address_is_never_asked() -> None:
         assert main(["fit", "--config=digits.yaml", f"--model.pretrained={address}"]) == 2
         assert main(["fit", f"--config={address}"]) == 2
         with pytest.raises(InputError):
-            checkpointing.DurableIO().load_checkpoint(address)
+            checkpoint.DurableIO().load_checkpoint(address)
         server.shutdown()
     assert asked == []
 
@@ -219,15 +220,15 @@ def test_an_address_is_never_asked() -> None:
 def test_no_flipped_bit_of_a_checkpoint_loads_silently() -> None:
     good = content(state_dict={"vit.head.weight": torch.randn(10, 16)})
     path = Path("a.ckpt")
-    checkpointing.DurableIO().save_checkpoint(good, path)
+    checkpoint.DurableIO().save_checkpoint(good, path)
     data, rng = path.read_bytes(), random.Random(0)
-    assert checkpointing.read(path)["hyper_parameters"] == MODEL
+    assert checkpoint.read(path)["hyper_parameters"] == MODEL
     for bit in rng.sample(range(8 * len(data)), 200):
         bad = bytearray(data)
         bad[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
         with pytest.raises(InputError, match=r"a\.ckpt"):
-            checkpointing.read(path)
+            checkpoint.read(path)
 
 
 def test_a_package_is_imported_where_the_command_line_allows_it(

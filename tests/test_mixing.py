@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from vitlit.mixing import mix
+from vitlit.augment.mixing import mix
 from vitlit.seeding import address
 
 LABELS = torch.arange(8)

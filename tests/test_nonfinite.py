@@ -8,10 +8,10 @@ import torch
 from test_resume import EPOCHS, RUN, newest_run
 
 from vitlit.__main__ import main
-from vitlit.classifier import Classifier
 from vitlit.errors import InputError
-from vitlit.nonfinite import FiniteUpdates, non_finite
-from vitlit.optim import spread_non_finite
+from vitlit.fault_tolerance.nonfinite import FiniteUpdates, non_finite
+from vitlit.training.classifier import Classifier
+from vitlit.training.optim import spread_non_finite
 
 
 @pytest.fixture

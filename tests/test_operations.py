@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from vitlit import operations
-from vitlit.operations import NAMES, apply_operations
+from vitlit.augment import operations
+from vitlit.augment.operations import NAMES, apply_operations
 
 SHEARS, SHIFTS = torch.linspace(-0.99, 0.99, 31), torch.linspace(-32.0, 32.0, 31)
 SHARES = torch.cat([torch.linspace(-0.99, 0.99, 31), torch.linspace(-0.9, 0.9, 31)])

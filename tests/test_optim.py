@@ -10,8 +10,14 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler
 
 from vitlit.errors import InputError
-from vitlit.optim import freeze, parameter_groups, schedule_factor, warmup_constant, warmup_cosine
-from vitlit.vit import ViT
+from vitlit.model.vit import ViT
+from vitlit.training.optim import (
+    freeze,
+    parameter_groups,
+    schedule_factor,
+    warmup_constant,
+    warmup_cosine,
+)
 
 
 @pytest.fixture

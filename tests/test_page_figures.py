@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlit.page_figures import distance_figure, filter_figure, image_uri, similarity_figure
+from vitlit.explain.page_figures import distance_figure, filter_figure, image_uri, similarity_figure
 
 pytestmark = pytest.mark.draws
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from transformers import ViTForImageClassification
 
-from vitlit.classifier import Classifier
-from vitlit.datamodule import ImageData
-from vitlit.export import export
-from vitlit.sampler import Batch
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch
+from vitlit.training.classifier import Classifier
+from vitlit.weights.export import export
 
 STEPS, WARMUP, RATE = 100, 10, 4e-3
 

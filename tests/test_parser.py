@@ -2,8 +2,8 @@
 
 import pytest
 
+from vitlit.cli.parser import LINKED, explain, join_lists, refuse_linked
 from vitlit.errors import InputError
-from vitlit.parser import LINKED, explain, join_lists, refuse_linked
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from test_operations import by_torchvision, noise
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vitlit import policies, seeding
-from vitlit.errors import InputError
-from vitlit.operations import NAMES
-from vitlit.policies import (
+from vitlit import seeding
+from vitlit.augment import policies
+from vitlit.augment.operations import NAMES
+from vitlit.augment.policies import (
     AUTO_DRAWS,
     BINS,
     RAND_DRAWS,
@@ -21,6 +21,7 @@ from vitlit.policies import (
     rand_augment,
     trivial_augment,
 )
+from vitlit.errors import InputError
 
 Policy = Callable[[Tensor, Tensor], Tensor]
 Recorded = list[tuple[Tensor, Tensor]]  # of each layer: operations (B,), magnitudes (B,)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vitlit.pooling import SequencePool
+from vitlit.model.pooling import SequencePool
 
 TOKENS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

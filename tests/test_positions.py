@@ -9,7 +9,7 @@ from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, build_sincos2d_
 from torch import Tensor
 
 from vitlit.errors import InputError
-from vitlit.positions import rope2d, rope_similarity, rotate, sincos1d, sincos2d
+from vitlit.model.positions import rope2d, rope_similarity, rotate, sincos1d, sincos2d
 
 
 @pytest.mark.parametrize(("count", "dim"), [(50, 12), (5000, 2), (1, 4)])

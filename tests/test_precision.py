@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlit import precision
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
-from vitlit.precision import choose_precision, computing, in_precision, weights_dtype
+from vitlit.data.datamodule import ImageData
+from vitlit.evaluation import precision
+from vitlit.evaluation.precision import choose_precision, computing, in_precision, weights_dtype
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 FIT = ["fit", "--data.dataset=digits", "--model.patch_size=4", "--model.embed_dim=16"]

@@ -3,7 +3,7 @@
 import pytest
 
 from vitlit.errors import advice
-from vitlit.preflight import node_traps, slurm_traps
+from vitlit.training.slurm import node_traps, slurm_traps
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vitlit", "SLURM_CPUS_PER_TASK": "8"}
 TASK = {**JOB, "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}

@@ -21,13 +21,13 @@ from timm.models import load_checkpoint, save_for_hf
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from vitlit.datasets import SOURCES
+from vitlit.data.datasets import SOURCES
 from vitlit.errors import InputError
-from vitlit.loading import load
-from vitlit.pretrained import Weights, _from_published, load_weights
-from vitlit.vit import ViT
-from vitlit.weight_facts import folder_facts
-from vitlit.weight_formats import translate
+from vitlit.model.vit import ViT
+from vitlit.weights.key_mapping import translate
+from vitlit.weights.load import load
+from vitlit.weights.model_config import folder_facts
+from vitlit.weights.pretrained import Weights, _from_published, load_weights
 
 SMALL: dict[str, Any] = {
     "img_size": 16,

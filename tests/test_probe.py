@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
+from vitlit.data.datamodule import ImageData
 
 SMALL = ["--model.embed_dim=16", "--model.depth=2", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

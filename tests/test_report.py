@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.datamodule import ImageData
-from vitlit.evaluation import Calibration
-from vitlit.report_content import calibration_words, fitted
+from vitlit.data.datamodule import ImageData
+from vitlit.evaluation.report_files import calibration_words, fitted
+from vitlit.evaluation.scores import Calibration
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -234,6 +234,6 @@ def test_a_run_that_cannot_be_written_to_leaves_the_report_here(
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vitlit.report.os.access", lambda path, mode: False)
+    monkeypatch.setattr("vitlit.evaluation.report.os.access", lambda path, mode: False)
     assert score(run) == 2
     assert "give another folder (--out)" in capsys.readouterr().err

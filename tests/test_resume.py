@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from vitlit.__main__ import main
-from vitlit.callbacks import BestCheckpoint
-from vitlit.classifier import Classifier
-from vitlit.optim import warmup_cosine
-from vitlit.sampler import Batch
+from vitlit.data.sampler import Batch
+from vitlit.training.checkpoint_callbacks import BestCheckpoint
+from vitlit.training.classifier import Classifier
+from vitlit.training.optim import warmup_cosine
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
@@ -227,7 +227,7 @@ def test_a_checkpoint_of_the_best_epoch_goes_on_as_its_run_did(
 ) -> None:
     expected, _ = train_whole("averaged", tmp_path / "whole", monkeypatch, recorder)
     monkeypatch.setattr(EarlyBest, "kept", 2)
-    monkeypatch.setattr("vitlit.guards.BestCheckpoint", EarlyBest)
+    monkeypatch.setattr("vitlit.cli.fit_callbacks.BestCheckpoint", EarlyBest)
     fit(tmp_path / "best", monkeypatch, EPOCHS, *SETTINGS["averaged"])
     best = newest_run() / "checkpoints" / "best.ckpt"
     assert torch.load(best)["position"]["epoch"] == 2

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlit import checkpointing, runs
 from vitlit.__main__ import main
-from vitlit.classifier import Classifier
+from vitlit.data.sampler import Batch
 from vitlit.errors import InputError
-from vitlit.sampler import Batch
+from vitlit.training import runs
+from vitlit.training.classifier import Classifier
+from vitlit.weights import checkpoint
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -36,12 +37,12 @@ def folder(name: str) -> Path:
     return Path("lightning_logs") / name
 
 
-def checkpoint(name: str) -> Path:
+def last_checkpoint(name: str) -> Path:
     return folder(name) / "checkpoints" / "last.ckpt"
 
 
 def steps_of(name: str) -> int:
-    return torch.load(checkpoint(name), weights_only=True)["global_step"]
+    return torch.load(last_checkpoint(name), weights_only=True)["global_step"]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +119,10 @@ def test_the_same_command_goes_on_and_a_finished_run_is_refused(
     assert steps_of("a") == 6
     assert len(list(Path("lightning_logs").iterdir())) == 1
     # what was trained is longer, in another run
-    assert main(["fit", f"--ckpt_path={checkpoint('a')}", "--run=b", *QUIET]) == 2
+    assert main(["fit", f"--ckpt_path={last_checkpoint('a')}", "--run=b", *QUIET]) == 2
     assert "max_epochs 2 behind it" in capsys.readouterr().err
     assert not folder("b").exists()
-    longer = [f"--ckpt_path={checkpoint('a')}", "--run=b", "--trainer.max_epochs=3"]
+    longer = [f"--ckpt_path={last_checkpoint('a')}", "--run=b", "--trainer.max_epochs=3"]
     assert main(["fit", *longer, *QUIET, "--trainer.log_every_n_steps=1"]) == 0
     assert steps_of("b") == 9  # limit_train_batches is the checkpoint's
 
@@ -135,31 +136,31 @@ def test_jobs_in_one_folder_take_their_own_checkpoint(
     assert "no last checkpoint in the run lightning_logs/7" in capsys.readouterr().err
     for job in ("7", "8"):
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        path = checkpoint(job)
+        path = last_checkpoint(job)
         path.parent.mkdir(parents=True)
-        path.write_bytes(checkpoint("other").read_bytes())
+        path.write_bytes(last_checkpoint("other").read_bytes())
         os.utime(path, (int(job), int(job)))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     root = Path()
-    assert runs.checkpoint_of(root, None, "last") == checkpoint("7")
-    assert runs.start_of(runs.named_folder(root, None), None) == checkpoint("7")
-    assert runs.checkpoint_of(root, "other", "last") == checkpoint("other")
-    assert runs.checkpoint_of(root, "8", None) == checkpoint("8")
+    assert runs.checkpoint_of(root, None, "last") == last_checkpoint("7")
+    assert runs.start_of(runs.named_folder(root, None), None) == last_checkpoint("7")
+    assert runs.checkpoint_of(root, "other", "last") == last_checkpoint("other")
+    assert runs.checkpoint_of(root, "8", None) == last_checkpoint("8")
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert runs.checkpoint_of(root, None, "last") == checkpoint("other")
+    assert runs.checkpoint_of(root, None, "last") == last_checkpoint("other")
 
 
 @pytest.mark.faults
 def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path) -> None:
     assert main([*FIT, "--run=a"]) == 0
     (folder("a") / "finished").unlink()
-    data = bytearray(checkpoint("a").read_bytes())
+    data = bytearray(last_checkpoint("a").read_bytes())
     data[len(data) // 2] ^= 1
-    checkpoint("a").write_bytes(data)
+    last_checkpoint("a").write_bytes(data)
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .* last-1\.ckpt, is used"):
         assert main([*FIT, "--run=a"]) == 0
     assert steps_of("a") == 6
-    assert checkpointing.resolve(str(checkpoint("a"))) == checkpoint("a")
+    assert checkpoint.resolve(str(last_checkpoint("a"))) == last_checkpoint("a")
 
 
 def test_a_job_does_not_start_from_a_checkpoint_that_is_not_its_own(
@@ -167,7 +168,7 @@ def test_a_job_does_not_start_from_a_checkpoint_that_is_not_its_own(
 ) -> None:
     """Lightning starts any SLURM job from an hpc_ckpt_N.ckpt, and has handlers that write one."""
     assert main([*FIT, "--run=other"]) == 0
-    Path("hpc_ckpt_1.ckpt").write_bytes(checkpoint("other").read_bytes())
+    Path("hpc_ckpt_1.ckpt").write_bytes(last_checkpoint("other").read_bytes())
     task = {"JOB_ID": "7", "JOB_NAME": "vitlit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
     task |= {"NODEID": "0", "NODELIST": "localhost", "CPUS_PER_TASK": "1"}
     for name, value in task.items():
@@ -195,7 +196,7 @@ def test_a_failed_training_leaves_no_folder() -> None:
 
 def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    write = checkpointing.DurableIO.save_checkpoint
+    write = checkpoint.DurableIO.save_checkpoint
 
     def note(self: object, content: dict, path: Path, storage_options: object) -> None:
         saved.append(content["global_step"])
@@ -209,7 +210,7 @@ def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> No
             assert int(content["averaging_state"]["n_averaged"]) == content["global_step"]
         write(self, content, path, storage_options)
 
-    monkeypatch.setattr(checkpointing.DurableIO, "save_checkpoint", note)
+    monkeypatch.setattr(checkpoint.DurableIO, "save_checkpoint", note)
     args = ["--trainer.limit_train_batches=12", "--trainer.accumulate_grad_batches=2"]
     args += ["--trainer.max_epochs=1", "--checkpoints.every_n_steps=2", "--ema.decay=0.9"]
     assert main([*FIT, "--run=a", *args]) == 0
@@ -219,14 +220,16 @@ def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_time_between_checkpoints_counts_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     clock = iter(range(0, 10**6, 10))  # ten seconds pass between two looks
-    monkeypatch.setattr("vitlit.callbacks.time.monotonic", lambda: float(next(clock)))
-    write = checkpointing.DurableIO.save_checkpoint
+    monkeypatch.setattr(
+        "vitlit.training.checkpoint_callbacks.time.monotonic", lambda: float(next(clock))
+    )
+    write = checkpoint.DurableIO.save_checkpoint
 
     def note(self: object, content: dict, path: Path, storage_options: object) -> None:
         saved.append(content["global_step"])
         write(self, content, path, storage_options)
 
-    monkeypatch.setattr(checkpointing.DurableIO, "save_checkpoint", note)
+    monkeypatch.setattr(checkpoint.DurableIO, "save_checkpoint", note)
     args = ["--trainer.limit_train_batches=9", "--trainer.max_epochs=1"]
     assert main([*FIT, "--run=a", *args, "--checkpoints.every_minutes=0.5"]) == 0
     assert len(set(saved)) > 2
@@ -257,14 +260,14 @@ def test_of_a_run_folder_fit_goes_on_from_the_last_checkpoint(tmp_path: Path) ->
     for file in files.values():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
-    assert checkpointing.resolve(str(tmp_path / "run")) == files["best"]
+    assert checkpoint.resolve(str(tmp_path / "run")) == files["best"]
     assert runs.start_of(None, str(tmp_path / "run")) == files["last"]
 
 
 def test_what_a_resume_changes_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert main([*FIT, "--run=first"]) == 0
     more = ["--trainer.max_epochs=3", "--model.lr=0.02"]
-    assert main([*FIT, *more, "--run=second", f"--ckpt_path={checkpoint('first')}"]) == 0
+    assert main([*FIT, *more, "--run=second", f"--ckpt_path={last_checkpoint('first')}"]) == 0
     assert "model.lr 0.02 (there 0.005)" in caplog.text
 
 
@@ -284,14 +287,14 @@ def test_another_checkpoint_of_a_run_that_has_its_own_is_said_to_be_left_out(
     for name in ("first", "second"):
         assert main([*FIT, f"--run={name}"]) == 0
     (folder("second") / "finished").unlink()
-    more = ["--trainer.max_epochs=3", f"--ckpt_path={checkpoint('first')}"]
+    more = ["--trainer.max_epochs=3", f"--ckpt_path={last_checkpoint('first')}"]
     assert main([*FIT, *more, "--run=second"]) == 0
     assert "run second goes on from its own last.ckpt, not lightning_logs/first" in caplog.text
 
 
 def test_what_was_held_out_is_never_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIT, "--run=first"]) == 0
-    more = ["--trainer.max_epochs=3", f"--ckpt_path={checkpoint('first')}", "--run=second"]
+    more = ["--trainer.max_epochs=3", f"--ckpt_path={last_checkpoint('first')}", "--run=second"]
     assert main([*FIT, *more, "--data.split_seed=5"]) == 2
     message = capsys.readouterr().err
     assert "data.split_seed 5 contradicts" in message
@@ -304,7 +307,7 @@ def test_a_training_that_early_stopping_ended_says_so_and_how_to_go_on(
     early = ["--early_stopping.patience=1", "--early_stopping.min_delta=1"]
     assert main([*FIT, *early, "--run=first", "--trainer.max_epochs=9"]) == 0
     assert "early: val/acc was not better for 1 validations" in capsys.readouterr().out
-    more = [f"--ckpt_path={checkpoint('first')}", "--run=second", "--trainer.max_epochs=4"]
+    more = [f"--ckpt_path={last_checkpoint('first')}", "--run=second", "--trainer.max_epochs=4"]
     assert main([*FIT, *more]) == 2
     assert "give --early_stopping.patience 0, or more than 1" in capsys.readouterr().err
     assert main([*FIT, *more, "--early_stopping.patience=0"]) == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from vitlit.sampler import EvalOrder, LateLoader, Order, TrainOrder
+from vitlit.data.sampler import EvalOrder, LateLoader, Order, TrainOrder
 
 
 def train(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vitlit.significance import compare, holm, mcnemar, wilson
+from vitlit.evaluation.significance import compare, holm, mcnemar, wilson
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (3, 7), (9412, 10000), (1, 1)])

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from vitlit.titles import cut, name_line, verdict_line, width
+from vitlit.plotting import cut, name_line, verdict_line, width
 
 LONG = "/home/somebody/photographs/IMG_20240812_0001.jpeg"
 

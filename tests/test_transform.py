@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitlit import augment, mixing, policies
+from vitlit.augment import geometric, mixing, policies
+from vitlit.augment.pipeline import AUGMENT, STAGES, Augmentation
+from vitlit.data.sampler import Batch
 from vitlit.errors import InputError
-from vitlit.images import Preprocess
-from vitlit.sampler import Batch
+from vitlit.images.preprocess import Preprocess
 from vitlit.seeding import address, uniform
-from vitlit.transform import AUGMENT, STAGES, Augmentation
 
 PREPROCESS = Preprocess(
     in_chans=3, source_size=(16, 16), img_size=(16, 16), mean=(0.5,) * 3, std=(0.2,) * 3
@@ -52,12 +52,12 @@ def test_without_settings_images_are_only_normalised() -> None:
 
 
 STAGE_ALONE: dict[str, Callable[[Tensor], Tensor]] = {
-    "resized_crop": lambda x: augment.random_resized_crop(
+    "resized_crop": lambda x: geometric.random_resized_crop(
         x, draws("resized_crop", 22), size=(16, 16), scale=(0.2, 0.6), ratio=(3 / 4, 4 / 3)
     ),
-    "crop": lambda x: augment.random_crop(x, draws("crop", 2), padding=4),
-    "flip": lambda x: augment.random_flip(x, draws("flip", 1)),
-    "rotation": lambda x: augment.random_rotation(x, draws("rotation", 1), degrees=45.0),
+    "crop": lambda x: geometric.random_crop(x, draws("crop", 2), padding=4),
+    "flip": lambda x: geometric.random_flip(x, draws("flip", 1)),
+    "rotation": lambda x: geometric.random_rotation(x, draws("rotation", 1), degrees=45.0),
     "auto_augment": lambda x: policies.rand_augment(x, draws("auto_augment", 4), magnitude=20),
 }
 
@@ -73,8 +73,8 @@ def test_the_stages_act_in_the_documented_order() -> None:
     x = batch().x
     for stage in STAGE_ALONE:
         x = STAGE_ALONE[stage](x)
-    columns = augment.ERASING_DRAWS
-    erased = augment.random_erasing(PREPROCESS(x), draws("erasing", columns), probability=1.0)
+    columns = geometric.ERASING_DRAWS
+    erased = geometric.random_erasing(PREPROCESS(x), draws("erasing", columns), probability=1.0)
     key = address(1, AUGMENT, 0, STAGES.index("mix"), 3)
     options = {"num_classes": 4, "mixup": 1.0, "cutmix": 0.0, "probability": 1.0}
     mixed, targets = mixing.mix(erased, batch().y, key, **options)

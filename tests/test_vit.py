@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from vitlit.errors import InputError
-from vitlit.positions import sincos1d, sincos2d
-from vitlit.vit import ViT
+from vitlit.model.positions import sincos1d, sincos2d
+from vitlit.model.vit import ViT
 
 Module = TypeVar("Module", bound=nn.Module)
 SMALL: dict[str, Any] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vitlit.wakeup import watching
+from vitlit.fault_tolerance.signal_thread import watching
 
 SIGNAL = getattr(signal, "SIGUSR2", signal.SIGTERM)
 

@@ -6,11 +6,11 @@ __version__ = "0.1.0"
 __all__ = ["Classifier", "ImageData", "InputError", "ViT", "load", "patchify", "unpatchify"]
 
 _HOMES = {
-    "Classifier": "vitlit.classifier",
-    "ImageData": "vitlit.datamodule",
+    "Classifier": "vitlit.training.classifier",
+    "ImageData": "vitlit.data.datamodule",
     "InputError": "vitlit.errors",
-    "ViT": "vitlit.vit",
-    "load": "vitlit.loading",
+    "ViT": "vitlit.model.vit",
+    "load": "vitlit.weights.load",
     "patchify": "vitlit.patches",
     "unpatchify": "vitlit.patches",
 }

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 
-from vitlit.commands import COMMANDS
+from vitlit.cli.commands import COMMANDS
 from vitlit.errors import LostProcessError, Stopped, TrainingError, advice, message_and_arguments
 from vitlit.foreign_texts import find_text, texts_on
 
@@ -19,7 +19,7 @@ MAX_LINES, MAX_WIDTH = 5, 400
 def overview() -> str:
     """What `vitlit` alone prints; made without importing torch, so at once."""
     from vitlit import __version__
-    from vitlit.shipped import shipped
+    from vitlit.cli.configs import shipped
 
     commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
     return (
@@ -45,7 +45,7 @@ def _options(error: Exception) -> str:
     names = message_and_arguments(error)[1]
     if not names:
         return ""
-    from vitlit.options import option_of  # imports torch, as whatever failed has done
+    from vitlit.cli.options import option_of  # imports torch, as whatever failed has done
 
     return f" ({', '.join(map(option_of, names))})"
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
     _quieten(args[0])
     try:
-        from vitlit.cli import run
+        from vitlit.cli.app import run
 
         warnings.formatwarning = _format_warning  # after Lightning, which has set its own
         run(args)

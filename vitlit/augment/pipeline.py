@@ -1,0 +1,262 @@
+"""What happens to a batch of training images where the model is, and what decides it.
+
+uint8 (B, C, h, w), labels (B,) -> float (B, C, H, W), labels (B,) or targets (B, num_classes)
+
+Order: resized crop, crop, flip, rotation, policy; normalise; erasing; MixUp or CutMix. Each stage
+has a stream of addresses of its own, so switching one on leaves the draws of the others alone.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from vitlit.augment.geometric import (
+    CROP_DRAWS,
+    ERASING_DRAWS,
+    FLIP_DRAWS,
+    RESIZED_CROP_DRAWS,
+    ROTATION_DRAWS,
+    random_crop,
+    random_erasing,
+    random_flip,
+    random_resized_crop,
+    random_rotation,
+)
+from vitlit.augment.mixing import mix
+from vitlit.augment.policies import (
+    AUTO_DRAWS,
+    RAND_DRAWS,
+    TRIVIAL_DRAWS,
+    auto_augment,
+    check_rand_augment,
+    rand_augment,
+    trivial_augment,
+)
+from vitlit.data.sampler import Batch
+from vitlit.errors import InputError, check_at_least
+from vitlit.images.preprocess import Preprocess
+from vitlit.seeding import address, uniform
+
+AUGMENT = 3  # stream of addresses, see sampler.py
+Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
+STAGES: tuple[str, ...] = get_args(Stage)
+RATIO = [3 / 4, 4 / 3]  # of resized crops, as in torchvision
+Policy = Literal["none", "autoaugment", "randaugment", "trivialaugment"]
+
+
+class Augmentation:
+    """The settings of all random stages, and the stages themselves.
+
+    Args:
+        seed: Decides the draws, together with the epoch and the sample.
+        num_classes: Columns of the targets where images are mixed.
+        crop_padding: Pixels of black around a training image before a random crop of its size.
+        flip: Mirror training images left and right with probability one half.
+        resized_crop: Smallest and largest share of a training image's area that is cut out and
+            resized to img_size, such as [0.08, 1.0]. Sets larger than memory_gb are cut at the
+            full resolution of their files, others as they are held in memory.
+        resized_crop_ratio: Smallest and largest width of that cut in units of its height, 3/4
+            and 4/3 by default.
+        rotation: Turn training images by up to this many degrees either way.
+        auto_augment: Policy: autoaugment (that of CIFAR-10), randaugment, trivialaugment or none.
+        rand_augment_ops: Operations that randaugment applies in turn.
+        rand_augment_magnitude: Strength of randaugment's operations, 0 to 30.
+        erasing: Probability that a rectangle of a training image is erased, after normalising.
+        mixup: MixUp's alpha: the larger, the more even the mixture; 0 is off. With mixup or
+            cutmix the targets are soft, and train/acc counts the class of the larger share.
+        cutmix: CutMix's alpha; 0 is off. With both, each image takes one of them.
+        mix_prob: Share of the images that are mixed.
+        off_last: Share of the epochs, at the end, without a stage, such as {mix: 0.4}, rounded up
+            to whole epochs; stages are resized_crop, crop (crop_padding), flip, rotation,
+            auto_augment, erasing and mix (mixup and cutmix).
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        num_classes: int = 10,
+        crop_padding: int = 0,
+        flip: bool = False,
+        resized_crop: list[float] | None = None,
+        resized_crop_ratio: list[float] | None = None,
+        rotation: float = 0.0,
+        auto_augment: Policy = "none",
+        rand_augment_ops: int = 2,
+        rand_augment_magnitude: int = 9,
+        erasing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_prob: float = 1.0,
+        off_last: dict[str, float] | None = None,
+    ) -> None:
+        check_at_least(0, crop_padding=crop_padding)
+        _check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
+        _check_shares(erasing=erasing, mix_prob=mix_prob)
+        _check_off_last(off_last or {})
+        if auto_augment not in get_args(Policy):
+            known = ", ".join(get_args(Policy))
+            raise InputError(
+                f"unknown auto_augment {auto_augment!r}; known: {known}", argument="auto_augment"
+            )
+        check_rand_augment(rand_augment_ops, rand_augment_magnitude)
+        self.seed, self.num_classes = seed, num_classes
+        self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
+        self.resized_crop = resized_crop is not None
+        self.scale = _pair(
+            "resized_crop", [1.0, 1.0] if resized_crop is None else resized_crop, 1.0
+        )
+        self.ratio = _pair(
+            "resized_crop_ratio", RATIO if resized_crop_ratio is None else resized_crop_ratio, 1e4
+        )
+        self.auto_augment = auto_augment
+        self.rand_augment = {"num_ops": rand_augment_ops, "magnitude": rand_augment_magnitude}
+        self.erasing = erasing
+        self.mixup, self.cutmix, self.mix_prob = mixup, cutmix, mix_prob
+        self.off_last = dict(off_last or {})
+        self.epochs: int | None = None  # of the whole run; the DataModule knows it in a fit
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Refuse what does not go with images of ``size`` (height, width)."""
+        if self.crop_padding > min(size):
+            raise InputError(
+                f"crop_padding {self.crop_padding} is larger than the image, "
+                f"{size[0]}x{size[1]} pixels; give less",
+                argument="crop_padding",
+            )
+
+    def set_epochs(self, epochs: int | None) -> None:
+        """Tell how many epochs the run has, None or -1 where nobody knows."""
+        if self.off_last and (epochs is None or epochs < 0):
+            raise InputError(
+                f"off_last {self.off_last} needs to know the last epoch; give max_epochs",
+                argument="max_epochs",
+            )
+        self.epochs = epochs
+
+    @property
+    def mixes(self) -> bool:
+        """Whether targets are soft, ``(B, num_classes)``: in all epochs alike."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def is_on(self, stage: Stage, epoch: int) -> bool:
+        """Whether ``off_last`` leaves the stage on in this epoch."""
+        if stage not in self.off_last or self.epochs is None:
+            return True
+        off = math.ceil(round(self.off_last[stage] * self.epochs, 6))  # 0.07 * 100 is above 7
+        return epoch < self.epochs - off
+
+    def draws(self, stage: Stage, sample: Tensor, epoch: int, columns: int) -> Tensor:
+        """Draws of a stage for samples int64 ``(B,)``: float32 ``(B, columns)`` in [0, 1)."""
+        key = address(self.seed, AUGMENT, epoch, STAGES.index(stage))
+        return uniform(key, sample, columns)
+
+    def crop_draws(self, sample: Tensor, epoch: int) -> Tensor | None:
+        """Draws of the resized crop, None where it is off."""
+        if not self.resized_crop or not self.is_on("resized_crop", epoch):
+            return None
+        return self.draws("resized_crop", sample, epoch, RESIZED_CROP_DRAWS)
+
+    def __call__(self, batch: Batch, preprocess: Preprocess, *, cropped: bool = False) -> Batch:
+        """The batch of a loader, uint8, to normalised and perhaps mixed images.
+
+        cropped: whether the loader has done the resized crop.
+        """
+        x = batch.x if cropped else self._cut(batch, preprocess.img_size)
+        x = self._policy(self._move(x, batch), batch)
+        x = self._erase(preprocess(x), batch)
+        return self._mix(batch._replace(x=x))
+
+    def _cut(self, batch: Batch, size: tuple[int, int]) -> Tensor:
+        draws = self.crop_draws(batch.sample, batch.epoch)
+        if draws is None:
+            return batch.x
+        return random_resized_crop(batch.x, draws, size=size, scale=self.scale, ratio=self.ratio)
+
+    def _move(self, x: Tensor, batch: Batch) -> Tensor:
+        sample, epoch = batch.sample, batch.epoch
+        if self.crop_padding and self.is_on("crop", epoch):
+            draws = self.draws("crop", sample, epoch, CROP_DRAWS)
+            x = random_crop(x, draws, padding=self.crop_padding)
+        if self.flip and self.is_on("flip", epoch):
+            x = random_flip(x, self.draws("flip", sample, epoch, FLIP_DRAWS))
+        if self.rotation and self.is_on("rotation", epoch):
+            draws = self.draws("rotation", sample, epoch, ROTATION_DRAWS)
+            x = random_rotation(x, draws, degrees=self.rotation)
+        return x
+
+    def _policy(self, x: Tensor, batch: Batch) -> Tensor:
+        if self.auto_augment == "none" or not self.is_on("auto_augment", batch.epoch):
+            return x
+        columns = {
+            "autoaugment": AUTO_DRAWS,
+            "trivialaugment": TRIVIAL_DRAWS,
+            "randaugment": RAND_DRAWS * self.rand_augment["num_ops"],
+        }[self.auto_augment]
+        draws = self.draws("auto_augment", batch.sample, batch.epoch, columns)
+        match self.auto_augment:
+            case "autoaugment":
+                return auto_augment(x, draws)
+            case "trivialaugment":
+                return trivial_augment(x, draws)
+            case _:
+                return rand_augment(x, draws, **self.rand_augment)
+
+    def _erase(self, x: Tensor, batch: Batch) -> Tensor:
+        if not self.erasing or not self.is_on("erasing", batch.epoch):
+            return x
+        draws = self.draws("erasing", batch.sample, batch.epoch, ERASING_DRAWS)
+        return random_erasing(x, draws, probability=self.erasing)
+
+    def _mix(self, batch: Batch) -> Batch:
+        if not self.mixes:
+            return batch
+        x, y = mix(
+            batch.x,
+            batch.y,
+            address(self.seed, AUGMENT, batch.epoch, STAGES.index("mix"), batch.key),
+            num_classes=self.num_classes,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            probability=self.mix_prob if self.is_on("mix", batch.epoch) else 0.0,
+        )
+        return batch._replace(x=x, y=y)
+
+
+def _pair(name: str, values: list[float], most: float) -> tuple[float, float]:
+    """Smallest and largest number of a setting."""
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
+        raise InputError(
+            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {most:g}",
+            argument=name,
+        )
+    return values[0], values[1]
+
+
+def _check_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise InputError(
+                f"{name} {value} is not a number from 0; give 0 or more", argument=name
+            )
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0.0 <= value <= 1.0:
+            raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)
+
+
+def _check_off_last(off_last: Mapping[str, float]) -> None:
+    for stage, share in off_last.items():
+        if stage not in STAGES:
+            raise InputError(
+                f"unknown stage {stage!r} in off_last; known: {', '.join(STAGES)} "
+                f"(mix is mixup and cutmix, crop is crop_padding)",
+                argument="off_last",
+            )
+        if not 0.0 <= share <= 1.0:
+            message = f"off_last {stage} {share} is not a share of the epochs, 0 to 1"
+            raise InputError(message, argument="off_last")

@@ -1,0 +1,142 @@
+"""RandAugment, TrivialAugment and AutoAugment on whole batches, with choices for every image.
+
+images uint8 (B, C, H, W) with C 1 or 3, draws float32 (B, k) in [0, 1) -> uint8 (B, C, H, W)
+
+Row i of the draws alone decides what happens to image i. Operations, magnitudes, signs and
+probabilities are torchvision.transforms.v2's. The choices are made on the CPU: where the draws are
+there already, nothing waits for the images' device.
+"""
+
+import torch
+from torch import Tensor
+
+from vitlit.augment.operations import NAMES, apply_operations
+from vitlit.errors import InputError
+
+RAND_DRAWS = 2  # columns for each of RandAugment's operations: which one, sign
+TRIVIAL_DRAWS = 3  # which operation, magnitude, sign
+AUTO_DRAWS = 5  # sub-policy, then for each of its two operations: whether, sign
+
+BINS = 31  # magnitudes that RandAugment and TrivialAugment tell apart
+_AUTO_BINS = 10
+_CHOICES = NAMES.index("invert")  # RandAugment and TrivialAugment have all operations before it
+_BLENDS = ("brightness", "color", "contrast", "sharpness")
+_SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *_BLENDS)
+
+# AutoAugment's policy for CIFAR-10 (Cubuk et al., 2019, table 7): each line is a sub-policy of two
+# operations, each with its probability and its magnitude, 0 to 9
+_CIFAR10 = (
+    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
+    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
+    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
+    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
+    (("autocontrast", 0.5, 0), ("equalize", 0.9, 0)),
+    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
+    (("color", 0.4, 3), ("brightness", 0.6, 7)),
+    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
+    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
+    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
+    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
+    (("equalize", 0.3, 0), ("autocontrast", 0.4, 0)),
+    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
+    (("brightness", 0.9, 6), ("color", 0.2, 8)),
+    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
+    (("equalize", 0.2, 0), ("autocontrast", 0.6, 0)),
+    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
+    (("color", 0.9, 9), ("equalize", 0.6, 0)),
+    (("autocontrast", 0.8, 0), ("solarize", 0.2, 8)),
+    (("brightness", 0.1, 3), ("color", 0.7, 0)),
+    (("solarize", 0.4, 5), ("autocontrast", 0.9, 0)),
+    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
+    (("autocontrast", 0.9, 0), ("solarize", 0.8, 3)),
+    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
+    (("translate_y", 0.7, 9), ("autocontrast", 0.9, 0)),
+)
+
+
+def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> Tensor:
+    """Each operation's magnitudes, weakest first: float32 ``(operations, bins)``.
+
+    tops: the strongest of the operations in ``_SIGNED``; bits: how many posterize drops at most.
+    """
+    rows = {name: torch.linspace(0.0, top, bins) for name, top in zip(_SIGNED, tops, strict=True)}
+    rows["posterize"] = (8 - torch.arange(bins) / ((bins - 1) / bits)).round()
+    rows["solarize"] = torch.linspace(1.0, 0.0, bins)
+    return torch.stack([rows.get(name, torch.zeros(bins)) for name in NAMES])
+
+
+def _narrow_magnitudes(bins: int, images: Tensor) -> Tensor:
+    """Those of AutoAugment and RandAugment; the paper's images had 331 pixels a side."""
+    height, width = images.shape[2:]
+    far = (150.0 / 331.0 * width, 150.0 / 331.0 * height)
+    return _magnitudes(bins, tops=(0.3, 0.3, *far, 30.0, 0.9, 0.9, 0.9, 0.9), bits=4)
+
+
+def _pick(draw: Tensor, count: int) -> Tensor:
+    """One of ``count`` equally likely numbers: ``(B,)`` in [0, 1) -> int64 ``(B,)``."""
+    return (draw * count).long()
+
+
+def _sign(magnitude: Tensor, operations: Tensor, draw: Tensor) -> Tensor:
+    """Negative with probability one half, for the operations that know both directions."""
+    signed = torch.tensor([name in _SIGNED for name in NAMES])[operations]
+    return torch.where(signed & (draw < 0.5), -magnitude, magnitude)
+
+
+def check_rand_augment(num_ops: int, magnitude: int) -> None:
+    """Refuse settings that RandAugment does not know."""
+    if num_ops < 0:
+        raise InputError(
+            f"rand_augment_ops {num_ops} is negative; give 0 or more operations",
+            argument="rand_augment_ops",
+        )
+    if not 0 <= magnitude < BINS:
+        raise InputError(
+            f"rand_augment_magnitude {magnitude} is not in 0..{BINS - 1}; the usual one is 9",
+            argument="rand_augment_magnitude",
+        )
+
+
+def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: int = 9) -> Tensor:
+    """RandAugment (Cubuk et al., 2020): ``num_ops`` operations in turn, all of one strength.
+
+    draws: ``(B, RAND_DRAWS * num_ops)``; magnitude: 0 to 30.
+    """
+    check_rand_augment(num_ops, magnitude)
+    draws, table = draws.cpu(), _narrow_magnitudes(BINS, images)
+    for column in range(0, RAND_DRAWS * num_ops, RAND_DRAWS):
+        operations = _pick(draws[:, column], _CHOICES)
+        signed = _sign(table[operations, magnitude], operations, draws[:, column + 1])
+        images = apply_operations(images, operations, signed)
+    return images
+
+
+def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
+    """TrivialAugment (Müller and Hutter, 2021), wide: one operation of any strength.
+
+    draws: ``(B, TRIVIAL_DRAWS)``. Images are moved by up to 32 pixels, whatever their size.
+    """
+    tops = (0.99, 0.99, 32.0, 32.0, 135.0, 0.99, 0.99, 0.99, 0.99)
+    table = _magnitudes(BINS, tops=tops, bits=6)
+    which, strength, sign = draws.cpu().unbind(1)
+    operations = _pick(which, _CHOICES)
+    magnitude = table[operations, _pick(strength, BINS)]
+    return apply_operations(images, operations, _sign(magnitude, operations, sign))
+
+
+def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
+    """AutoAugment (Cubuk et al., 2019): one of 25 sub-policies that were searched on CIFAR-10.
+
+    draws: ``(B, AUTO_DRAWS)``.
+    """
+    table = _narrow_magnitudes(_AUTO_BINS, images)
+    draws = draws.cpu()
+    chosen = _pick(draws[:, 0], len(_CIFAR10))
+    for step, (column, sign) in enumerate(((1, 2), (3, 4))):
+        names, chances, bins = zip(*(pair[step] for pair in _CIFAR10), strict=True)
+        happens = draws[:, column] < torch.tensor(chances)[chosen]
+        planned = torch.tensor([NAMES.index(name) for name in names])[chosen]
+        operations = torch.where(happens, planned, NAMES.index("identity"))
+        magnitude = table[operations, torch.tensor(bins)[chosen]]
+        images = apply_operations(images, operations, _sign(magnitude, operations, draws[:, sign]))
+    return images

@@ -1,0 +1,229 @@
+"""The argument parser: bare config names, linked values, and errors in one sentence."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
+from pytorch_lightning.cli import LightningArgumentParser
+from yaml import YAMLError
+
+from vitlit.cli import safe_yaml
+from vitlit.cli.configs import find_config
+from vitlit.cli.parser_internals import options_of
+from vitlit.errors import InputError, class_path_reason
+from vitlit.foreign_texts import find_text, texts_on
+
+# each fact has one source: target -> (source, how to compute it)
+PARSE_LINKS: dict[str, tuple[str, Any]] = {
+    "data.patch_size": ("model.patch_size", None),
+    "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
+    "data.seed": ("seed_everything", None),
+}
+INSTANTIATE_LINKS = {
+    "model.num_classes": "data.num_classes",
+    "model.in_chans": "data.in_chans",
+    "model.img_size": "data.img_size",
+    "model.class_names": "data.class_names",
+}
+LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
+LISTS = (
+    "--data.images",
+    "--query",
+    "--others",
+)  # options that take all words up to the next option
+GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
+TRUST = "allow_classes_of"
+TRUSTED = ("pytorch_lightning", "lightning_fabric", "vitlit")  # packages of a config's classes
+
+
+def link(parser: LightningArgumentParser) -> None:
+    """Tell the parser which values follow from which."""
+    for target, (source, compute) in PARSE_LINKS.items():
+        parser.link_arguments(source, target, compute_fn=compute)
+    for target, source in INSTANTIATE_LINKS.items():
+        parser.link_arguments(source, target, apply_on="instantiate")
+
+
+def refuse_linked(keys: Iterable[str], where: str) -> None:
+    """Refuse to set what follows from something else; it would be ignored in silence."""
+    for key in keys:
+        if key in LINKED:
+            raise InputError(
+                f"{where} sets {key}, which follows from {LINKED[key]}; leave {key} out"
+            )
+
+
+def flat_keys(content: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all values in nested mappings."""
+    if not isinstance(content, dict):
+        return [prefix]
+    start = f"{prefix}." if prefix else ""
+    return [key for name in content for key in flat_keys(content[name], f"{start}{name}")]
+
+
+def keys_of(args: list[str]) -> list[str]:
+    """Names that a command line sets, also inside ``--data '{patch_size: 4}'``."""
+    found: list[str] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if not name.startswith("--"):
+            continue
+        key, value = name.removeprefix("--"), value if equals else following
+        found += flat_keys(_load(value, key), key) if key in GROUPS else [key]
+    return found
+
+
+def _load(text: str, option: str) -> Any:
+    """A mapping written on the command line, or in a file named there."""
+    try:
+        is_file = Path(text).is_file()
+    except OSError:  # too long for a name
+        is_file = False
+    return safe_yaml.read(Path(text)) if is_file else safe_yaml.load(text, f"--{option}")
+
+
+def join_lists(args: list[str]) -> list[str]:
+    """``--data.images a b`` as the one word that the parser takes: ``--data.images=["a", "b"]``."""
+    others: list[str] = []
+    words: dict[str, list[str]] = {}
+    current: str | None = None
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name in LISTS and not value.startswith("["):
+            current = name
+            words.setdefault(name, []).extend([value] if equals else [])
+        elif arg.startswith("-") or current is None:
+            current = None
+            others.append(arg)
+        else:
+            words[current].append(arg)
+    return others + [f"{name}={json.dumps(found)}" for name, found in words.items()]
+
+
+def name_checkpoints(args: list[str]) -> list[str]:
+    """``compare A B C`` as options: the first is --ckpt_path, the rest are --others."""
+    if args[:1] != ["compare"]:
+        return args
+    names = list(takewhile(lambda word: not word.startswith("-"), args[1:]))
+    rest = args[1 + len(names) :]
+    first = [f"--ckpt_path={names[0]}"] if names else []
+    others = [f"--others={json.dumps(names[1:])}"] if names[1:] else []
+    return ["compare", *first, *others, *rest]
+
+
+@contextmanager
+def only_safe_settings(args: list[str]) -> Iterator[None]:
+    """Within it, configs are plain YAML and name classes of trusted packages alone.
+
+    ``--allow_classes_of`` in ``args`` adds packages.
+    """
+    added = _packages(args)
+    plain: Callable[[str], Any] = get_loader("yaml")
+
+    def load(text: str) -> Any:
+        safe_yaml.check(text, "a setting")
+        return plain(text)
+
+    set_loader("yaml", load, (YAMLError,))
+    set_parsing_settings(
+        instantiate_subclass_spec_in_any=False,
+        import_path_denylist=["*"],
+        import_path_allowlist=[*TRUSTED, *added],
+    )
+    try:
+        yield
+    finally:
+        set_loader("yaml", plain, (YAMLError,))
+        set_parsing_settings(import_path_denylist=[name for name in added if name not in TRUSTED])
+
+
+def _packages(args: list[str]) -> list[str]:
+    found: list[str] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name == f"--{TRUST}":
+            found += (value if equals else following).split(",")
+    for name in found:
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+            raise InputError(f"{TRUST} {name!r} is no package; give a name such as my_callbacks")
+    return found
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config``: a path, or the bare name of a file shipped in the package."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
+        path = find_config(value)
+        content = safe_yaml.read(path)
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise InputError(f"{path} is not a configuration: it holds no named values")
+        if content.get(TRUST):
+            raise InputError(f"{path} sets {TRUST}, which only the command line may; leave it out")
+        for group in GROUPS:
+            if group in content and not isinstance(content[group], dict):
+                raise InputError(f"{path}: {group} {content[group]} is not a group of settings")
+        refuse_linked(flat_keys(content), str(path))
+        ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+
+
+class Parser(LightningArgumentParser):
+    """Raises one sentence, where argparse prints a page of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        source = getattr(ex, "subcommand_parser", None) or self
+        known = [action.dest for action in options_of(source)]
+        raise InputError(explain(message, known)) from ex
+
+
+def explain(message: str, known: list[str]) -> str:
+    """A parser's message in plain words: the value, what was expected, and a near miss."""
+    if denied := find_text("denied import", message):
+        package = denied[1].partition(".")[0]
+        return (
+            f"{denied[1]} is not a class of {TRUSTED[0]}; if you trust the package, give "
+            f"--{TRUST} {package}"
+        )
+    if find_text("unknown class", message):
+        return class_path_reason(message)
+    key, value = find_text("option", message), find_text("value", message)
+    kinds = [kind for pattern in texts_on("expected") for kind in re.findall(pattern, message)]
+    expected = [_plain_type(kind) for kind in kinds]
+    if key and value and expected:
+        choices = " or ".join(dict.fromkeys(expected))
+        got = value[1].strip()
+        listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
+        names = [name for names in listed for name in names.split(", ")]
+        return f"{key[1]} {got} is not valid; expected {choices}" + near(got, names)
+    if unknown := find_text("unknown option", message):
+        return f"unknown option {unknown[1]}{near(unknown[1], known)}"
+    message = " ".join(message.split())
+    if group := find_text("no config", message):
+        return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
+    return message
+
+
+def _plain_type(text: str) -> str:
+    """``<class 'int'>`` -> int; ``typing.Literal['a', 'b']`` -> one of a, b."""
+    if match := find_text("literal type", text):
+        return "one of " + match[1].replace("'", "")
+    if match := find_text("class type", text):
+        return match[1].replace("NoneType", "null")
+    return text.replace("typing.", "")
+
+
+def near(word: str, known: list[str]) -> str:
+    """A hint at the known word that is nearest, if one is near."""
+    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -1,0 +1,1 @@
+"""Images with labels to batches: data sets, splits, sampling."""

@@ -1,0 +1,97 @@
+"""Which image is of which class, said by a CSV file: an alternative to class folders.
+
+labels.csv (columns file, class; others are ignored), data_dir -> FileImages
+"""
+
+import csv
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from vitlit.errors import InputError
+from vitlit.images.decode_cache import say
+from vitlit.images.image_io import printable
+from vitlit.images.image_store import FileImages
+
+COLUMNS = ("file", "class")
+say_once = cache(say)  # the file is read for the names and for the images
+
+
+def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
+    """Class by path, in the order of the file; the paths it holds are relative to data_dir."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+            reader = csv.DictReader(lines)
+            head = [*(reader.fieldnames or ())]
+            missing = [name for name in COLUMNS if name not in head]
+            rows = [] if missing else [(row["file"], row["class"]) for row in reader]
+    except (OSError, csv.Error) as error:
+        raise InputError(f"cannot read labels {file}: {error}", argument="labels") from error
+    if missing:
+        raise InputError(
+            f"{file} has no column {' and no '.join(missing)}; its first line must name the "
+            f"columns {' and '.join(COLUMNS)}, separated by a comma, in UTF-8, and has "
+            f"{printable(','.join(head))[:80]!r}"
+        )
+    found: dict[str, str] = {}
+    repeats = 0
+    for number, (name, label) in enumerate(rows, start=2):
+        if not name and not label:
+            continue  # spreadsheets leave such lines at the end
+        path = str(_inside(name, data_dir, f"{file}, line {number}"))
+        if not label or not label.strip():
+            raise InputError(f"{file}, line {number}: {name} has no class; give it one")
+        repeats += path in found
+        if found.setdefault(path, label.strip()) != label.strip():
+            raise InputError(
+                f"{file}, line {number}: {name} is {label.strip()}, and {found[path]} before; "
+                f"leave one of them out"
+            )
+    if not found:
+        raise InputError(f"{file} names no images; give it a line for each")
+    if repeats:
+        say_once(f"{file} names {repeats} images again, with the same class")
+    return found
+
+
+def _inside(name: str | None, data_dir: Path, place: str) -> Path:
+    """The path of a file that must be in data_dir, where caches look for it."""
+    path = Path(name) if name and name.strip() else None
+    if path is None or path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"{place}: {name!r} is not a file below data_dir {data_dir}", argument="data_dir"
+        )
+    if not (data_dir / path).is_file():
+        raise InputError(f"{place}: no file {data_dir / path}; check data_dir", argument="data_dir")
+    return data_dir / path
+
+
+def names_in(file: Path, data_dir: Path) -> list[str]:
+    """The classes that the file names, sorted."""
+    return sorted(set(read_labels(file, data_dir).values()))
+
+
+def check_names(names: list[str], place: Path) -> None:
+    """Refuse names of classes that are no text, which no report or export could hold."""
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps odd bytes
+            raise InputError(
+                f"the class {printable(name)} of {place} is not text in UTF-8; rename its folder, "
+                f"or save the file of labels as UTF-8"
+            )
+
+
+def labelled(
+    file: Path, data_dir: Path, class_names: list[str], *, in_chans: int, size: tuple[int, int]
+) -> FileImages:
+    """The images that the file names; their classes must be among ``class_names``."""
+    found = read_labels(file, data_dir)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    if odd := sorted(set(found.values()) - set(numbers)):
+        raise InputError(
+            f"{file} names the class {', '.join(odd[:5])}, which the model does not know; "
+            f"it knows {', '.join(class_names[:5])}"
+        )
+    labels = torch.tensor([numbers[name] for name in found.values()])
+    return FileImages(list(found), labels, in_chans=in_chans, size=size)

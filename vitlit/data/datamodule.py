@@ -1,0 +1,299 @@
+"""Images to batches of patches: splits, loaders, and the stages that run where the model is.
+
+dataset -> train | val | test -> uint8 (B, C, h, w)
+        -> augmentation (transform.py), resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from vitlit.augment.pipeline import Augmentation
+from vitlit.data.csv_labels import check_names, names_in
+from vitlit.data.datasets import SOURCES, DatasetName, find_class_names, prepare
+from vitlit.data.sampler import Batch, EvalOrder, LateLoader, TrainOrder
+from vitlit.data.split_builder import Division, SplitName
+from vitlit.data.splits import CroppedSplit, FoundFiles, Split, check_repeats
+from vitlit.errors import InputError, check_at_least
+from vitlit.images.bad_images import OnBadImage, say_unread
+from vitlit.images.image_store import FileImages
+from vitlit.images.preprocess import Preprocess, check_statistics, find_images, per_channel
+from vitlit.patches import grid_size, pair, patchify
+
+
+class ImageData(pl.LightningDataModule):
+    """Batches of patches from a data set: test data are read by ``test`` alone.
+
+    Args:
+        dataset: digits (shipped with the package), mnist, fashion_mnist, cifar10, cifar100,
+            imagenet, or folder: data_dir then holds train/ and perhaps val/ and test/, each with
+            a folder for each class; or the class folders themselves, which are split into three.
+        data_dir: Where the data set is, or is downloaded to.
+        labels: With folder: a CSV file with the columns file, below data_dir, and class, in place
+            of class folders; its images are split into three.
+        img_size: Height and width of the model's input in pixels, one number or two, such as 64
+            or '[32,48]'; the data set's own by default, 224 for a folder.
+        in_chans: 1 for grey, 3 for colour; the data set's own by default.
+        class_names: Names in the order of the labels; by default those of the data set.
+        batch_size: Images in a batch of one process.
+        val_fraction: Share of the training images held out for validation, from each class,
+            where the data set has no validation part.
+        test_fraction: Share held out for testing, from each class, where the data set has no
+            test part (digits and a folder of class folders).
+        train_fraction: Share of the training images to use, of each class; 1 uses all.
+        split_seed: Decides which images are held out, and which are used.
+        normalize: dataset subtracts the data set's mean and divides by its standard deviation
+            (ImageNet's for a folder); none leaves pixels in [0, 1], whatever mean and std say.
+        mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
+        std: Standard deviation of each channel in place of the data set's.
+        invert: Turn pixels p into 1 - p; the mean becomes 1 - mean.
+        num_workers: Processes that load batches; by default none for sets in memory.
+        memory_gb: Image files that fit this many gigabytes decoded are decoded once, into a cache
+            in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded for each epoch.
+        on_bad_image: What becomes of image files that cannot be read: refuse names them before
+            training, validation or testing starts; skip leaves them out of every split, and says
+            how many (sets larger than memory_gb are decoded once to find them).
+        download: Download mnist, fashion_mnist, cifar10 or cifar100 where they are missing.
+        split: Which split ``test`` scores: train, val or test.
+        images: Files and folders that predict, explain and probe read.
+        patch_size: Side of a patch in pixels, from the model.
+        patchify: Whether batches hold patches or images, from the model.
+        seed: Decides the order and the augmentation of training images.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: DatasetName = "digits",
+        data_dir: str = "~/.cache/vitlit",
+        labels: str | None = None,
+        img_size: int | list[int] | None = None,
+        in_chans: Literal[1, 3] | None = None,
+        class_names: list[str] | None = None,
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        train_fraction: float = 1.0,
+        split_seed: int = 0,
+        normalize: Literal["dataset", "none"] = "dataset",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        invert: bool = False,
+        num_workers: int | None = None,
+        memory_gb: float = 4.0,
+        on_bad_image: OnBadImage = "refuse",
+        download: bool = True,
+        split: SplitName = "test",
+        images: list[str] | None = None,
+        patch_size: int = 16,
+        patchify: bool = True,
+        seed: int = 0,
+        **augmentation: Any,
+    ) -> None:
+        super().__init__()
+        _check_dataset(dataset, labels)
+        _check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
+        self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
+        source = SOURCES[dataset]
+        self.dataset = dataset
+        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.img_size = source.size if img_size is None else img_size
+        self.in_chans = source.in_chans if in_chans is None else in_chans
+        self.labels = None if labels is None else Path(labels).expanduser().absolute()
+        self.class_names = class_names or self._find_class_names()
+        self.num_classes = len(self.class_names)
+        self._check_class_names()
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.seed, self.download = seed, download
+        self.split, self.image_paths = split, images
+        self.patch_size, self.patchify = patch_size, patchify
+        # keep literal: the command line reads the options of Augmentation here
+        self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
+        self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
+        self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
+        self.preprocess = self._make_preprocess(normalize == "none", invert)
+        self._check_pixels()
+        self._save_what_follows()
+        self.splits: dict[str, Split] = {}
+        self._division = self._make_division()
+
+    def _find_class_names(self) -> list[str]:
+        if self.labels is not None:
+            return names_in(self.labels, self.data_dir)
+        return find_class_names(self.dataset, self.data_dir)
+
+    def _check_class_names(self) -> None:
+        count, place = self.num_classes, self.labels or self.data_dir
+        check_names(self.class_names, place)
+        expected = len(SOURCES[self.dataset].class_names) or max(2, count)
+        if len(set(self.class_names)) != count or count != expected:
+            raise InputError(
+                f"{count} class_names {self.class_names[:5]} are not {expected} different ones, "
+                f"as {self.dataset} needs; check {place} or class_names",
+                argument="class_names",
+            )
+
+    def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:
+        size = pair(self.img_size)
+        is_files = self.dataset in ("folder", "imagenet")
+        means = tuple(1 - value for value in self.mean) if invert else self.mean
+        return Preprocess(
+            in_chans=self.in_chans,
+            source_size=size if is_files else pair(SOURCES[self.dataset].size),
+            img_size=size,
+            mean=(0.0,) * self.in_chans if plain else means,
+            std=(1.0,) * self.in_chans if plain else self.std,
+            invert=invert,
+        )
+
+    def _check_pixels(self) -> None:
+        grid_size(self.img_size, self.patch_size)
+        check_statistics(self.mean, self.std)
+        cut = self.augmentation.resized_crop  # which leaves images of the model's size
+        self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
+
+    def _make_division(self) -> Division:
+        return Division(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            class_names=self.class_names,
+            in_chans=self.in_chans,
+            size=self.preprocess.source_size,
+            memory_gb=self.hparams["memory_gb"],
+            val_fraction=self.hparams["val_fraction"],
+            test_fraction=self.hparams["test_fraction"],
+            seed=self.hparams["split_seed"],
+            on_bad_image=self.hparams["on_bad_image"],
+            labels=self.labels,
+            train_fraction=self.hparams["train_fraction"],
+        )
+
+    def _save_what_follows(self) -> None:
+        """Put into checkpoints what the data set decided, so that other images are seen alike."""
+        self.hparams.update(
+            class_names=self.class_names,
+            data_dir=str(self.data_dir),
+            labels=None if self.labels is None else str(self.labels),
+            img_size=self.img_size,
+            in_chans=self.in_chans,
+        )
+        if self.hparams["normalize"] == "dataset":
+            self.hparams.update(mean=list(self.mean), std=list(self.std))
+
+    def prepare_data(self) -> None:
+        if self.image_paths is None:
+            prepare(self.dataset, self.data_dir, download=self.download)
+
+    def setup(self, stage: str) -> None:
+        match stage:
+            case "fit":
+                names: tuple[SplitName, ...] = ("train", "val")
+                if self.trainer:
+                    self.augmentation.set_epochs(self.trainer.max_epochs)
+            case "validate":
+                names = ("val",)
+            case "test":
+                names = (self.split,)
+            case _:
+                names = ()
+                self.splits["predict"] = self._predict_split()
+        self.splits |= self._division.splits([name for name in names if name not in self.splits])
+
+    def _predict_split(self) -> Split:
+        if not self.image_paths:
+            raise InputError("predict needs images; give files or folders", argument="images")
+        unread: list[str] = []
+        self.files = find_images(self.image_paths, unread)
+        say_unread(unread)
+        labels = torch.full((len(self.files),), -1)
+        channels = 1 if self.in_chans == 1 else 3
+        images = FileImages(self.files, labels, in_chans=channels, size=self.preprocess.source_size)
+        return FoundFiles(images, torch.arange(len(labels)))
+
+    @property
+    def place(self) -> dict[str, int]:
+        """This process's rank, and the number of processes."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return {"rank": rank, "world": world}
+
+    def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
+        in_files = isinstance(split.images, FileImages)
+        workers = self.num_workers
+        if workers is None:
+            workers = min(8, os.cpu_count() or 1) if in_files and len(split) > 256 else 0
+        return LateLoader(
+            dataset=split,
+            sampler=order,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _eval_loader(self, name: str) -> DataLoader[Batch]:
+        split = self.splits[name]
+        order = EvalOrder(len(split), batch_size=self.batch_size, **self.place)
+        return self.loader(split, order)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        split = self.splits["train"]
+        if isinstance(split.images, FileImages):
+            split = CroppedSplit(split.images, split.members, self.augmentation)
+        check_repeats(len(split), self.batch_size, self.place["world"])
+        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
+        return self.loader(split, order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader(self.split)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("predict")
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """All but the sample numbers: what is drawn for them is decided without the device."""
+        x, y, valid = (
+            part.to(device, non_blocking=True) for part in (batch.x, batch.y, batch.valid)
+        )
+        return batch._replace(x=x, y=y, valid=valid)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        training = self.trainer is not None and self.trainer.training
+        return self.transform(batch, augment=training)
+
+    def transform(self, batch: Batch, *, augment: bool) -> Batch:
+        """The batch of a loader, uint8, to the batch of a step, float patches or images."""
+        if augment:
+            cropped = isinstance(self.splits["train"].images, FileImages)
+            batch = self.augmentation(batch, self.preprocess, cropped=cropped)
+        else:
+            batch = batch._replace(x=self.preprocess(batch.x))
+        return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
+
+
+def _check_dataset(dataset: str, labels: str | None) -> None:
+    known = get_args(DatasetName)
+    if dataset not in known:
+        raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
+    if labels is not None and dataset != "folder":
+        message = f"labels {labels} needs dataset folder; {dataset} has its own"
+        raise InputError(message, argument="dataset")
+
+
+def _check_fractions(**fractions: float) -> None:
+    for name, value in fractions.items():
+        if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):
+            name = f"{name}_fraction"
+            message = f"{name} {value} is not a share; give one between 0 and 1"
+            raise InputError(message, argument=name)

@@ -1,0 +1,156 @@
+"""A data set divided into train, val and test.
+
+data set on disk -> parts, as published -> splits, without the files that cannot be read
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vitlit.data.csv_labels import labelled
+from vitlit.data.datasets import DatasetName, check_class_names, opened, parts, read_part
+from vitlit.data.splits import Split, split_members
+from vitlit.errors import InputError
+from vitlit.images.bad_images import OnBadImage, leave_out, refuse_any
+from vitlit.images.decode_cache import say
+from vitlit.images.image_store import Images
+
+SplitName = Literal["train", "val", "test"]
+DECIDING = ("split_seed", "test_fraction", "val_fraction")  # who is held out
+
+
+def place_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What says which images there are: the data set and, of one on disk, where."""
+    if (name := str(settings.get("dataset"))) == "digits":
+        return (name,)
+    paths = [settings[key] for key in ("labels", "data_dir") if settings.get(key)]
+    return name, *(str(Path(path).expanduser().absolute()) for path in paths)
+
+
+def other_division(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
+    """The setting by which a held-out split of the same images is another one, if it is.
+
+    now, then: settings of the data.
+    """
+    if place_of(now) != place_of(then):
+        return None
+    there = ("all",) if now.get("labels") else parts(now["dataset"], Path(now["data_dir"]))
+    if split in there:  # as published, whatever the settings
+        return None
+    names = DECIDING[:2] if split == "test" else DECIDING
+    return next((name for name in names if name in then and then[name] != now[name]), None)
+
+
+def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str:
+    """Why a model may have been trained on the images of a split, or nothing.
+
+    now: settings of the data that are scored; then: of those that the model was trained on.
+    """
+    if split == "train":
+        return "it was trained on these images" if place_of(now) == place_of(then) else ""
+    name = other_division(now, then, split)
+    if name is None:
+        return ""
+    return f"its {name} was {then[name]}: it may have been trained on these images"
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a data set is read and divided; see the arguments of ImageData.
+
+    size: (height, width) in pixels that files are decoded to; seed: decides who is held out;
+    labels: a CSV file in place of class folders; train_fraction: of the training images.
+    """
+
+    dataset: DatasetName
+    data_dir: Path
+    class_names: list[str]
+    in_chans: int
+    size: tuple[int, int]
+    memory_gb: float
+    val_fraction: float
+    test_fraction: float
+    seed: int
+    on_bad_image: OnBadImage
+    labels: Path | None = None
+    train_fraction: float = 1.0
+    _parts: dict[str, Images] = field(default_factory=dict)
+
+    def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
+        """The splits of these names; files that cannot be read are refused, or left out of them."""
+        found: dict[str, tuple[Images, Tensor]] = {name: self._members(name) for name in names}
+        if self.on_bad_image == "refuse":
+            refuse_any(list(self._parts.values()))
+        else:
+            found = leave_out(found, self.class_names)
+        shares = {"train": self.train_fraction}
+        return {
+            name: Split(images, members).part(shares.get(name, 1.0), self.seed)
+            for name, (images, members) in found.items()
+        }
+
+    def _members(self, name: str) -> tuple[Images, Tensor]:
+        """The images that a split is taken from, and its places among them."""
+        found = ("all",) if self.labels else parts(self.dataset, self.data_dir)
+        if self.dataset == "folder" and not self.labels:
+            check_class_names(self.data_dir, self.class_names)
+        if name in found and (name != "train" or "val" in found):
+            images = self._part(name)
+            return images, torch.arange(len(images))
+        if name == "test" and "all" not in found:
+            raise InputError(
+                f"{self.data_dir} has no test folder; score the validation split with "
+                f"`vitlit validate`, or add {self.data_dir / 'test'}"
+            )
+        part = "all" if "all" in found else "train"
+        images = self._part(part)
+        members = split_members(
+            images.labels,
+            name,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction if part == "all" else 0.0,
+            seed=self.seed,
+        )
+        if name != "train":
+            self._say_missing(name, images.labels, members)
+        return images, members
+
+    def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
+        """Name the classes that are too small to give an image to the split."""
+        there = set(labels[members].tolist())
+        missing = [self.class_names[i] for i in torch.unique(labels).tolist() if i not in there]
+        if missing:
+            say(
+                f"the {name} split has no image of class {', '.join(missing[:5])}"
+                f"{' and others' if len(missing) > 5 else ''}, which has too few"
+            )
+
+    def _part(self, part: str) -> Images:
+        thorough = self.on_bad_image == "skip"
+        if self.labels and part not in self._parts:
+            images = labelled(
+                self.labels,
+                self.data_dir,
+                self.class_names,
+                in_chans=self.in_chans,
+                size=self.size,
+            )
+            self._parts[part] = opened(
+                images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough
+            )
+        if part not in self._parts:
+            self._parts[part] = read_part(
+                self.dataset,
+                part,
+                self.data_dir,
+                num_classes=len(self.class_names),
+                in_chans=self.in_chans,
+                size=self.size,
+                memory_gb=self.memory_gb,
+                thorough=thorough,
+            )
+        return self._parts[part]

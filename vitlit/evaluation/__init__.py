@@ -1,0 +1,1 @@
+"""How good a model is: inference, scores, calibration, significance, reports."""

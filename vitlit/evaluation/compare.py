@@ -1,0 +1,156 @@
+"""Several checkpoints on the same images: accuracies with intervals, and which differences count.
+
+checkpoints, ImageData of the first -> one line for each
+
+Each model sees the images prepared as it was trained, but all see the same images.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.data.split_builder import DECIDING, place_of, seen_note
+from vitlit.errors import InputError
+from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
+from vitlit.evaluation.precision import in_precision, weights_dtype
+from vitlit.evaluation.scores import balanced_accuracy, loss_of
+from vitlit.evaluation.significance import compare, holm, wilson
+from vitlit.model.vit import ViT
+from vitlit.weights import checkpoint
+
+SAME = ("dataset", "data_dir", "labels", *DECIDING)  # of all models
+READING = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
+NOISE = 0.05  # probability from which on a difference may be chance
+LONGEST = 60  # letters of a name
+
+Run = Callable[[ViT, ImageData, str], Rows]  # logits (n, K) of the split to score, in a precision
+
+
+class Scored(NamedTuple):
+    """A model on the split: its logits, which of the answers are right, and a note."""
+
+    name: str
+    rows: Rows
+    note: str
+
+    @property
+    def right(self) -> Tensor:
+        """Bool ``(n,)``."""
+        return self.rows.values.argmax(dim=1) == self.rows.labels
+
+
+def runner(device: torch.device, *, flip: bool) -> Run:
+    """What computes the logits of a split."""
+
+    def run(model: ViT, data: ImageData, precision: str) -> Rows:
+        model = model.to(device, weights_dtype(precision))
+
+        def forward(x: Tensor) -> Tensor:
+            return flip_average(model, x, model) if flip else model(x)
+
+        compute: Compute = in_precision(forward, precision, device.type)
+        return collect(data, loader_of(data, data.splits[data.split]), compute, device).rows()
+
+    return run
+
+
+def score_all(
+    paths: list[str], data: ImageData, run: Run, precision_of: Callable[[str | None], str]
+) -> list[Scored]:
+    """Score checkpoints on the split that ``data`` scores; refuses models of other classes.
+
+    precision_of: what a model is scored in, by the precision of its training if that is known.
+    """
+    data.prepare_data()
+    found: list[Scored] = []
+    for name in paths:
+        path = checkpoint.resolve(name)
+        content = checkpoint.read(path)
+        settings = content[checkpoint.DATA]
+        precision = precision_of(checkpoint.trained_precision(content))
+        same = {key: data.hparams[key] for key in (*SAME, *READING)}
+        own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
+        loaded = checkpoint.load(path)
+        if loaded.class_names != data.class_names:
+            raise InputError(
+                f"{name} has the classes {some(loaded.class_names)}; those of "
+                f"{paths[0]} are {some(data.class_names)}: compare models of the same"
+            )
+        own.setup("test")
+        found.append(Scored(str(path), run(loaded.model, own, precision), _note(settings, data)))
+    return found
+
+
+def some(names: list[str]) -> str:
+    """The first five, and how many there are."""
+    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+
+
+def _note(settings: dict[str, Any], data: ImageData) -> str:
+    """Whether the model may have been trained on the images it is scored on.
+
+    settings: of the data that it was trained on.
+    """
+    own = place_of(settings)
+    if own != place_of(data.hparams):
+        return f"it was trained on other data, {' '.join(own[:2])}"
+    return seen_note(data.hparams, settings, data.split)
+
+
+def lines(scored: list[Scored], title: str) -> list[str]:
+    """One line for each model: accuracy, 95 % interval, balanced accuracy (the mean recall of the
+    classes), loss, and how it differs from the first.
+    """
+    first = scored[0]
+    found = [compare(other.right, first.right) for other in scored[1:]]
+    raised = holm([difference.p for difference in found])
+    names = [one.name if len(one.name) <= LONGEST else "…" + one.name[-LONGEST:] for one in scored]
+    width = max(map(len, [*names, "model"]))
+    table = [
+        title,
+        f"{'model':{width}}  accuracy  95 % interval     balanced  loss    against the first",
+    ]
+    for i, (name, one) in enumerate(zip(names, scored, strict=True)):
+        right, count = int(one.right.sum()), len(one.rows.labels)
+        low, high = wilson(right, count)
+        loss = loss_of(one.rows.values, one.rows.labels)
+        balanced = balanced_accuracy(one.rows.values, one.rows.labels)
+        against = "" if i == 0 else _difference(found[i - 1], raised[i - 1])
+        note = f"; {one.note}" if one.note and against else one.note
+        interval = f"{low:.4f} to {high:.4f}"
+        line = f"{name:{width}}  {right / count:.4f}    {interval}  {balanced:.4f}    {loss:.4f}  "
+        table.append((line + against + note).rstrip())
+    if len(found) > 1:
+        table.append(f"p is raised for {len(found)} comparisons (Holm)")
+    return table
+
+
+def _difference(found: Any, p: float) -> str:
+    if not found.only_first and not found.only_second:
+        return "right and wrong on the same images"
+    low, high = found.interval
+    verdict = "within noise" if p >= NOISE else ("better" if found.value > 0 else "worse")
+    return (
+        f"{found.value:+.4f} ({low:+.4f} to {high:+.4f}), p {p:.2g}, "
+        f"{found.only_first} against {found.only_second} images: {verdict}"
+    )
+
+
+def title_of(data: ImageData, count: int, *, flip: bool) -> str:
+    """What was scored, and how."""
+    more = ", each averaged with its mirror image" if flip else ""
+    return f"{count} images of {data.dataset} {data.split}{more}; p by McNemar's exact test"
+
+
+def shown(paths: list[str]) -> list[str]:
+    """Paths that differ, as they were given; refuses fewer than two."""
+    if len(paths) < 2:
+        raise InputError("compare needs two checkpoints or more; give `vitlit compare A B`")
+    resolved = [checkpoint.resolve(path) for path in paths]
+    if len(set(map(Path.resolve, resolved))) < len(paths):
+        raise InputError(f"{', '.join(paths)} name the same checkpoint twice; give different ones")
+    return paths

@@ -1,0 +1,185 @@
+"""Figures of evaluation.py's tables: tensors in, matplotlib Figures out, as in figures.py.
+
+confusion (K, K), bins of reliability (15,), images (n, C, H, W) in [0, 1] -> Figure
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vitlit import plotting
+from vitlit.evaluation.scores import Calibration, Reliability
+from vitlit.explain.figures import (
+    BLUE,
+    GREY,
+    MAP,
+    SMALL,
+    TINY,
+    VERMILION,
+    WIDTH,
+    _clear,
+    _figure,
+    _show,
+    _small_bar,
+    _tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MOST_CLASSES = 30  # that a confusion matrix can show by name
+ACROSS = 6  # pictures in a row of a sheet
+
+
+def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) -> Figure:
+    """Counts by true class (row) and predicted class, coloured by the share of the row.
+
+    matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes.
+    """
+    wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
+    kept = wrong.argsort(descending=True, stable=True)[:MOST_CLASSES].sort().values
+    if len(kept) < len(matrix):
+        title += f"; {len(kept)} of {len(matrix)} classes, those with the most mistakes"
+    share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    counts, share = matrix[kept][:, kept], share[kept][:, kept]
+    count = len(kept)
+    side = min(WIDTH, 2.6 + 0.42 * count)
+    figure = _figure(side * 0.86, side)
+    axes = figure.subplots()
+    drawn = axes.imshow(share.numpy(), cmap=MAP, vmin=0, vmax=1)
+    names = [cut(class_names[i], 16) for i in kept.tolist()]
+    turn = 90 if max(map(len, names)) > 3 else 0
+    axes.set_xticks(range(count), names, rotation=turn, fontsize=TINY, parse_math=False)
+    axes.set_yticks(range(count), names, fontsize=TINY, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted class", fontsize=SMALL)
+    axes.set_ylabel("true class", fontsize=SMALL)
+    axes.spines[:].set_visible(False)
+    _write_counts(axes, counts, share)
+    _head(figure, title)
+    _small_bar(figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8))
+    return figure
+
+
+def _head(figure: Figure, title: str) -> None:
+    """Write the title on as many lines as it needs."""
+    text = fill(title, int(13 * figure.get_figwidth()))
+    figure.suptitle(text, fontsize=SMALL, parse_math=False)
+
+
+def cut(name: str, most: int) -> str:
+    """The name, or its two ends around an ellipsis: ``most`` letters in all."""
+    end = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
+def _fit(text: str, inches: float) -> str:
+    """Each line of it, cut to a panel's width."""
+    return "\n".join(plotting.cut(line, 68 * inches, TINY) for line in text.split("\n"))
+
+
+def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
+    size = TINY if len(counts) <= 15 else 5
+    for row, col in counts.nonzero().tolist():
+        axes.text(
+            col,
+            row,
+            str(int(counts[row, col])),
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="black" if share[row, col] > 0.6 else "white",
+        )
+
+
+def reliability_diagram(
+    before: Reliability, after: Reliability | None, calibration: Calibration | None, *, title: str
+) -> Figure:
+    """Share of right answers by confidence (Guo et al., 2017, fig. 1), over how many there are.
+
+    A dot is as large as its bin has images.
+
+    before: as the model says; after, calibration: with its temperature, where there is one.
+    """
+    figure = _figure(5.2, 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="confidence is right")
+    lines = [(before, BLUE, "the model as it is")]
+    if after is not None and calibration is not None:
+        lines.append((after, VERMILION, f"at temperature {calibration.temperature:.2f}"))
+    for i, (bins, colour, label) in enumerate(lines):
+        has = bins.images > 0
+        sure, right = bins.confidence[has].numpy(), bins.accuracy[has].numpy()
+        sizes = (12 + 60 * bins.images[has] / bins.images.max()).numpy()
+        top.scatter(sure, right, s=sizes, color=colour, linewidths=0, alpha=0.8, label=label)
+        edges = torch.arange(len(bins.images) + 1) / len(bins.images)
+        share = bins.images / bins.images.sum()
+        bottom.stairs(share.numpy(), edges.numpy(), color=colour, fill=i == 0, linewidth=1.4)
+    top.set_ylabel("share right")
+    top.set_ylim(-0.02, 1.02)
+    top.legend(fontsize=TINY, frameon=False, loc="upper left")
+    bottom.set_ylabel("share of images")
+    bottom.set_xlabel("confidence")
+    for axes in (top, bottom):
+        _tidy(axes)
+    bottom.set_xlim(0, 1)
+    bottom.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    _head(figure, title)
+    return figure
+
+
+def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure:
+    """Pictures in rows of six, each under its words: ``(n, C, H, W)`` in [0, 1], n of 1 or more."""
+    count, _, height, width = images.shape
+    across = min(ACROSS, max(count, 3))
+    down = ceil(count / across)
+    panel = WIDTH / across
+    lines = max(text.count("\n") for text in words) + 1
+    figure = _figure(down * (panel * height / width + 0.15 * lines) + 0.4)
+    _head(figure, title)
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, image, text in zip(grid, images, words, strict=False):
+        _show(axes, image, _fit(text, panel))
+    _clear(grid[count:])
+    return figure
+
+
+def neighbour_sheet(
+    queries: Tensor,
+    names: Sequence[str],
+    neighbours: Tensor,
+    words: Sequence[Sequence[str]],
+    alike: Sequence[Sequence[bool]] | None,
+    *,
+    title: str,
+) -> Figure:
+    """Each query, and to its right its neighbours.
+
+    queries: ``(q, C, H, W)`` in [0, 1], with ``names``; neighbours: ``(q, k, C, H, W)``, with
+    ``words``; alike: which of them are of the query's class, for the colour of their frame.
+    """
+    count, near, _, height, width = neighbours.shape
+    panel = WIDTH / (near + 1.2)
+    figure = _figure(count * (panel * height / width + 0.17) + 0.4)
+    _head(figure, title)
+    ratios = [1.0, 0.2, *[1.0] * near]
+    grid = figure.subplots(count, near + 2, squeeze=False, width_ratios=ratios)
+    for i, (first, gap, *others) in enumerate(grid):
+        _show(first, queries[i], _fit(names[i], panel))
+        _clear([gap])
+        for j, axes in enumerate(others):
+            _show(axes, neighbours[i, j], _fit(words[i][j], panel))
+            if alike is not None:
+                colour = BLUE if alike[i][j] else VERMILION
+                axes.spines[:].set(visible=True, color=colour, linewidth=2)
+    if alike is not None:
+        figure.supxlabel("blue: of the same class, orange: of another", fontsize=TINY, color=GREY)
+    return figure

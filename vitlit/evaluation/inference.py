@@ -1,0 +1,93 @@
+"""What a model says about a whole split: batches in, one tensor of rows out, in the split's order.
+
+ImageData, split -> logits or features (n, ...), labels (n,), places in the split (n,)
+
+Rows that only fill up a batch are left out; with several processes each computes its share, and
+all of them get all rows.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch, EvalOrder
+from vitlit.data.splits import Split
+from vitlit.model.vit import ViT
+from vitlit.patches import patchify, unpatchify
+
+Gather = Callable[[Tensor], Tensor]  # (b, ...) of each process -> (world, b, ...)
+Compute = Callable[[Tensor], Tensor]  # images or patches of a batch -> (B, ...)
+
+
+class Rows(NamedTuple):
+    """values float32 ``(n, ...)`` of images, their labels and places int64 ``(n,)``; on the CPU."""
+
+    values: Tensor
+    labels: Tensor
+    sample: Tensor
+
+
+class Collector:
+    """Gathers what is computed of batches; it stays on the device until all is there."""
+
+    def __init__(self) -> None:
+        self._columns: tuple[list[Tensor], ...] = ([], [], [], [])
+
+    def add(self, values: Tensor, batch: Batch) -> None:
+        """values: ``(B, ...)`` of the batch's images."""
+        row = (values.float(), batch.y, batch.sample.to(values.device), batch.valid.long())
+        for column, part in zip(self._columns, row, strict=True):
+            column.append(part)
+
+    def rows(self, gather: Gather | None = None) -> Rows:
+        """All valid rows, sorted by their places; with ``gather`` those of all processes."""
+        columns = [torch.cat(column) for column in self._columns]
+        if gather is not None:
+            columns = [gather(column).flatten(0, 1) for column in columns]
+        *columns, valid = (column.cpu() for column in columns)
+        values, labels, sample = (column[valid.bool()] for column in columns)
+        order = sample.argsort()
+        return Rows(values[order], labels[order], sample[order])
+
+
+@torch.no_grad()
+def collect(
+    data: ImageData, loader: Iterable[Batch], compute: Compute, device: torch.device
+) -> Collector:
+    """``compute`` applied to what the loader of a split gives, prepared as for evaluation."""
+    found = Collector()
+    for batch in loader:
+        batch = data.transfer_batch_to_device(batch, device, 0)
+        batch = data.transform(batch, augment=False)
+        found.add(compute(batch.x), batch)
+    return found
+
+
+def loader_of(data: ImageData, split: Split) -> Iterable[Batch]:
+    """Batches of a split, or of a part of one, as for evaluation."""
+    order = EvalOrder(len(split), batch_size=data.batch_size, **data.place)
+    return data.loader(split, order)
+
+
+def thinned(split: Split, most: int) -> Split:
+    """At most ``most`` images of the split, evenly spread over it."""
+    if len(split) <= most:
+        return split
+    places = torch.linspace(0, len(split) - 1, most).round().long()
+    return Split(split.images, split.members[places])
+
+
+def mirror(x: Tensor, model: ViT) -> Tensor:
+    """Left and right exchanged: images ``(B, C, H, W)``, or patches ``(B, N, C*P*P)`` of them."""
+    if x.ndim == 4:
+        return x.flip(-1)
+    size = model.config["patch_size"]
+    return patchify(unpatchify(x, size, model.img_size).flip(-1), size)
+
+
+def flip_average(forward: Compute, x: Tensor, model: ViT) -> Tensor:
+    """Mean of the logits of images and of their mirror images: ``(B, num_classes)``."""
+    return (forward(x) + forward(mirror(x, model))) / 2

@@ -1,0 +1,225 @@
+"""The report that ``test`` writes: metrics.json, figures and, of small sets, all probabilities.
+
+logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliability.png mistakes.png
+                                            mistakes.csv probabilities.npz
+
+The temperature is fitted on the validation split, which ``test`` reads for nothing else.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from vitlit.cli.summary import relative
+from vitlit.data.datamodule import ImageData
+from vitlit.data.sampler import Batch
+from vitlit.errors import InputError
+from vitlit.evaluation.inference import Collector, Rows, collect, loader_of, thinned
+from vitlit.evaluation.report_files import (
+    calibration_words,
+    draw,
+    files_of,
+    fitted,
+    tables,
+    write_mistakes,
+    write_probabilities,
+)
+from vitlit.evaluation.scores import Calibration
+from vitlit.evaluation.scoring import Scoring
+from vitlit.explain import figures
+from vitlit.training.checkpoint_callbacks import free_name
+from vitlit.training.runs import CHECKPOINTS
+
+REPORT, METRICS = "test_report", "metrics.json"
+FIT_ON = 5000  # validation images for the one number that a temperature is
+KEPT = 2_000_000  # probabilities that are written: 8 MB
+
+
+def add_test_options(parser: Any) -> None:
+    """Options of ``test`` that Lightning's has not."""
+    parser.add_argument(
+        "--flip",
+        type=bool,
+        default=False,
+        help="Average the logits of each image and its mirror image; all scores then say +flip.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="Folder of the report, not existing yet; test_report in the run by default.",
+    )
+
+
+def report_place(settings: Any) -> tuple[Path | str, str | None]:
+    """The weights in use and --out, from the settings of ``test``."""
+    path = settings["ckpt_path"]
+    return settings["model"]["pretrained"] if path is None else Path(path), settings["out"]
+
+
+class Report(Callback):
+    """Writes the report of a test into the run of its checkpoint, in one process.
+
+    weights: the checkpoint, or the name of published weights; out: folder to make in place of
+    test_report; note: for metrics.json, about what was scored. A report of the same weights and
+    data is replaced, any other is left alone.
+    """
+
+    def __init__(self, weights: Path | str, out: str | None, note: str = "") -> None:
+        self.weights, self.out, self.note = weights, out, note
+        if out is not None and Path(out).exists():
+            raise InputError(f"{out} exists; give another name, or remove it", argument="out")
+        if out is None and not os.access(place := _parent(weights), os.W_OK):
+            raise InputError(
+                f"cannot write into {place.absolute()}; give another folder", argument="out"
+            )
+        self.folder: Path | None = None
+        self.metrics: dict[str, Any] = {}
+        self._found = Collector()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._found = Collector()
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._found.add(outputs, batch)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Scoring)
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        gather = pl_module.all_gather if trainer.world_size > 1 else None
+        rows = self._found.rows(gather)  # type: ignore[arg-type]
+        calibration = _calibrate(trainer, pl_module, data)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer, pl_module, data, rows, calibration)
+
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        module: Scoring,
+        data: ImageData,
+        rows: Rows,
+        calibration: Calibration | str,
+    ) -> None:
+        names: list[str] = module.class_names  # type: ignore[assignment]
+        subject = self._subject(data, flip=module.flip)
+        self.metrics = tables(rows, names, calibration) | {"of": subject, "note": self.note}
+        self.folder = Path(self.out) if self.out else _free(_parent(self.weights), subject)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
+        # bytes of a path that are no text become JSON's own escapes
+        (self.folder / METRICS).write_text(text, encoding="utf-8", errors="backslashreplace")
+        drawn = draw(rows, names, calibration, data, title=_title(subject, len(rows.labels)))
+        for name, figure in drawn.items():
+            figure.savefig(self.folder / f"{name}.png")
+        write_mistakes(self.folder / "mistakes.csv", rows, names, data)
+        if rows.values.numel() <= KEPT:
+            files = files_of(data, data.split, rows.sample)
+            write_probabilities(self.folder / "probabilities.npz", rows, names, files)
+        _log(trainer, module.tested, self.metrics["scores"], drawn)
+
+    def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
+        return {
+            "weights": str(self.weights),
+            "dataset": data.dataset,
+            "data_dir": str(data.data_dir),
+            "labels": data.hparams["labels"],
+            "split": data.split,
+            "split_seed": data.hparams["split_seed"],
+            "flip": flip,
+        }
+
+    def lines(self) -> list[str]:
+        """For the end of the command: interval, calibration, and where the report is."""
+        if self.folder is None:
+            return []
+        found = self.metrics["scores"]
+        low, high = found["acc_interval"]
+        text = calibration_words(found, self.metrics["temperature"])
+        return [
+            f"interval    accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)",
+            f"calibrated  {text}",
+            f"report      {relative(self.folder)}",
+        ]
+
+
+def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibration | str:
+    """The temperature for the model in use, or why there is none; called by all processes."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "this is a fast_dev_run"
+    if data.split == "val":
+        return "the validation split, which it would be fitted on, is what was scored"
+    found, reason = None, "the validation images cannot be read in another process"
+    try:
+        data.setup("validate")
+        loader = loader_of(data, thinned(data.splits["val"], FIT_ON))
+        with trainer.precision_plugin.forward_context():
+            found = collect(data, loader, module.logits, module.device)
+    except InputError as error:
+        reason = str(error)
+    if not trainer.strategy.reduce_boolean_decision(found is not None):
+        return reason
+    assert found is not None
+    gather: Any = module.all_gather if trainer.world_size > 1 else None
+    logits, labels, _ = found.rows(gather)
+    return fitted(logits, labels)
+
+
+def _title(subject: dict[str, Any], count: int) -> str:
+    flip = ", each averaged with its mirror image" if subject["flip"] else ""
+    return f"{count} images, {subject['dataset']} {subject['split']}{flip}"
+
+
+def run_folder(weights: Path | str) -> Path | None:
+    """The folder of a checkpoint's run, if it is one's and can be written to."""
+    if isinstance(weights, str) or weights.parent.name != CHECKPOINTS:
+        return None
+    run = weights.absolute().parent.parent
+    return run if os.access(run, os.W_OK) else None
+
+
+def _parent(weights: Path | str) -> Path:
+    """The run's folder, or where the checkpoint is, or here: the first that can be written to."""
+    if run := run_folder(weights):
+        return run
+    is_file = isinstance(weights, Path) and weights.parent.name != CHECKPOINTS
+    folder = Path(weights).parent
+    return folder if is_file and os.access(folder, os.W_OK) else Path()
+
+
+def _free(parent: Path, subject: dict[str, Any]) -> Path:
+    """test_report, or the first of test_report-2, … that is free or about the same."""
+    path = parent / REPORT
+    for earlier in [path, *sorted(parent.glob(f"{REPORT}-*"))]:
+        try:
+            if json.loads((earlier / METRICS).read_text(encoding="utf-8"))["of"] == subject:
+                return earlier
+        except (OSError, ValueError, KeyError, TypeError):  # not a report
+            continue
+    return free_name(path)
+
+
+def _log(trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]) -> None:
+    """Scores that the module did not log, and the figures, to where loggers write."""
+    extra = {f"{name}/{key}": table[key] for key in ("balanced_acc", "f1", "ece")}
+    for logger in trainer.loggers:
+        logger.log_metrics(extra, step=trainer.global_step)
+        writer: Any = getattr(logger, "experiment", None)
+        if hasattr(writer, "add_image"):
+            for title, figure in drawn.items():
+                picture = figures.to_array(figure)
+                writer.add_image(f"{name}/{title}", picture, 0, dataformats="HWC")

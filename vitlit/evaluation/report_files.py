@@ -1,0 +1,154 @@
+"""What the report of a test says: tables, figures, a list of mistakes and the last words.
+
+logits (n, K), labels (n,), temperature -> content of metrics.json, figures by name, rows of a CSV
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.evaluation import figures
+from vitlit.evaluation.inference import Rows
+from vitlit.evaluation.scores import (
+    BINS,
+    COLDEST,
+    HOTTEST,
+    Calibration,
+    calibration_error,
+    class_table,
+    confusion,
+    fit_temperature,
+    loss_of,
+    reliability,
+    scores,
+    surest_mistakes,
+)
+
+PICTURES = 24  # mistakes that are shown
+
+
+def fitted(logits: Tensor, labels: Tensor) -> Calibration | str:
+    """The temperature, or why there is none: the loss of right answers falls as it goes to 0."""
+    if bool((logits.argmax(dim=1) == labels).all()):
+        return f"all {len(labels)} validation images are right, which fixes no temperature"
+    return fit_temperature(logits, labels)
+
+
+def tables(rows: Rows, class_names: list[str], calibration: Calibration | str) -> dict[str, Any]:
+    """The content of metrics.json but for what it is about."""
+    logits, labels, _ = rows
+    found = {"scores": scores(logits, labels) | {"ece_bins": BINS}}
+    temperature: dict[str, Any]
+    if isinstance(calibration, str):
+        temperature = {"skipped": calibration}
+    else:
+        cooled = logits / calibration.temperature
+        temperature = {
+            "value": calibration.temperature,
+            "at_limit": calibration.is_at_limit,
+            "images": calibration.images,
+            "val_loss_before": calibration.loss_before,
+            "val_loss_after": calibration.loss_after,
+            "loss": loss_of(cooled, labels),
+            "ece": calibration_error(cooled, labels),
+        }
+    classes = class_table(logits, labels, class_names)
+    return found | {"temperature": temperature, "classes": classes}
+
+
+def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
+    """What a temperature does to the calibration error; scores, temperature of metrics.json."""
+    error = f"calibration error {found['ece']:.4f}"
+    if "skipped" in fitted:
+        return f"{error}; no temperature: {fitted['skipped']}"
+    fit = f"temperature {fitted['value']:.3f}, fitted on {fitted['images']} validation images"
+    if fitted["at_limit"]:
+        return (
+            f"{error}; no temperature: of {COLDEST:g} to {HOTTEST:g} an end is best for "
+            f"{fitted['images']} validation images, as for too few of them"
+        )
+    if fitted["ece"] >= found["ece"]:
+        return f"{error}; {fit}, does not lower it here: {fitted['ece']:.4f}"
+    return f"{error} as it is, {fitted['ece']:.4f} with {fit}"
+
+
+def draw(
+    rows: Rows,
+    class_names: list[str],
+    calibration: Calibration | str,
+    data: ImageData,
+    *,
+    title: str,
+) -> dict[str, Any]:
+    """Figures by name; without mistakes there is no sheet of them."""
+    logits, labels, sample = rows
+    matrix = confusion(logits, labels)
+    after, fitted = None, None
+    if isinstance(calibration, Calibration):
+        after = reliability(logits / calibration.temperature, labels)
+        fitted = calibration
+    before = reliability(logits, labels)
+    found: dict[str, Any] = {
+        "confusion": figures.confusion_matrix(matrix, class_names, title=title),
+        "reliability": figures.reliability_diagram(before, after, fitted, title=title),
+    }
+    every = surest_mistakes(logits, labels, len(labels))
+    wrong = every[:PICTURES]
+    if len(wrong):
+        sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
+        triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
+        words = [f"is: {class_names[a]}\nsaid: {class_names[b]} ({p:.2f})" for a, b, p in triples]
+        which = "all" if len(wrong) == len(every) else f"the {len(wrong)} surest of"
+        found["mistakes"] = figures.picture_sheet(
+            pictures(data, data.split, sample[wrong]),
+            words,
+            title=f"{which} {len(every)} mistakes; {title}",
+        )
+    return found
+
+
+def pictures(data: ImageData, name: str, sample: Tensor) -> Tensor:
+    """Images of a split as they are, float ``(n, C, h, w)`` in [0, 1]."""
+    split = data.splits[name]
+    return split.images.gather(split.members[sample]).float() / 255
+
+
+def files_of(data: ImageData, name: str, sample: Tensor) -> list[str]:
+    """The files of images of a split, empty where they come from none."""
+    split = data.splits[name]
+    paths: Sequence[str] = getattr(split.images, "paths", ())
+    return [paths[i] if paths else "" for i in split.members[sample].tolist()]
+
+
+def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageData) -> None:
+    """All of them, the surest first: place in the split, file, classes, probability."""
+    wrong = surest_mistakes(rows.values, rows.labels, len(rows.labels))
+    sure, taken = rows.values[wrong].softmax(dim=1).max(dim=1)
+    sample = rows.sample[wrong]
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "file", "class", "predicted", "probability"])
+        writer.writerows(
+            [place, name, class_names[label], class_names[other], f"{share:.4f}"]
+            for place, name, label, other, share in zip(
+                sample.tolist(),
+                files_of(data, data.split, sample),
+                rows.labels[wrong].tolist(),
+                taken.tolist(),
+                sure.tolist(),
+                strict=True,
+            )
+        )
+
+
+def write_probabilities(path: Path, rows: Rows, class_names: list[str], files: list[str]) -> None:
+    """In the order of the split; files: empty names where the images come from none."""
+    probabilities = rows.values.softmax(dim=1).numpy()
+    names = {"class_names": np.array(class_names), "files": np.array(files)}
+    labels = rows.labels.numpy()
+    np.savez(path, allow_pickle=False, probabilities=probabilities, labels=labels, **names)

@@ -1,0 +1,84 @@
+"""The ViT in evaluation: scores of a split, probabilities or features of images.
+
+Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_classes)
+                                                       | features (B, D)
+"""
+
+import pytorch_lightning as pl
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from vitlit.data.sampler import Batch
+from vitlit.evaluation.inference import flip_average
+from vitlit.evaluation.metrics import IGNORED, score_metrics
+from vitlit.model.features import Feature
+from vitlit.model.vit import ViT
+
+FLIPPED = "+flip"  # behind the split's name in the names of metrics
+
+
+class Scoring(pl.LightningModule):
+    """What a Classifier does in ``validate``, ``test`` and ``predict``.
+
+    flip: whether ``test`` averages the logits of each image and its mirror image; metrics are then
+    called test+flip/acc and so on. feature: what ``predict`` gives in place of probabilities.
+    scored: images that the last evaluation counted.
+    """
+
+    vit: ViT
+    flip: bool = False
+    feature: Feature | None = None
+    scored: int = 0
+
+    def _add_metrics(self, num_classes: int) -> None:
+        self.val_metrics = score_metrics(num_classes)
+        self.test_metrics = score_metrics(num_classes)
+
+    def _score(self, batch: Batch, logits: Tensor, metrics: MetricCollection) -> None:
+        targets = batch.y.masked_fill(~batch.valid, IGNORED)
+        count = batch.valid.sum()
+        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        metrics["loss"].update(total / count.clamp(min=1), weight=count)
+        metrics["count"].update(count)
+        for name in ("acc", "acc5", "balanced_acc"):
+            if name in metrics:
+                metrics[name].update(logits, targets)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, self(batch.x), self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val", self.val_metrics)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """As ``test`` scores them, averaged with those of the mirror image where asked for."""
+        return flip_average(self, x, self.vit) if self.flip else self(x)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logits ``(B, num_classes)``, for whoever draws up a report."""
+        logits = self.logits(batch.x)
+        self._score(batch, logits, self.test_metrics)
+        return logits
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics(self.tested, self.test_metrics)
+
+    @property
+    def tested(self) -> str:
+        """What ``test`` scores, as its metrics are called: the split, and whether flipped."""
+        data = getattr(self.trainer, "datamodule", None)
+        return getattr(data, "split", "test") + (FLIPPED if self.flip else "")
+
+    def _log_metrics(self, prefix: str, metrics: MetricCollection) -> None:
+        values = metrics.compute()
+        self.scored = int(values.pop("count"))
+        for name, value in values.items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
+        metrics.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities ``(B, num_classes)`` in float32, or features ``(B, D)``."""
+        if self.feature is not None:
+            return self.feature(self.vit, batch.x.to(self.dtype)).float()
+        return self(batch.x).float().softmax(dim=1)

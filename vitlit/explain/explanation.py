@@ -1,0 +1,300 @@
+"""What a model looks at, in a folder: figures, arrays, and a page to explore.
+
+images uint8 (n, C, h, w) -> overview.png heads.png distance.png positions.png filters.png
+                             arrays.npz index.html
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlit.data.splits import Split
+from vitlit.errors import InputError
+from vitlit.explain import figures
+from vitlit.explain.analysis import attention_fact, heads_of, of_weights
+from vitlit.explain.attribution import (
+    Fusion,
+    attention_maps,
+    cls_map,
+    mean_attention_distance,
+    patch_map,
+    pooled_shares,
+    relevance,
+    rollout,
+)
+from vitlit.explain.page import Example, prefix_names, without_own, write_page
+from vitlit.explain.page_figures import model_figures
+from vitlit.images.image_io import printable
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+
+Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
+MOST = 64  # images: each keeps all its attention maps until the page is written
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The images to explain: names, uint8 pixels ``(n, C, h, w)``, labels or -1 ``(n,)``."""
+
+    names: list[str]
+    pixels: Tensor
+    labels: Tensor
+
+
+class Findings(NamedTuple):
+    """What was found in one image; maps of the grid are ``(rows, cols)``.
+
+    A model without a head predicts no class, so there is no relevance for it either.
+    """
+
+    shown: Tensor  # (C, H, W) in [0, 1], as the model sees it but for normalisation
+    attention: Tensor  # (L, h, N, N)
+    flow: Tensor  # rollout, (N, N)
+    relevant: Tensor | None  # relevance for the predicted class, (N, N)
+    cls_map: Tensor
+    rollout: Tensor
+    relevance: Tensor | None
+    probabilities: Tensor | None  # (K,)
+    distance: Tensor  # (L, h) in pixels
+    shares: Tensor | None  # of the patches in the pooling seq, (rows * cols,)
+
+
+def balanced_sample(split: Split, count: int) -> list[int]:
+    """Places in the split of its first images, the classes taking turns: always the same ones."""
+    labels = split.labels
+    turn = torch.zeros(len(labels), dtype=torch.long)
+    for label in range(int(labels.max()) + 1):
+        members = labels == label
+        turn[members] = torch.arange(int(members.sum()))
+    order = sorted(range(len(labels)), key=lambda i: (int(turn[i]), int(labels[i])))
+    return order[:count]
+
+
+def names_in(split: Split, places: list[int], title: str) -> list[str]:
+    """Names of the images at these places: their folders and files, or the title and the place."""
+    paths = getattr(split.images, "paths", ())
+    if not paths:
+        return [f"{title} {place}" for place in places]
+    members = split.members[places].tolist()
+    return [printable(Path(*Path(paths[i]).parts[-2:])) for i in members]
+
+
+def check_count(count: int) -> None:
+    """Refuse what would take too long and too much memory."""
+    if not 1 <= count <= MOST:
+        raise InputError(
+            f"{count} images are not 1 to {MOST}, which explain takes; give a count of these",
+            argument="count",
+        )
+
+
+def study(
+    model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion, answer: Answer | None = None
+) -> Findings:
+    """Explain one image, uint8 ``(C, h, w)``, on the model's device.
+
+    answer: what computes the logits that are told; by default the model itself.
+    """
+    device = next(model.parameters()).device
+    x = pixels[None].to(device)
+    plain = replace(
+        preprocess, mean=(0.0,) * len(preprocess.mean), std=(1.0,) * len(preprocess.std)
+    )
+    normalised = preprocess(x)
+    maps, logits = attention_maps(model, normalised)
+    if answer is not None:
+        with torch.no_grad():
+            logits = answer(normalised)
+    if not logits.isfinite().all():
+        raise InputError(
+            "the model gives no finite numbers, so nothing is to be seen; its weights are broken"
+        )
+    prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
+    shares = pooled_shares(model, normalised)
+    place = {**prefix, "pool": model.global_pool, "shares": shares}
+    flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
+    has_head = model.num_classes > 0
+    relevant = relevance(model, normalised, logits.argmax(dim=1)) if has_head else None
+    found = Findings(
+        shown=plain(x)[0],
+        attention=maps[:, 0],
+        flow=flow[0],
+        relevant=None if relevant is None else relevant[0],
+        cls_map=cls_map(maps, **place)[0],
+        rollout=patch_map(flow, **place)[0],
+        relevance=None if relevant is None else patch_map(without_own(relevant), **place)[0],
+        probabilities=logits[0].float().softmax(dim=0) if has_head else None,
+        distance=mean_attention_distance(maps, patch_size=model.config["patch_size"], **prefix),
+        shares=None if shares is None else shares[0],
+    )
+    return Findings(*(None if part is None else part.cpu() for part in found))  # type: ignore[arg-type]
+
+
+def explain(
+    model: ViT,
+    subjects: Subjects,
+    preprocess: Preprocess,
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    fusion: Fusion = "mean",
+    answer: Answer | None = None,
+) -> None:
+    """Write the folder ``out``, which exists and is empty.
+
+    class_names: of the labels and, where it has a head, of the model's outputs. answer: what
+    computes the logits that are told, such as the model in another precision.
+    """
+    with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
+        found = [study(model, pixels, preprocess, fusion, answer) for pixels in bar]
+    distance = torch.stack([one.distance for one in found]).mean(dim=0)
+    similarity, filters = of_weights(model)
+    for name, figure in draw(model, subjects, found, class_names, distance, similarity, filters):
+        figure.savefig(out / name)
+    of_model = {"distance": distance, "filters": filters, "similarity": similarity}
+    arrays = of_model | heads_of(model) | arrays_of(model, found)
+    names = {"names": np.array(subjects.names)}
+    if model.num_classes:
+        names["class_names"] = np.array(class_names)
+    known = {name: value.numpy() for name, value in arrays.items() if value is not None}
+    np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
+    write_page(
+        out / "index.html",
+        [_example(subjects, i, one, class_names) for i, one in enumerate(found)],
+        title="What the model looks at",
+        facts=facts(model, class_names),
+        grid=model.grid_size,
+        prefix=prefix_names(model),
+        pool=model.global_pool,
+        figures=model_figures(
+            distance=distance,
+            filters=filters,
+            similarity=similarity,
+            uniform=uniform_distance(model),
+        ),
+    )
+
+
+def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
+    """What was found in the images, one after the other: maps of the grid, probabilities."""
+    shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
+    pooled = {"shares": torch.stack(shares)} if shares else {}
+    return {
+        "attention": rows_of_interest(model, found),
+        "rollout": torch.stack([one.rollout for one in found]),
+        "cls_map": torch.stack([one.cls_map for one in found]),
+        **_stacked("relevance", [one.relevance for one in found]),
+        **_stacked("probabilities", [one.probabilities for one in found]),
+        **pooled,
+    }
+
+
+def _stacked(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
+    """The parts as one tensor under its name; nothing where there are none."""
+    there = [part for part in parts if part is not None]
+    return {name: torch.stack(there)} if there else {}
+
+
+def _example(
+    subjects: Subjects, number: int, found: Findings, class_names: Sequence[str]
+) -> Example:
+    pairs: list[tuple[int, float]] = []
+    if found.probabilities is not None:
+        top = found.probabilities.topk(min(5, len(class_names)))
+        pairs = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    label = int(subjects.labels[number])
+    return Example(
+        name=subjects.names[number],
+        image=(found.shown * 255).round().byte(),
+        maps=found.attention,
+        rollout=found.flow,
+        probabilities=[(class_names[i], p) for i, p in pairs],
+        label=None if label < 0 else class_names[label],
+        relevance=found.relevant,
+        shares=found.shares,
+    )
+
+
+def facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
+    """About the model, for the page."""
+    height, width = model.img_size
+    told, count = model.config, sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "Image": f"{height}x{width} pixels",
+        "Patches": f"{model.grid_size[0]}x{model.grid_size[1]} "
+        f"of {told['patch_size']} pixels, {told['patch_embed']}",
+        "Positions": told["pos_embed"],
+        "Attention": attention_fact(model),
+        "Pooling": model.global_pool,
+        "Blocks": str(told["depth"]),
+        "Width": str(model.embed_dim),
+        "Parameters": f"{count:,}",
+        "Classes": str(len(class_names)) if model.num_classes else "none, without a head",
+    }
+
+
+def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
+    """What the pooled tokens attend to, by block and head: ``(n, L, h, rows, cols)``."""
+    place: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
+    place["pool"] = model.global_pool
+    rows = [patch_map(one.attention, **place, shares=one.shares) for one in found]
+    return torch.stack(rows)
+
+
+def draw(
+    model: ViT,
+    subjects: Subjects,
+    found: list[Findings],
+    class_names: Sequence[str],
+    distance: Tensor,
+    similarity: Tensor | None,
+    filters: Tensor,
+) -> Iterator[tuple[str, Any]]:
+    """Names of files, and figures."""
+    maps = {
+        "last block": torch.stack([one.cls_map for one in found]),
+        "rollout": torch.stack([one.rollout for one in found]),
+        **_stacked("for its class", [one.relevance for one in found]),
+    }
+    shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
+    if shares:
+        maps["pooling"] = torch.stack(shares)
+    shown = torch.stack([one.shown for one in found])
+    answers = _stacked("probabilities", [one.probabilities for one in found])
+    yield (
+        "overview.png",
+        figures.attention_overview(
+            shown,
+            maps,
+            **answers,
+            class_names=class_names,
+            names=subjects.names,
+            labels=subjects.labels.tolist(),
+        ),
+    )
+    heads = rows_of_interest(model, found[:1])[0, -1]
+    last = model.config["depth"] - 1
+    name = subjects.names[0]
+    yield "heads.png", figures.attention_heads(shown[0], heads, block=last, name=name)
+    yield "distance.png", figures.attention_distance(distance, uniform=uniform_distance(model))
+    if similarity is not None:
+        yield "positions.png", figures.position_grid(similarity)
+    yield "filters.png", figures.embedding_filters(filters)
+
+
+def uniform_distance(model: ViT) -> float:
+    """The mean attention distance of attention that is the same everywhere, in pixels."""
+    tokens = model.num_prefix_tokens + model.grid_size[0] * model.grid_size[1]
+    maps = torch.full((1, 1, 1, tokens, tokens), 1 / tokens)
+    return mean_attention_distance(
+        maps,
+        grid=model.grid_size,
+        patch_size=model.config["patch_size"],
+        prefix=model.num_prefix_tokens,
+    ).item()

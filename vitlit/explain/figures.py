@@ -1,0 +1,267 @@
+"""Figures of what interpret.py finds: tensors in, matplotlib Figures out.
+
+attention maps (B, rows, cols), images (B, C, H, W) in [0, 1] -> Figure
+
+Figures are about 8 inches wide at 120 dots per inch. They are built without pyplot and without
+touching matplotlib's settings; ``figure.savefig("name.png")`` writes one. Colours are readable
+for the colour-blind: viridis, and those of Okabe and Ito (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlit.explain.attribution import overlay
+from vitlit.images.image_io import printable
+from vitlit.plotting import cut, name_line, verdict_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+WIDTH, DPI = 8.0, 120  # inches, dots per inch
+MAP = "viridis"
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+SMALL, TINY = 9, 7  # sizes of type in points
+PEAK = "each map is lit from its least to its most; peak: its most over its mean, 1.00× is flat"
+TILES = 14  # patches along one side of the position figure; larger grids show every second, …
+
+
+def _figure(height: float, width: float = WIDTH) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def _show(axes: Axes, image: Tensor, title: str = "") -> None:
+    """Draw ``(C, H, W)`` in [0, 1]: three channels are colour, any other number is averaged."""
+    pixels = image.detach().float().cpu().clamp(0, 1)
+    pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
+    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
+    _frame(axes, title)
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
+
+
+def _frame(axes: Axes, title: str) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=TINY, color=GREY, parse_math=False)
+
+
+def _clear(axes: Iterable[Axes]) -> None:
+    for one in axes:
+        one.set_axis_off()
+
+
+def attention_overview(
+    images: Tensor,
+    maps: Mapping[str, Tensor],
+    *,
+    probabilities: Tensor | None = None,
+    class_names: Sequence[str],
+    names: Sequence[str] = (),
+    labels: Sequence[int] = (),
+) -> Figure:
+    """Each image beside itself lit by its maps, under its name and the class predicted.
+
+    images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
+    ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
+    a model without a head; names and labels: of the images, where they have any; a label of -1 is
+    not known.
+    """
+    count, _, height, width = images.shape
+    across = min(2, count)
+    panel = WIDTH / (across * (1 + len(maps)))
+    down = ceil(count / across)
+    figure = _figure(down * (panel * height / width + 0.68) + 0.2)
+    lit = {title: overlay(images, found) for title, found in maps.items()}
+    room = 68 * WIDTH / across  # points, a little less than the part is wide
+    parts = figure.subfigures(down, across, squeeze=False, wspace=0.04).flat
+    for i, part in enumerate(list(parts)[:count]):
+        true = labels[i] if labels and labels[i] >= 0 else None
+        name = names[i] if names else ""
+        lines = [name_line(name, None if true is None else class_names[true], room, SMALL)]
+        is_right = None
+        if probabilities is not None:
+            sure, best = probabilities[i].detach().max(dim=0)
+            is_right = None if true is None else true == int(best)
+            lines.append(verdict_line(class_names[int(best)], float(sure), is_right, room, SMALL))
+        colour = VERMILION if is_right is False else "black"
+        title = "\n".join(filter(None, lines))
+        part.suptitle(title, fontsize=SMALL, color=colour, parse_math=False)
+        first, *others = part.subplots(1, 1 + len(maps), squeeze=False)[0]
+        _show(first, images[i], "image")
+        for axes, (name, pictures) in zip(others, lit.items(), strict=True):
+            _show(axes, pictures[i], f"{name}\n{_peak(maps[name][i])}")
+    if maps:
+        figure.supxlabel(PEAK, fontsize=TINY, color=GREY)
+    return figure
+
+
+def _peak(found: Tensor) -> str:
+    """How far a map is from flat: its light goes from its least to its most, however near."""
+    mean = float(found.float().mean())
+    if not mean > 0:
+        return "all 0"  # relevance, where nothing speaks for the class
+    ratio = float(found.max()) / mean
+    return f"peak {ratio:.2f}×" if ratio < 10 else f"peak {ratio:.0f}×"
+
+
+def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") -> Figure:
+    """One image and what each head of one block looks at, all heads on one scale.
+
+    image: ``(C, H, W)`` in [0, 1]; maps: ``(h, rows, cols)``, as :func:`patch_map` gives them;
+    block: its number, and name: the image's, for the title.
+    """
+    count = 1 + len(maps)
+    down = ceil(count / 7)
+    across = ceil(count / down)
+    panel = (WIDTH - 1) / across  # an inch for the colour bar
+    figure = _figure(
+        down * (panel * image.shape[1] / image.shape[2] + 0.2) + (0.45 if name else 0.3)
+    )
+    title = f"attention of the heads of block {block}"
+    if name:
+        title += "\n" + cut(printable(name), 68 * WIDTH, SMALL)
+    figure.suptitle(title, fontsize=SMALL, parse_math=False)
+    grid = figure.subplots(down, across, squeeze=False)
+    first, *others = grid.flat
+    _show(first, image, "image")
+    values = maps.detach().float().cpu()
+    for i, (axes, head) in enumerate(zip(others, values, strict=False)):
+        drawn = axes.imshow(head.numpy(), cmap=MAP, vmin=0, vmax=float(values.max()))
+        _frame(axes, f"head {i}")
+    _clear(others[len(maps) :])
+    bar = figure.colorbar(drawn, ax=grid, label="share of attention", shrink=0.9)
+    _small_bar(bar)
+    return figure
+
+
+def _small_bar(bar: Any) -> None:
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=TINY)
+    bar.ax.yaxis.label.set_fontsize(SMALL)
+
+
+def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Figure:
+    """Mean attention distance by depth, one dot per head (Dosovitskiy et al., 2021, fig. 7).
+
+    distances: ``(L, h)`` in pixels, from :func:`mean_attention_distance`; uniform: the distance
+    of attention that is the same everywhere, drawn as a line.
+    """
+    depth, heads = distances.shape
+    figure = _figure(4.0)
+    axes = figure.subplots()
+    blocks = torch.arange(depth).repeat_interleave(heads)
+    values = distances.detach().float().cpu()
+    axes.scatter(
+        blocks.numpy(), values.flatten().numpy(), s=28, color=BLUE, alpha=0.7, linewidths=0
+    )
+    if uniform is not None:
+        axes.axhline(uniform, color=GREY, linestyle="--", linewidth=1, label="uniform attention")
+        axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
+    axes.set(xlabel="block", ylabel="mean attention distance (pixels)")
+    axes.set_xlim(-0.5, depth - 0.5)
+    axes.set_ylim(0, 1.1 * max(float(values.max()), uniform or 0.0, 1.0))
+    axes.set_title("how far each head looks", fontsize=SMALL, loc="left")
+    _tidy(axes)
+    axes.set_xticks(range(0, depth, ceil(depth / 24)))
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    """Ticks at whole numbers of the horizontal axis, a light grid, no box."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=TINY)
+    axes.xaxis.label.set_fontsize(SMALL)
+    axes.yaxis.label.set_fontsize(SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#DDDDDD", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def position_grid(similarity: Tensor) -> Figure:
+    """Similarity of each patch's position embedding to all others, tile by tile (fig. 7 centre).
+
+    similarity: ``(N, rows, cols)`` from :func:`position_similarity`; the tile at a patch's place
+    is that patch's row. Large grids show every second, third, … patch.
+    """
+    _, rows, cols = similarity.shape
+    step = ceil(max(rows, cols) / TILES)
+    values = similarity.detach().float().cpu()
+    tiles = values.view(rows, cols, rows, cols)[::step, ::step]
+    mosaic = _mosaic(tiles)
+    height, width = mosaic.shape
+    panel = min(WIDTH - 1.6, 4.5 * width / height)  # inches across, and at most 4.5 down
+    figure = _figure(panel * height / width + 0.8, max(panel + 1.6, WIDTH / 2))
+    axes = figure.subplots()
+    down, across = tiles.shape[:2]
+    drawn = axes.imshow(
+        mosaic.numpy(),
+        cmap=MAP,
+        vmin=min(float(values.min()), 0.9),
+        vmax=1,
+        interpolation="nearest",
+        extent=(0, across, down, 0),  # a unit for each tile
+        aspect=height / down * across / width,
+    )
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([i + 0.5 for i in range(across)], [str(i * step) for i in range(across)])
+    axes.set_yticks([i + 0.5 for i in range(down)], [str(i * step) for i in range(down)])
+    axes.tick_params(length=0, labelsize=TINY)
+    axes.set_xlabel("column", fontsize=SMALL)
+    axes.set_ylabel("row", fontsize=SMALL)
+    figure.suptitle("similarity of position embeddings, by patch", fontsize=SMALL)
+    _small_bar(figure.colorbar(drawn, ax=axes, label="cosine similarity", shrink=0.9))
+    return figure
+
+
+def _mosaic(tiles: Tensor) -> Tensor:
+    """``(down, across, rows, cols)`` -> ``(height, width)``, with NaN, which stays white, between.
+
+    Small tiles are enlarged, so that the gap is narrow beside them.
+    """
+    scale = ceil(12 / max(tiles.shape[2:]))
+    tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    gapped = F.pad(tiles, (0, 1, 0, 1), value=float("nan")).transpose(1, 2)
+    return gapped.flatten(2).flatten(0, 1)[:-1, :-1]
+
+
+def embedding_filters(filters: Tensor) -> Figure:
+    """Principal components of the patch embedding, rows of 7 (fig. 7 left).
+
+    filters: ``(n, C, P, P)`` from :func:`principal_filters`. Each has its own contrast: its
+    largest absolute value becomes white or black, and 0 is mid-grey.
+    """
+    count = len(filters)
+    across = min(7, max(count, 1))
+    down = max(ceil(count / across), 1)
+    panel = WIDTH / 7
+    figure = _figure(down * panel + 0.35, max(across * panel, WIDTH / 2))
+    figure.suptitle("principal filters of the patch embedding", fontsize=SMALL)
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    filters = filters.detach().float().cpu()
+    largest = filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+    for one, picture in zip(axes, 0.5 + filters / (2 * largest), strict=False):
+        _show(one, picture)
+    _clear(axes[count:])
+    return figure
+
+
+def to_array(figure: Figure) -> Any:
+    """The figure's pixels: numpy uint8 ``(height, width, 3)``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -1,0 +1,182 @@
+"""Processes that watch each other: which one is lost is said when a collective fails.
+
+each process -> a count in the shared store, each second -> those whose count stands still
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+
+from vitlit.errors import LostProcessError, Stopped, TrainingError
+from vitlit.foreign_texts import find_text
+from vitlit.training.checkpoint_callbacks import LastCheckpoint
+
+INTERVAL = 1.0  # seconds between two beats
+PATIENCE = 2.5  # seconds in which a living process beats
+FIRST = "VITLIT_FIRST_PROCESS"  # in the environment of those that Lightning starts: its number
+
+
+class Heartbeat(Callback):
+    """Beats while the training lasts, and turns a failed collective into one that names the lost.
+
+    Processes that this one started are ended with it.
+    """
+
+    def __init__(self) -> None:
+        self._beats: Beats | None = None
+        self._children: list[Any] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size == 1:
+            return
+        self._beats = Beats(trainer.global_rank, trainer.world_size)
+        started = getattr(trainer.strategy.launcher, "procs", None)  # by Lightning, if it did
+        if started and all(isinstance(child, subprocess.Popen) for child in started):
+            # Lightning's observer of this list would kill this process before it can say why
+            self._children = list(started)
+            started.clear()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, Stopped | TrainingError):
+            self._wait(seconds=30.0)
+        elif self._beats is not None and is_lost(exception):
+            lost = self._beats.lost()
+            self._wait(seconds=0.0)
+            text = describe(lost, trainer.global_rank, run_of(trainer))
+            raise LostProcessError(text) from exception
+        if self._beats is not None:
+            self._beats.stop()
+
+    def _wait(self, seconds: float) -> None:
+        """Let the processes that this one started end, and kill those that do not."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(child.poll() is None for child in self._children):
+            time.sleep(0.05)
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._beats is not None:
+            self._beats.stop()
+
+
+@contextmanager
+def watching_launcher(lost: Callable[[bool], bool]) -> Iterator[None]:
+    """Within it, look each second whether the process that started this one is still there.
+
+    lost: called where it is not, with whether that was torchrun, until it returns true. Processes
+    that nobody has started for a training are left alone.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    # what Lightning starts may come up when the first process is gone already
+    launcher = os.getppid() if by_torchrun else int(os.environ.get(FIRST, "0"))
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(INTERVAL):
+            if os.getppid() != launcher and lost(by_torchrun):
+                return
+
+    is_first = not by_torchrun and not (launcher and "LOCAL_RANK" in os.environ)
+    if is_first:
+        os.environ[FIRST] = str(os.getpid())
+    else:
+        threading.Thread(target=watch, daemon=True, name="launcher").start()
+    try:
+        yield
+    finally:
+        over.set()
+        if is_first:
+            os.environ.pop(FIRST, None)
+
+
+class Beats:
+    """Counts of all processes, each raised by a thread of its own process."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        assert dist.group.WORLD is not None
+        self.rank, self.world = rank, world
+        self._store = PrefixStore("vitlit", dist.group.WORLD.get_group_store())
+        self._ended = threading.Event()
+        self._store.add(str(rank), 1)
+        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+
+    def _beat(self) -> None:
+        try:
+            while not self._ended.wait(INTERVAL):
+                self._store.add(str(self.rank), 1)
+        except RuntimeError:
+            return  # the process that holds the store is gone; the collectives will tell
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def lost(self) -> list[int]:
+        """Ranks that do not beat, the first where the store, which it holds, does not answer."""
+        found = [0]
+
+        def compare() -> None:
+            before = self._counts()
+            time.sleep(PATIENCE)
+            after = self._counts()
+            others = [rank for rank in range(self.world) if rank != self.rank]
+            found[:] = [rank for rank in others if after[rank] == before[rank]]
+
+        thread = threading.Thread(target=_quietly, args=(compare,), daemon=True)
+        thread.start()
+        thread.join(PATIENCE + 1.5)
+        return list(found)
+
+    def _counts(self) -> list[int]:
+        return [self._store.add(str(rank), 0) for rank in range(self.world)]
+
+
+def _quietly(function: Any) -> None:
+    try:
+        function()
+    except RuntimeError:
+        return  # the store is gone
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process did not answer."""
+    is_kind = isinstance(error, RuntimeError | dist.DistError)
+    return is_kind and find_text("lost process", str(error)) is not None
+
+
+def leave_group() -> None:
+    """End gloo's threads, which could abort a process whose Python is gone (Lightning: NCCL's)."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
+def run_of(trainer: pl.Trainer) -> str | None:
+    """The name of the run, if it keeps a last.ckpt."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint):
+            return Path(str(callback.dirpath)).parent.name
+    return None
+
+
+def describe(lost: list[int], rank: int, run: str | None) -> str:
+    """The last line of a process that lost others. run: the name of the run, None if not kept."""
+    ranks = ", ".join(map(str, lost)) or "unknown"
+    way = f"the same command with --run {run} goes on from its last.ckpt" if run else "start again"
+    return (
+        f"lost rank {ranks} (process {os.getpid()} is rank {rank}): it was killed, stopped, or did "
+        f"not answer within --timeout_seconds; {way}"
+    )

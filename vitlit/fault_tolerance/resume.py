@@ -1,0 +1,207 @@
+"""Going on where a checkpoint was taken: the same batches, sums and rates as without a stop.
+
+trainer -> Position, in the checkpoint -> the loops, the loader and the optimiser of another run
+
+Lightning guesses from its counters what was done when a checkpoint was taken, and starts an epoch
+again or skips a validation where it guesses wrong. So the place is written down, and the loops are
+set to it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
+
+from vitlit.data.sampler import TrainOrder
+from vitlit.errors import InputError
+from vitlit.fault_tolerance.lightning_internals import is_validation_due, set_logged_steps
+from vitlit.training.checkpoint_callbacks import is_within_step
+from vitlit.training.classifier import Classifier
+
+KEY, SUMS = "position", "train_sums"  # of the checkpoint
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place between two optimiser steps.
+
+    epoch: complete epochs; batch: batches of the next one that the weights have seen, of
+    ``batches``; validated: whether the validation that is due after them was done;
+    seed, images, global_batch: what the order of the images follows from; accumulate: batches of
+    an optimiser step.
+    """
+
+    epoch: int
+    batch: int
+    validated: bool
+    batches: int
+    seed: int
+    images: int
+    global_batch: int
+    accumulate: int
+
+    def check(self, now: "Position") -> None:
+        """Refuse to go on within an epoch whose batches would be others. now: of the new run."""
+        arguments = {
+            "seed": ("seed_everything",),
+            "images": ("dataset", "data_dir", "val_fraction"),
+            "global_batch": ("batch_size", "devices", "num_nodes"),
+            "accumulate": ("accumulate_grad_batches",),
+            "batches": ("limit_train_batches",),
+        }
+        for name, names in arguments.items():
+            before, after = getattr(self, name), getattr(now, name)
+            if self.batch and before != after:
+                raise InputError(
+                    f"the checkpoint is from within epoch {self.epoch}, with {name} {before} and "
+                    f"not {after}; leave {', '.join(names)} as in its run",
+                    argument=names,
+                )
+
+
+class Resume(Callback):
+    """Writes the position into each checkpoint, and puts a run that starts from one there.
+
+    A checkpoint taken between the batches of an optimiser step counts as from before the first
+    of them, since their gradients are not kept.
+    """
+
+    def __init__(self) -> None:
+        self._validated = (-1, 0)  # epoch and batch of the last validation
+        self._found: dict[str, Any] | None = None
+        self._groups: list[dict[str, Any]] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._validated = (_epochs(trainer), _done(trainer))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """On all processes, as Lightning does it: each has its part of the sums."""
+        if (order := _order(trainer)) is None or not isinstance(pl_module, Classifier):
+            return
+        sums = pl_module.train_sums.sums().clone()
+        checkpoint[SUMS] = trainer.strategy.reduce(sums, reduce_op="mean")
+        checkpoint[KEY] = asdict(self._position(trainer, order))
+
+    def _position(self, trainer: pl.Trainer, order: TrainOrder) -> Position:
+        epoch, batch = _epochs(trainer), _done(trainer)
+        validated = self._validated == (epoch, batch)
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        if epochs.started == epoch:  # the end of an epoch
+            batch, validated = 0, False
+        elif is_within_step(trainer):
+            batch, validated = batch - batch % trainer.accumulate_grad_batches, True
+        return Position(
+            epoch=epoch,
+            batch=batch,
+            validated=validated,
+            batches=int(trainer.num_training_batches),
+            seed=order.seed,
+            images=order.size,
+            global_batch=order.batch_size * order.num_replicas,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._found = {name: checkpoint[name] for name in (KEY, SUMS) if name in checkpoint}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what this run's settings say before the checkpoint's optimiser replaces it."""
+        self._groups = [
+            {name: value for name, value in group.items() if name != "params"}
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+        ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found, self._found = self._found, None
+        order = _order(trainer)
+        if found is None or KEY not in found or order is None:
+            return
+        assert isinstance(pl_module, Classifier)
+        position = Position(**found[KEY])
+        position.check(self._position(trainer, order))
+        _set_loops(trainer, position)
+        order.resume(position.epoch, position.batch)
+        if position.batch:
+            pl_module.train_sums.restore(found[SUMS])
+        if position.validated:
+            self._validated = (position.epoch, position.batch)
+        _set_rates(trainer, self._groups)
+        for stopping in trainer.early_stopping_callbacks:
+            if stopping.wait_count >= stopping.patience:
+                rank_zero_info("the checkpoint is of a training that early stopping ended")
+                trainer.should_stop = True
+
+
+def _epochs(trainer: pl.Trainer) -> int:
+    """Epochs whose batches are all done; ``current_epoch`` rises later."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return progress.processed
+
+
+def _done(trainer: pl.Trainer) -> int:
+    """Batches of the epoch that the weights have seen."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def _order(trainer: pl.Trainer) -> TrainOrder | None:
+    sampler = getattr(trainer.train_dataloader, "sampler", None)
+    return sampler if isinstance(sampler, TrainOrder) else None
+
+
+def _set(tracker: Any, done: int, *, begun: int = 0) -> None:
+    """``done`` events are complete, and ``begun`` more are under way."""
+    for name in vars(tracker):
+        setattr(tracker, name, done + (begun if name in ("ready", "started") else 0))
+
+
+def _set_loops(trainer: pl.Trainer, position: Position) -> None:
+    """Make Lightning's loops go on from a position, in the state that they have there.
+
+    Lightning reads from counts of what was begun and done where it stopped, so these are set to
+    what they would have been, and it is asked to read them again.
+    """
+    epochs, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    validation, done = batches.val_loop, batches.batch_progress
+    within = position.batch > 0
+    _set(epochs.epoch_progress.total, position.epoch, begun=int(within))
+    _set(epochs.epoch_progress.current, position.epoch, begun=int(within))
+    _set(done.total, position.epoch * position.batches + position.batch)
+    _set(done.current, position.batch)
+    done.is_last_batch = within and position.batch == position.batches
+    epochs.restarting = within
+    batches.restarting = within  # on its own: the other always says yes where max_steps is given
+    due = within and is_validation_due(trainer)
+    # a validation with a batch that was begun and is not done is run, one without is skipped
+    _set(validation.batch_progress.total, 0, begun=int(due and not position.validated))
+    _set(validation.batch_progress.current, 0)
+    epochs.update_restart_stage()
+    _set(validation.batch_progress.total, 0)
+    # loggers count steps when a batch ends; after a validation it has yet to
+    set_logged_steps(trainer, trainer.global_step - int(due))
+
+
+def _set_rates(trainer: pl.Trainer, groups: list[dict[str, Any]]) -> None:
+    """Let the settings of this run decide, as from the first step; the schedule goes on.
+
+    groups: those of the optimiser as the settings make it. Where a run is made longer, the rate is
+    that of a run planned with the new length.
+    """
+    [optimizer] = trainer.optimizers
+    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+        group.update(settings)
+    for config in trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        scheduler.base_lrs = [settings["initial_lr"] for settings in groups]
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        for group, lr, factor in zip(
+            optimizer.param_groups, scheduler.base_lrs, factors, strict=True
+        ):
+            group["lr"] = lr * factor

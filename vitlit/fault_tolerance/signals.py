@@ -1,0 +1,245 @@
+"""Signals: all processes save after the optimiser step in which one came, and end.
+
+SIGTERM, SIGUSR1, SIGINT to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
+"""
+
+import math
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+
+from vitlit.errors import Stopped
+from vitlit.fault_tolerance.heartbeat import watching_launcher
+from vitlit.fault_tolerance.signal_thread import watching
+from vitlit.training.checkpoint_callbacks import LastCheckpoint, MovingAverage, is_within_step
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM) + (
+    (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
+)
+SAME = 1.0  # seconds in which another signal is the same wish: SLURM and torchrun both pass it on
+GRACE = 3.0  # seconds after which a signal that no handler was run for finds Python waiting in C
+TOO_EARLY = "before the first step; nothing was saved"
+
+
+class Agreement:
+    """What any process reports in a step, all know at the end of that step.
+
+    One number for each process, on the CPU beside the step, so that no step waits for a device;
+    the largest counts. The processes of a group must call both methods equally often.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=timeout)
+        self._value = torch.zeros(1, dtype=torch.int32)
+        self._work: Any = None
+
+    def begin(self, mine: int) -> None:
+        """Send a number on its way."""
+        self._value.fill_(mine)
+        self._work = dist.all_reduce(
+            self._value, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+
+    def end(self) -> int:
+        """The largest number that was sent. Raises RuntimeError where a process is lost."""
+        self._work.wait()
+        return int(self._value)
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """How long processes wait for each other in collectives from now on."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:  # before torch 2.15
+        assert dist.group.WORLD is not None
+        dist.group.WORLD.set_timeout(timeout)
+
+
+class Stopping(Callback):
+    """Ends a training in good order when a signal asks for it; a later one ends it at once.
+
+    A process that waits outside Python, where no handler is run, is ended too: before the first
+    step, when there is nothing to save, or by a later signal. One whose launcher is gone takes that
+    for SIGTERM.
+
+    Args:
+        timeout: How long processes wait for each other.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self.timeout = timeout
+        self.signum = 0  # of the signal that came
+        self._pid = os.getpid()
+        self._training = self._is_first = False
+        self._agreement: Agreement | None = None
+        self._saving = False
+        self._came = math.inf  # when the first signal did, in seconds of the monotonic clock
+        self._noted = -math.inf  # when a handler was last run
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle signals while this lasts."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may have handlers
+            return
+        before = {signum: signal.signal(signum, self._note) for signum in CAUGHT}
+        try:
+            with watching(self._hear), watching_launcher(self._lose_launcher):
+                yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _lose_launcher(self, by_torchrun: bool) -> bool:
+        """Take it for SIGTERM, but where a failed collective will say which process is lost."""
+        if self._training and not by_torchrun:
+            return False
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    def _note(self, signum: int, frame: Any) -> None:
+        self._noted = now = time.monotonic()
+        is_child = os.getpid() != self._pid
+        if self.signum:
+            if is_child:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            if now - self._came > SAME:
+                self._end_unless_saving(signum)
+            return
+        self.signum, self._came = signum, min(now, self._came)
+        if not self._training and not is_child:
+            raise Stopped(signum, TOO_EARLY)
+        if self._is_first and not is_child:
+            name = signal.Signals(signum).name
+            _say(f"{name}: saving after this step; a second one ends without")
+
+    def _end_unless_saving(self, signum: int) -> None:
+        """What a later signal does; the first that comes while a checkpoint is written waits."""
+        if self._saving:
+            self._saving = False
+            _say("a checkpoint is being written; another signal ends without")
+            return
+        _say(f"ended by another {signal.Signals(signum).name}")
+        os._exit(128 + signum)
+
+    def _hear(self, signum: int) -> None:
+        """Of a signal, at once and in another thread, whether or not its handler is run."""
+        if signum not in CAUGHT:
+            return
+        now = time.monotonic()
+        self._came = min(now, self._came)
+        timer = threading.Timer(GRACE, self._end_if_deaf, [signum, now])
+        timer.daemon = True
+        timer.start()
+
+    def _end_if_deaf(self, signum: int, came: float) -> None:
+        """End the process if the handler of a signal that came is not run, and nothing is lost."""
+        is_heard, is_later = self._noted > came - SAME, came - self._came > SAME
+        if is_heard or self._saving or (self._training and not is_later):
+            return
+        stop = Stopped(signum, "while it waited" if self._training else TOO_EARLY)
+        _say(str(stop))
+        os._exit(stop.status)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            set_timeout(self.timeout)  # not earlier: the data may take long to prepare
+            self._agreement = Agreement(self.timeout)
+        self._training, self._is_first = True, trainer.is_global_zero
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._agreement is not None and not is_within_step(trainer):
+            self._agreement.begin(self.signum)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not is_within_step(trainer):
+            self._stop_if_asked(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._agreement is not None and not trainer.sanity_checking:
+            self._agreement.begin(self.signum)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._training:
+            self._stop_if_asked(trainer, pl_module)
+
+    def _stop_if_asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save and stop, all processes or none."""
+        signum = self.signum if self._agreement is None else self._agreement.end()
+        if not signum:
+            return
+        if trainer.validating:
+            for average in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(average, MovingAverage):
+                    average.on_validation_epoch_end(trainer, pl_module)  # the weights go back
+        saved = "nothing was saved, as there is no last.ckpt"
+        for last in trainer.checkpoint_callbacks:
+            if isinstance(last, LastCheckpoint):
+                self._saving = True
+                last.save(trainer)
+                self._saving = False
+                saved = f"saved {last.best_model_path}"
+        where = f"after step {trainer.global_step}; {saved}"
+        if trainer.is_global_zero and signum != signal.SIGINT:
+            where += requeue(signum)
+        raise Stopped(signum, where, quiet=not trainer.is_global_zero)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = False
+
+
+def requeue(signum: int) -> str:
+    """Ask SLURM to run the job again, after SIGUSR1 within one; what happened, in words."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or signum == signal.SIGTERM:
+        return ""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        reason = " ".join(said.decode(errors="replace").split()) or str(error)
+        return f"; job {job} could not be requeued: {reason}"
+    return f"; requeued job {job}"
+
+
+def _say(text: str) -> None:
+    """On a line of its own below the bar; from handlers too, which print may not be called in."""
+    os.write(2, f"\nvitlit: {text}\n".encode())

@@ -1,0 +1,1 @@
+"""What a model's features are good for: probes and nearest images."""

@@ -1,0 +1,247 @@
+"""``probe``: how far the features of a model carry on a data set, and which images are alike.
+
+ImageData -> features of train, val and the split to score -> probe/: metrics.json nearest.png
+                                                              features.npz
+files     -> features -> nearest images of each query          probe/: nearest.csv nearest.png
+                                                              features.npz
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import Split
+from vitlit.errors import InputError
+from vitlit.evaluation import figures
+from vitlit.evaluation.inference import Rows, collect, loader_of
+from vitlit.evaluation.significance import wilson
+from vitlit.explain.explanation import balanced_sample
+from vitlit.features.probe_classifiers import Neighbours, choose_linear, fit_linear, nearest, vote
+from vitlit.images.image_io import printable
+from vitlit.images.image_store import FileImages
+from vitlit.images.preprocess import find_images
+
+QUERIES, SHOWN = 6, 7  # rows of the sheet, and neighbours in each
+KEPT = 5 * 10**7  # numbers that features.npz takes at most: 200 MB
+
+Extract = Callable[[ImageData, Split], Rows]  # features (n, D) of a split
+
+
+class Probed(NamedTuple):
+    """Accuracies on the images scored, and the words that say them."""
+
+    metrics: dict[str, Any]
+    lines: list[str]
+
+
+def extractor(compute: Callable[[Tensor], Tensor], device: torch.device) -> Extract:
+    """What computes the features of a split."""
+
+    def extract(data: ImageData, split: Split) -> Rows:
+        return collect(data, loader_of(data, split), compute, device).rows()
+
+    return extract
+
+
+def probe_data_set(
+    data: ImageData,
+    extract: Extract,
+    folder: Path,
+    *,
+    k: int,
+    c: float | None,
+    about: dict[str, Any],
+) -> Probed:
+    """Fit on the training images, choose C on validation, score the split that ``data`` scores.
+
+    k: neighbours that vote; c: inverse strength of the penalty, chosen where None; about: the model
+    and its features, for metrics.json. Writes metrics, features and, for some of the images scored,
+    their nearest training images.
+    """
+    if data.split != "test":
+        raise InputError(
+            f"probe scores the test split, not {data.split}; leave out split", argument="split"
+        )
+    _set_up(data, k)
+    rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
+    train, val, test = rows["train"], rows["val"], rows["test"]
+    near = nearest(test.values, train.values, max(k, SHOWN))
+    chosen = Neighbours(near.similarity[:, :k], near.row[:, :k])
+    if c is None:
+        linear, c = choose_linear(train[:2], val[:2], data.num_classes)
+        how = f"C {c:g}, chosen on {len(val.labels)} validation images"
+    else:
+        linear, how = fit_linear(*train[:2], data.num_classes, c=c), f"C {c:g}"
+    found = {
+        "knn": vote(chosen, train.labels, data.num_classes) == test.labels,
+        "linear": linear.predict(test.values) == test.labels,
+    }
+    metrics: dict[str, Any] = {
+        "of": about
+        | {
+            "dataset": data.dataset,
+            "data_dir": str(data.data_dir),
+            "labels": data.hparams["labels"],
+            "split_seed": data.hparams["split_seed"],
+        },
+        "train_images": len(train.labels),
+        "test_images": len(test.labels),
+        "features": train.values.shape[1],
+        "k": k,
+        "c": c,
+    }
+    for name, right in found.items():
+        count = int(right.sum())
+        metrics[name] = {
+            "acc": count / len(right),
+            "acc_interval": list(wilson(count, len(right))),
+        }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    kept = _write_data_set(folder / "features.npz", rows, data.class_names)
+    _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
+    lines = [
+        f"data        {data.dataset}: {len(train.labels)} images to learn from, "
+        f"{len(test.labels)} to score",
+        _line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
+        _line("linear", metrics["linear"], how),
+        *kept,
+    ]
+    return Probed(metrics, lines)
+
+
+def _set_up(data: ImageData, k: int) -> None:
+    """Read the three splits; refuses more neighbours than there are training images."""
+    data.prepare_data()
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    count = len(data.splits["train"])
+    if k > count:
+        raise InputError(
+            f"k {k} is more than the {count} training images; give {count} or less", argument="k"
+        )
+
+
+def _line(name: str, found: dict[str, Any], how: str) -> str:
+    low, high = found["acc_interval"]
+    return f"{name:12}test/acc {found['acc']:.4f} ({low:.4f} to {high:.4f}, 95 %)  {how}"
+
+
+def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str]) -> list[str]:
+    """Features and labels by split, unless they are too many; what there is to say about it."""
+    numbers = sum(part.values.numel() for part in rows.values())
+    if numbers > KEPT:
+        return [f"features    not written: {numbers:.1e} numbers are more than {KEPT:.0e}"]
+    arrays = {f"{name}_features": part.values.numpy() for name, part in rows.items()}
+    arrays |= {f"{name}_labels": part.labels.numpy() for name, part in rows.items()}
+    np.savez(path, allow_pickle=False, class_names=np.array(class_names), **arrays)
+    return []
+
+
+def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
+    test, train = data.splits["test"], data.splits["train"]
+    places = balanced_sample(test, QUERIES)
+    index = near.row[places, :SHOWN]  # (q, 7)
+    names = [figures.cut(name, 14) for name in data.class_names]
+    labels = train.labels[index]
+    return figures.neighbour_sheet(
+        _pixels(test, torch.tensor(places)),
+        [names[i] for i in test.labels[places].tolist()],
+        _stacked(train, index),
+        [
+            [f"{names[label]} {value:.2f}" for label, value in zip(*pair, strict=True)]
+            for pair in zip(labels.tolist(), near.similarity[places, :SHOWN].tolist(), strict=True)
+        ],
+        (labels == test.labels[places][:, None]).tolist(),
+        title="test images, and the training images nearest to them (cosine)",
+    )
+
+
+def _pixels(split: Split, places: Tensor) -> Tensor:
+    """Images as they are, float ``(n, C, h, w)`` in [0, 1]."""
+    return split.images.gather(split.members[places]).float() / 255
+
+
+def _stacked(split: Split, places: Tensor) -> Tensor:
+    """As :func:`_pixels`, of places ``(q, k)``: ``(q, k, C, h, w)``."""
+    return torch.stack([_pixels(split, row) for row in places])
+
+
+def find_alike(
+    data: ImageData, extract: Extract, folder: Path, *, query: list[str] | None
+) -> list[str]:
+    """For each query the nearest of the data's own images but itself; what to say about it.
+
+    query: files; by default some of the images themselves, evenly spread.
+    """
+    data.setup("predict")
+    found = data.splits["predict"]
+    own, _, good = extract(data, found)
+    if len(good) < 2:
+        raise InputError(
+            f"{len(good)} image has no neighbours; give more images that can be read",
+            argument="images",
+        )
+    gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
+    asked = find_images(query, argument="query") if query else _spread(files)
+    channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
+    unknown = torch.full((len(asked),), -1)
+    images = FileImages(asked, unknown, in_chans=channels, size=size)
+    queries = Split(images, torch.arange(len(asked)))
+    theirs = extract(data, queries).values
+    near = _without_self(nearest(theirs, own, SHOWN + 1), asked, files)
+    _write_alike(folder / "nearest.csv", asked, files, near)
+    np.savez(folder / "features.npz", allow_pickle=False, features=own.numpy(), files=files)
+    first = near.row[:QUERIES]
+    figure = figures.neighbour_sheet(
+        _pixels(queries, torch.arange(len(first))),
+        [figures.cut(printable(Path(file).name), 18) for file in asked[:QUERIES]],
+        _stacked(gallery, first),
+        [
+            [
+                f"{figures.cut(printable(Path(files[i]).name), 13)} {value:.2f}"
+                for i, value in zip(*pair, strict=True)
+            ]
+            for pair in zip(first.tolist(), near.similarity.tolist(), strict=False)
+        ],
+        None,
+        title="images, and those nearest to them (cosine)",
+    )
+    figure.savefig(folder / "nearest.png")
+    left_out = len(found) - len(good)
+    bad = f"; {left_out} cannot be read" if left_out else ""
+    noun = "query" if len(asked) == 1 else "queries"
+    return [f"nearest     among {len(files)} images, of {len(asked)} {noun}{bad}"]
+
+
+def _spread(files: list[str]) -> list[str]:
+    places = torch.linspace(0, len(files) - 1, min(QUERIES, len(files))).round().long()
+    return [files[i] for i in places.tolist()]
+
+
+def _without_self(near: Neighbours, queries: list[str], files: list[str]) -> Neighbours:
+    """One neighbour less for each query: itself, or else the last."""
+    paths = [Path(file).resolve() for file in files]
+    kept = []
+    for query, row in zip(queries, near.row.tolist(), strict=True):
+        own = Path(query).resolve()
+        places = [j for j, i in enumerate(row) if paths[i] != own]
+        kept.append(places[: near.row.shape[1] - 1])
+    index = torch.tensor(kept)
+    return Neighbours(near.similarity.gather(1, index), near.row.gather(1, index))
+
+
+def _write_alike(path: Path, queries: list[str], files: list[str], near: Neighbours) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query", "rank", "file", "similarity"])
+        for query, row, values in zip(queries, near.row, near.similarity, strict=True):
+            pairs = zip(row.tolist(), values.tolist(), strict=True)
+            for rank, (i, value) in enumerate(pairs, start=1):
+                writer.writerow([query, rank, files[i], f"{value:.4f}"])

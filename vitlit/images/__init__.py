@@ -1,0 +1,1 @@
+"""Image files to tensors: finding, decoding, caching, and what a model takes of them."""

@@ -1,0 +1,98 @@
+"""Image files that cannot be read: listed by name with the reason, and refused or left out.
+
+Images, members of a split -> members that can be read
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.images.decode_cache import say
+from vitlit.images.image_io import printable
+from vitlit.images.image_store import BadFile, Images, is_among
+
+OnBadImage = Literal["refuse", "skip"]
+SHOWN = 10  # files of a list
+
+
+def listing(headline: str, bad: Sequence[BadFile]) -> str:
+    """A line for each of the first files, and how many more there are."""
+    lines = [f"  {printable(file.path)}: {file.reason}" for file in bad[:SHOWN]]
+    more = [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+    return "\n".join([headline, *lines, *more])
+
+
+def say_unread(paths: Sequence[str]) -> None:
+    """Say which image files in folders are of kinds that are not read."""
+    if not paths:
+        return
+    kinds = Counter(Path(path).suffix.lower() for path in paths)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    say(
+        f"left out images of kinds that are not read ({counts}), the first is "
+        f"{printable(paths[0])}; convert them to PNG or JPEG"
+    )
+
+
+def print_bad(bad: Sequence[BadFile], good: int) -> None:
+    """Where files could not be read and ``good`` others could, how many, which and why."""
+    if bad:
+        print(listing(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
+
+
+def refuse(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -> None:
+    """List bad files, and raise an error that names the first of ``total`` images.
+
+    way_out: what to do; argument: what it is given to.
+    """
+    if not bad:
+        return
+    count = f"{len(bad)} of {total} images cannot be read"
+    say(listing(f"{count}:", bad))
+    first = f"{printable(bad[0].path)} ({bad[0].reason})"
+    raise InputError(f"{count}, the first is {first}; {way_out}", argument=argument)
+
+
+def refuse_any(parts: Sequence[Images]) -> None:
+    """Refuse parts of a data set with files that cannot be read."""
+    bad = [file for images in parts for file in images.bad]
+    total = sum(map(len, parts))
+    way_out = "mend or remove them, or leave them out with on_bad_image skip"
+    refuse(bad, total, way_out, argument="on_bad_image")
+
+
+def leave_out(
+    splits: Mapping[str, tuple[Images, Tensor]], class_names: Sequence[str]
+) -> dict[str, tuple[Images, Tensor]]:
+    """The splits (images, members) without the files that cannot be read; says how many and which.
+
+    Who is in which split is decided before: to mend a file moves no other image to another split.
+    """
+    kept: dict[str, tuple[Images, Tensor]] = {}
+    bad: list[BadFile] = []
+    counts: list[str] = []
+    for name, (images, members) in splits.items():
+        is_bad = is_among(images.bad, members)
+        kept[name] = images, members[~is_bad]
+        gone = set(members[is_bad].tolist())
+        bad += [file for file in images.bad if file.place in gone]
+        counts.append(f"{name} {len(gone)} of {len(members)}")
+        left = images.labels[members[~is_bad]]
+        _check_classes(name, images.labels[members], left, class_names)
+    if bad:
+        say(listing(f"left out images that cannot be read ({', '.join(counts)}):", bad))
+    return kept
+
+
+def _check_classes(name: str, before: Tensor, after: Tensor, class_names: Sequence[str]) -> None:
+    """Refuse to train without a class, and to score nothing."""
+    lost = sorted(set(before.tolist()) - set(after.tolist()))
+    if lost and (name == "train" or not len(after)):
+        raise InputError(
+            f"no image of class {class_names[lost[0]]} can be read in the {name} split; mend its "
+            f"files"
+        )

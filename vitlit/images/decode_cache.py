@@ -1,0 +1,238 @@
+"""Folders decoded once, into files that processes and runs share.
+
+FileImages -> a memory-mapped .npy, uint8 (rows, C, h, w) -> MemoryImages
+
+Files that cannot be read have no row; a .json beside the .npy lists them, with the reasons. Of sets
+that are too large to be decoded at once there is only that list.
+
+Caches lie in ``$VITLIT_CACHE/decoded``, by default ``~/.cache/vitlit/decoded``, and may be deleted
+at any time. A cache is named by its folder and settings, and by a key: a hash of the path, size
+and modification time of every file. This is the rule of make and rsync: a file whose pixels
+change while its size and time stay the same is not noticed.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from vitlit.images.image_store import BadFile, FileImages, MemoryImages
+
+FORMAT = 2  # to be raised when files are decoded or stored differently
+SPARE = 64 * 2**20  # bytes to leave free on the disk
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Where decoded folders lie."""
+    home = os.environ.get("VITLIT_CACHE") or "~/.cache/vitlit"
+    return Path(home).expanduser() / "decoded"
+
+
+def open_decoded(images: FileImages, root: Path) -> MemoryImages:
+    """The images of a folder from its cache, which is built where it is missing or outdated.
+
+    root: the folder that ``images.paths`` lie below. Where the cache cannot be written, the
+    images are decoded into memory, and a sentence says so.
+    """
+    path = _path(images, root)
+    found = _load(path, images)
+    if found is None:
+        try:
+            with _alone(path):
+                found = _load(path, images)
+                if found is None:
+                    found = _build(path, images)
+        except OSError as error:  # from the cache: what is wrong with an image is in images.bad
+            reason = error.strerror or error
+            say(f"cannot keep decoded images in {path.parent}: {reason}; decoding them into memory")
+            return images.decode_all()
+    return found
+
+
+def open_checked(images: FileImages, root: Path, *, thorough: bool) -> FileImages:
+    """The same images with a list of those that cannot be read, which is kept in the cache.
+
+    thorough: whether every file is decoded once; otherwise only its header, size and end are read.
+    """
+    path = _path(images, root).with_suffix(".json")
+    bad = _read_list(path, images, thorough=thorough)
+    if bad is None:
+        try:
+            with _alone(path):
+                bad = _read_list(path, images, thorough=thorough)
+                if bad is None:
+                    bad = _check(images, thorough=thorough)
+                    _write_list(path, bad, thorough=thorough)
+                    _remove_older(path)
+        except OSError as error:
+            say(f"cannot note in {path.parent} which images are sound: {error.strerror or error}")
+            bad = _check(images, thorough=thorough) if bad is None else bad
+    images.bad = bad
+    return images
+
+
+def _check(images: FileImages, *, thorough: bool) -> list[BadFile]:
+    return images.decode(lambda chunk: None) if thorough else images.check()
+
+
+def _path(images: FileImages, root: Path) -> Path:
+    """Where the decoded images are, or would be."""
+    return cache_folder() / f"{_family(images, root)}-{_key(images, root)}.npy"
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
+
+
+def _family(images: FileImages, root: Path) -> str:
+    """What caches of the same folder and settings share: only the newest of them is kept."""
+    return _digest(f"{root.absolute()}\0{images.shape[1:]}")
+
+
+def _key(images: FileImages, root: Path) -> str:
+    """Hash of all that decides the pixels: format, settings, and the files in their order."""
+    start = len(str(root)) + 1
+    lines = [f"{FORMAT}\0{images.shape}"]
+    for path in images.paths:
+        try:
+            found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
+        except OSError:  # decoding will name the file
+            lines.append(path[start:])
+        else:
+            lines.append(f"{path[start:]}\0{found.st_size}\0{found.st_mtime_ns}")
+    return _digest("\n".join(lines))
+
+
+def _load(path: Path, images: FileImages) -> MemoryImages | None:
+    """The images in a cache; None where it is missing or not what it should be."""
+    bad = _read_list(path.with_suffix(".json"), images, thorough=True) or []
+    pixels = _map(path, (len(images) - len(bad), *images.shape[1:]))
+    return None if pixels is None else MemoryImages(pixels, images.labels, bad, images.paths)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The pixels in a cache; None where it is missing or not what it should be.
+
+    Copy on write: whoever changes the tensor changes memory of its own, never the file.
+    """
+    if shape[0] == 0:  # no file could be read, and no empty file can be mapped
+        return torch.empty(shape, dtype=torch.uint8)
+    try:
+        pixels = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if pixels.dtype != np.uint8 or pixels.shape != shape or not pixels.flags.c_contiguous:
+        return None
+    return torch.from_numpy(pixels)
+
+
+def _read_list(path: Path, images: FileImages, *, thorough: bool) -> list[BadFile] | None:
+    """The bad files that were noted; None where none were looked for, or not so thoroughly."""
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if thorough and not noted["thorough"]:
+            return None
+        return [BadFile(i, images.paths[i], str(reason)) for i, reason in noted["bad"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _write_list(path: Path, bad: Sequence[BadFile], *, thorough: bool) -> None:
+    noted: Any = {"thorough": thorough, "bad": [(file.place, file.reason) for file in bad]}
+    part = _part(path)
+    try:
+        part.write_text(json.dumps(noted), encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only process that builds caches of these images, after waiting for one that is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    lock = _lock(path.parent, path.name.split("-")[0])
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("another process is reading these images; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(path: Path, images: FileImages) -> MemoryImages:
+    """Write the cache beside its place, then move it there: a cache is whole or is not there."""
+    free = shutil.disk_usage(path.parent).free
+    if images.nbytes + SPARE > free:
+        raise OSError(f"{images.nbytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+    part = _part(path)
+    try:
+        with part.open("wb") as file:
+            _write_header(file, images.shape)
+            bad = images.decode(lambda chunk: file.write(chunk.numpy().data))
+            file.seek(0)  # for the true count: numpy's headers have room for any
+            _write_header(file, (len(images) - len(bad), *images.shape[1:]))
+            file.flush()
+            os.fsync(file.fileno())
+        if bad:  # first: pixels without the list would not be believed
+            _write_list(path.with_suffix(".json"), bad, thorough=True)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _remove_older(path)
+    found = _load(path, images)
+    if found is None:
+        raise OSError(f"{path.name} cannot be read back")
+    return found
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _part(path: Path) -> Path:
+    """The name of a file until it is whole."""
+    return path.with_name(f"{path.name.split('-')[0]}-{os.getpid()}{path.suffix}.tmp")
+
+
+def _remove_older(path: Path) -> None:
+    """Remove what was kept of the same folder in another state."""
+    for old in path.parent.glob(f"{path.name.split('-')[0]}-*.*"):
+        if old.stem != path.stem and old.suffix in (".npy", ".json"):
+            with suppress(OSError):  # Windows keeps what a reader has mapped
+                old.unlink()
+
+
+def _lock(folder: Path, family: str) -> FileLock:
+    return FileLock(folder / f"{family}.lock")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left: unfinished caches whose lock nobody holds."""
+    for part in folder.glob("*.tmp"):
+        lock = _lock(folder, part.name.split("-")[0])
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            part.unlink()
+
+
+def say(text: str) -> None:
+    """One line on stderr from each machine, however many processes run there."""
+    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    if rank == "0":
+        _log.warning("vitlit: %s", text)

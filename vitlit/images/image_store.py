@@ -1,0 +1,201 @@
+"""Images with labels, read a batch at a time, from memory or from files.
+
+indices int64 (B,) -> uint8 (B, C, h, w)
+"""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlit.augment.geometric import resized_crop_boxes
+from vitlit.images.image_io import ImageInputError, check_file
+from vitlit.images.preprocess import Box, read_crop, read_image
+
+CHUNK = 64  # images that a thread decodes before it hands them over
+MAX_THREADS = 8  # more wait for each other: a good part of decoding holds Python's lock
+Found = TypeVar("Found")
+
+
+class BadFile(NamedTuple):
+    """A file that cannot be read: its place among the files of its set, its path, and why."""
+
+    place: int
+    path: str
+    reason: str
+
+
+class Images(Protocol):
+    """Images with labels, read a batch at a time; those in ``bad`` cannot be."""
+
+    labels: Tensor
+    bad: Sequence[BadFile]
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """uint8 ``(B, C, h, w)`` of the samples at ``indices`` int64 ``(B,)``."""
+        ...
+
+
+class MemoryImages:
+    """All pixels in one uint8 tensor ``(rows, C, h, w)``, in memory or mapped from a file.
+
+    bad: the files of which there is no row; labels, ``(n,)``, and indices count them. paths: of
+    the files, where the images come from any.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        bad: Sequence[BadFile] = (),
+        paths: Sequence[str] = (),
+    ) -> None:
+        self.pixels, self.labels, self.bad, self.paths = pixels, labels.long(), bad, paths
+        self._rows: Tensor | None = None
+        if bad:
+            good = torch.ones(len(labels), dtype=torch.bool)
+            good[[file.place for file in bad]] = False
+            # past the end where there is no row: an error, never another image
+            self._rows = (good.cumsum(0) - 1).masked_fill(~good, len(pixels))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices if self._rows is None else self._rows[indices]]
+
+
+class FileImages:
+    """Files decoded each time they are asked for: for sets too large for memory."""
+
+    def __init__(
+        self, paths: list[str], labels: Tensor, *, in_chans: int, size: tuple[int, int]
+    ) -> None:
+        self.paths, self.labels = paths, labels.long()
+        self.in_chans, self.size = in_chans, size
+        self.bad: Sequence[BadFile] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """``(n, C, h, w)`` of all images once decoded."""
+        return len(self), self.in_chans, *self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all images take once decoded."""
+        return len(self) * self.in_chans * self.size[0] * self.size[1]
+
+    def gather(self, indices: Tensor) -> Tensor:
+        paths = [self.paths[index] for index in indices.tolist()]
+        return torch.stack(
+            [read_image(path, in_chans=self.in_chans, size=self.size) for path in paths]
+        )
+
+    def read(self, indices: Tensor) -> tuple[Tensor, list[BadFile]]:
+        """Like ``gather``, but black, and listed, where a file cannot be read."""
+        pixels = torch.zeros(len(indices), *self.shape[1:], dtype=torch.uint8)
+        bad = []
+        for row, index in enumerate(indices.tolist()):
+            try:
+                pixels[row] = read_image(self.paths[index], in_chans=self.in_chans, size=self.size)
+            except ImageInputError as error:
+                bad.append(BadFile(index, self.paths[index], error.reason))
+        return pixels, bad
+
+    def gather_crops(
+        self,
+        indices: Tensor,
+        draws: Tensor,
+        *,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+    ) -> Tensor:
+        """Random boxes of the images as they are on disk, resized (antialiased bilinear).
+
+        draws: ``(B, 22)`` in [0, 1); scale: shares of the area; ratio: width to height; see
+        :func:`vitlit.augment.geometric.resized_crop_boxes`. Returns uint8 ``(B, C, h, w)``.
+        """
+
+        def read(index: int, row: Tensor) -> Tensor:
+            def choose(height: int, width: int) -> Box:
+                boxes = resized_crop_boxes(
+                    row[None], height=height, width=width, scale=scale, ratio=ratio
+                )
+                top, left, rows, cols = boxes[0].tolist()
+                return top, left, rows, cols
+
+            path = self.paths[index]
+            return read_crop(path, in_chans=self.in_chans, size=self.size, choose=choose)
+
+        return torch.stack(
+            [read(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
+        )
+
+    def decode(self, take: Callable[[Tensor], object]) -> list[BadFile]:
+        """Decode every file once, on all cores; ``take`` gets uint8 ``(k, C, h, w)`` in order.
+
+        Returns the files that cannot be read, which ``take`` does not get.
+        """
+        bad: list[BadFile] = []
+        chunks = torch.split(torch.arange(len(self)), CHUNK)
+        with closing(_on_all_cores(self.read, chunks)) as results:
+            for chunk, (pixels, found) in zip(chunks, results, strict=True):
+                bad += found
+                take(pixels[~is_among(found, chunk)] if found else pixels)
+        return bad
+
+    def decode_all(self) -> MemoryImages:
+        """Decode every file once, into memory."""
+        pixels = torch.empty(self.shape, dtype=torch.uint8)
+        count = 0
+
+        def take(chunk: Tensor) -> None:
+            nonlocal count
+            pixels[count : count + len(chunk)] = chunk
+            count += len(chunk)
+
+        bad = self.decode(take)
+        return MemoryImages(pixels[:count], self.labels, bad, self.paths)
+
+    def check(self) -> list[BadFile]:
+        """The files whose header, size or end says that they cannot be read."""
+
+        def check(indices: Tensor) -> list[BadFile]:
+            bad = []
+            for index in indices.tolist():
+                try:
+                    check_file(self.paths[index])
+                except ImageInputError as error:
+                    bad.append(BadFile(index, self.paths[index], error.reason))
+            return bad
+
+        chunks = torch.split(torch.arange(len(self)), CHUNK)
+        return [file for found in _on_all_cores(check, chunks) for file in found]
+
+
+def is_among(bad: Sequence[BadFile], indices: Tensor) -> Tensor:
+    """Which of the indices are those of bad files: bool, of the same shape."""
+    return torch.isin(indices, torch.tensor([file.place for file in bad], dtype=torch.long))
+
+
+def _on_all_cores(work: Callable[[Tensor], Found], chunks: Sequence[Tensor]) -> Generator[Found]:
+    """What ``work`` makes of each chunk of indices, in order."""
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    total = sum(map(len, chunks))
+    try:
+        with tqdm(total=total, desc="reading images", unit="img", leave=False, delay=1) as bar:
+            for chunk, found in zip(chunks, pool.map(work, chunks), strict=True):
+                yield found
+                bar.update(len(chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is left is not wanted after an error

@@ -1,0 +1,1 @@
+"""The Vision Transformer: tensors in, tensors out (torch only)."""

@@ -1,0 +1,60 @@
+"""Features: one vector per image from the inside of a model, for other programs to work with.
+
+images (B, C, H, W) or patches (B, N, C*P*P) -> (B, D)
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.model.vit import ViT
+
+FeaturePool = Literal["token", "avg"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Which feature: by default what the model's head reads.
+
+    layer: block whose output is taken, counted from 0, or from the last with -1, -2, …; None is the
+    last. pool: token (the class token) or avg (the mean of the patch tokens); None is the model's
+    own way. The model's last norm is applied to the output of the last block alone.
+    """
+
+    layer: int | None = None
+    pool: FeaturePool | None = None
+
+    def check(self, model: ViT) -> None:
+        """Refuse what the model does not have."""
+        depth = model.config["depth"]
+        if self.layer is not None and not -depth <= self.layer < depth:
+            raise InputError(
+                f"no block {self.layer}; give a layer from {-depth} to {depth - 1}",
+                argument="layer",
+            )
+        if self.pool == "token" and model.cls_token is None:
+            raise InputError(
+                "pool token: the model has no class token; give pool avg", argument="pool"
+            )
+
+    def __call__(self, model: ViT, x: Tensor) -> Tensor:
+        """Features ``(B, D)`` of images or patches, as the model takes them."""
+        depth = model.config["depth"]
+        end = depth if self.layer is None else self.layer % depth + 1
+        tokens = model.embed(x)
+        for block in list(model.blocks)[:end]:
+            tokens = block(tokens)
+        is_last = end == depth
+        if is_last:
+            tokens = model.norm(tokens)
+        if self.pool is None and is_last:
+            return model.pool(tokens)
+        own = "token" if model.global_pool == "token" else "avg"
+        pooled = (
+            tokens[:, 0]
+            if (self.pool or own) == "token"
+            else tokens[:, model.num_prefix_tokens :].mean(dim=1)
+        )
+        return model.fc_norm(pooled) if is_last else pooled

@@ -1,0 +1,258 @@
+"""The ViT in training: loss, metrics, optimiser and schedule.
+
+Batch of patches (B, N, C*P*P) or images (B, C, H, W) -> logits (B, num_classes) -> loss
+"""
+
+import math
+import time
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from vitlit.data.sampler import Batch
+from vitlit.errors import InputError, check_at_least, check_below_one
+from vitlit.evaluation.metrics import TrainSums
+from vitlit.evaluation.scoring import Scoring
+from vitlit.model.vit import ViT
+from vitlit.seeding import seed_dropout
+from vitlit.training.loss import balanced_weights, cross_entropy
+from vitlit.training.optim import freeze, parameter_groups, schedule_factor, spread_non_finite
+from vitlit.weights.adapt import adapt
+from vitlit.weights.pretrained import Weights, load_weights, tell
+
+COMPILER = "inductor"
+
+
+class Classifier(Scoring):
+    """Trains and scores a ViT.
+
+    Args:
+        lr: Learning rate at its highest.
+        optimizer: adamw, adam (its weight decay is part of the gradient) or sgd.
+        momentum: Momentum of sgd.
+        weight_decay: Strength of weight decay.
+        decay: matrices spares biases, norms, positions and the class token; all spares none.
+        schedule: cosine falls to min_lr at the end of training; constant stays at lr.
+        warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
+        warmup_steps: Warmup in optimiser steps, in place of warmup_epochs.
+        warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
+        min_lr: Learning rate at the end of a cosine.
+        label_smoothing: Share of the target spread over all classes, in the training loss.
+        class_weights: balanced lets a class of n_k of the n training images count n / (K n_k)
+            times in the training loss, so that rare classes count as much as frequent ones.
+        layer_decay: Learning rate of a layer in units of that of the layer above it, such as 0.75;
+            1 trains all layers alike.
+        freeze_blocks: The first blocks that are not trained, nor what is before them; -1 trains
+            the head alone.
+        pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
+            Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
+            vitlit.load.
+        compile: Compile the model for training with torch.compile; the first step then takes
+            up to some minutes.
+        class_names: Names in the order of the labels, from the data.
+    """
+
+    class_weights: Tensor
+
+    def __init__(
+        self,
+        *,
+        lr: float = 1e-3,
+        optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
+        momentum: float = 0.9,
+        weight_decay: float = 0.05,
+        decay: Literal["matrices", "all"] = "matrices",
+        schedule: Literal["cosine", "constant"] = "cosine",
+        warmup_epochs: float = 0.0,
+        warmup_steps: int = 0,
+        warmup_fraction: float = 0.0,
+        min_lr: float = 0.0,
+        label_smoothing: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
+        layer_decay: float = 1.0,
+        freeze_blocks: int = 0,
+        pretrained: str | None = None,
+        compile: bool = False,
+        class_names: list[str] | None = None,
+        **vit: Any,
+    ) -> None:
+        super().__init__()
+        if not 0 < lr < math.inf:
+            raise InputError(f"lr {lr} is not positive; give another", argument="lr")
+        if not 0 <= min_lr <= lr:
+            raise InputError(
+                f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
+            )
+        check_at_least(0, weight_decay=weight_decay)
+        check_at_least(0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
+        check_below_one(label_smoothing=label_smoothing, momentum=momentum)
+        check_below_one(warmup_fraction=warmup_fraction)
+        if sum(map(bool, (warmup_epochs, warmup_steps, warmup_fraction))) > 1:
+            raise InputError(
+                f"warmup_epochs {warmup_epochs}, warmup_steps {warmup_steps} and warmup_fraction "
+                f"{warmup_fraction} exclude each other; set all but one to 0",
+                argument=("warmup_epochs", "warmup_steps", "warmup_fraction"),
+            )
+        self.save_hyperparameters()
+        self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
+        self.class_names = class_names or [str(i) for i in range(self.num_classes)]
+        if len(self.class_names) != self.num_classes:
+            raise InputError(
+                f"{len(self.class_names)} class names for {self.num_classes} classes; "
+                f"they must agree",
+                argument="class_names",
+            )
+        depth = self.vit.config["depth"]
+        if not 0 < layer_decay <= 1:
+            raise InputError(
+                f"layer_decay {layer_decay} must be above 0 and at most 1", argument="layer_decay"
+            )
+        if not -1 <= freeze_blocks <= depth:
+            raise InputError(
+                f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
+                f"below -1; give -1 to {depth}",
+                argument="freeze_blocks",
+            )
+        freeze(self.vit, freeze_blocks, depth)
+        self._add_metrics(self.num_classes)
+        self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
+        self.train_sums = TrainSums(self.device)
+        self._compiling, self._is_alone = False, True
+
+    @property
+    def num_classes(self) -> int:
+        return self.vit.num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        # compiled for training alone: the last batch of an evaluation would compile another time
+        vit = self.vit if self.training else self.vit.forward
+        return vit(x.to(self.dtype))  # the data are float32, the model may be another
+
+    def load_pretrained(self, weights: Weights | None = None) -> None:
+        """Start from weights, by default those that ``pretrained`` names, made to fit.
+
+        Logs what was assumed, kept, resized and dropped.
+        """
+        weights = weights or load_weights(self.hparams["pretrained"])
+        state, notes = adapt(weights, self.vit, self.class_names)
+        self.vit.load_state_dict(state)
+        tell([*weights.notes, *notes])
+
+    def setup(self, stage: str) -> None:
+        self._is_alone = self.trainer.world_size == 1
+        if stage == "fit" and self.hparams["class_weights"] == "balanced":
+            labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
+            self.class_weights.copy_(balanced_weights(labels, self.num_classes))
+        if stage == "fit" and self.hparams["compile"]:
+            self.vit.compile(backend=COMPILER)  # in place: the keys of the state stay as they are
+            self._compiling = True
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self._compiling:
+            self._start = time.monotonic()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self._compiling:
+            self._compiling = False
+            spent = time.monotonic() - self._start
+            rank_zero_info(f"compiled the model: the first step took {spent:.0f} s")
+
+    def on_train_epoch_start(self) -> None:
+        self.train_sums = TrainSums(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        seed_dropout(batch.key, batch.x.device)
+        logits = self(batch.x)
+        weights = None if self.hparams["class_weights"] == "none" else self.class_weights
+        smoothing = self.hparams["label_smoothing"]
+        loss = cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
+        self.train_sums.add(loss, logits, batch.y)
+        if self._is_logging_step(batch_idx):
+            groups = self.trainer.optimizers[0].param_groups
+            self.log("lr", groups[-1]["lr"])  # the head's, where layers differ
+            self.log("train/loss", loss, prog_bar=True)
+        return loss if self._is_alone else spread_non_finite(loss)
+
+    def _is_logging_step(self, batch_idx: int) -> bool:
+        """Where loggers will write, and first of all for the bar: Lightning's log is not cheap."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
+
+    def on_train_epoch_end(self) -> None:
+        loss, right, among, count = self.train_sums.sums().unbind()
+        values = {"train/loss_epoch": loss / count, "train/acc": right / count}
+        if self.num_classes > 5:
+            values["train/acc5"] = among / count
+        self.log_dict(values, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        hp = self.hparams
+        groups = parameter_groups(
+            self,
+            weight_decay=hp["weight_decay"],
+            decay=hp["decay"],
+            lr=hp["lr"],
+            layer_decay=hp["layer_decay"],
+            depth=self.vit.config["depth"],
+        )
+        fused = self._has_fused_step or None
+        optimizer: torch.optim.Optimizer
+        match hp["optimizer"]:
+            case "adamw":
+                optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=fused)
+            case "adam":
+                optimizer = torch.optim.Adam(groups, lr=hp["lr"], fused=fused)
+            case _:
+                optimizer = torch.optim.SGD(
+                    groups, lr=hp["lr"], momentum=hp["momentum"], fused=fused
+                )
+        total = self.trainer.estimated_stepping_batches
+        factor = schedule_factor(
+            hp["schedule"],
+            total=total,
+            warmup=self._warmup_steps(total),
+            floor=hp["min_lr"] / hp["lr"],
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    @property
+    def _has_fused_step(self) -> bool:
+        """Whether one kernel may update all weights; it cannot where a scaler unscales first."""
+        return self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own refuses fused optimizers, whether or not there is a scaler."""
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def _warmup_steps(self, total: float) -> int:
+        """Warmup in optimiser steps; an epoch has its batches / accumulation of them."""
+        if self.hparams["warmup_fraction"]:
+            if not math.isfinite(total):
+                raise InputError(
+                    "warmup_fraction needs to know the end of training; give max_epochs or "
+                    "max_steps",
+                    argument=("max_epochs", "max_steps"),
+                )
+            return round(self.hparams["warmup_fraction"] * total)
+        if not self.hparams["warmup_epochs"]:
+            return self.hparams["warmup_steps"]
+        self.trainer.fit_loop.setup_data()  # not done yet where max_steps ends the run
+        batches = self.trainer.num_training_batches
+        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+        return round(self.hparams["warmup_epochs"] * per_epoch)

@@ -1,0 +1,268 @@
+"""Folders of runs: their names, the one process that may write each, and which are finished.
+
+name | SLURM job | date and time -> lightning_logs/NAME, locked -> checkpoint to go on from
+"""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from vitlit.errors import InputError
+from vitlit.weights import checkpoint, durable_file
+
+NAME = re.compile(r"\w[\w.+-]*")
+FINISHED, LOCK = "finished", ".lock"
+CHECKPOINTS = "checkpoints"
+SPARE = 10_000_000  # bytes for logs
+INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which a person types commands
+
+
+def job_name(environment: Mapping[str, str]) -> str | None:
+    """The SLURM job and array task that this process belongs to, as one name."""
+    job = environment.get("SLURM_JOB_ID")
+    if not job or environment.get("SLURM_JOB_NAME") in INTERACTIVE:
+        return None
+    if task := environment.get("SLURM_ARRAY_TASK_ID"):
+        return f"{environment.get('SLURM_ARRAY_JOB_ID', job)}_{task}"
+    return job
+
+
+def named_folder(root: Path, name: str | None) -> Path | None:
+    """The folder of the run that is meant, if one is: by name, or by the job of this process."""
+    name = job_name(os.environ) if name is None else name
+    if name is None:
+        return None
+    if not NAME.fullmatch(name):
+        raise InputError(f"run {name!r} is not a name; use letters, digits and . _ + - in --run")
+    return root / checkpoint.RUNS / name
+
+
+def start_of(folder: Path | None, given: str | None) -> Path | None:
+    """The checkpoint that a training starts from, if any.
+
+    folder: of the run that is meant by name. given: ``--ckpt_path``.
+
+    A run that has a checkpoint goes on from it: the same command starts it and, after an
+    interruption, continues it. So only a path within the run, and best, override its last one.
+    """
+    if folder is not None:
+        _check_is_new(folder)
+        is_elsewhere = given is not None and given != "last" and _is_outside(given, folder)
+        if given in (None, "last") or is_elsewhere:
+            own = _own_last(folder)
+            if own is not None and is_elsewhere:
+                rank_zero_info(f"run {folder.name} goes on from its own {own.name}, not {given}")
+            if own is not None:
+                return own
+        if given in ("best", "last"):
+            return checkpoint.resolve(given, folder)
+    return checkpoint.resolve(given, prefer="last") if given else None
+
+
+def _own_last(folder: Path) -> Path | None:
+    """The checkpoint that a run goes on from; its best one where the last is gone."""
+    if last := checkpoint.find(folder / CHECKPOINTS, "last"):
+        return last
+    if best := checkpoint.find(folder / CHECKPOINTS, "best"):
+        rank_zero_warn(f"run {folder.name} has no last.ckpt; it goes on from {best.name}")
+        return best
+    return None
+
+
+def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | None:
+    """The checkpoint that is scored or used; ``best`` and ``last`` are those of the run meant.
+
+    name: ``--run``, which alone means its best checkpoint. given: ``--ckpt_path``.
+    """
+    folder = named_folder(root, name)
+    if folder is not None and name is None and not folder.is_dir():
+        folder = None  # a job that trains nothing
+    if given is None:
+        return checkpoint.resolve(str(folder)) if name is not None else None
+    return checkpoint.resolve(given, folder)
+
+
+def find_start(settings: Any, command: str) -> tuple[Path | None, Path | None]:
+    """The folder of the training that is meant by name, and the checkpoint to start from."""
+    root = Path(settings["trainer"]["default_root_dir"] or ".")
+    if command != "fit":
+        return None, checkpoint_of(root, settings["run"], settings["ckpt_path"])
+    named = named_folder(root, settings["run"])
+    return named, start_of(named, settings["ckpt_path"])
+
+
+def _is_outside(given: str, folder: Path) -> bool:
+    return given != "best" and not Path(given).resolve().is_relative_to(folder.resolve())
+
+
+def _is_first_process() -> bool:
+    """Lightning's own rank counts from 0 on every node where it starts the processes itself."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
+
+
+class Claim:
+    """The right to write one run's folder; a context that ends with the command.
+
+    Of several processes the first holds it, and the others get the folder's name from Lightning.
+    A command that fails before its first checkpoint leaves no folder.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self._lock: Any = None
+        self._is_new = False
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and self._is_new and self.folder is not None:
+            if not any(self.folder.glob(f"{CHECKPOINTS}/*.ckpt")):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # not empty
+                self.folder.parent.rmdir()
+        if self._lock is not None:
+            self._lock.close()
+
+    def take(self, root: Path, named: Path | None) -> Path:
+        """Make and lock the folder ``named``, or one named after the time, and return it."""
+        if named is not None:
+            _check_is_new(named)
+        folder = named or root / checkpoint.RUNS / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        if not _is_first_process():
+            return folder
+        try:
+            if named is None:
+                folder = _make_new(folder)
+                self._is_new = True
+            else:
+                self._is_new = not folder.exists()
+                folder.mkdir(parents=True, exist_ok=True)
+            self.folder = folder
+            self._lock = _lock(folder)
+        except OSError as error:
+            raise InputError(
+                f"cannot make the folder {folder}: {error.strerror}; change the permissions, "
+                f"or give --trainer.default_root_dir"
+            ) from error
+        return folder
+
+    def take_for(self, trainer: Any, root: Path, named: Path | None) -> Path | None:
+        """Take a folder, if the settings of the trainer say that anything is written."""
+        writes = trainer["logger"] is not False or trainer["enable_checkpointing"] is not False
+        return self.take(root, named) if writes and not trainer["fast_dev_run"] else None
+
+    def check_room(self, model: torch.nn.Module, *, averaged: bool) -> None:
+        """Refuse to train what could not be saved: best, last, the one before, one in the making.
+
+        Each holds the weights and two moments of them, an average too if there is one.
+        """
+        if self.folder is None:
+            return
+        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        there = sum(file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS}/*.ckpt"))
+        durable_file.check_room(
+            self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + SPARE
+        )
+
+    def finish(self) -> None:
+        """Mark the run as finished: its name is taken from now on, if it left a model."""
+        if self.folder is not None and any(self.folder.glob(f"{CHECKPOINTS}/*.ckpt")):
+            (self.folder / FINISHED).write_text("The training reached its end.\n", encoding="utf-8")
+
+
+def _check_is_new(folder: Path) -> None:
+    if (folder / FINISHED).exists():
+        raise InputError(
+            f"run {folder.name} is finished; give --run another name, and "
+            f"--ckpt_path {folder / CHECKPOINTS / checkpoint.LAST} to train its model longer"
+        )
+
+
+def _make_new(folder: Path) -> Path:
+    """The folder, or with -2, -3, … behind, if other processes start in the same second."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    number, name = 1, folder.name
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = folder.with_name(f"{name}-{number}")
+
+
+class _FileLock:
+    """Where there is no fcntl."""
+
+    def __init__(self, path: Path) -> None:
+        self.lock = FileLock(path)
+        self.lock.acquire(timeout=0)
+
+    def close(self) -> None:
+        self.lock.release()
+
+
+def _lock(folder: Path) -> Any:
+    """Lock a run's folder until the result is closed, or the process ends however it may.
+
+    A record lock, since others stay locked for seconds through the workers of a killed process.
+    """
+    path = folder / LOCK
+    try:
+        import fcntl
+    except ImportError:
+        try:
+            return _FileLock(path)
+        except Timeout as error:
+            raise _taken(folder, "") from error
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        holder = file.read(200).strip()
+        file.close()
+        raise _taken(folder, f", {holder}") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} of {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _taken(folder: Path, holder: str) -> InputError:
+    return InputError(
+        f"run {folder.name} is being written by another process{holder}; wait for it, or give "
+        f"--run another name"
+    )
+
+
+def has_ended(trainer: pl.Trainer) -> bool:
+    """Whether training reached the end that its settings name, and was not interrupted."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    done, steps = progress.processed, trainer.global_step
+    limit, most = trainer.max_epochs, trainer.max_steps
+    stopped = any(
+        isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
+    return stopped or (limit not in (None, -1) and done >= limit) or (most != -1 and steps >= most)

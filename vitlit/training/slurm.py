@@ -1,0 +1,67 @@
+"""What goes wrong on clusters, seen before a training starts: warnings in plain words.
+
+environment of the process, the trainer's devices and nodes -> sentences
+"""
+
+import os
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+
+from vitlit.training.runs import INTERACTIVE
+
+
+def warn(trainer: pl.Trainer) -> None:
+    """Say what of the cluster's settings does not fit the trainer's."""
+    external = getattr(trainer.strategy, "cluster_environment", None)
+    launched = external is not None and external.creates_processes_externally
+    found = slurm_traps(os.environ, processes=trainer.world_size, launched=launched)
+    if not launched:
+        found += node_traps(os.environ, nodes=trainer.num_nodes)
+    for text in found:
+        rank_zero_warn(text)
+
+
+def node_traps(environment: Mapping[str, str], *, nodes: int) -> list[str]:
+    """What a process that nothing has launched would wait for, for half an hour."""
+    if nodes == 1 or "MASTER_ADDR" in environment:
+        return []
+    return [
+        f"trainer.num_nodes {nodes}, but MASTER_ADDR does not say where the nodes meet: start the "
+        f"command on each by srun or torchrun, see docs/cluster.md"
+    ]
+
+
+def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: bool) -> list[str]:
+    """Settings of SLURM under which processes wait for others, or devices for processes.
+
+    processes: devices times nodes, as the trainer has them; launched: whether each process was
+    started from outside, as srun does.
+    """
+    if "SLURM_JOB_ID" not in environment:
+        return []
+    if environment.get("SLURM_JOB_NAME") in INTERACTIVE:
+        return []
+    number = environment.get("SLURM_NTASKS", "1")
+    tasks = int(number) if number.isdecimal() else 1
+    in_step = "SLURM_STEP_ID" in environment or "SLURM_PROCID" in environment
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environment
+    found = []
+    if tasks > 1 and not in_step and not by_torchrun:
+        found.append(
+            f"SLURM has {tasks} tasks, but this is not one of them: write `srun vitlit fit ...` in "
+            f"the batch script"
+        )
+    elif tasks != processes and not by_torchrun and (launched or tasks > 1):
+        found.append(
+            f"SLURM has {tasks} tasks, but trainer.devices x trainer.num_nodes is {processes}: "
+            f"they must be equal, with --ntasks-per-node equal to --trainer.devices"
+        )
+    cores = environment.get("SLURM_CPUS_PER_TASK")
+    if in_step and cores is None and processes > 1:
+        found.append(
+            "SLURM gives each task one core, since the job has no --cpus-per-task: data are then "
+            "loaded slowly; give it in the batch script, and export SRUN_CPUS_PER_TASK"
+        )
+    return found

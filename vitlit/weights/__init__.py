@@ -1,0 +1,1 @@
+"""Weights and checkpoints, in and out: reading, adapting, writing and exporting."""

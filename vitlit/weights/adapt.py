@@ -1,0 +1,269 @@
+"""Weights made to fit a model of another image size, patch size, channels, pooling or classes.
+
+state of one ViT -> state of another; positions (1, prefix+N, D), patch filters (D, C, P, P)
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.model.patch_embed import PatchEmbed
+from vitlit.model.vit import ViT
+from vitlit.patches import grid_size
+from vitlit.weights.file_reader import listed
+from vitlit.weights.pretrained import Weights, untold_names
+
+EXTRAS = {  # beside what all models have: what it is, and how its names end
+    "temperatures of lsa": ".attn.sharpness",
+    "gates of gpsa": ".attn.gate",
+    "localities of gpsa": ".attn.locality",
+    "scores of the pooling": "seq_pool.score.weight",
+}
+SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # the weights
+HEAD = ("head.weight", "head.bias")
+PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
+Grid = tuple[int, int]
+
+
+class Adapted(NamedTuple):
+    """A state that loads strictly into the model it was made for, and what was changed."""
+
+    state: dict[str, Tensor]
+    notes: list[str]
+
+
+def resample_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Positions of patches ``(1, rows*cols, D)`` for another grid, by bicubic interpolation.
+
+    Computed in float32: a half-precision table would lose about three digits.
+    """
+    if old == new:
+        return table
+    x = table.float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
+    x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
+    return x.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+def resample_filters(filters: Tensor, patch_size: int) -> Tensor:
+    """Patch filters ``(D, C, P, P)`` for patches of ``patch_size`` pixels (FlexiViT).
+
+    Beyer et al., 2023, section 3.4: with B the matrix that resizes a patch, the pseudo-inverse of
+    B^T maps the filters so that an enlarged patch gives the token that the patch gave.
+    """
+    old = filters.shape[-1]
+    if old == patch_size:
+        return filters
+    basis = torch.eye(old * old).view(-1, 1, old, old)
+    size = (patch_size, patch_size)
+    resized = F.interpolate(basis, size=size, mode="bicubic", antialias=True)
+    inverse = torch.linalg.pinv(resized.flatten(1))  # of B^T, (P*P, p*p)
+    result = filters.flatten(2).float() @ inverse.T  # (D, C, P*P)
+    return result.reshape(*filters.shape[:2], *size).to(filters.dtype)
+
+
+def convert_channels(filters: Tensor, in_chans: int) -> Tensor:
+    """Patch filters ``(D, C, P, P)`` for images of ``in_chans`` channels.
+
+    One channel gets the sum, as a grey image repeated C times would; several get the filters in
+    turn, scaled so that their sum over channels keeps its size.
+    """
+    channels = filters.shape[1]
+    if channels == in_chans:
+        return filters
+    if in_chans == 1:
+        return filters.sum(dim=1, keepdim=True)
+    repeated = filters.repeat(1, math.ceil(in_chans / channels), 1, 1)
+    return repeated[:, :in_chans] * (channels / in_chans)
+
+
+def adapt(weights: Weights, model: ViT, class_names: list[str] | None = None) -> Adapted:
+    """The weights as a state for ``model``, which must agree in width, depth and MLP.
+
+    class_names: those of the model; without them a head of as many classes is kept.
+
+    Resized: positions, patch filters, input channels. Replaced: a head of other classes, by
+    zeros; one of the same classes in another order gets its rows in theirs. What the weights do
+    not have (a class token, registers, positions) keeps the model's own values; what the model
+    does not have is dropped. The same holds for what attention lsa and gpsa and the pooling seq
+    learn beside the rest. Fixed positions (sincos1d, sincos2d) are the model's own. Every change
+    is in the notes, and why a head stays.
+    """
+    _check_embedding(weights, model)
+    notes: list[str] = []
+    own = model.state_dict()
+    state = dict(weights.state)
+    _adapt_filters(state, model, notes)
+    _adapt_positions(state, weights, model, notes)
+    _adapt_prefix(state, own, notes)
+    _adapt_norm(state, own, notes)
+    _adapt_head(state, own, (weights.class_names, class_names), notes)
+    _adapt_extras(state, own, notes)
+    _note_differences(weights, model, notes)
+    wrong = [
+        name
+        for name in {**own, **state}
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if wrong:
+        raise InputError(
+            f"the weights do not fit the model at {listed(wrong)}; leave out {', '.join(SHAPING)}, "
+            f"or give those of the weights",
+            argument=SHAPING,
+        )
+    return Adapted({name: state[name] for name in own}, notes)
+
+
+def _check_embedding(weights: Weights, model: ViT) -> None:
+    """Refuse another patch embedding: what comes after it could not read its tokens."""
+    told, new = weights.arguments, model.config["patch_embed"]
+    old = told.get("patch_embed", "conv")
+    if old != new and {old, new} != {"linear", "conv"}:
+        raise InputError(
+            f"patch_embed {new} cannot start from weights with {old}; leave it out",
+            argument="patch_embed",
+        )
+    if isinstance(model.patch_embed, PatchEmbed):
+        return
+    for name in ("patch_size", "in_chans"):
+        value = model.config[name]
+        had = told.get(name, value)
+        if had != value:
+            raise InputError(
+                f"{name} {value} contradicts the weights, which have {had}; the filters of "
+                f"patch_embed {new} are not resized: give {had}",
+                argument=name,
+            )
+
+
+def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> None:
+    if not isinstance(model.patch_embed, PatchEmbed):
+        return
+    filters = state["patch_embed.proj.weight"]
+    channels, patch = filters.shape[1], filters.shape[-1]
+    new = model.config["patch_size"]
+    filters = resample_filters(convert_channels(filters, model.in_chans), new)
+    state["patch_embed.proj.weight"] = filters
+    if channels != model.in_chans:
+        notes.append(f"patch filters made for {model.in_chans} channels instead of {channels}")
+    if patch != new:
+        notes.append(f"patch filters resized from {patch}x{patch} to {new}x{new} pixels")
+
+
+def _adapt_positions(
+    state: dict[str, Tensor], weights: Weights, model: ViT, notes: list[str]
+) -> None:
+    table = state.pop("pos_embed", None)
+    if model.pos_embed is None:
+        if table is not None:
+            notes.append(f"positions dropped; the model has {model.config['pos_embed']}")
+        return
+    own = model.pos_embed.detach()
+    is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
+    if table is None or is_fixed:
+        why = "are a fixed table" if is_fixed else "are new; the weights have none"
+        notes.append(f"positions not loaded: the model's {why}")
+        state["pos_embed"] = own.clone()
+        return
+    old_grid = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
+    counts = {name: state[name].shape[1] if name in state else 0 for name in PREFIX}
+    *rows, patches = torch.split(table, [*counts.values(), math.prod(old_grid)], dim=1)
+    parts = []
+    for name, row in zip(PREFIX, rows, strict=True):
+        token = getattr(model, name)
+        wanted = 0 if token is None else token.shape[1]
+        parts.append(row if row.shape[1] == wanted else table.new_zeros(1, wanted, own.shape[2]))
+    parts.append(resample_positions(patches, old_grid, model.grid_size))
+    state["pos_embed"] = torch.cat(parts, dim=1)
+    if old_grid != model.grid_size:
+        sizes = [f"{rows}x{cols}" for rows, cols in (old_grid, model.grid_size)]
+        notes.append(f"positions resized from {sizes[0]} to {sizes[1]} patches")
+
+
+def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    for name in PREFIX:
+        has, wants = name in state, name in own
+        if has and not (wants and state[name].shape == own[name].shape):
+            notes.append(f"{name} dropped; the model has {'another number' if wants else 'none'}")
+            del state[name]
+        if wants and name not in state:
+            notes.append(f"{name} is new")
+            state[name] = own[name].clone()
+
+
+def _adapt_norm(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    """The last norm is called by where it stands: norm before the pooling, fc_norm after it."""
+    old, new = ("norm", "fc_norm") if "fc_norm.weight" in own else ("fc_norm", "norm")
+    if f"{old}.weight" not in state:
+        return
+    for part in ("weight", "bias"):
+        state[f"{new}.{part}"] = state.pop(f"{old}.{part}")
+    notes.append(f"the last norm moved {'behind' if new == 'fc_norm' else 'before'} the pooling")
+
+
+def _adapt_head(
+    state: dict[str, Tensor],
+    own: dict[str, Tensor],
+    names: tuple[list[str] | None, list[str] | None],
+    notes: list[str],
+) -> None:
+    """names: of the classes of the weights and of the model, each None where it is not known."""
+    head = state.get("head.weight")
+    if "head.weight" not in own:
+        if head is not None:
+            del state["head.weight"], state["head.bias"]
+            notes.append("head dropped; the model has none")
+        return
+    classes, (old, new) = own["head.weight"].shape[0], names
+    if head is not None and head.shape[0] == classes and _is_same(old, new):
+        if old is not None and new is not None:
+            rows = [old.index(name) for name in new]
+            is_moved = rows != sorted(rows)
+            how = ", its rows put into the order of the data" if is_moved else ""
+            notes.append(f"head kept for the same {classes} classes{how}")
+            state |= {name: state[name][rows] for name in HEAD if is_moved}
+        elif new is not None:
+            notes.append(f"head kept; {untold_names(new)}")
+        return
+    state |= {name: torch.zeros_like(own[name]) for name in HEAD}
+    had = "the weights bring none"
+    if head is not None:
+        had = f"dropped the weights' head of {head.shape[0]} classes{_shown(old)}"
+    notes.append(f"head set to zeros for {classes} classes{_shown(new)}; {had}")
+
+
+def _is_same(old: list[str] | None, new: list[str] | None) -> bool:
+    """Whether classes may be the same: known names decide, whatever their order."""
+    return old is None or new is None or sorted(old) == sorted(new)
+
+
+def _shown(names: list[str] | None) -> str:
+    return f" ({listed(names)})" if names else ""
+
+
+def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    """What only some kinds of attention and pooling have."""
+    for kind, ending in EXTRAS.items():
+        shapes = {name: value.shape for name, value in own.items() if name.endswith(ending)}
+        has = [name for name in state if name.endswith(ending)]
+        drops = [name for name in has if state[name].shape != shapes.get(name)]
+        for name in drops:
+            del state[name]
+        wants = shapes.keys() - state.keys()
+        state |= {name: own[name].clone() for name in wants}
+        if drops:
+            notes.append(f"{kind} dropped; the model has {'another number' if shapes else 'none'}")
+        if wants:
+            notes.append(f"{kind} are new")
+
+
+def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
+    """What no shape shows, but what the weights were trained with."""
+    found = {name: model.config[name] for name in ("num_heads", "norm_eps", "act", "attention")}
+    for name, value in found.items():
+        told = weights.arguments.get(name, "softmax" if name == "attention" else value)
+        if told != value:
+            notes.append(f"the model has {name} {value}; the weights had {told}")

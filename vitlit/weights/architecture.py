@@ -1,0 +1,253 @@
+"""The arguments of a ViT, read from the names and shapes of weights.
+
+{timm's name: tensor}, what the source tells, what its user gives -> ViT's arguments
+"""
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.model.vit import ViT
+from vitlit.patches import pair
+from vitlit.weights.file_reader import listed
+from vitlit.weights.key_mapping import FILTERS, Format, positions_with_prefix
+
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # published widths whose heads are not 64 wide
+USUAL_SIZE = 224  # pixels, where neither positions nor settings tell
+FIRST = "blocks.0.mlp.fc1.weight"
+KNOWN = re.compile(
+    r"(cls_token|reg_token|pos_embed|patch_embed\.proj\.(weight|bias)"
+    r"|(fc_norm|norm|head)\.(weight|bias)"
+    r"|blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma))"
+)
+
+
+def infer(
+    state: dict[str, Tensor],
+    told: dict[str, Any],
+    given: dict[str, Any],
+    kind: Format,
+    source: str,
+    notes: list[str],
+) -> dict[str, Any]:
+    """ViT's arguments from names and shapes; completes ``state["pos_embed"]`` in place.
+
+    told: what the source says in words; given: what its user says, taken where the source is
+    silent. notes: gets what was assumed.
+    """
+    width, channels, patch, across = _shape(state, FILTERS, 4, source)
+    if patch != across:
+        raise InputError(f"{source} has patches of {patch}x{across} pixels; they must be square")
+    if FIRST not in state:
+        _refuse_other(state, source)
+    hidden = _shape(state, FIRST, 2, source)[0]
+    has_class_token, has_fc_norm = "cls_token" in state, "fc_norm.weight" in state
+    registers = _shape(state, "reg_token", 3, source)[1] if "reg_token" in state else 0
+    pool = told.get("global_pool")
+    if pool not in ("token", "avg") or not has_class_token:
+        pool = "avg" if has_fc_norm or not has_class_token else "token"
+    return {
+        "img_size": _img_size(state, (told, given), patch, kind, source, notes),
+        "patch_size": patch,
+        "in_chans": channels,
+        "num_classes": _shape(state, "head.weight", 2, source)[0] if "head.weight" in state else 0,
+        "embed_dim": width,
+        "depth": _depth(state),
+        "num_heads": _num_heads(told, given, width, notes),
+        "mlp_ratio": _ratio(hidden, width),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "pos_embed": "learn" if "pos_embed" in state else "none",
+        "global_pool": pool,
+        # unset where they follow from global_pool, so that they follow another one too
+        "class_token": None if has_class_token == (pool == "token") else has_class_token,
+        "reg_tokens": registers,
+        "fc_norm": None if has_fc_norm == (pool == "avg") else has_fc_norm,
+        "init_values": told.get("init_values", 1e-5) if "blocks.0.ls1.gamma" in state else None,
+    }
+
+
+def _shape(state: dict[str, Tensor], name: str, ndim: int, source: str) -> list[int]:
+    if name not in state or state[name].ndim != ndim or 0 in state[name].shape:
+        raise InputError(f"{source} has no usable {name}; it is cut short or of another model")
+    return list(state[name].shape)
+
+
+def _depth(state: dict[str, Tensor]) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """The ratio from which ViT computes ``hidden`` again, whatever the rounding."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def _num_heads(
+    told: dict[str, Any], given: dict[str, Any], width: int, notes: list[str]
+) -> int | Any:
+    for known in (told, given):
+        if known.get("num_heads") is not None:
+            return known["num_heads"]
+    num_heads = HEADS.get(width, max(1, width // 64))
+    notes.append(
+        f"num_heads {num_heads} assumed, as published models of width {width} would have, since "
+        f"the weights do not tell; with another number the outputs are wrong: give num_heads "
+        f"if it is not yours"
+    )
+    return num_heads
+
+
+def _img_size(
+    state: dict[str, Tensor],
+    known: tuple[dict[str, Any], dict[str, Any]],
+    patch: int,
+    kind: Format,
+    source: str,
+    notes: list[str],
+) -> int | list[int]:
+    """Image size in pixels: as told or given where that fits the positions, else of a square."""
+    told, given = (values.get("img_size") for values in known)
+    if "pos_embed" not in state:
+        if known[0].get("pos_embed") != "none":  # not to be taken for rotary positions
+            _refuse_other(state, source)
+        size = told if told is not None else given
+        if size is None:
+            notes.append(f"img_size {USUAL_SIZE} assumed; without positions the weights fit any")
+        return USUAL_SIZE if size is None else size
+    _shape(state, "pos_embed", 3, source)
+    for size in (told, given):
+        grid = _grid(size, patch)
+        if grid is not None and _complete(state, *grid):
+            if size is not told:
+                _note_given(grid, patch, notes)
+            return _pixels(*grid, patch)
+    if told is not None:
+        notes.append(f"the image size {told} that the model's settings tell is not its positions'")
+    side = _square(state, patch, kind, source, given)
+    prefix = state["pos_embed"].shape[1] - side**2
+    _complete(state, side, side)
+    alone = "" if prefix or "cls_token" not in state else ", none for the class token"
+    notes.append(
+        f"img_size {side * patch} assumed: the positions as a square of {side}x{side} "
+        f"patches{alone}"
+    )
+    return side * patch
+
+
+def _grid(size: Any, patch: int) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    high, wide = pair(size)
+    return (high // patch, wide // patch) if min(high, wide) >= patch else None
+
+
+def _pixels(high: int, wide: int, patch: int) -> int | list[int]:
+    return high * patch if high == wide else [high * patch, wide * patch]
+
+
+def _complete(state: dict[str, Tensor], high: int, wide: int) -> bool:
+    """Whether positions are those of such a grid; they then get a row for each prefix token."""
+    class_token, registers = _prefix(state)
+    complete = positions_with_prefix(
+        state["pos_embed"], patches=high * wide, class_token=class_token, reg_tokens=registers
+    )
+    if complete is not None:
+        state["pos_embed"] = complete
+    return complete is not None
+
+
+def _prefix(state: dict[str, Tensor]) -> tuple[int, int]:
+    return int("cls_token" in state), state["reg_token"].shape[1] if "reg_token" in state else 0
+
+
+def _note_given(grid: tuple[int, int], patch: int, notes: list[str]) -> None:
+    count, side = math.prod(grid), math.isqrt(math.prod(grid))
+    if grid[0] != grid[1] and side**2 == count:
+        notes.append(
+            f"img_size {_pixels(*grid, patch)} taken for the weights' own: their {count} positions "
+            f"are {grid[0]}x{grid[1]} patches as given, though {side}x{side} would fit too"
+        )
+
+
+def _square(state: dict[str, Tensor], patch: int, kind: Format, source: str, given: Any) -> int:
+    """Side in patches of the square that the positions are of.
+
+    A class token has a position, unless something speaks for a model that gives none to it:
+    registers, LayerScale (DeiT III) or Google's big_vision.
+    """
+    rows, (class_token, registers) = state["pos_embed"].shape[1], _prefix(state)
+    patches = rows - class_token - registers
+    counts = [patches]
+    if registers:
+        counts.append(rows - class_token)
+    if registers or "blocks.0.ls1.gamma" in state or not kind.class_positions:
+        counts.append(rows)
+    for count in counts:
+        if count > 0 and math.isqrt(count) ** 2 == count:
+            return math.isqrt(count)
+    side = math.isqrt(rows)
+    other = f" ({side * patch} if none is the class token's)" if side**2 == rows else ""
+    tried = "" if given is None else f", which img_size {given} is not either"
+    raise InputError(
+        f"the {rows} positions of {source} are no square grid: {patches} patches of "
+        f"{patch}x{patch} pixels beside the class token and registers{tried}; give the size of the "
+        f"images that the weights are made for, img_size '[H,W]'{other}, or the folder of the "
+        f"model, whose config.json tells it",
+        argument="img_size",
+    )
+
+
+def _refuse_other(state: dict[str, Tensor], source: str) -> None:
+    """Say what other architecture the names are of: what is foreign, and what is missing."""
+    foreign = [name for name in state if not KNOWN.fullmatch(name)]
+    wanted = {"blocks.0.mlp": FIRST, "learned positions (pos_embed)": "pos_embed"}
+    lacks = " and no ".join(what for what, name in wanted.items() if name not in state)
+    if not foreign:
+        raise InputError(f"{source} has no {lacks}; it is cut short or of another model")
+    raise InputError(
+        f"{source} is of another architecture than this Vision Transformer: it has "
+        f"{listed(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"
+    )
+
+
+def check(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> None:
+    """Refuse weights that are not exactly those of the model that the arguments describe."""
+    depth = _depth(state)
+    if arguments.get("depth", depth) != depth:  # before a model of any depth is built
+        raise InputError(f"{source} has {depth} blocks, but says depth {arguments['depth']}")
+    try:
+        with torch.device("meta"):
+            wanted = {name: value.shape for name, value in ViT(**arguments).state_dict().items()}
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{source} describes a model that cannot be: {reason}") from error
+    missing = wanted.keys() - state.keys()
+    unknown = [name for name in state if name not in wanted]
+    if unknown:
+        raise InputError(
+            f"{source} has parts that this Vision Transformer has not: {listed(unknown)}"
+        )
+    if missing:
+        raise InputError(f"{source} lacks {listed(sorted(missing))}; is it complete?")
+    for name, shape in wanted.items():
+        if state[name].shape != shape:
+            raise InputError(
+                f"{name} of {source} is {list(state[name].shape)}, where its other parts need "
+                f"{list(shape)}"
+            )
+
+
+def check_finite(state: dict[str, Tensor], source: str) -> None:
+    """Refuse weights that hold NaN or infinity, by the name of the first tensor."""
+    for name, value in state.items():
+        if bad := int(value.numel() - value.isfinite().sum()):
+            raise InputError(
+                f"{name} of {source} holds {bad} numbers that are NaN or infinite; the weights are "
+                f"broken: use others"
+            )

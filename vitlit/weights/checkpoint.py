@@ -1,0 +1,239 @@
+"""Checkpoints: finding one, reading it safely, writing it durably, and a model ready to use.
+
+path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -> ViT
+"""
+
+import inspect
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.foreign_texts import find_text
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+from vitlit.weights import durable_file
+from vitlit.weights.architecture import check_finite
+from vitlit.weights.file_reader import is_plain
+
+RUNS = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
+MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
+TRAINING = "training_settings"  # our key, of what else the training was given
+LAST = "last.ckpt"  # the one before it is kept too
+PREFIX = "vit."  # of the model's weights in a checkpoint
+VERSION, CURRENT = "pytorch-lightning_version", "2.6.6"
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, what turns its input into tensors, and its class names.
+
+    ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``.
+    """
+
+    model: ViT
+    preprocess: Preprocess
+    class_names: list[str]
+
+
+def resolve(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
+    """The checkpoint file that ``path`` means; of a damaged last.ckpt the one before it.
+
+    path: a file; a run folder (its checkpoint ``prefer``, else the other one); or ``best`` or
+    ``last``, of the run folder ``root``, or else of the newest run in ./lightning_logs.
+    """
+    if path in ("best", "last"):
+        return _newest(path) if root is None else _of_run(path, root)
+    if "://" in path:
+        raise InputError(f"{path} is an address; download the checkpoint and give its path")
+    found = Path(path).expanduser()
+    if found.is_file():
+        return undamaged(found)
+    if not found.is_dir():
+        raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
+    for name in ("best", "last") if prefer == "best" else ("last", "best"):
+        for folder in (found / "checkpoints", found):
+            if file := find(folder, name):
+                return file
+    raise InputError(f"no checkpoint in the folder {path}; it has no checkpoints/best.ckpt")
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The checkpoint ``best`` or ``last`` in a folder of checkpoints, if there is one."""
+    file = folder / f"{name}.ckpt"
+    return undamaged(file) if file.is_file() or durable_file.older(file).is_file() else None
+
+
+def undamaged(file: Path) -> Path:
+    """The file itself; or the one before last.ckpt, with a warning, where that is damaged."""
+    before = durable_file.older(file)
+    if file.name != LAST or not before.is_file() or durable_file.is_intact(file):
+        return file
+    if not durable_file.is_intact(before):
+        raise InputError(f"{file} and {before.name} are both damaged; use another checkpoint")
+    rank_zero_warn(f"{file} is damaged or missing; the one before it, {before.name}, is used")
+    return before
+
+
+def _of_run(name: str, run: Path) -> Path:
+    found = find(run / "checkpoints", name)
+    if found is None:
+        raise InputError(
+            f"no {name} checkpoint in the run {run}; leave out ckpt_path to start it, or give "
+            f"the path of a .ckpt file",
+            argument="ckpt_path",
+        )
+    return found
+
+
+def _newest(name: str) -> Path:
+    runs = sorted(Path(RUNS).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
+    found = find(runs[-1].parent, name) if runs else None
+    if found is None:
+        raise InputError(
+            f"no {name} checkpoint in the newest run of {Path(RUNS).absolute()}; train with "
+            f"`vitlit fit` first, or give the path of a .ckpt file or a run folder"
+        )
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint's content, as plain values and finite tensors; nothing in it is executed."""
+    content = _read(path, mmap=True)
+    parts = ("state_dict", MODEL, DATA)
+    if not all(isinstance(content.get(part), dict) for part in parts):
+        raise InputError(
+            f"{path} is not a checkpoint of vitlit: it has no "
+            f"state_dict, {MODEL} and {DATA}; give a file that `vitlit fit` wrote"
+        )
+    for part in (MODEL, DATA):
+        _check_plain(content[part], path)
+    weights = content["state_dict"].items()
+    check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_plain(v)}, str(path))
+    return content
+
+
+def trained_precision(content: dict[str, Any]) -> str | None:
+    """The precision of the training that a checkpoint is of; older ones do not tell it."""
+    kept = content.get(TRAINING)
+    found = kept.get("trainer.precision") if isinstance(kept, dict) else None
+    return str(found) if isinstance(found, str | int) else None
+
+
+def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
+    try:
+        _check_bytes(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises many kinds for files that are not its own
+        if isinstance(error, InputError | MemoryError):
+            raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if find_text("code in file", str(error)):
+            reason = "it holds more than tensors and plain values, which is never executed"
+        raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a checkpoint of vitlit: it holds no named parts")
+    return content
+
+
+def _check_bytes(path: Path) -> None:
+    """Refuse a file that is not as it was written, before anything interprets it."""
+    if durable_file.check(path):
+        return
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise InputError(f"{path} is damaged in {damaged}; use another checkpoint")
+    _say_unsummed(path.resolve())
+
+
+@cache
+def _say_unsummed(path: Path) -> None:
+    """Once for each file, however often it is read."""
+    rank_zero_info(f"{path} has no checksum of its own, as files of other programs")
+
+
+def _check_plain(value: Any, path: Path) -> None:
+    """Refuse settings that are no plain values, or that name a class: none is ever imported."""
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value) or "class_path" in value:
+            raise InputError(f"{path} has settings that name classes; use another checkpoint")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item, path)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise InputError(f"{path} has a {type(value).__name__} among its settings; use another")
+
+
+class DurableIO(TorchCheckpointIO):
+    """How Lightning writes and reads checkpoints here: durably, and as plain values alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: tuple[int, ...] | None = None  # the mark of the last.ckpt of this process
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        file = Path(path)
+        is_last = file.name == LAST
+        keep = is_last and self._is_good(file)
+        durable_file.write(file, lambda part: torch.save(checkpoint, part), keep=keep)
+        if is_last:
+            self._written = durable_file.mark(file)
+
+    def _is_good(self, file: Path) -> bool:
+        """Whether it may take the place of the one before, which is good; what we wrote may."""
+        return file.is_file() and (
+            durable_file.mark(file) == self._written or durable_file.is_intact(file)
+        )
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The content, on the CPU; other devices copy from there. ``weights_only`` is always on."""
+        content = _read(Path(path), mmap=False)
+        if not str(content.get(VERSION)).startswith("2."):  # older ones would be migrated
+            content[VERSION] = CURRENT
+        return content
+
+
+def with_durable(plugins: Any) -> list[Any]:
+    """Lightning's plugins, the user's and ours."""
+    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    if any(isinstance(plugin, CheckpointIO) for plugin in given):
+        raise InputError(
+            "trainer.plugins has another way to write checkpoints; leave it out, since only "
+            "those written here have a checksum"
+        )
+    return [*given, DurableIO()]
+
+
+def load(path: str | Path) -> Loaded:
+    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve`."""
+    content = read(resolve(str(path)))
+    arguments = content[MODEL]
+    names = inspect.signature(ViT).parameters.keys() & arguments.keys()
+    weights = {
+        key.removeprefix(PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
+    try:
+        model = ViT(**{name: arguments[name] for name in names})
+        model.load_state_dict(weights)
+        data = ImageData(**content[DATA])
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the settings and the weights of {path} do not agree: {reason}; use another checkpoint"
+        ) from error
+    return Loaded(model.eval(), data.preprocess, data.class_names)

@@ -1,0 +1,303 @@
+"""A trained model for other programs, in a folder: weights with settings, or a program.
+
+ViT -> model.safetensors config.json | model.onnx | model.pt2
+
+Whatever is written is read again, and its logits compared with the model's.
+"""
+
+import importlib
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+import vitlit
+from vitlit.errors import InputError
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+from vitlit.weights.architecture import check_finite
+from vitlit.weights.export_mapping import Naming, choose_naming
+from vitlit.weights.file_reader import WEIGHT_NAMES
+from vitlit.weights.portable import (
+    Portable,
+    hugging_face_files,
+    hugging_face_tensors,
+    make_portable,
+    own_metadata,
+    timm_files,
+    timm_tensors,
+)
+from vitlit.weights.pretrained import load_weights
+
+Format = Literal["safetensors", "onnx", "pt2"]
+Program = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
+ONNX_NAME, PT2_NAME, FACTS_NAME = "model.onnx", "model.pt2", "metadata.json"
+TOLERANCE = 1e-4  # of the largest logit
+BATCHES = (1, 3)  # images, neither the number that programs are traced with
+TRACED = 2  # images; torch.export takes a batch of 1 for a constant
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    difference: the largest between logits of the model and of the files, in units of the largest
+    logit; message: the same for a person, with the line that loads the files.
+    """
+
+    folder: Path
+    files: list[Path]
+    difference: float
+    message: str
+
+
+def export(
+    model: ViT,
+    preprocess: Preprocess,
+    class_names: Sequence[str],
+    out: str | Path,
+    *,
+    format: Format = "safetensors",
+    naming: Naming | None = None,
+) -> Exported:
+    """Write the model into the new folder ``out``; it is there complete or not at all.
+
+    format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
+    or pt2 (a program for torch.export.load). naming: of safetensors, timm, huggingface, or vitlit,
+    which holds any model but which only this package reads; by default the first of them that can
+    tell the model. A model without a head, and then without class_names, gives its features.
+    The model is left on the CPU, in float32 and in evaluation mode.
+    """
+    folder = Path(out).expanduser()
+    _check_choices(format, naming)
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
+    model = model.cpu().float().eval()
+    check_finite(model.state_dict(), "the model")
+    portable = make_portable(model, preprocess, class_names)
+    chosen, why = choose_naming(naming, portable.arguments)
+    with _complete_or_absent(folder) as part:
+        match format:
+            case "safetensors":
+                program = _write_safetensors(portable, part, chosen)
+            case "onnx":
+                program = _write_onnx(portable, part / ONNX_NAME)
+            case "pt2":
+                program = _write_pt2(portable, part / PT2_NAME)
+        difference = _difference(model, preprocess, program, portable)
+        del program  # it may hold a file open, which some systems then do not rename
+    files = sorted(folder.iterdir())
+    lines = [_how_to_load(portable, folder, format, chosen)]
+    lines += [why] if format == "safetensors" else []
+    message = _message(portable, folder, files, difference, lines)
+    return Exported(folder, files, difference, message)
+
+
+def _check_choices(format: str, naming: Naming | None) -> None:
+    if format not in get_args(Format):
+        raise InputError(f"unknown format {format!r}; known: {', '.join(get_args(Format))}")
+    if naming is None:
+        return
+    if naming not in get_args(Naming):
+        raise InputError(f"unknown naming {naming!r}; known: {', '.join(get_args(Naming))}")
+    if format != "safetensors":
+        raise InputError(
+            f"naming is of format safetensors; leave it out with {format}", argument="naming"
+        )
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder to write in, beside ``folder`` and renamed to it once all went well."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with beside as name:
+        part = Path(name) / "export"
+        part.mkdir()
+        yield part
+        part.rename(folder)
+
+
+def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Program:
+    from safetensors.torch import save_file
+
+    metadata = {"format": "pt"}  # without it transformers refuses the file
+    settings: dict[str, Any] = {}
+    if naming == "huggingface":
+        tensors = hugging_face_tensors(portable)
+        settings = hugging_face_files(portable)
+    else:
+        tensors = timm_tensors(portable)
+        metadata |= own_metadata(portable)
+    if naming == "timm":
+        settings = timm_files(portable)
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    file = folder / WEIGHT_NAMES[0]
+    save_file(tensors, file, metadata=metadata)
+    file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+    for name, content in settings.items():  # ASCII: some read these files in their own encoding
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+    weights = load_weights(folder)
+    model = ViT(**weights.arguments)
+    model.load_state_dict(weights.state)
+    return model.eval()
+
+
+def _write_onnx(portable: Portable, path: Path) -> Program:
+    onnxruntime = _onnx_packages()
+    with _without_others_warnings():
+        program: Any = torch.onnx.export(
+            portable.model,
+            (_example(portable),),
+            dynamo=True,
+            dynamic_shapes=_dynamic_batch(),
+            input_names=["images"],
+            output_names=[portable.output],
+            verbose=False,
+        )
+        program.model.metadata_props.update(_facts(portable))
+        program.save(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([portable.output], {"images": images.numpy()})[0])
+
+    return run
+
+
+def _onnx_packages() -> Any:
+    """ONNX Runtime, once all that torch needs for writing ONNX is found too."""
+    try:
+        for name in ("onnx", "onnxscript"):
+            importlib.import_module(name)
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise InputError(
+            f"format onnx needs the package {error.name}: pip install 'vitlit[onnx]'; "
+            f"format pt2 needs none",
+            argument="format",
+        ) from error
+
+
+def _write_pt2(portable: Portable, path: Path) -> Program:
+    with _without_others_warnings():
+        program = torch.export.export(
+            portable.model, (_example(portable),), dynamic_shapes=_dynamic_batch()
+        )
+        facts = json.dumps(_facts(portable), indent=2)
+        torch.export.save(program, path, extra_files={FACTS_NAME: facts})
+        return torch.export.load(path).module()
+
+
+def _example(portable: Portable) -> Tensor:
+    return torch.zeros(TRACED, *portable.input_size)
+
+
+def _dynamic_batch() -> dict[str, dict[int, Any]]:
+    return {"x": {0: torch.export.Dim("batch")}}  # x: of ViT.forward
+
+
+@contextmanager
+def _without_others_warnings() -> Iterator[None]:
+    """Exporters warn of their own code, of which nobody who exports can mend anything."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(torch|onnx|copyreg|numpy)")
+        yield
+
+
+def _facts(portable: Portable) -> dict[str, str]:
+    """What a program cannot tell itself; lists are JSON, in ASCII for every reader."""
+    channels, height, width = portable.input_size
+    colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} channels")
+    return {
+        "input": f"images: float32 (B, {channels}, {height}, {width}), {colours}",
+        "output": _output(portable),
+        "pixels": "images = (value / 255 - mean) / std, with values of 0 to 255, by channel",
+        "resize": f"scaled to cover {height}x{width}, {portable.interpolation} and antialiased, "
+        f"then the centre cut out",
+        "input_size": json.dumps(portable.input_size),
+        "mean": json.dumps(portable.mean),
+        "std": json.dumps(portable.std),
+        "class_names": json.dumps(portable.class_names),
+        "made_by": f"vitlit {vitlit.__version__}",
+    }
+
+
+def _output(portable: Portable) -> str:
+    if portable.class_names:
+        return f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names"
+    return f"features: float32 (B, {portable.model.embed_dim}), for the weights have no head"
+
+
+@torch.no_grad()
+def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: Portable) -> float:
+    """The largest difference of outputs, from random pixels on, over the largest output."""
+    generator = torch.Generator().manual_seed(0)
+    mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (portable.mean, portable.std))
+    worst = 0.0
+    for count in BATCHES:
+        shape = (count, *portable.input_size)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        with torch.compiler.set_stance("force_eager"):  # a compiled model would compile once more
+            wanted = model(preprocess(pixels))
+        if not wanted.isfinite().all():
+            raise InputError(
+                "the model gives no finite numbers, so its weights are broken; nothing was "
+                "written, give other weights, such as an earlier checkpoint"
+            )
+        got = program((pixels / 255 - mean) / std)
+        largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)
+        difference = ((got - wanted).abs().amax() / largest).item()
+        if not difference <= TOLERANCE:  # so that NaN is refused
+            raise InputError(
+                f"the exported model's {portable.output} differ by {difference:.1e} of the largest "
+                f"from the model's, more than {TOLERANCE}; nothing was written, give another "
+                f"format",
+                argument="format",
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _how_to_load(portable: Portable, folder: Path, format: Format, naming: Naming) -> str:
+    match format, naming:
+        case "safetensors", "vitlit":
+            return f'vitlit.load("{folder}")'
+        case "safetensors", "timm":
+            return f'timm.create_model("local-dir:{folder}", pretrained=True)'
+        case "safetensors", _ if portable.class_names:
+            return f'transformers.ViTForImageClassification.from_pretrained("{folder}")'
+        case "safetensors", _:  # its pooler is a layer of its own, which no weights are for
+            return f'transformers.ViTModel.from_pretrained("{folder}", add_pooling_layer=False)'
+        case "onnx", _:
+            return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
+    return f'torch.export.load("{folder / PT2_NAME}").module()'
+
+
+def _message(
+    portable: Portable, folder: Path, files: list[Path], difference: float, lines: list[str]
+) -> str:
+    """lines: how to load the files, and more that is to be known."""
+    load, *more = lines
+    shape = ", ".join(map(str, portable.input_size))
+    width = len(portable.class_names) or portable.model.embed_dim
+    rows = (portable.mean, portable.std)
+    mean, std = (", ".join(f"{value:.6g}" for value in row) for row in rows)
+    return "\n".join(
+        [
+            f"wrote {folder}: {', '.join(file.name for file in files)}",
+            *more,
+            f"load it with {load}",
+            f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] and "
+            f"std [{std}], and gives {portable.output} (B, {width})",
+            f"read again, its {portable.output} differ by at most {difference:.1e} of the largest",
+        ]
+    )

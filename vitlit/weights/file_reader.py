@@ -1,0 +1,174 @@
+"""Files of weights, read safely: what a path or a name on the hub holds, by content.
+
+path (.pth .pt .bin .ckpt .safetensors .npz, or any other ending) -> names and float32 tensors
+
+Nothing in a file is executed: pickles are read with ``weights_only``, arrays without pickle.
+"""
+
+import argparse
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitlit.errors import InputError
+from vitlit.foreign_texts import find_text
+from vitlit.weights import durable_file
+
+WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of a model folder, best first
+CONFIG_NAME, PROCESSOR_NAME = "config.json", "preprocessor_config.json"
+HUB_NAME = re.compile(r"(hf[-_]hub:)?(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+# where training scripts keep the weights in their checkpoints; averages and teachers first
+WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "student")
+TOLD = ("state_dict_ema", "model_ema", "teacher", "student")  # whose choice is worth a note
+LOOKS = {  # what is often found in place of weights, by its first bytes
+    b"version https://": "a git-lfs pointer, not the weights; run `git lfs pull`",
+    b"<": "a web page, not weights; download it again from the link to the raw file",
+}
+OTHER = "no weight file; give one of PyTorch (.pth), safetensors or NumPy (.npz)"
+
+
+class Content(NamedTuple):
+    """What a file holds: the dict of a checkpoint or state dict, and safetensors' metadata."""
+
+    parts: dict[str, Any]
+    metadata: dict[str, str]
+
+
+def read_file(path: Path) -> Content:
+    """The content of a weight file; its kind is told by its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    try:
+        if start.startswith(b"PK"):
+            return Content(_read_zip(path), {})
+        if start[8:9] == b"{":
+            return _read_safetensors(path)
+        if start.startswith(b"\x80"):  # torch.save before 1.6
+            return Content(_read_torch(path, mmap=False), {})
+    except InputError:
+        raise
+    except Exception as error:  # each reader raises many kinds for files that are not its own
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        if find_text("code in file", str(error)):
+            reason = (
+                "it holds more than tensors and plain values, which is never executed; if it is a "
+                "whole model, save its weights with torch.save(model.state_dict(), FILE)"
+            )
+        if find_text("damaged safetensors", reason):
+            reason = f"it is cut short or damaged ({reason}); download it again"
+        raise InputError(f"cannot read {path} as weights: {reason}") from error
+    if not start:
+        raise InputError(f"{path} is empty; download it again")
+    look = (text for mark, text in LOOKS.items() if start.lstrip().startswith(mark))
+    raise InputError(f"{path} is {next(look, OTHER)}")
+
+
+def _read_zip(path: Path) -> dict[str, Any]:
+    has_sum = durable_file.check(path)
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is cut short; download it again")
+    with zipfile.ZipFile(path) as archive:
+        if damaged := not has_sum and archive.testzip():
+            raise InputError(f"{path} is damaged in {damaged}; download it again")
+        is_numpy = any(name.endswith(".npy") for name in archive.namelist())
+    return _read_npz(path) if is_numpy else _read_torch(path, mmap=True)
+
+
+def _read_torch(path: Path, *, mmap: bool) -> dict[str, Any]:
+    # training scripts (DeiT, MAE, DINO, timm) keep their options in a Namespace: plain values
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: _tensor(archive[name]) for name in archive.files}
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # how NumPy stores JAX's bfloat16
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _read_safetensors(path: Path) -> Content:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return Content({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+
+
+def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a checkpoint as float32, out of the parts that hold them, and notes."""
+    notes: list[str] = []
+    for _ in range(4):  # a file may hold itself
+        found = next((name for name in WRAPPERS if isinstance(parts.get(name), dict)), None)
+        if found is None:
+            break
+        if found in TOLD:
+            notes.append(f"of the checkpoint's parts, {found!r} is used")
+        parts = parts[found]
+    tensors = {
+        name: value.float()
+        for name, value in parts.items()
+        if isinstance(name, str) and isinstance(value, Tensor) and is_plain(value)
+    }
+    if not tensors:
+        raise InputError(f"{path} holds no weights; its parts are {listed(parts)}")
+    return tensors, notes
+
+
+def is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds its numbers, floats, in memory and one by one."""
+    return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = [str(name)[:60] for name in names]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return (", ".join(shown[:3]) or "none") + more
+
+
+def download(name: str) -> Path:
+    """The local folder of a model on the Hugging Face hub, ``owner/model`` or with ``@revision``.
+
+    Only the weights and their settings are fetched, through huggingface_hub and its cache.
+    """
+    match = HUB_NAME.fullmatch(name)
+    if match is None or name.endswith((".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")):
+        raise InputError(
+            f"no weights {name}; give a file, a folder, or a name on the Hugging Face hub "
+            f"such as timm/vit_tiny_patch16_224.augreg_in21k"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise InputError(
+            f"{name} is no file here, and the Hugging Face hub needs a package: "
+            f"pip install 'vitlit[hub]'"
+        ) from error
+    try:
+        for weights in WEIGHT_NAMES:  # the second only where the first does not exist
+            wanted = [CONFIG_NAME, PROCESSOR_NAME, weights]
+            folder = snapshot_download(
+                match["repo"], revision=match["revision"], allow_patterns=wanted
+            )
+            if (Path(folder) / weights).is_file():
+                break
+    except Exception as error:  # its own kinds, the network library's and OSError
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise InputError(
+            f"{name} is no file here and cannot be fetched from the Hugging Face hub; check the "
+            f"name and the network: {reason}"
+        ) from error
+    return Path(folder)

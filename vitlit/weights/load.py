@@ -1,0 +1,91 @@
+"""A model ready to use from Python, of a checkpoint or of weights from anywhere.
+
+path | folder | name on the hub | best | last -> ViT, Preprocess, class names
+"""
+
+from pathlib import Path
+from typing import Any
+
+from vitlit.data.datasets import IMAGENET_MEAN, IMAGENET_STD
+from vitlit.errors import InputError
+from vitlit.images.preprocess import Preprocess, per_channel
+from vitlit.model.vit import ViT
+from vitlit.weights import checkpoint
+from vitlit.weights.adapt import adapt
+from vitlit.weights.checkpoint import Loaded
+from vitlit.weights.file_reader import read_file
+from vitlit.weights.model_config import METADATA
+from vitlit.weights.pretrained import (
+    Weights,
+    class_names_of,
+    is_own,
+    load_weights,
+    located,
+    tell,
+    untold_names,
+    untold_statistics,
+)
+
+
+def load(
+    source: str | Path, *, num_heads: int | None = None, img_size: int | list[int] | None = None
+) -> Loaded:
+    """A model ready to use from Python: of a checkpoint, or of weights from anywhere.
+
+    source: a file; the folder of a model (config.json beside model.safetensors or
+    pytorch_model.bin) or of a run; a name on the Hugging Face hub, ``owner/model`` or
+    ``owner/model@revision``; or ``best`` or ``last``. num_heads: of weights that do not tell
+    theirs; img_size: of the model, in pixels, one number or (height, width); where it fits the
+    positions of the weights they are taken as they are, else they are resampled. Both are for
+    weights of other programs: a checkpoint knows its own. Weights without a head give features
+    and no class names. What is assumed is logged. InputError says what cannot be read, or fits
+    not.
+    """
+    given: dict[str, Any] = {"num_heads": num_heads, "img_size": img_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    source = str(source)
+    file, _ = located(source)
+    content = read_file(file)
+    is_checkpoint = is_own(content.parts)
+    if given and (is_checkpoint or METADATA in content.metadata):
+        raise InputError(
+            f"{source} is of vitlit and knows its own {' and '.join(given)}; leave "
+            f"{'them' if len(given) > 1 else 'it'} out"
+        )
+    if is_checkpoint:
+        return checkpoint.load(file)
+    weights = load_weights(source, given)
+    check_heads(given.get("num_heads"), weights, source)
+    return _made(weights, given)
+
+
+def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
+    """Refuse another number of heads than the source tells."""
+    told = weights.arguments["num_heads"]
+    if num_heads not in (None, told):
+        raise InputError(
+            f"num_heads {num_heads} contradicts {source}, which says {told}; leave it out",
+            argument="num_heads",
+        )
+
+
+def _made(weights: Weights, given: dict[str, Any]) -> Loaded:
+    """The model of weights, at the image size that was given, else at theirs."""
+    notes = list(weights.notes)
+    size = {"img_size": given["img_size"]} if "img_size" in given else {}
+    model = ViT(**(weights.arguments | size))
+    state, changed = adapt(weights, model)
+    model.load_state_dict(state)
+    mean, std = weights.mean, weights.std
+    if mean is None or std is None:
+        mean, std = (
+            per_channel(name, list(values), model.in_chans)
+            for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        )
+        notes.append(untold_statistics(mean, std, "ImageNet's"))
+    names = class_names_of(weights)
+    if names and weights.class_names is None:
+        notes.append(untold_names(names))
+    tell([*notes, *changed])
+    preprocess = Preprocess(model.in_chans, model.img_size, model.img_size, mean, std)
+    return Loaded(model.eval(), preprocess, names)
