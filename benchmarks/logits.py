@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
-from vitlit.weights.export import export
+from vitlit.weights.export import export_model
 from vitlit.weights.pretrained import load_weights
 
 LIMIT = 1e-4
@@ -84,12 +84,12 @@ def ways_back(folder: Path) -> Iterator[tuple[str, ViT, Logits]]:
     model = filled(ViT(**TINY, img_size=224, patch_size=16, num_classes=10))
     images = Preprocess(3, (224, 224), (224, 224), (0.5,) * 3, (0.5,) * 3)
     names = [str(label) for label in range(10)]
-    made = export(model, images, names, folder / "timm")
+    made = export_model(model, images, names, folder / "timm")
     yield "timm", model, timm.create_model(f"local-dir:{made.folder}", pretrained=True).eval()
-    made = export(model, images, names, folder / "huggingface", naming="huggingface")
+    made = export_model(model, images, names, folder / "huggingface", naming="huggingface")
     loaded = transformers.ViTForImageClassification.from_pretrained(made.folder).eval()
     yield "transformers", model, lambda x: loaded(x).logits
-    made = export(model, images, names, folder / "onnx", format="onnx")
+    made = export_model(model, images, names, folder / "onnx", format="onnx")
     yield "onnxruntime", model, through_onnx(made.folder / "model.onnx")
 
 

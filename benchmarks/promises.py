@@ -196,14 +196,14 @@ def flipped(folder: Path, count: int) -> Row:
     Training(folder, "--trainer.max_epochs=1").end()
     path = last(folder)
     assert path is not None
-    checkpoint.read(path)
+    checkpoint.read_checkpoint(path)
     good, refused, copy = path.read_bytes(), 0, folder / "a.ckpt"
     for bit in random.Random(0).sample(range(8 * len(good)), count):
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         copy.write_bytes(bad)
         try:
-            checkpoint.read(copy)
+            checkpoint.read_checkpoint(copy)
         except InputError as error:
             refused += "damaged" in str(error)
     found = f"{refused} of {count} refused as damaged, {count - refused} loaded"

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
-from vitlit.weights.adapt import adapt, convert_channels, resample_filters, resample_positions
+from vitlit.weights.adapt import (
+    adapt_input_channels,
+    adapt_weights,
+    resample_filters,
+    resample_positions,
+)
 from vitlit.weights.pretrained import Weights
 
 SMALL: dict[str, Any] = {
@@ -44,7 +49,7 @@ def weights_of(model: ViT, **changes: Any) -> Weights:
 def adapted(before: dict[str, Any], after: dict[str, Any]) -> tuple[ViT, ViT, list[str]]:
     """A model, the model of other settings that has its weights, and the notes."""
     old, new = small(**before), small(**after)
-    state, notes = adapt(weights_of(old, **before), new)
+    state, notes = adapt_weights(weights_of(old, **before), new)
     new.load_state_dict(state, strict=True)
     return old, new, notes
 
@@ -84,12 +89,12 @@ def test_larger_filters_give_an_enlarged_patch_the_token_of_the_patch() -> None:
 def test_input_channels_are_converted_as_timm_does(channels: int) -> None:
     filters = torch.randn(6, 3, 4, 4)
     expected = adapt_input_conv(channels, filters)
-    torch.testing.assert_close(convert_channels(filters, channels), expected)
+    torch.testing.assert_close(adapt_input_channels(filters, channels), expected)
 
 
 def test_one_channel_filters_give_a_grey_image_of_three_the_same_tokens() -> None:
     filters, grey = torch.randn(6, 1, 4, 4), torch.randn(2, 1, 4, 4)
-    tokens = F.conv2d(grey.expand(-1, 3, -1, -1), convert_channels(filters, 3))
+    tokens = F.conv2d(grey.expand(-1, 3, -1, -1), adapt_input_channels(filters, 3))
     torch.testing.assert_close(tokens, F.conv2d(grey, filters))
 
 
@@ -211,13 +216,13 @@ def test_every_change_is_noted(before: dict[str, Any], after: dict[str, Any], no
 )
 def test_another_width_depth_or_mlp_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="do not fit the model at"):
-        adapt(weights_of(small()), small(**changes))
+        adapt_weights(weights_of(small()), small(**changes))
 
 
 def test_the_weights_themselves_stay_as_they_were() -> None:
     weights = weights_of(small())
     before = {name: value.clone() for name, value in weights.state.items()}
-    adapt(weights, small(img_size=24, num_classes=3, global_pool="avg", in_chans=1))
+    adapt_weights(weights, small(img_size=24, num_classes=3, global_pool="avg", in_chans=1))
     assert weights.state.keys() == before.keys()
     assert all(torch.equal(weights.state[name], value) for name, value in before.items())
 
@@ -226,7 +231,7 @@ def head_of(names: list[str] | None, wanted: list[str]) -> tuple[ViT, ViT, list[
     """A model, the one made for the classes ``wanted`` of its weights, and the notes."""
     old, new = small(num_classes=3), small(num_classes=len(wanted))
     weights = weights_of(old, num_classes=3)._replace(class_names=names)
-    state, notes = adapt(weights, new, wanted)
+    state, notes = adapt_weights(weights, new, wanted)
     new.load_state_dict(state, strict=True)
     return old, new, notes
 

@@ -9,7 +9,7 @@ from conftest import PhotoFolder
 
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
-from vitlit.images.bad_images import SHOWN, listing, refuse
+from vitlit.images.bad_images import MAX_LISTED, list_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
 
 pytestmark = pytest.mark.faults
@@ -36,18 +36,18 @@ def counts(data: ImageData) -> dict[str, int]:
 
 
 def test_a_list_shows_the_first_files_and_the_number_of_the_others() -> None:
-    bad = [BadFile(i, f"{i}.png", "empty") for i in range(SHOWN + 3)]
-    lines = listing("bad:", bad).splitlines()
+    bad = [BadFile(i, f"{i}.png", "empty") for i in range(MAX_LISTED + 3)]
+    lines = list_bad_images("bad:", bad).splitlines()
     assert lines[1] == "  0.png: empty"
-    assert lines[SHOWN + 1 :] == ["  … and 3 more"]
+    assert lines[MAX_LISTED + 1 :] == ["  … and 3 more"]
 
 
 def test_nothing_is_refused_where_nothing_is_bad() -> None:
-    refuse([], 5, "", argument="images")
+    refuse_bad_images([], 5, "", argument="images")
 
 
 def test_control_characters_of_a_name_do_not_reach_the_screen() -> None:
-    assert "\x1b" not in listing("", [BadFile(0, "\x1b[2J\n.png", "empty")])
+    assert "\x1b" not in list_bad_images("", [BadFile(0, "\x1b[2J\n.png", "empty")])
 
 
 # -- refusing ---------------------------------------------------------------------------------

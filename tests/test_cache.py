@@ -308,7 +308,7 @@ forked = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked h
 
 def build(root: Path, log: Path, start: Barrier | None) -> None:
     """In another process: slowly, noting what is decoded and said; without ``start`` it dies."""
-    decode, image_store.CHUNK = image_store.read_image, 1
+    decode, image_store.CHUNK_IMAGES = image_store.read_image, 1
 
     def slow(path: str, **rest: Any) -> torch.Tensor:
         with log.open("a") as file:

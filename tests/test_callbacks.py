@@ -12,7 +12,7 @@ from vitlit.training.checkpoint_callbacks import (
     BestCheckpoint,
     LastCheckpoint,
     MovingAverage,
-    free_name,
+    free_path,
 )
 from vitlit.training.loop_overhead import skip_idle_hooks
 
@@ -157,11 +157,11 @@ def test_an_average_takes_weights_of_any_precision(tmp_path: Path, precision: An
 
 def test_a_free_name_counts_up(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    assert free_name(path) == path
+    assert free_path(path) == path
     path.touch()
-    assert free_name(path) == tmp_path / "a-2.csv"
+    assert free_path(path) == tmp_path / "a-2.csv"
     (tmp_path / "a-2.csv").touch()
-    assert free_name(path) == tmp_path / "a-3.csv"
+    assert free_path(path) == tmp_path / "a-3.csv"
 
 
 def test_idle_hooks_are_skipped_and_others_called(tmp_path: Path) -> None:

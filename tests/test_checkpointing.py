@@ -19,18 +19,18 @@ def touch(path: Path, time: int = 0) -> Path:
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
     file = touch(tmp_path / "a.ckpt")
-    assert checkpoint.resolve(str(file)) == file
+    assert checkpoint.resolve_checkpoint(str(file)) == file
 
 
 def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
     touch(tmp_path / "checkpoints" / "last.ckpt")
     best = touch(tmp_path / "checkpoints" / "best.ckpt")
-    assert checkpoint.resolve(str(tmp_path)) == best
+    assert checkpoint.resolve_checkpoint(str(tmp_path)) == best
 
 
 def test_a_run_folder_without_best_means_its_last(tmp_path: Path) -> None:
     last = touch(tmp_path / "checkpoints" / "last.ckpt")
-    assert checkpoint.resolve(str(tmp_path)) == last
+    assert checkpoint.resolve_checkpoint(str(tmp_path)) == last
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -41,13 +41,13 @@ def test_best_and_last_mean_the_newest_run(
     runs = Path("lightning_logs")
     newer = touch(runs / "a" / "checkpoints" / f"{name}.ckpt", time=200)
     touch(runs / "b" / "checkpoints" / f"{name}.ckpt", time=100)
-    assert checkpoint.resolve(name) == newer
+    assert checkpoint.resolve_checkpoint(name) == newer
 
 
 def test_last_without_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"no last checkpoint in .*lightning_logs"):
-        checkpoint.resolve("last")
+        checkpoint.resolve_checkpoint("last")
 
 
 @pytest.mark.parametrize("path", ["nowhere.ckpt", "https://example.org/a.ckpt", "."])
@@ -56,7 +56,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=path.replace(".", r"\.")):
-        checkpoint.resolve(path)
+        checkpoint.resolve_checkpoint(path)
 
 
 class Payload:
@@ -74,7 +74,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_executed(tmp_path: Path) -> Non
     file = tmp_path / "bad.ckpt"
     torch.save({"state_dict": Payload(target)}, file)
     with pytest.raises(InputError, match=r"cannot read .*bad\.ckpt as a checkpoint"):
-        checkpoint.read(file)
+        checkpoint.read_checkpoint(file)
     assert not target.exists()
 
 
@@ -82,22 +82,22 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "text.ckpt"
     file.write_text("hello")
     with pytest.raises(InputError, match=r"text\.ckpt is not a checkpoint"):
-        checkpoint.read(file)
+        checkpoint.read_checkpoint(file)
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, file)
     with pytest.raises(InputError, match=r"foreign\.ckpt is not a checkpoint of vitlit"):
-        checkpoint.read(file)
+        checkpoint.read_checkpoint(file)
 
 
 def test_settings_that_name_a_class_are_refused(tmp_path: Path) -> None:
     settings = {"lr": {"class_path": "os.system"}}
-    parts = {"state_dict": {}, checkpoint.MODEL: settings, checkpoint.DATA: {}}
+    parts = {"state_dict": {}, checkpoint.MODEL_KEY: settings, checkpoint.DATA_KEY: {}}
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"a\.ckpt has settings that name classes"):
-        checkpoint.read(tmp_path / "a.ckpt")
+        checkpoint.read_checkpoint(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
@@ -106,15 +106,15 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path:
     parts = {"hyper_parameters": {}, "datamodule_hyper_parameters": {}}
     torch.save({"state_dict": state, **parts}, tmp_path / "last.ckpt")
     with pytest.raises(InputError, match=r"norm\.bias of .*last\.ckpt holds 1 numbers"):
-        checkpoint.read(tmp_path / "last.ckpt")
+        checkpoint.read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
     model = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    parts = {"state_dict": {}, checkpoint.MODEL: model, checkpoint.DATA: {}}
+    parts = {"state_dict": {}, checkpoint.MODEL_KEY: model, checkpoint.DATA_KEY: {}}
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"settings and the weights of .*a\.ckpt do not agree"):
-        checkpoint.load(tmp_path / "a.ckpt")
+        checkpoint.load_checkpoint(tmp_path / "a.ckpt")
 
 
 def numbered(number: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ import torch
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
-from vitlit.evaluation.compare import Scored, lines, some
+from vitlit.evaluation.compare import Scored, comparison_lines, some_names
 from vitlit.evaluation.inference import Rows
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
@@ -102,12 +102,12 @@ def scored(name: str, right: int, count: int = 1000) -> Scored:
     ("right", "verdict"), [(903, "within noise"), (960, "better"), (850, "worse")]
 )
 def test_a_difference_is_noise_until_chance_is_unlikely(right: int, verdict: str) -> None:
-    assert lines([scored("a", 900), scored("b", right)], "")[-1].endswith(verdict)
+    assert comparison_lines([scored("a", 900), scored("b", right)], "")[-1].endswith(verdict)
 
 
 def test_of_many_classes_five_are_named_and_all_are_counted() -> None:
-    assert some(list("abcde")) == "a, b, c, d, e"
-    assert some(list("abcdefg")) == "a, b, c, d, e … (7)"
+    assert some_names(list("abcde")) == "a, b, c, d, e"
+    assert some_names(list("abcdefg")) == "a, b, c, d, e … (7)"
 
 
 def test_models_of_other_classes_are_refused(

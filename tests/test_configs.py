@@ -9,12 +9,16 @@ import torch
 from small_sets import trust_small_files, write_all
 
 from vitlit.__main__ import main
-from vitlit.cli.configs import HERE, shipped
-from vitlit.cli.sources import OPEN
+from vitlit.cli.configs import CONFIGS_FOLDER, shipped_configs
+from vitlit.cli.sources import ASK_USER
 from vitlit.data.datasets import SOURCES
 
-OVERLAYS = {"ddp.yaml", "debug.yaml", *(name for name in shipped() if name.startswith("vit_"))}
-RECIPES = [name for name in shipped() if name not in OVERLAYS]
+OVERLAYS = {
+    "ddp.yaml",
+    "debug.yaml",
+    *(name for name in shipped_configs() if name.startswith("vit_")),
+}
+RECIPES = [name for name in shipped_configs() if name not in OVERLAYS]
 LARGE = {"reference/cifar100_vit_b16_384.yaml", "vit_h14.yaml", "vit_l16.yaml"}
 OWN_PHOTOS = {"finetune.yaml"}  # tests/test_finetuning.py
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -46,7 +50,7 @@ def test_a_recipe_runs_two_steps(
     monkeypatch.chdir(tmp_path)
     args = [f"--data.data_dir={data_dir}", "--data.num_workers=0", "--trainer.accelerator=cpu"]
     args += ["--data.memory_gb=0.1", "--data.batch_size=2", *QUIET]
-    if OPEN in (HERE / name).read_text():
+    if ASK_USER in (CONFIGS_FOLDER / name).read_text():
         args += ["--model.pretrained=null"]  # weights of this size would take long
     assert main(["fit", "--config", name, "--config", "debug.yaml", *args]) == 0
     [file] = tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")
@@ -65,9 +69,9 @@ def test_an_overlay_runs_two_steps_on_top_of_a_recipe(
     assert main(["fit", *configs, *args, *QUIET]) == 0
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_configs())
 def test_the_header_says_what_to_type_and_recipes_what_to_expect(name: str) -> None:
-    text = (HERE / name).read_text()
+    text = (CONFIGS_FOLDER / name).read_text()
     command = re.search(r"^# vitlit (fit .*)$", text, re.MULTILINE)
     assert command
     assert name in command[1]
@@ -78,7 +82,7 @@ def test_the_header_says_what_to_type_and_recipes_what_to_expect(name: str) -> N
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("reference/")])
 def test_a_reference_separates_what_is_given_from_what_is_ours(name: str) -> None:
-    text = (HERE / name).read_text()
+    text = (CONFIGS_FOLDER / name).read_text()
     assert "\n# given:" in text
     assert "\n# ours:" in text
 

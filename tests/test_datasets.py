@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
 from torchvision import datasets as tv
 
-from vitlit.data.datasets import SOURCES, find_class_names, parts, prepare, read_part
+from vitlit.data.datasets import SOURCES, find_class_names, part_names, prepare_data_set, read_part
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages, Images, MemoryImages
 
@@ -149,7 +149,7 @@ def test_a_set_that_is_on_disk_is_not_downloaded(
 ) -> None:
     make_mnist(tmp_path, dataset)
     monkeypatch.delattr("torchvision.datasets.mnist.download_and_extract_archive")
-    prepare(dataset, tmp_path, download=True)
+    prepare_data_set(dataset, tmp_path, download=True)
 
 
 @pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("checksum")])
@@ -162,12 +162,12 @@ def test_a_failed_download_names_the_folder_and_the_way_out(
 
     monkeypatch.setattr(SOURCES[dataset].torchvision, "download", fail)
     with pytest.raises(InputError, match=rf"{dataset} to .*{tmp_path.name}.*data_dir"):
-        prepare(dataset, tmp_path, download=True)
+        prepare_data_set(dataset, tmp_path, download=True)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_without_download_nothing_is_fetched(tmp_path: Path, dataset: str) -> None:
-    prepare(dataset, tmp_path, download=False)
+    prepare_data_set(dataset, tmp_path, download=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,7 +228,7 @@ def test_imagenet_names_follow_timms_order() -> None:
 def test_a_folder_has_the_parts_that_it_names(
     photo_folder: PhotoFolder, layout: str, expected: tuple[str, ...]
 ) -> None:
-    assert parts("folder", photo_folder(layout)) == expected
+    assert part_names("folder", photo_folder(layout)) == expected
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_folder_has_the_parts_that_it_names(
     [("digits", ("all",)), ("mnist", ("train", "test")), ("imagenet", ("train", "test"))],
 )
 def test_known_sets_have_their_published_parts(dataset: str, expected: tuple[str, ...]) -> None:
-    assert parts(dataset, NOWHERE) == expected
+    assert part_names(dataset, NOWHERE) == expected
 
 
 @pytest.mark.parametrize(
@@ -251,16 +251,16 @@ def test_parts_under_other_names_are_refused(
     photo_folder: PhotoFolder, layout: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        parts("folder", photo_folder(layout))
+        part_names("folder", photo_folder(layout))
 
 
 def test_a_class_may_be_called_as_parts_often_are(photo_folder: PhotoFolder) -> None:
-    assert parts("folder", photo_folder(classes=("dev", "lead"))) == ("all",)
+    assert part_names("folder", photo_folder(classes=("dev", "lead"))) == ("all",)
 
 
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(InputError, match=r"no folder nowhere.*data_dir"):
-        parts("folder", NOWHERE)
+        part_names("folder", NOWHERE)
 
 
 @pytest.mark.parametrize("layout", ["flat", "train+test"])
@@ -366,11 +366,11 @@ def test_imagenets_validation_images_are_its_test_part(
 
 
 def test_imagenet_that_is_unpacked_needs_no_preparation(photo_folder: PhotoFolder) -> None:
-    prepare("imagenet", photo_folder("train+val"), download=True)
+    prepare_data_set("imagenet", photo_folder("train+val"), download=True)
 
 
 @pytest.mark.parametrize("layout", ["flat", "train"])
 def test_missing_imagenet_is_named_with_its_home(photo_folder: PhotoFolder, layout: str) -> None:
     root = photo_folder(layout)
     with pytest.raises(InputError, match=rf"no ImageNet in .*{root.name}.*image-net\.org"):
-        prepare("imagenet", root, download=True)
+        prepare_data_set("imagenet", root, download=True)

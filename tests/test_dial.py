@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from vitlit.__main__ import main
 from vitlit.errors import InputError
-from vitlit.explain.analysis import attention_fact, heads_of, of_weights
+from vitlit.explain.analysis import analyse_weights, attention_fact, head_arrays
 from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares, relevance, rollout
-from vitlit.explain.explanation import Subjects, explain
+from vitlit.explain.explanation import Subjects, explain_images
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.positions import rope_similarity
 from vitlit.model.vit import ViT
 from vitlit.training.optim import freeze, parameter_groups
-from vitlit.weights.adapt import adapt
-from vitlit.weights.export import export
-from vitlit.weights.portable import arguments_of
+from vitlit.weights.adapt import adapt_weights
+from vitlit.weights.export import export_model
+from vitlit.weights.portable import model_arguments
 from vitlit.weights.pretrained import Weights, load_weights
 
 SMALL: dict[str, Any] = {
@@ -157,7 +157,7 @@ def test_the_state_alone_gives_the_same_logits(changes: dict[str, Any], tmp_path
 
 @EACH
 def test_the_arguments_of_a_model_make_it_again(changes: dict[str, Any]) -> None:
-    told = arguments_of(small(**changes))
+    told = model_arguments(small(**changes))
     assert {name: told[name] for name in changes} == changes
 
 
@@ -176,7 +176,7 @@ def test_the_config_of_a_model_makes_an_equal_one(changes: dict[str, Any]) -> No
 def test_our_own_safetensors_hold_any_model(changes: dict[str, Any], tmp_path: Path) -> None:
     model = small(**changes).eval()
     preprocess = preprocess_of(model, invert=True)
-    folder = export(model, preprocess, NAMES, tmp_path / "out", naming="vitlit").folder
+    folder = export_model(model, preprocess, NAMES, tmp_path / "out", naming="vitlit").folder
     weights = load_weights(folder)
     assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
     loaded = ViT(**weights.arguments).eval()
@@ -198,7 +198,7 @@ def test_our_own_safetensors_hold_any_model(changes: dict[str, Any], tmp_path: P
 )
 def test_programs_hold_any_model(name: str, format: Any, tmp_path: Path) -> None:
     model = small(**SETTINGS[name])
-    found = export(model, preprocess_of(model), NAMES, tmp_path / "out", format=format)
+    found = export_model(model, preprocess_of(model), NAMES, tmp_path / "out", format=format)
     assert found.difference < 1e-5
 
 
@@ -219,7 +219,7 @@ def test_what_others_have_no_name_for_is_refused(
 ) -> None:
     model = small(**{setting: value})
     with pytest.raises(InputError, match=f"{naming} has no models with {setting} {value}.*vitlit"):
-        export(model, preprocess_of(model), NAMES, tmp_path / "out", naming=naming)
+        export_model(model, preprocess_of(model), NAMES, tmp_path / "out", naming=naming)
 
 
 @EACH
@@ -269,7 +269,7 @@ def test_the_folder_of_explain_is_complete(changes: dict[str, Any], tmp_path: Pa
     model = small(**changes)
     pixels = torch.randint(0, 256, (2, model.in_chans, *model.img_size), dtype=torch.uint8)
     subjects = Subjects(["one", "two"], pixels, torch.tensor([0, -1]))
-    explain(model, subjects, preprocess_of(model), NAMES, tmp_path)
+    explain_images(model, subjects, preprocess_of(model), NAMES, tmp_path)
     assert (tmp_path / "positions.png").is_file()
     with np.load(tmp_path / "arrays.npz") as arrays:
         shapes = {name: arrays[name].shape for name in arrays.files}
@@ -302,7 +302,7 @@ def test_sequence_pooling_is_not_explained_without_its_shares() -> None:
 
 
 def test_rope_shows_how_places_fit() -> None:
-    similarity, _ = of_weights(small(pos_embed="rope"))
+    similarity, _ = analyse_weights(small(pos_embed="rope"))
     torch.testing.assert_close(similarity, rope_similarity(2, 3, 8).view(6, 2, 3))
 
 
@@ -313,7 +313,7 @@ def test_the_page_tells_temperatures_and_gates() -> None:
     nn.init.constant_(gpsa.blocks[0].attn.gate, 0.0)
     assert attention_fact(lsa) == "lsa, temperatures 2.00"
     assert attention_fact(gpsa) == "gpsa in block 0, position counts 50%"
-    assert heads_of(small()) == {}
+    assert head_arrays(small()) == {}
 
 
 @EACH
@@ -339,7 +339,7 @@ def test_layers_of_the_dial_freeze_with_their_blocks(changes: dict[str, Any]) ->
 def adapted(before: dict[str, Any], after: dict[str, Any]) -> tuple[ViT, ViT, list[str]]:
     old, new = small(**before), small(**after)
     weights = Weights(old.state_dict(), {**SMALL, **before}, None, None, None, [])
-    state, notes = adapt(weights, new)
+    state, notes = adapt_weights(weights, new)
     new.load_state_dict(state)
     return old, new, notes
 

@@ -30,7 +30,7 @@ def save(value: Any) -> Callable[[Any], None]:
 
 def test_torch_and_zip_read_what_was_written(tmp_path: Path) -> None:
     file = tmp_path / "a.ckpt"
-    durable_file.write(file, save({"a": torch.arange(5)}))
+    durable_file.write_durable(file, save({"a": torch.arange(5)}))
     for mmap in (True, False):
         content = torch.load(file, weights_only=True, mmap=mmap)
         assert content["a"].tolist() == [0, 1, 2, 3, 4]
@@ -40,7 +40,7 @@ def test_torch_and_zip_read_what_was_written(tmp_path: Path) -> None:
 
 def test_the_comment_of_the_archive_is_the_sum_of_all_before_it(tmp_path: Path) -> None:
     file = tmp_path / "a.ckpt"
-    durable_file.write(file, save({"a": torch.arange(5)}))
+    durable_file.write_durable(file, save({"a": torch.arange(5)}))
     with zipfile.ZipFile(file) as archive:
         mark, kind, digest = archive.comment.decode().split()
     assert (mark, kind) == ("vitlit", "sha256")
@@ -49,7 +49,7 @@ def test_the_comment_of_the_archive_is_the_sum_of_all_before_it(tmp_path: Path) 
 
 def test_no_flipped_bit_is_overlooked(tmp_path: Path) -> None:
     file = tmp_path / "a.ckpt"
-    durable_file.write(file, save({"a": torch.randn(300)}))
+    durable_file.write_durable(file, save({"a": torch.randn(300)}))
     good = file.read_bytes()
     rng = random.Random(0)
     places = [*rng.sample(range(8 * len(good)), 300), *range(8 * (len(good) - 100), 8 * len(good))]
@@ -58,13 +58,13 @@ def test_no_flipped_bit_is_overlooked(tmp_path: Path) -> None:
         bad[bit // 8] ^= 1 << bit % 8
         file.write_bytes(bad)
         with pytest.raises(InputError, match="damaged"):
-            durable_file.check(file)
+            durable_file.check_durable(file)
 
 
 @pytest.mark.parametrize("cut", [1, 64, 78, 100, 1000])
 def test_a_file_cut_short_is_not_intact(cut: int, tmp_path: Path) -> None:
     file = tmp_path / "a.ckpt"
-    durable_file.write(file, save({"a": torch.randn(3000)}))
+    durable_file.write_durable(file, save({"a": torch.randn(3000)}))
     assert durable_file.is_intact(file)
     file.write_bytes(file.read_bytes()[:-cut])
     assert not durable_file.is_intact(file)
@@ -72,14 +72,14 @@ def test_a_file_cut_short_is_not_intact(cut: int, tmp_path: Path) -> None:
 
 def test_a_file_of_another_program_has_no_sum(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "a.ckpt")
-    assert not durable_file.check(tmp_path / "a.ckpt")
+    assert not durable_file.check_durable(tmp_path / "a.ckpt")
     assert durable_file.is_intact(tmp_path / "a.ckpt")
 
 
 def test_the_file_before_is_kept_beside(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
     for number in range(3):
-        durable_file.write(file, save({"a": number}), keep=True)
+        durable_file.write_durable(file, save({"a": number}), keep=True)
     assert torch.load(file, weights_only=True)["a"] == 2
     assert torch.load(tmp_path / "last-1.ckpt", weights_only=True)["a"] == 1
     assert len(list(tmp_path.iterdir())) == 2
@@ -93,7 +93,7 @@ def test_the_file_before_is_kept_where_there_are_no_hard_links(
 
     monkeypatch.setattr(os, "link", refuse)
     for number in range(2):
-        durable_file.write(tmp_path / "last.ckpt", save({"a": number}), keep=True)
+        durable_file.write_durable(tmp_path / "last.ckpt", save({"a": number}), keep=True)
     assert torch.load(tmp_path / "last-1.ckpt", weights_only=True)["a"] == 0
 
 
@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "last.ckpt"
-    durable_file.write(file, save({"a": 1}))
+    durable_file.write_durable(file, save({"a": 1}))
     old = file.read_bytes()
 
     class Full(durable_file._Summed):
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 
     monkeypatch.setattr(durable_file, "_Summed", Full)
     with pytest.raises(InputError, match=r"cannot write .*last\.ckpt: No space left"):
-        durable_file.write(file, save({"a": torch.zeros(9)}))
+        durable_file.write_durable(file, save({"a": torch.zeros(9)}))
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert file.read_bytes() == old
 
@@ -153,13 +153,13 @@ def test_12_kills_while_saving_leave_12_loadable_files(place: Path, tmp_path: Pa
             writer.stdout.close()
             if not file.exists():  # killed before the first was complete
                 continue
-            assert durable_file.check(file)
+            assert durable_file.check_durable(file)
             content = torch.load(file, weights_only=True)
             assert bool((content["weights"] == content["number"]).all())
             assert content["number"] >= number
             number = content["number"]
-            assert not durable_file.older(file).exists() or durable_file.check(
-                durable_file.older(file)
+            assert not durable_file.older_path(file).exists() or durable_file.check_durable(
+                durable_file.older_path(file)
             )
         assert number > 12
     finally:

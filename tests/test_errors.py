@@ -197,6 +197,6 @@ def test_a_training_that_fails_names_its_options_too(
     def fail(args: list[str]) -> None:
         raise NonFiniteError("the loss is not finite; lower lr", argument="lr")
 
-    monkeypatch.setattr("vitlit.cli.app.run", fail)
+    monkeypatch.setattr("vitlit.cli.app.run_command", fail)
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == "vitlit: the loss is not finite; lower lr (--model.lr)\n"

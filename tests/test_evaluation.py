@@ -13,12 +13,12 @@ from vitlit.evaluation.scores import (
     calibration_error,
     class_scores,
     class_table,
-    confusion,
+    confusion_counts,
     fit_temperature,
-    loss_of,
+    mean_loss,
+    most_confident_mistakes,
     reliability,
-    scores,
-    surest_mistakes,
+    summary_scores,
 )
 
 
@@ -54,7 +54,7 @@ def plain_error(logits: Tensor, labels: Tensor) -> float:
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_scores_are_scikit_learns() -> None:
     logits, labels = answers()
-    predicted, found = logits.argmax(dim=1), scores(logits, labels)
+    predicted, found = logits.argmax(dim=1), summary_scores(logits, labels)
     probabilities = logits.double().softmax(dim=1)
     everything: Any = {"labels": range(7)}
     expected = {
@@ -80,7 +80,7 @@ def test_scores_of_each_class_are_scikit_learns() -> None:
 def test_the_confusion_matrix_is_scikit_learns() -> None:
     logits, labels = answers()
     expected = sk.confusion_matrix(labels, logits.argmax(dim=1), labels=range(7))
-    assert confusion(logits, labels).tolist() == expected.tolist()
+    assert confusion_counts(logits, labels).tolist() == expected.tolist()
 
 
 def test_the_class_table_goes_by_name() -> None:
@@ -93,7 +93,7 @@ def test_the_class_table_goes_by_name() -> None:
 
 def test_five_classes_have_no_top_5() -> None:
     logits, labels = answers()
-    assert "acc5" not in scores(logits[:, :5], labels.clamp(max=4))
+    assert "acc5" not in summary_scores(logits[:, :5], labels.clamp(max=4))
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 40.0])
@@ -128,7 +128,7 @@ def test_the_temperature_is_that_of_another_optimiser(scale: float) -> None:
     )
     assert found.temperature == pytest.approx(2.718281828**expected.x, rel=1e-4)
     assert found.loss_after == pytest.approx(expected.fun, rel=1e-9)
-    assert found.loss_after < found.loss_before == loss_of(logits, labels)
+    assert found.loss_after < found.loss_before == mean_loss(logits, labels)
 
 
 def test_equal_logits_keep_their_temperature() -> None:
@@ -145,5 +145,5 @@ def test_answers_that_are_all_right_are_as_cold_as_is_tried() -> None:
 def test_mistakes_come_with_the_surest_first() -> None:
     logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [5.0, 0.0]])
     labels = torch.tensor([0, 0, 0, 1])
-    assert surest_mistakes(logits, labels, 9).tolist() == [3, 2, 1]
-    assert surest_mistakes(logits, labels, 1).tolist() == [3]
+    assert most_confident_mistakes(logits, labels, 9).tolist() == [3, 2, 1]
+    assert most_confident_mistakes(logits, labels, 1).tolist() == [3]

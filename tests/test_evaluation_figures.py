@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitlit.evaluation.figures import (
-    MOST_CLASSES,
+    MAX_CLASSES,
     confusion_matrix,
-    cut,
     picture_sheet,
     reliability_diagram,
+    shorten,
 )
 from vitlit.evaluation.scores import fit_temperature, reliability
 
@@ -35,7 +35,7 @@ def test_of_many_classes_it_shows_those_with_the_most_mistakes() -> None:
     matrix[70, 80] = 4
     figure = confusion_matrix(matrix, [f"c{i}" for i in range(100)], title="")
     labels = [label.get_text() for label in drawn_in(figure)[0].get_yticklabels()]
-    assert len(labels) == MOST_CLASSES
+    assert len(labels) == MAX_CLASSES
     assert {"c70", "c80"} <= set(labels)
     assert "30 of 100 classes" in figure.get_suptitle()
 
@@ -72,5 +72,5 @@ def test_words_stay_within_their_picture() -> None:
 
 
 def test_long_names_are_cut() -> None:
-    assert cut("automobile", 10) == "automobile"
-    assert cut("pickup_truck", 10) == "picku…ruck"
+    assert shorten("automobile", 10) == "automobile"
+    assert shorten("pickup_truck", 10) == "picku…ruck"

@@ -12,13 +12,13 @@ from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
 from vitlit.explain.explanation import (
-    MOST,
+    MAX_IMAGES,
     Subjects,
     balanced_sample,
     check_count,
-    explain,
+    explain_image,
+    explain_images,
     names_in,
-    study,
 )
 from vitlit.images.image_store import MemoryImages
 from vitlit.images.preprocess import Preprocess
@@ -68,9 +68,9 @@ def test_images_of_a_validation_split_are_named_by_their_files_or_places() -> No
     assert names_in(split, [1, 0], "folder val") == ["ant/1.png", "cat/1.png"]
 
 
-@pytest.mark.parametrize("count", [0, MOST + 1])
+@pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
 def test_too_many_images_are_refused(count: int) -> None:
-    with pytest.raises(InputError, match=rf"{count} images are not 1 to {MOST}"):
+    with pytest.raises(InputError, match=rf"{count} images are not 1 to {MAX_IMAGES}"):
         check_count(count)
 
 
@@ -78,19 +78,19 @@ def test_a_model_of_no_finite_numbers_is_refused() -> None:
     model = small()
     torch.nn.init.constant_(model.head.bias, torch.nan)
     with pytest.raises(InputError, match="its weights are broken"):
-        study(model, subjects().pixels[0], preprocess(), "mean")
+        explain_image(model, subjects().pixels[0], preprocess(), "mean")
 
 
 def test_an_image_is_shown_as_the_model_sees_it_but_for_normalisation() -> None:
     one = subjects().pixels[0]
-    shown = study(small(), one, preprocess(), "mean").shown
+    shown = explain_image(small(), one, preprocess(), "mean").shown
     torch.testing.assert_close(shown, one / 255)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_the_maps_are_those_of_interpret(pool: Any) -> None:
     model, one = small(global_pool=pool), subjects().pixels[0]
-    found = study(model, one, preprocess(), "mean")
+    found = explain_image(model, one, preprocess(), "mean")
     maps, logits = attention_maps(model, preprocess()(one[None]))
     place: Any = {"grid": (2, 3), "prefix": model.num_prefix_tokens, "pool": pool}
     torch.testing.assert_close(found.attention, maps[:, 0])
@@ -103,7 +103,7 @@ def test_the_maps_are_those_of_interpret(pool: Any) -> None:
 @pytest.mark.parametrize("pool", ["avg", "seq"])
 def test_relevance_is_without_what_each_patch_says_of_itself(pool: Any) -> None:
     model = small(global_pool=pool)
-    found = study(model, subjects().pixels[0], preprocess(), "mean")
+    found = explain_image(model, subjects().pixels[0], preprocess(), "mean")
     shares = torch.full((6,), 1 / 6) if found.shares is None else found.shares
     expected = torch.zeros(6)
     for i in range(6):
@@ -125,7 +125,7 @@ def test_the_folder_holds_figures_and_arrays(
 ) -> None:
     channels = changes.get("in_chans", 3)
     images = subjects(2, channels)
-    explain(small(**changes), images, preprocess(channels), NAMES, tmp_path)
+    explain_images(small(**changes), images, preprocess(channels), NAMES, tmp_path)
     extra = {"positions.png"} if positions else set()
     assert {path.name for path in tmp_path.iterdir()} == FILES | extra
     with np.load(tmp_path / "arrays.npz") as arrays:
@@ -147,7 +147,7 @@ def test_the_folder_holds_figures_and_arrays(
 @pytest.fixture
 def headless(tmp_path: Path) -> Path:
     """What is written of a model without a head."""
-    explain(small(num_classes=0), subjects(), preprocess(), NAMES, tmp_path)
+    explain_images(small(num_classes=0), subjects(), preprocess(), NAMES, tmp_path)
     return tmp_path
 
 
@@ -163,7 +163,7 @@ def test_the_rollout_needs_no_head() -> None:
     one = subjects().pixels[0]
     model, without = small(), small(num_classes=0)
     without.load_state_dict(model.state_dict(), strict=False)
-    wanted, found = (study(vit, one, preprocess(), "mean") for vit in (model, without))
+    wanted, found = (explain_image(vit, one, preprocess(), "mean") for vit in (model, without))
     torch.testing.assert_close(found.rollout, wanted.rollout)
     assert found.relevance is None
     assert found.probabilities is None
@@ -172,7 +172,7 @@ def test_the_rollout_needs_no_head() -> None:
 def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
     model = small().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    explain(model, subjects(), preprocess(), NAMES, tmp_path)
+    explain_images(model, subjects(), preprocess(), NAMES, tmp_path)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -22,9 +22,9 @@ from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
-from vitlit.weights.export import FACTS_NAME, Exported, export
+from vitlit.weights.export import FACTS_NAME, Exported, export_model
 from vitlit.weights.load import load
-from vitlit.weights.portable import GENERIC, SIZES, arguments_of
+from vitlit.weights.portable import GENERIC_TIMM_MODEL, TIMM_SIZES, model_arguments
 from vitlit.weights.pretrained import load_weights
 
 SMALL: dict[str, Any] = {
@@ -84,7 +84,7 @@ def preprocess_of(model: ViT, **changes: Any) -> Preprocess:
 
 
 def exported(model: ViT, out: Path, **options: Any) -> Exported:
-    return export(model, preprocess_of(model), NAMES, out, **options)
+    return export_model(model, preprocess_of(model), NAMES, out, **options)
 
 
 def images_for(model: ViT, count: int = 2) -> Tensor:
@@ -117,10 +117,10 @@ def test_timm_computes_the_same_logits(changes: dict[str, Any], tmp_path: Path) 
 def test_timm_knows_every_published_name() -> None:
     names = [
         f"vit_{name}_patch{patch}_{size}"
-        for name, published in SIZES.values()
+        for name, published in TIMM_SIZES.values()
         for patch, size in published
     ]
-    assert set(timm.list_models("vit_*")) >= {*names, GENERIC}
+    assert set(timm.list_models("vit_*")) >= {*names, GENERIC_TIMM_MODEL}
 
 
 def test_a_published_size_gets_its_name_in_timm(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_transformers_reads_photos_as_we_do(channels: int, tmp_path: Path) -> No
 @pytest.mark.parametrize("changes", [*FOR_BOTH.values(), *FOR_TIMM.values()], ids=str)
 def test_the_arguments_of_a_model_make_it_again(changes: dict[str, Any]) -> None:
     model = small_vit(**changes).eval()
-    again = ViT(**arguments_of(model)).eval()
+    again = ViT(**model_arguments(model)).eval()
     again.load_state_dict(model.state_dict())
     images = images_for(model)
     torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
@@ -196,13 +196,13 @@ def test_the_arguments_of_a_model_make_it_again(changes: dict[str, Any]) -> None
 @pytest.mark.parametrize("kind", ["learn", "sincos1d", "sincos2d", "none"])
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_the_kind_of_positions_is_found_in_a_model(kind: str, pool: str) -> None:
-    assert arguments_of(small_vit(pos_embed=kind, global_pool=pool))["pos_embed"] == kind
+    assert model_arguments(small_vit(pos_embed=kind, global_pool=pool))["pos_embed"] == kind
 
 
 def test_we_load_our_own_export_with_all_it_tells(tmp_path: Path) -> None:
     model = small_vit(reg_tokens=1, pos_embed="sincos2d")
     weights = load_weights(exported(model, tmp_path / "out").folder)
-    assert (weights.arguments, weights.class_names) == (arguments_of(model), NAMES)
+    assert (weights.arguments, weights.class_names) == (model_arguments(model), NAMES)
     assert (weights.mean, weights.std, weights.notes) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), [])
     assert all(torch.equal(weights.state[name], v) for name, v in model.state_dict().items())
 
@@ -226,7 +226,7 @@ def test_the_first_value_of_layer_scale_is_read_from_timms_config(tmp_path: Path
 def test_an_exported_model_takes_pixels_that_ours_inverts(tmp_path: Path) -> None:
     model = small_vit().eval()
     preprocess = preprocess_of(model, invert=True)
-    weights = load_weights(export(model, preprocess, NAMES, tmp_path / "out").folder)
+    weights = load_weights(export_model(model, preprocess, NAMES, tmp_path / "out").folder)
     assert weights.mean is not None
     assert weights.std is not None
     loaded = ViT(**weights.arguments).eval()
@@ -239,7 +239,7 @@ def test_an_exported_model_takes_pixels_that_ours_inverts(tmp_path: Path) -> Non
 def test_exporting_leaves_the_weights_of_an_inverting_model_alone(tmp_path: Path) -> None:
     model = small_vit()
     before = model.patch_embed.proj.weight.detach().clone()
-    export(model, preprocess_of(model, invert=True), NAMES, tmp_path / "out")
+    export_model(model, preprocess_of(model, invert=True), NAMES, tmp_path / "out")
     assert torch.equal(model.patch_embed.proj.weight, before)
 
 
@@ -289,7 +289,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ImageData, Pa
     train(model, data)
     data.setup("test")
     out = tmp_path_factory.mktemp("onnx") / "out"
-    result = export(model, data.preprocess, data.class_names, out, format="onnx")
+    result = export_model(model, data.preprocess, data.class_names, out, format="onnx")
     return model.eval(), data, result.folder / "model.onnx"
 
 
@@ -463,7 +463,7 @@ def test_the_naming_is_the_first_that_can_tell_the_model(
 
 
 def headless(model: ViT, out: Path, **options: Any) -> Exported:
-    return export(model, preprocess_of(model), [], out, **options)
+    return export_model(model, preprocess_of(model), [], out, **options)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])

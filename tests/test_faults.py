@@ -22,7 +22,7 @@ from torch.distributed import TCPStore
 
 import vitlit
 from vitlit.fault_tolerance import signals
-from vitlit.fault_tolerance.signals import GRACE
+from vitlit.fault_tolerance.signals import GRACE_SECONDS
 
 pytestmark = [pytest.mark.faults, pytest.mark.first]
 
@@ -167,7 +167,7 @@ def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone(tmp_path: Path)
     errors = tmp_path / "errors.txt"
     with deaf(errors, is_training=True) as process:
         process.terminate()
-        time.sleep(GRACE + 1)
+        time.sleep(GRACE_SECONDS + 1)
         assert process.is_alive()
         process.terminate()
         process.join(timeout=60)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.cli.configs import HERE
+from vitlit.cli.configs import CONFIGS_FOLDER
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
@@ -200,5 +200,5 @@ HEADER = re.compile(r"^# vitlit fit .*--model\.pretrained", re.MULTILINE)
 
 
 def test_every_finetuning_recipe_is_known_by_its_header() -> None:
-    files = [path for path in HERE.rglob("*.yaml") if re.search(HEADER, path.read_text())]
+    files = [path for path in CONFIGS_FOLDER.rglob("*.yaml") if re.search(HEADER, path.read_text())]
     assert len(files) == 5

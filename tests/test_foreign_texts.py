@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from vitlit.fault_tolerance.heartbeat import is_lost
-from vitlit.foreign_texts import TEXTS, Text, find_text, texts_on
+from vitlit.foreign_texts import FOREIGN_TEXTS, ForeignText, find_text, texts_on
 
 
 def module_of(name: str) -> str:
@@ -161,8 +161,8 @@ def holds(path: Path, words: str) -> bool:
         return data.find(words.encode()) >= 0
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.pattern)
-def test_the_installed_version_says_it_in_these_words(text: Text) -> None:
+@pytest.mark.parametrize("text", FOREIGN_TEXTS, ids=lambda text: text.pattern)
+def test_the_installed_version_says_it_in_these_words(text: ForeignText) -> None:
     fault = f"the installed version of {text.seen.split()[0]} does not say {text.pattern!r}"
     if text.pattern in SAID:
         message = SAID[text.pattern]()
@@ -179,7 +179,7 @@ def test_the_installed_version_says_it_in_these_words(text: Text) -> None:
 
 
 def test_each_text_is_asked_for_once() -> None:
-    patterns = [text.pattern for text in TEXTS]
+    patterns = [text.pattern for text in FOREIGN_TEXTS]
     assert sorted(patterns) == sorted([*SAID, *WRITTEN])
 
 

@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from vitlit.errors import InputError
 from vitlit.images.preprocess import (
     Preprocess,
-    convert_channels,
     find_images,
+    match_channels,
     read_crop,
     read_image,
 )
@@ -448,14 +448,14 @@ def test_files_are_decoded_at_the_source_size_in_the_models_channels(
 
 
 def test_grey_becomes_colour_by_repetition() -> None:
-    assert torch.equal(convert_channels(BATCH[:, :1], 3), BATCH[:, [0, 0, 0]])
+    assert torch.equal(match_channels(BATCH[:, :1], 3), BATCH[:, [0, 0, 0]])
 
 
 def test_colour_becomes_grey_as_pillow_does_it() -> None:
     expected = torch.from_numpy(np.array(Image.fromarray(NOISE).convert("L")))
-    grey = convert_channels(BATCH, 1)
+    grey = match_channels(BATCH, 1)
     torch.testing.assert_close(grey[0, 0], expected, rtol=0, atol=1)
 
 
 def test_channels_that_fit_are_untouched() -> None:
-    assert convert_channels(BATCH, 3) is BATCH
+    assert match_channels(BATCH, 3) is BATCH

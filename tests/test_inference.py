@@ -7,7 +7,14 @@ import torch
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.sampler import Batch
-from vitlit.evaluation.inference import Collector, collect, flip_average, loader_of, mirror, thinned
+from vitlit.evaluation.inference import (
+    Collector,
+    collect,
+    evenly_thinned,
+    flip_average,
+    loader_of,
+    mirror,
+)
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify
 
@@ -46,10 +53,10 @@ def test_a_thinned_split_is_spread_over_the_whole() -> None:
     data = ImageData(patch_size=2)
     data.setup("validate")
     split = data.splits["val"]
-    few = thinned(split, 10)
+    few = evenly_thinned(split, 10)
     assert len(few) == 10
     assert few.members[[0, -1]].tolist() == split.members[[0, -1]].tolist()
-    assert thinned(split, 1000) is split
+    assert evenly_thinned(split, 1000) is split
 
 
 def test_the_mirror_image_of_patches_is_that_of_their_image() -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vitlit.__main__ import main
-from vitlit.data.csv_labels import labelled, names_in, read_labels
+from vitlit.data.csv_labels import label_names, labelled_images, read_labels
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 
@@ -36,7 +36,7 @@ def of(photos: Path, **changes: object) -> ImageData:
 
 
 def test_the_classes_are_those_that_the_file_names(photos: Path) -> None:
-    assert names_in(photos.parent / "labels.csv", photos) == ["cat", "dog"]
+    assert label_names(photos.parent / "labels.csv", photos) == ["cat", "dog"]
     assert of(photos).class_names == ["cat", "dog"]
 
 
@@ -58,10 +58,10 @@ def test_each_image_has_the_class_that_the_file_gives_it(photos: Path, memory_gb
 
 def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
     file = photos.parent / "labels.csv"
-    found = labelled(file, photos, ["dog", "bee", "cat"], in_chans=3, size=(8, 8))
+    found = labelled_images(file, photos, ["dog", "bee", "cat"], in_chans=3, size=(8, 8))
     assert found.labels.tolist() == [0 if i % 3 else 2 for i in range(12)]
     with pytest.raises(InputError, match="names the class dog"):
-        labelled(file, photos, ["bee", "cat"], in_chans=3, size=(8, 8))
+        labelled_images(file, photos, ["bee", "cat"], in_chans=3, size=(8, 8))
 
 
 @pytest.mark.parametrize(

@@ -222,13 +222,13 @@ def test_no_flipped_bit_of_a_checkpoint_loads_silently() -> None:
     path = Path("a.ckpt")
     checkpoint.DurableIO().save_checkpoint(good, path)
     data, rng = path.read_bytes(), random.Random(0)
-    assert checkpoint.read(path)["hyper_parameters"] == MODEL
+    assert checkpoint.read_checkpoint(path)["hyper_parameters"] == MODEL
     for bit in rng.sample(range(8 * len(data)), 200):
         bad = bytearray(data)
         bad[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
         with pytest.raises(InputError, match=r"a\.ckpt"):
-            checkpoint.read(path)
+            checkpoint.read_checkpoint(path)
 
 
 def test_a_package_is_imported_where_the_command_line_allows_it(

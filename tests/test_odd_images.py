@@ -9,7 +9,7 @@ import pytest
 from odd_files import BAD, EXACT, LOSSY
 
 from vitlit.__main__ import main
-from vitlit.images.image_io import ImageInputError, check_file
+from vitlit.images.image_io import ImageInputError, check_image_file
 from vitlit.images.preprocess import read_crop, read_image
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
@@ -40,7 +40,7 @@ def test_a_crop_of_everything_is_the_image(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", READ)
 def test_a_look_at_the_header_lets_sound_files_pass(tmp_path: Path, name: str) -> None:
     READ[name](tmp_path / name)
-    check_file(tmp_path / name)
+    check_image_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", BAD)

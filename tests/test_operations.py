@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from vitlit.augment import operations
-from vitlit.augment.operations import NAMES, apply_operations
+from vitlit.augment.operations import OPERATION_NAMES, apply_operations
 
 SHEARS, SHIFTS = torch.linspace(-0.99, 0.99, 31), torch.linspace(-32.0, 32.0, 31)
 SHARES = torch.cat([torch.linspace(-0.99, 0.99, 31), torch.linspace(-0.9, 0.9, 31)])
@@ -73,11 +73,11 @@ def share_that_differs(name: str, images: Tensor, magnitude: Tensor) -> float:
 
 
 def test_every_operation_is_compared() -> None:
-    assert set(NAMES) == set(MAGNITUDES)
+    assert set(OPERATION_NAMES) == set(MAGNITUDES)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", sorted(set(NAMES) - set(GEOMETRIC)))
+@pytest.mark.parametrize("name", sorted(set(OPERATION_NAMES) - set(GEOMETRIC)))
 def test_a_pixel_operation_equals_torchvisions(name: str, shape: tuple[int, int, int]) -> None:
     magnitude = MAGNITUDES[name]
     assert share_that_differs(name, noise(len(magnitude), *shape), magnitude) == 0
@@ -92,7 +92,7 @@ def test_a_geometric_operation_equals_torchvisions(name: str, shape: tuple[int, 
     assert share_that_differs(name, noise(len(magnitude), *shape), magnitude) <= 1e-4
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATION_NAMES)
 def test_an_operation_treats_each_image_as_if_it_were_alone(name: str) -> None:
     magnitude = MAGNITUDES[name]
     images = noise(len(magnitude))
@@ -101,7 +101,7 @@ def test_an_operation_treats_each_image_as_if_it_were_alone(name: str) -> None:
     assert torch.equal(apply(name, images, magnitude), torch.cat(alone))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATION_NAMES)
 def test_an_operation_leaves_its_input_alone(name: str) -> None:
     images, magnitude = noise(8), MAGNITUDES[name][:8]
     before = images.clone()
@@ -109,13 +109,13 @@ def test_an_operation_leaves_its_input_alone(name: str) -> None:
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATION_NAMES)
 def test_an_operation_on_no_images_gives_none(name: str) -> None:
     result = apply(name, noise(0), torch.zeros(0))
     assert (result.shape, result.dtype) == ((0, 3, 9, 12), torch.uint8)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATION_NAMES)
 def test_the_order_of_the_bytes_in_memory_does_not_matter(name: str) -> None:
     images, magnitude = noise(8), MAGNITUDES[name][:8]
     last = images.contiguous(memory_format=torch.channels_last)
@@ -137,26 +137,34 @@ def test_sharpness_leaves_images_without_inner_pixels(size: tuple[int, int]) -> 
 def test_autocast_changes_no_pixel() -> None:
     magnitude = MAGNITUDES["rotate"]
     images = noise(len(magnitude), height=40, width=40)
-    plain = [apply(name, images, magnitude / 140) for name in NAMES if name != "posterize"]
+    plain = [
+        apply(name, images, magnitude / 140) for name in OPERATION_NAMES if name != "posterize"
+    ]
     with torch.autocast("cpu", torch.bfloat16):
-        cast = [apply(name, images, magnitude / 140) for name in NAMES if name != "posterize"]
+        cast = [
+            apply(name, images, magnitude / 140) for name in OPERATION_NAMES if name != "posterize"
+        ]
     assert torch.equal(torch.stack(cast), torch.stack(plain))
 
 
 def test_each_image_gets_its_own_operation() -> None:
-    count = 10 * len(NAMES)
-    numbers = torch.randperm(count, generator=torch.Generator().manual_seed(1)) % len(NAMES)
-    magnitude = torch.stack([MAGNITUDES[NAMES[number]][-3] for number in numbers])
+    count = 10 * len(OPERATION_NAMES)
+    numbers = torch.randperm(count, generator=torch.Generator().manual_seed(1)) % len(
+        OPERATION_NAMES
+    )
+    magnitude = torch.stack([MAGNITUDES[OPERATION_NAMES[number]][-3] for number in numbers])
     images = noise(count)
     rows = zip(images.split(1), numbers.tolist(), magnitude.split(1), strict=True)
-    expected = torch.cat([apply(NAMES[number], image, value) for image, number, value in rows])
+    expected = torch.cat(
+        [apply(OPERATION_NAMES[number], image, value) for image, number, value in rows]
+    )
     assert torch.equal(apply_operations(images, numbers, magnitude), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATION_NAMES)
 def test_a_batch_may_need_a_single_operation(name: str) -> None:
     magnitude = MAGNITUDES[name]
     images = noise(len(magnitude))
-    numbers = torch.full((len(magnitude),), NAMES.index(name))
+    numbers = torch.full((len(magnitude),), OPERATION_NAMES.index(name))
     found = apply_operations(images, numbers, magnitude)
     assert torch.equal(found, apply(name, images, magnitude))

@@ -96,7 +96,7 @@ def test_four_images_of_vit_b_16_take_at_most_12_megabytes(tmp_path: Path) -> No
 def test_single_heads_are_left_out_of_a_page_that_would_be_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitlit.explain.page.MOST", 2 * DEPTH * HEADS * 7 * 7 / 2 - 1)
+    monkeypatch.setattr("vitlit.explain.page.MAX_LEVEL_BYTES", 2 * DEPTH * HEADS * 7 * 7 / 2 - 1)
     one = example()
     found = unpack(write(tmp_path / "a.html", [one, one]), 1, patches=6, prefix=1)
     wanted = torch.cat([shown(one, 1)[HEADS :: HEADS + 1], shown(one, 1)[-2:]])

@@ -265,7 +265,7 @@ def test_hostile_names_are_shown_and_never_run(window: Browser, tmp_path: Path) 
 def test_single_heads_that_were_left_out_are_explained(
     window: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitlit.explain.page.MOST", 1)
+    monkeypatch.setattr("vitlit.explain.page.MAX_LEVEL_BYTES", 1)
     one = example()
     write(tmp_path / "a.html", [one])
     show(window, tmp_path / "a.html")

@@ -13,7 +13,7 @@ from transformers import ViTForImageClassification
 from vitlit.data.datamodule import ImageData
 from vitlit.data.sampler import Batch
 from vitlit.training.classifier import Classifier
-from vitlit.weights.export import export
+from vitlit.weights.export import export_model
 
 STEPS, WARMUP, RATE = 100, 10, 4e-3
 
@@ -53,7 +53,7 @@ def test_a_hundred_losses_equal_those_of_transformers(tmp_path: Path) -> None:
         lr=RATE, optimizer="adam", weight_decay=0.0, warmup_steps=WARMUP, norm_eps=1e-12,
     )  # fmt: skip
     torch.nn.init.normal_(model.vit.head.weight, std=0.02)
-    folder = export(
+    folder = export_model(
         model.vit, data.preprocess, model.class_names, tmp_path / "out", naming="huggingface"
     ).folder
     theirs = ViTForImageClassification.from_pretrained(folder).train()

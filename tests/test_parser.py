@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitlit.cli.parser import LINKED, explain, join_lists, refuse_linked
+from vitlit.cli.parser import LINKED, join_lists, plain_message, refuse_linked
 from vitlit.errors import InputError
 
 
@@ -28,7 +28,7 @@ def test_setting_what_follows_from_something_else_is_refused(key: str) -> None:
 
 def test_a_wrong_type_names_key_value_and_type() -> None:
     message = "Parser key \"model.depth\":\n  Expected a <class 'int'>. Got value: abc"
-    assert explain(message, []) == "model.depth abc is not valid; expected int"
+    assert plain_message(message, []) == "model.depth abc is not valid; expected int"
 
 
 def test_a_wrong_choice_names_the_choices_and_the_nearest() -> None:
@@ -36,7 +36,7 @@ def test_a_wrong_choice_names_the_choices_and_the_nearest() -> None:
         'Parser key "model.pos_embed":\n  '
         "Expected a typing.Literal['learn', 'none']. Got value: learned"
     )
-    assert explain(message, []) == (
+    assert plain_message(message, []) == (
         "model.pos_embed learned is not valid; expected one of learn, none; did you mean learn?"
     )
 
@@ -48,7 +48,7 @@ def test_a_union_lists_each_type_once() -> None:
         "    - Expected a <class 'list'>\n    - Expected a <class 'NoneType'>\n"
         "  Given value type: <class 'str'>\n  Given value: 3"
     )
-    assert explain(message, []) == "data.mean 3 is not valid; expected list or null"
+    assert plain_message(message, []) == "data.mean 3 is not valid; expected list or null"
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_union_lists_each_type_once() -> None:
 )
 def test_an_unknown_option_brings_the_nearest(message: str) -> None:
     known = ["model.depth", "model.lr"]
-    assert explain(message, known) == "unknown option model.dept; did you mean model.depth?"
+    assert plain_message(message, known) == "unknown option model.dept; did you mean model.depth?"
 
 
 def test_any_other_message_is_put_on_one_line() -> None:
-    assert explain("first\n   second", []) == "first second"
+    assert plain_message("first\n   second", []) == "first second"

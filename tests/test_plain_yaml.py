@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vitlit.cli import safe_yaml
-from vitlit.cli.configs import HERE
+from vitlit.cli.configs import CONFIGS_FOLDER
 from vitlit.errors import InputError
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -20,7 +20,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (BOMB, "expands to more than"),
         ("a: &a [*a]", "contains itself"),
         ("[" * 60 + "]" * 60, "nested more than 50 deep"),
-        ("#" * (safe_yaml.LIMIT + 1), "characters"),
+        ("#" * (safe_yaml.MAX_YAML_BYTES + 1), "characters"),
         ("model: {depth: 3, lr: 1, depth: 4}", "line 1: depth is set twice"),
         ("model:\n  depth: 3\nmodel:\n  lr: 1", "line 3: model is set twice"),
         ("a: !!python/object/apply:os.system [ls]", "is not YAML"),
@@ -30,16 +30,16 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_hostile_or_mistaken_text_is_refused(text: str, part: str) -> None:
     with pytest.raises(InputError, match=f"^here.* {part}|^here, {part}"):
-        safe_yaml.load(text, "here")
+        safe_yaml.parse_yaml(text, "here")
 
 
-@pytest.mark.parametrize("path", sorted(HERE.rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS_FOLDER.rglob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_configs_read_as_with_plain_yaml(path: Path) -> None:
-    assert safe_yaml.read(path) == yaml.safe_load(path.read_text())
+    assert safe_yaml.read_yaml(path) == yaml.safe_load(path.read_text())
 
 
 def test_a_few_aliases_are_fine() -> None:
-    found = safe_yaml.load("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}", "here")
+    found = safe_yaml.parse_yaml("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}", "here")
     assert found == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}
 
 
@@ -48,11 +48,11 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
     with file.open("wb") as stream:
         stream.truncate(2**40)  # a hole: reading it would take the memory of the machine
     with pytest.raises(InputError, match=r"long\.yaml has .* bytes"):
-        safe_yaml.read(file)
+        safe_yaml.read_yaml(file)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_bytes(b"a: \xff\xfe")
     with pytest.raises(InputError, match="not text in UTF-8"):
-        safe_yaml.read(file)
+        safe_yaml.read_yaml(file)

@@ -11,10 +11,10 @@ from torchvision.transforms import v2
 
 from vitlit import seeding
 from vitlit.augment import policies
-from vitlit.augment.operations import NAMES
+from vitlit.augment.operations import OPERATION_NAMES
 from vitlit.augment.policies import (
     AUTO_DRAWS,
-    BINS,
+    MAGNITUDE_BINS,
     RAND_DRAWS,
     TRIVIAL_DRAWS,
     auto_augment,
@@ -58,14 +58,14 @@ def strength(space: type, name: str, bins: int, index: int, image: Tensor, sign:
 
 def rand_slowly(image: Tensor, draw: list[float], num_ops: int = 2, magnitude: int = 9) -> Tensor:
     for which, sign in zip(draw[::2][:num_ops], draw[1::2], strict=False):
-        name = NAMES[int(which * 14)]
+        name = OPERATION_NAMES[int(which * 14)]
         value = strength(v2.RandAugment, name, 31, magnitude, image, sign)
         image = by_torchvision(name, image, value)
     return image
 
 
 def trivial_slowly(image: Tensor, draw: list[float]) -> Tensor:
-    name, index = NAMES[int(draw[0] * 14)], int(draw[1] * 31)
+    name, index = OPERATION_NAMES[int(draw[0] * 14)], int(draw[1] * 31)
     value = strength(v2.TrivialAugmentWide, name, 31, index, image, draw[2])
     return by_torchvision(name, image, value)
 
@@ -195,7 +195,9 @@ def test_half_of_the_signs_are_negative(name: str, recorded: Recorded) -> None:
     policy, columns = POLICIES[name]
     policy(noise(20000, 1, 9, 9), some_draws(20000, columns))
     operations, magnitudes = (torch.cat(parts) for parts in zip(*recorded, strict=True))
-    signed = torch.tensor([each in SIGNED for each in NAMES])[operations] & (magnitudes != 0)
+    signed = torch.tensor([each in SIGNED for each in OPERATION_NAMES])[operations] & (
+        magnitudes != 0
+    )
     negative = (magnitudes[signed] < 0).float().mean().item()
     assert negative == pytest.approx(0.5, abs=0.015)  # over 3 standard deviations
 
@@ -205,21 +207,21 @@ def test_operations_of_one_direction_are_never_negative(name: str, recorded: Rec
     policy, columns = POLICIES[name]
     policy(noise(2000, 1, 9, 9), some_draws(2000, columns))
     operations, magnitudes = (torch.cat(parts) for parts in zip(*recorded, strict=True))
-    unsigned = torch.tensor([each not in SIGNED for each in NAMES])[operations]
+    unsigned = torch.tensor([each not in SIGNED for each in OPERATION_NAMES])[operations]
     assert magnitudes[unsigned].min() >= 0
 
 
 def test_trivial_augments_strengths_are_equally_likely(recorded: Recorded) -> None:
     trivial_augment(noise(40000, 1, 1, 1), some_draws(40000, TRIVIAL_DRAWS))
     operations, magnitudes = recorded[0]
-    angles = magnitudes[operations == NAMES.index("rotate")].abs()
-    assert chi_square((angles / 4.5).round().long(), BINS) < 59.7  # 30 degrees: p = 0.001
+    angles = magnitudes[operations == OPERATION_NAMES.index("rotate")].abs()
+    assert chi_square((angles / 4.5).round().long(), MAGNITUDE_BINS) < 59.7  # 30 degrees: p = 0.001
 
 
 def test_auto_augments_operations_happen_as_often_as_planned(recorded: Recorded) -> None:
     auto_augment(noise(20000, 1, 1, 1), some_draws(20000, AUTO_DRAWS))
     for step, (operations, _) in enumerate(recorded):
-        happened = (operations != NAMES.index("identity")).float().mean().item()
+        happened = (operations != OPERATION_NAMES.index("identity")).float().mean().item()
         planned = sum(pair[step][1] for pair in SUB_POLICIES) / len(SUB_POLICIES)
         assert happened == pytest.approx(planned, abs=0.012)  # over 3 standard deviations
 

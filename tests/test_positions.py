@@ -9,7 +9,7 @@ from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, build_sincos2d_
 from torch import Tensor
 
 from vitlit.errors import InputError
-from vitlit.model.positions import rope2d, rope_similarity, rotate, sincos1d, sincos2d
+from vitlit.model.positions import rope2d, rope_similarity, rotate_pairs, sincos1d, sincos2d
 
 
 @pytest.mark.parametrize(("count", "dim"), [(50, 12), (5000, 2), (1, 4)])
@@ -70,7 +70,7 @@ def test_a_width_that_does_not_divide_is_refused(call: Callable[[], Tensor], mes
 
 
 def rotated(x: Tensor, grid: tuple[int, int], *, prefix: int = 0) -> Tensor:
-    return rotate(x, rope2d(*grid, x.shape[-1], prefix=prefix).to(x.dtype))
+    return rotate_pairs(x, rope2d(*grid, x.shape[-1], prefix=prefix).to(x.dtype))
 
 
 def test_rope_turns_as_timms_does() -> None:
@@ -115,7 +115,7 @@ def test_rope_leaves_prefix_tokens_as_they_are() -> None:
 
 def test_rope_keeps_the_type_of_what_it_turns() -> None:
     x = torch.randn(6, 8).bfloat16()
-    assert rotate(x, rope2d(2, 3, 8)).dtype == torch.bfloat16
+    assert rotate_pairs(x, rope2d(2, 3, 8)).dtype == torch.bfloat16
 
 
 def test_the_gradient_of_rope_is_that_of_finite_differences() -> None:

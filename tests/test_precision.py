@@ -15,7 +15,7 @@ from PIL import Image
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
 from vitlit.evaluation import precision
-from vitlit.evaluation.precision import choose_precision, computing, in_precision, weights_dtype
+from vitlit.evaluation.precision import choose_precision, computing_in, in_precision, weights_dtype
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 FIT = ["fit", "--data.dataset=digits", "--model.patch_size=4", "--model.embed_dim=16"]
@@ -65,7 +65,7 @@ def test_a_forward_pass_has_the_type_of_its_precision(name: str) -> None:
     layer = torch.nn.Linear(3, 2).to(weights_dtype(name))
     found = in_precision(layer, name, "cpu")(torch.ones(1, 3)).dtype
     assert found == expected.get(name, layer.weight.dtype)
-    with computing(name, "cpu"):
+    with computing_in(name, "cpu"):
         assert torch.is_autocast_enabled("cpu") == (name == "bf16-mixed")
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vitlit.data.datasets import SOURCES
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
-from vitlit.weights.key_mapping import translate
+from vitlit.weights.key_mapping import translate_keys
 from vitlit.weights.load import load
 from vitlit.weights.model_config import folder_facts
 from vitlit.weights.pretrained import Weights, _from_published, load_weights
@@ -719,7 +719,7 @@ def test_every_timm_architecture_is_inferred_as_timm_builds_it_or_refused(
             reference = timm.create_model(name, depth=1)
         (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
         try:
-            translated = translate(dict(reference.state_dict()), name)
+            translated = translate_keys(dict(reference.state_dict()), name)
             arguments = _from_published(translated, folder_facts(tmp_path), {}, name, []).arguments
         except InputError:
             continue

@@ -50,7 +50,7 @@ def test_the_linear_classifier_is_scikit_learns(c: float) -> None:
 def test_rows_in_parts_give_the_same_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = clusters(300, 0)
     whole = fit_linear(train, labels, 4, c=1.0)
-    monkeypatch.setattr("vitlit.features.probe_classifiers.ROWS", 70)
+    monkeypatch.setattr("vitlit.features.probe_classifiers.FIT_ROWS", 70)
     torch.testing.assert_close(fit_linear(train, labels, 4, c=1.0).weight, whole.weight)
 
 

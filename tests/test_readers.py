@@ -32,7 +32,7 @@ def test_files_are_decoded_alike_now_and_later(photo_folder: PhotoFolder, in_cha
 def test_decoding_keeps_the_order_over_many_chunks(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_store, "CHUNK", 3)
+    monkeypatch.setattr(image_store, "CHUNK_IMAGES", 3)
     images = photos(photo_folder(count=5))
     rows = [read_image(path, in_chans=3, size=(8, 10)) for path in images.paths]
     assert torch.equal(images.decode_all().pixels, torch.stack(rows))
@@ -57,7 +57,7 @@ def test_decoding_goes_on_past_files_that_cannot_be_read(photo_folder: PhotoFold
 def test_decoding_lists_the_files_that_cannot_be_read(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_store, "CHUNK", 3)
+    monkeypatch.setattr(image_store, "CHUNK_IMAGES", 3)
     images = broken(photo_folder())
     first, seventh = images.decode(lambda chunk: None)
     assert first == (0, images.paths[0], "cut short")

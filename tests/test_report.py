@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
-from vitlit.evaluation.report_files import calibration_words, fitted
+from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scores import Calibration
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
@@ -93,10 +93,10 @@ def test_its_temperature_is_fitted_on_validation_and_lowers_the_loss_there(
 
 def test_right_answers_alone_fix_no_temperature() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 0.5], [0.3, 0.0]])
-    assert fitted(logits, torch.tensor([0, 1, 0])) == (
+    assert fit_calibration(logits, torch.tensor([0, 1, 0])) == (
         "all 3 validation images are right, which fixes no temperature"
     )
-    assert isinstance(fitted(logits, torch.tensor([0, 1, 1])), Calibration)
+    assert isinstance(fit_calibration(logits, torch.tensor([0, 1, 1])), Calibration)
 
 
 def test_its_probabilities_are_those_of_the_loaded_model(run: Path, reported: Path) -> None:

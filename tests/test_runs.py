@@ -160,7 +160,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path)
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged .* last-1\.ckpt, is used"):
         assert main([*FIT, "--run=a"]) == 0
     assert steps_of("a") == 6
-    assert checkpoint.resolve(str(last_checkpoint("a"))) == last_checkpoint("a")
+    assert checkpoint.resolve_checkpoint(str(last_checkpoint("a"))) == last_checkpoint("a")
 
 
 def test_a_job_does_not_start_from_a_checkpoint_that_is_not_its_own(
@@ -260,7 +260,7 @@ def test_of_a_run_folder_fit_goes_on_from_the_last_checkpoint(tmp_path: Path) ->
     for file in files.values():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
-    assert checkpoint.resolve(str(tmp_path / "run")) == files["best"]
+    assert checkpoint.resolve_checkpoint(str(tmp_path / "run")) == files["best"]
     assert runs.start_of(None, str(tmp_path / "run")) == files["last"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from vitlit.plotting import cut, name_line, verdict_line, width
+from vitlit.plotting import cut_text, name_line, text_width, verdict_line
 
 LONG = "/home/somebody/photographs/IMG_20240812_0001.jpeg"
 
@@ -12,20 +12,20 @@ LONG = "/home/somebody/photographs/IMG_20240812_0001.jpeg"
 def test_widths_are_those_of_matplotlib(text: str) -> None:
     figure = Figure(dpi=72)  # a dot is a point
     drawn = figure.text(0, 0, text, fontsize=9, parse_math=False).get_window_extent()
-    assert width(text, 9) == pytest.approx(drawn.width, rel=0.06)  # hinting
+    assert text_width(text, 9) == pytest.approx(drawn.width, rel=0.06)  # hinting
 
 
 def test_what_fits_is_left_alone() -> None:
-    assert cut("cat.png", 200, 9) == "cat.png"
+    assert cut_text("cat.png", 200, 9) == "cat.png"
 
 
 @pytest.mark.parametrize("room", [40, 100, 150])
 def test_what_does_not_fit_keeps_both_ends(room: float) -> None:
-    found = cut(LONG, room, 9)
+    found = cut_text(LONG, room, 9)
     first, last = found.split("…")
     assert LONG.startswith(first)
     assert LONG.endswith(last)
-    assert width(found, 9) <= room
+    assert text_width(found, 9) <= room
 
 
 def test_the_true_class_stands_behind_the_name() -> None:
@@ -38,7 +38,7 @@ def test_the_true_class_stands_behind_the_name() -> None:
 def test_a_long_name_leaves_room_for_the_class() -> None:
     found = name_line("a" * 99 + ".jpeg", "W" * 60, 270, 9)
     assert ".jpeg, true class WWW" in found
-    assert width(found, 9) <= 270
+    assert text_width(found, 9) <= 270
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_verdict_is_in_words(is_right: bool | None, end: str) -> None:
     assert verdict_line("dog", 0.711, is_right, 270, 9) == f"predicted dog {end}"
     long = verdict_line("W" * 60, 0.711, is_right, 270, 9)
     assert long.endswith(end)
-    assert width(long, 9) <= 270
+    assert text_width(long, 9) <= 270
 
 
 def test_what_cannot_be_printed_becomes_an_escape() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vitlit.fault_tolerance.signal_thread import watching
+from vitlit.fault_tolerance.signal_thread import watching_signals
 
 SIGNAL = getattr(signal, "SIGUSR2", signal.SIGTERM)
 
@@ -24,7 +24,7 @@ def handler() -> Iterator[None]:
 
 def test_each_signal_is_told() -> None:
     told: queue.Queue[int] = queue.Queue()
-    with watching(told.put):
+    with watching_signals(told.put):
         for _ in range(3):
             os.kill(os.getpid(), SIGNAL)
             assert told.get(timeout=30) == SIGNAL
@@ -34,7 +34,7 @@ def test_nothing_is_told_afterwards_and_what_was_there_is_back() -> None:
     told: queue.Queue[int] = queue.Queue()
     before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before)
-    with watching(told.put):
+    with watching_signals(told.put):
         pass
     assert signal.set_wakeup_fd(before) == before
     os.kill(os.getpid(), SIGNAL)
@@ -45,7 +45,7 @@ def test_nothing_is_told_afterwards_and_what_was_there_is_back() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 def test_what_a_forked_child_is_sent_is_not_told_to_its_parent() -> None:
     told: queue.Queue[int] = queue.Queue()
-    with watching(told.put):
+    with watching_signals(told.put):
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
         time.sleep(0.2)

@@ -19,13 +19,15 @@ MAX_LINES, MAX_WIDTH = 5, 400
 def overview() -> str:
     """What `vitlit` alone prints; made without importing torch, so at once."""
     from vitlit import __version__
-    from vitlit.cli.configs import shipped
+    from vitlit.cli.configs import shipped_configs
 
     commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
     return (
         f"vitlit {__version__}: Vision Transformers for your own images\n\n"
         f"commands (`vitlit COMMAND --help` lists every option):\n{commands}\n\n"
-        f"shipped configs, for --config from any folder:\n  " + "\n  ".join(shipped()) + "\n\n"
+        f"shipped configs, for --config from any folder:\n  "
+        + "\n  ".join(shipped_configs())
+        + "\n\n"
         "start with: vitlit fit --config digits.yaml"
     )
 
@@ -69,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
     _quieten(args[0])
     try:
-        from vitlit.cli.app import run
+        from vitlit.cli.app import run_command
 
         warnings.formatwarning = _format_warning  # after Lightning, which has set its own
-        run(args)
+        run_command(args)
     except Stopped as stop:
         if not stop.quiet:
             print(f"vitlit: {stop}", file=sys.stderr)

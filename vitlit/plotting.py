@@ -7,10 +7,10 @@ from pathlib import PurePath
 
 from vitlit.images.image_io import printable
 
-LEAST = 0.4  # of the room, for the true class beside a long name
+MIN_CLASS_SHARE = 0.4  # of the room, for the true class beside a long name
 
 
-def width(text: str, size: float) -> float:
+def text_width(text: str, size: float) -> float:
     """Points across of one line in matplotlib's font, of ``size`` points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
@@ -20,16 +20,16 @@ def width(text: str, size: float) -> float:
     )
 
 
-def cut(text: str, room: float, size: float) -> str:
+def cut_text(text: str, room: float, size: float) -> str:
     """The text, or its two ends around an ellipsis, at most ``room`` points across."""
-    found = width(text, size)
+    found = text_width(text, size)
     kept = len(text) if found <= room else int(len(text) * room / found)
-    while kept > 2 and width(_ends(text, kept), size) > room:
+    while kept > 2 and text_width(_both_ends(text, kept), size) > room:
         kept -= 1
-    return _ends(text, kept)
+    return _both_ends(text, kept)
 
 
-def _ends(text: str, kept: int) -> str:
+def _both_ends(text: str, kept: int) -> str:
     if kept >= len(text):
         return text
     return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
@@ -42,11 +42,13 @@ def name_line(name: str, label: str | None, room: float, size: float) -> str:
     """
     name = printable(PurePath(name).name)
     if label is None:
-        return cut(name, room, size)
+        return cut_text(name, room, size)
     before = "true class " if not name else ", true class "
-    left = room - width(before, size)
-    label = cut(printable(label), max(LEAST * left, left - width(name, size)), size)
-    return cut(name, left - width(label, size), size) + before + label
+    left = room - text_width(before, size)
+    label = cut_text(
+        printable(label), max(MIN_CLASS_SHARE * left, left - text_width(name, size)), size
+    )
+    return cut_text(name, left - text_width(label, size), size) + before + label
 
 
 def verdict_line(
@@ -54,5 +56,5 @@ def verdict_line(
 ) -> str:
     """``predicted dog (0.71), wrong``; is_right: None where the true class is not known."""
     after = f" ({probability:.2f})" + {None: "", True: ", right", False: ", wrong"}[is_right]
-    left = room - width("predicted " + after, size)
-    return f"predicted {cut(printable(predicted), left, size)}{after}"
+    left = room - text_width("predicted " + after, size)
+    return f"predicted {cut_text(printable(predicted), left, size)}{after}"

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TRIES = 10  # boxes that a resized crop or an erasing draws before it gives up, as in torchvision
+BOX_TRIES = (
+    10  # boxes that a resized crop or an erasing draws before it gives up, as in torchvision
+)
 CROP_DRAWS, FLIP_DRAWS, ROTATION_DRAWS = 2, 1, 1
-RESIZED_CROP_DRAWS = 2 * TRIES + 2
-ERASING_DRAWS = 1 + 2 * TRIES + 2
+RESIZED_CROP_DRAWS = 2 * BOX_TRIES + 2
+ERASING_DRAWS = 1 + 2 * BOX_TRIES + 2
 
 
 def random_crop(images: Tensor, draws: Tensor, *, padding: int) -> Tensor:
@@ -86,7 +88,7 @@ def resized_crop_boxes(
     """
     full_h = torch.as_tensor(height, device=draws.device).expand(len(draws))[:, None]
     full_w = torch.as_tensor(width, device=draws.device).expand(len(draws))[:, None]
-    tries = draws[:, : 2 * TRIES].double().view(-1, TRIES, 2)
+    tries = draws[:, : 2 * BOX_TRIES].double().view(-1, BOX_TRIES, 2)
     area = full_h * full_w * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     shape = (low + (high - low) * tries[..., 1]).exp()
@@ -100,7 +102,7 @@ def resized_crop_boxes(
     found = fits.any(dim=1, keepdim=True)
     box_h = torch.where(found, _first_that_fits(tried_h, fits), last_h)  # (B, 1)
     box_w = torch.where(found, _first_that_fits(tried_w, fits), last_w)
-    place = draws[:, 2 * TRIES :].double()
+    place = draws[:, 2 * BOX_TRIES :].double()
     top = torch.where(found, (place[:, :1] * (full_h - box_h + 1)).long(), (full_h - box_h) // 2)
     left = torch.where(found, (place[:, 1:] * (full_w - box_w + 1)).long(), (full_w - box_w) // 2)
     return torch.cat([top, left, box_h, box_w], dim=1)
@@ -159,7 +161,7 @@ def random_erasing(
     is smaller than the image, nothing is erased.
     """
     height, width = images.shape[2:]
-    tries = draws[:, 1 : 2 * TRIES + 1].double().view(-1, TRIES, 2)
+    tries = draws[:, 1 : 2 * BOX_TRIES + 1].double().view(-1, BOX_TRIES, 2)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     shape = (low + (high - low) * tries[..., 1]).exp()

@@ -228,7 +228,7 @@ _TABLES: dict[str, Operation] = {
     "equalize": _equalize_table,
     "invert": _invert_table,
 }
-NAMES = (*_PIXELWISE, *_MAPS, *_TABLES)  # an operation's number is its place here
+OPERATION_NAMES = (*_PIXELWISE, *_MAPS, *_TABLES)  # an operation's number is its place here
 
 shear_x = _geometric(_shear_x_map)
 shear_y = _geometric(_shear_y_map)
@@ -246,8 +246,8 @@ invert = _point(_invert_table)
 
 def _runs(operations: Tensor) -> dict[str, slice]:
     """Where each operation that occurs stands among the sorted numbers."""
-    counts = operations.bincount(minlength=len(NAMES)).tolist()
-    runs = zip(NAMES, counts, accumulate(counts), strict=True)
+    counts = operations.bincount(minlength=len(OPERATION_NAMES)).tolist()
+    runs = zip(OPERATION_NAMES, counts, accumulate(counts), strict=True)
     return {name: slice(end - count, end) for name, count, end in runs if count}
 
 

@@ -42,7 +42,7 @@ from vitlit.seeding import address, uniform
 AUGMENT = 3  # stream of addresses, see sampler.py
 Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
 STAGES: tuple[str, ...] = get_args(Stage)
-RATIO = [3 / 4, 4 / 3]  # of resized crops, as in torchvision
+CROP_RATIO = [3 / 4, 4 / 3]  # of resized crops, as in torchvision
 Policy = Literal["none", "autoaugment", "randaugment", "trivialaugment"]
 
 
@@ -109,7 +109,9 @@ class Augmentation:
             "resized_crop", [1.0, 1.0] if resized_crop is None else resized_crop, 1.0
         )
         self.ratio = _pair(
-            "resized_crop_ratio", RATIO if resized_crop_ratio is None else resized_crop_ratio, 1e4
+            "resized_crop_ratio",
+            CROP_RATIO if resized_crop_ratio is None else resized_crop_ratio,
+            1e4,
         )
         self.auto_augment = auto_augment
         self.rand_augment = {"num_ops": rand_augment_ops, "magnitude": rand_augment_magnitude}

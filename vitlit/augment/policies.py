@@ -10,16 +10,18 @@ there already, nothing waits for the images' device.
 import torch
 from torch import Tensor
 
-from vitlit.augment.operations import NAMES, apply_operations
+from vitlit.augment.operations import OPERATION_NAMES, apply_operations
 from vitlit.errors import InputError
 
 RAND_DRAWS = 2  # columns for each of RandAugment's operations: which one, sign
 TRIVIAL_DRAWS = 3  # which operation, magnitude, sign
 AUTO_DRAWS = 5  # sub-policy, then for each of its two operations: whether, sign
 
-BINS = 31  # magnitudes that RandAugment and TrivialAugment tell apart
-_AUTO_BINS = 10
-_CHOICES = NAMES.index("invert")  # RandAugment and TrivialAugment have all operations before it
+MAGNITUDE_BINS = 31  # magnitudes that RandAugment and TrivialAugment tell apart
+_AUTO_MAGNITUDE_BINS = 10
+_CHOICES = OPERATION_NAMES.index(
+    "invert"
+)  # RandAugment and TrivialAugment have all operations before it
 _BLENDS = ("brightness", "color", "contrast", "sharpness")
 _SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *_BLENDS)
 
@@ -62,7 +64,7 @@ def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> Tensor:
     rows = {name: torch.linspace(0.0, top, bins) for name, top in zip(_SIGNED, tops, strict=True)}
     rows["posterize"] = (8 - torch.arange(bins) / ((bins - 1) / bits)).round()
     rows["solarize"] = torch.linspace(1.0, 0.0, bins)
-    return torch.stack([rows.get(name, torch.zeros(bins)) for name in NAMES])
+    return torch.stack([rows.get(name, torch.zeros(bins)) for name in OPERATION_NAMES])
 
 
 def _narrow_magnitudes(bins: int, images: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def _pick(draw: Tensor, count: int) -> Tensor:
 
 def _sign(magnitude: Tensor, operations: Tensor, draw: Tensor) -> Tensor:
     """Negative with probability one half, for the operations that know both directions."""
-    signed = torch.tensor([name in _SIGNED for name in NAMES])[operations]
+    signed = torch.tensor([name in _SIGNED for name in OPERATION_NAMES])[operations]
     return torch.where(signed & (draw < 0.5), -magnitude, magnitude)
 
 
@@ -90,9 +92,9 @@ def check_rand_augment(num_ops: int, magnitude: int) -> None:
             f"rand_augment_ops {num_ops} is negative; give 0 or more operations",
             argument="rand_augment_ops",
         )
-    if not 0 <= magnitude < BINS:
+    if not 0 <= magnitude < MAGNITUDE_BINS:
         raise InputError(
-            f"rand_augment_magnitude {magnitude} is not in 0..{BINS - 1}; the usual one is 9",
+            f"rand_augment_magnitude {magnitude} is not in 0..{MAGNITUDE_BINS - 1}; the usual one is 9",
             argument="rand_augment_magnitude",
         )
 
@@ -103,7 +105,7 @@ def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: 
     draws: ``(B, RAND_DRAWS * num_ops)``; magnitude: 0 to 30.
     """
     check_rand_augment(num_ops, magnitude)
-    draws, table = draws.cpu(), _narrow_magnitudes(BINS, images)
+    draws, table = draws.cpu(), _narrow_magnitudes(MAGNITUDE_BINS, images)
     for column in range(0, RAND_DRAWS * num_ops, RAND_DRAWS):
         operations = _pick(draws[:, column], _CHOICES)
         signed = _sign(table[operations, magnitude], operations, draws[:, column + 1])
@@ -117,10 +119,10 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
     draws: ``(B, TRIVIAL_DRAWS)``. Images are moved by up to 32 pixels, whatever their size.
     """
     tops = (0.99, 0.99, 32.0, 32.0, 135.0, 0.99, 0.99, 0.99, 0.99)
-    table = _magnitudes(BINS, tops=tops, bits=6)
+    table = _magnitudes(MAGNITUDE_BINS, tops=tops, bits=6)
     which, strength, sign = draws.cpu().unbind(1)
     operations = _pick(which, _CHOICES)
-    magnitude = table[operations, _pick(strength, BINS)]
+    magnitude = table[operations, _pick(strength, MAGNITUDE_BINS)]
     return apply_operations(images, operations, _sign(magnitude, operations, sign))
 
 
@@ -129,14 +131,14 @@ def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
 
     draws: ``(B, AUTO_DRAWS)``.
     """
-    table = _narrow_magnitudes(_AUTO_BINS, images)
+    table = _narrow_magnitudes(_AUTO_MAGNITUDE_BINS, images)
     draws = draws.cpu()
     chosen = _pick(draws[:, 0], len(_CIFAR10))
     for step, (column, sign) in enumerate(((1, 2), (3, 4))):
         names, chances, bins = zip(*(pair[step] for pair in _CIFAR10), strict=True)
         happens = draws[:, column] < torch.tensor(chances)[chosen]
-        planned = torch.tensor([NAMES.index(name) for name in names])[chosen]
-        operations = torch.where(happens, planned, NAMES.index("identity"))
+        planned = torch.tensor([OPERATION_NAMES.index(name) for name in names])[chosen]
+        operations = torch.where(happens, planned, OPERATION_NAMES.index("identity"))
         magnitude = table[operations, torch.tensor(bins)[chosen]]
         images = apply_operations(images, operations, _sign(magnitude, operations, draws[:, sign]))
     return images

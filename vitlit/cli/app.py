@@ -23,32 +23,32 @@ from vitlit.cli.check_settings import (
 from vitlit.cli.commands import COMMANDS
 from vitlit.cli.fit_callbacks import make_guards, training_callbacks
 from vitlit.cli.from_checkpoint import start_from
-from vitlit.cli.options import add_options, explain_options
+from vitlit.cli.options import add_options, describe_options
 from vitlit.cli.parser import (
     ConfigFile,
     Parser,
     join_lists,
     keys_of,
-    link,
+    link_settings,
     name_checkpoints,
     only_safe_settings,
     refuse_linked,
 )
 from vitlit.cli.sources import check_place, check_weights_are_given
 from vitlit.cli.summary import explain_lines, fit_lines, score_lines, weights_option
-from vitlit.cli.trainer import OWN, Trainer
+from vitlit.cli.trainer import OWN_COMMANDS, Trainer
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, Stopped, check_below_one
 from vitlit.evaluation.feature_writer import add_predict_options, feature_of, make_writer
-from vitlit.evaluation.precision import Choice, choose_precision, device_type
-from vitlit.evaluation.report import Report, add_test_options, report_place, run_folder
+from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
+from vitlit.evaluation.report import Report, add_test_options, report_place, run_folder_of
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
 from vitlit.training.classifier import Classifier
 from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.training.progress_bar import Bar
 from vitlit.training.runs import Claim, find_start, has_ended
-from vitlit.weights.checkpoint import RUNS, with_durable
+from vitlit.weights.checkpoint import RUNS_FOLDER, with_durable
 
 
 class CommandParser(Parser):
@@ -59,9 +59,9 @@ class CommandParser(Parser):
     ) -> list[str]:
         added = super().add_method_arguments(class_type, method_name, *args, **kwargs)
         self.description = COMMANDS[method_name]
-        if method_name not in OWN:
+        if method_name not in OWN_COMMANDS:
             self.set_defaults({"weights_only": True})
-            explain_options(self)
+            describe_options(self)
         if method_name in ("validate", "test"):
             self.set_defaults({"verbose": False})  # the last lines say it once
         if method_name == "test":
@@ -92,7 +92,7 @@ class VitCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that is asked for: a parser for each of them would take a second."""
-        own = {name: {"model", "datamodule", "precision_of"} for name in OWN}
+        own = {name: {"model", "datamodule", "precision_of"} for name in OWN_COMMANDS}
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -116,7 +116,7 @@ class VitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.command_parser = parser
         add_options(parser)
-        link(parser)
+        link_settings(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse to find the checkpoint, take its settings as defaults, and parse again."""
@@ -165,7 +165,7 @@ class VitCLI(LightningCLI):
         device, asked = device_type(str(settings["accelerator"])), settings["precision"]
         given = asked if self.subcommand == "fit" or self.has_precision_option else None
 
-        def rule(trained: str | None) -> Choice:
+        def rule(trained: str | None) -> PrecisionChoice:
             trained = trained if asked is None else asked
             return choose_precision(self._command, device, trained, given)
 
@@ -194,7 +194,7 @@ class VitCLI(LightningCLI):
             self.run = self.claim.take_for(settings, root, self.named)
         # in a SLURM job without ckpt_path Lightning starts from any hpc_ckpt_N.ckpt in its root,
         # and there is none in folders of ours
-        kwargs["default_root_dir"] = self.run or root / RUNS
+        kwargs["default_root_dir"] = self.run or root / RUNS_FOLDER
         if settings["logger"] in (None, True):
             kwargs["logger"] = self._logger()
         kwargs["plugins"] = with_durable(settings["plugins"])
@@ -212,7 +212,7 @@ class VitCLI(LightningCLI):
         """Of the run that is trained or tested, if there is one to write into."""
         run = self.run
         if self.subcommand == "test":
-            run = run_folder(report_place(self.config[self.subcommand])[0])
+            run = run_folder_of(report_place(self.config[self.subcommand])[0])
         return run is not None and TensorBoardLogger(
             run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
         )
@@ -287,7 +287,7 @@ class VitCLI(LightningCLI):
         self._print(*explain_lines(self.folder, has_head=self.model.num_classes > 0))
 
 
-def run(args: list[str]) -> None:
+def run_command(args: list[str]) -> None:
     """Parse and run; ``sys.argv`` is left as it is, since DDP starts its processes from it."""
     try:
         with only_safe_settings(args), Claim() as claim:

@@ -8,20 +8,28 @@ from typing import Any
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_warn
 
-from vitlit.cli.parser import LINKED, near
+from vitlit.cli.parser import LINKED, did_you_mean
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
-from vitlit.weights.file_reader import listed
+from vitlit.weights.file_reader import quoted_few
 from vitlit.weights.pretrained import Weights, class_names_of
 
 # of weights
-FIXED = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
-HEADLESS = ("probe", "explain", "export")  # commands that weights without a head will do for
-GROUPED = ("freeze_blocks", "layer_decay", "decay")  # what the optimiser's groups follow from
-MANY = 4096  # patches of an image
-RATES = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
+FIXED_BY_WEIGHTS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
+HEADLESS_COMMANDS = (
+    "probe",
+    "explain",
+    "export",
+)  # commands that weights without a head will do for
+GROUP_SETTINGS = (
+    "freeze_blocks",
+    "layer_decay",
+    "decay",
+)  # what the optimiser's groups follow from
+MANY_PATCHES = 4096  # patches of an image
+RATE_SUFFIX = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
 
 def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, command: str) -> None:
@@ -29,7 +37,7 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
 
     model: the settings asked for; saved: those of the checkpoint.
     """
-    names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATES)]
+    names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATE_SUFFIX)]
     if command == "fit":
         names.append("optimizer")
         _check_groups(model, saved, path)
@@ -43,7 +51,7 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
 
 def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
     """The optimiser's state is kept by groups of parameters, which these settings make."""
-    for name in GROUPED:
+    for name in GROUP_SETTINGS:
         if name in saved and model[name] != saved[name]:
             raise InputError(
                 f"model.{name} {model[name]} contradicts {path}, whose training goes on only with "
@@ -60,7 +68,7 @@ def check_against_weights(
     settings: all of the command; where: the place that sets each of them, see :mod:`origins`.
     """
     model, arguments, source = settings["model"], weights.arguments, settings["model"]["pretrained"]
-    for name in FIXED:
+    for name in FIXED_BY_WEIGHTS:
         value, has = model[name], arguments[name]
         if value == has:
             continue
@@ -75,8 +83,8 @@ def check_against_weights(
     is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
     if is_head_used and (is_other or len(names) != len(theirs)):
         raise InputError(
-            f"data.class_names ({listed(names)}) are not the {len(theirs)} classes of {source} "
-            f"({listed(theirs)}); leave them out, or fine-tune the weights with `vitlit fit`"
+            f"data.class_names ({quoted_few(names)}) are not the {len(theirs)} classes of {source} "
+            f"({quoted_few(theirs)}); leave them out, or fine-tune the weights with `vitlit fit`"
         )
 
 
@@ -102,14 +110,14 @@ def starting_points(
         names = class_names_of(weights)
     elif command == "explain" and not wanted["data"]["images"]:
         return arguments, data | {"dataset": "folder", "in_chans": arguments["in_chans"]}
-    elif command in HEADLESS or wanted.get("output") == "features":
+    elif command in HEADLESS_COMMANDS or wanted.get("output") == "features":
         names = ["0", "1"]  # of a head that nobody will ask
     else:
         source = wanted["model"]["pretrained"]
         raise InputError(
             f"{source} has no head, so it names no classes; fine-tune it with "
             f"`vitlit fit --config finetune.yaml --model.pretrained {source}`, or use "
-            f"{', '.join(HEADLESS)} or predict --output features, which need none"
+            f"{', '.join(HEADLESS_COMMANDS)} or predict --output features, which need none"
         )
     data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
     return arguments, data
@@ -162,17 +170,19 @@ def _check_null(group: str, values: Any, kind: type) -> None:
             raise InputError(f"{group}.{name} null is not valid; leave it out, or give a value")
 
 
-def _check_name(option: str, value: Any, known: list[str]) -> None:
+def _check_known_name(option: str, value: Any, known: list[str]) -> None:
     if isinstance(value, str) and value not in known:
         raise InputError(
-            f"trainer.{option} {value} is not known{near(value, known)}; the names are "
+            f"trainer.{option} {value} is not known{did_you_mean(value, known)}; the names are "
             f"{', '.join(known)}"
         )
 
 
 def check_trainer(trainer: Any, command: str) -> None:
     """Refuse what Lightning would stumble over later."""
-    _check_name("strategy", trainer["strategy"], ["auto", *StrategyRegistry.available_strategies()])
+    _check_known_name(
+        "strategy", trainer["strategy"], ["auto", *StrategyRegistry.available_strategies()]
+    )
     limit = {"fit": "train", "validate": "val"}.get(command, command)
     if command in ("fit", "validate", "test", "predict") and trainer[f"limit_{limit}_batches"] == 0:
         raise InputError(
@@ -214,7 +224,7 @@ def check_trainer(trainer: Any, command: str) -> None:
 def warn_of_many_patches(vit: ViT) -> None:
     """Say where images are cut so finely that a step takes minutes, before one does."""
     rows, cols = vit.grid_size
-    if rows * cols > MANY:
+    if rows * cols > MANY_PATCHES:
         height, width = vit.img_size
         rank_zero_warn(
             f"images of {height}x{width} pixels in patches of {vit.config['patch_size']} are "

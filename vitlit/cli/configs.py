@@ -6,21 +6,29 @@ from pathlib import Path
 
 from vitlit.errors import InputError
 
-HERE = Path(str(files("vitlit.configs")))
+CONFIGS_FOLDER = Path(str(files("vitlit.configs")))
 
 
-def shipped() -> list[str]:
+def shipped_configs() -> list[str]:
     """Names of the shipped configurations, those of published experiments last."""
-    top = sorted(path.name for path in HERE.glob("*.yaml"))
-    return top + sorted(f"reference/{path.name}" for path in HERE.glob("reference/*.yaml"))
+    top = sorted(path.name for path in CONFIGS_FOLDER.glob("*.yaml"))
+    return top + sorted(
+        f"reference/{path.name}" for path in CONFIGS_FOLDER.glob("reference/*.yaml")
+    )
 
 
 def find_config(name: str) -> Path:
     """The file that ``--config name`` means: a path, else the name of a shipped file."""
-    for candidate in (Path(name).expanduser(), HERE / name, HERE / f"{name}.yaml"):
+    for candidate in (
+        Path(name).expanduser(),
+        CONFIGS_FOLDER / name,
+        CONFIGS_FOLDER / f"{name}.yaml",
+    ):
         if candidate.is_file():
             return candidate
-    stems = {Path(known).stem: known for known in reversed(shipped())}  # of equal ones the first
+    stems = {
+        Path(known).stem: known for known in reversed(shipped_configs())
+    }  # of equal ones the first
     near = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.5)
     hint = f"did you mean {stems[near[0]]}?" if near else "`vitlit` alone lists the shipped ones"
     raise InputError(f"no configuration {name!r}; {hint}")

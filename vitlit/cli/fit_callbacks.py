@@ -21,11 +21,11 @@ from vitlit.training.checkpoint_callbacks import (
     BestCheckpoint,
     LastCheckpoint,
     MovingAverage,
-    mode_of,
+    monitor_mode,
 )
 from vitlit.training.history import AttentionPictures, History
-from vitlit.training.runs import CHECKPOINTS
-from vitlit.training.saved_settings import KeepSettings
+from vitlit.training.runs import CHECKPOINTS_FOLDER
+from vitlit.training.saved_settings import SaveSettings
 
 
 class Guards(NamedTuple):
@@ -45,7 +45,7 @@ class Guards(NamedTuple):
 
     def fit(self, trainer: pl.Trainer, **kwargs: Any) -> None:
         """``trainer.fit`` that handles signals, once the settings of the cluster are checked."""
-        slurm.warn(trainer)
+        slurm.warn_of_cluster_traps(trainer)
         with self.stopping.listening():
             trainer.fit(**kwargs)
 
@@ -66,10 +66,10 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
     callbacks = guards.first
     if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
-        folder = None if run is None else run / CHECKPOINTS
+        folder = None if run is None else run / CHECKPOINTS_FOLDER
         when = {k: v for k, v in settings["checkpoints"].items() if k != "monitor"}
         callbacks += [BestCheckpoint(folder, monitor), LastCheckpoint(folder, **when)]
-        callbacks.append(KeepSettings(settings))
+        callbacks.append(SaveSettings(settings))
     elif not trainer["fast_dev_run"]:
         rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
     if trainer["logger"] is not False and not trainer["fast_dev_run"]:
@@ -79,6 +79,6 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
     if (decay := settings["ema"]["decay"]) > 0:
         callbacks.append(MovingAverage(decay))
     if settings["early_stopping"]["patience"] > 0:
-        mode = mode_of(monitor)
+        mode = monitor_mode(monitor)
         callbacks.append(EarlyStopping(monitor, mode=mode, **settings["early_stopping"]))
     return callbacks + guards.last

@@ -14,7 +14,7 @@ from vitlit.cli.check_settings import (
     data_of_checkpoint,
     starting_points,
 )
-from vitlit.cli.from_weights import given, note_statistics, origins, small_depth
+from vitlit.cli.from_weights import given_arguments, note_statistics, origins, small_depth
 from vitlit.cli.parser import LINKED
 from vitlit.cli.sources import check_checkpoint, check_one_model, weights_asked_for
 from vitlit.data.datamodule import ImageData
@@ -36,16 +36,16 @@ class FromCheckpoint:
 
     def __init__(self, path: Path, first: Any, command: str) -> None:
         self.path, self.first, self.command = path, first, command
-        self.content = checkpoint.read(path)
-        self.model = self.content[checkpoint.MODEL]
+        self.content = checkpoint.read_checkpoint(path)
+        self.model = self.content[checkpoint.MODEL_KEY]
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
-        self.kept = saved_settings.kept_settings(self.content) if command == "fit" else {}
+        self.kept = saved_settings.training_settings_of(self.content) if command == "fit" else {}
         self.precision = checkpoint.trained_precision(self.content)
 
     def defaults(self) -> dict[str, Any]:
         """By dotted name."""
-        data = data_of_checkpoint(self.content[checkpoint.DATA], self.first, self.command)
-        return {**_named(self.first, model=self.model, data=data), **self.kept}
+        data = data_of_checkpoint(self.content[checkpoint.DATA_KEY], self.first, self.command)
+        return {**by_dotted_name(self.first, model=self.model, data=data), **self.kept}
 
     def check(self, settings: Any, run: Path | None) -> None:
         """Refuse settings that contradict it; say which are its own. run: the one meant by name."""
@@ -56,14 +56,14 @@ class FromCheckpoint:
         saved_settings.check_held_out(self.content, settings["data"], self.path)
         check_average(settings["ema"], self.content, self.path)
         saved_settings.check_can_go_on(self.content, settings, run, self.path)
-        saved_settings.tell_kept(self.kept, self.first, settings, self.path)
+        saved_settings.tell_saved(self.kept, self.first, settings, self.path)
         saved_settings.tell_changed(self.content, settings, self.path)
 
     def _note_seen(self, data: Any) -> None:
         """Say where images that are scored may be among those that the model was trained on."""
         split = {"validate": "val", "probe": "test"}.get(self.command, data["split"])
         if self.command in ("test", "validate", "probe") and not data["images"]:
-            self.note = seen_note(data, self.content[checkpoint.DATA], split)
+            self.note = seen_note(data, self.content[checkpoint.DATA_KEY], split)
         if self.note and split != "train":  # whose scores are called train/acc
             rank_zero_warn(f"{self.path}: {self.note}")
 
@@ -84,14 +84,14 @@ class FromWeights:
     def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
         self.first, self.command = first, command
         self.where = origins(args)
-        self.weights = load_weights(source, given(first, self.where))
+        self.weights = load_weights(source, given_arguments(first, self.where))
         self.words = tuple(small_depth(self.weights, self.where))
         self.headless = command != "fit" and not self.weights.arguments["num_classes"]
 
     def defaults(self) -> dict[str, Any]:
         """By dotted name."""
         model, data = starting_points(self.weights, self.first, self.command)
-        return _named(self.first, model=model, data=data)
+        return by_dotted_name(self.first, model=model, data=data)
 
     def check(self, settings: Any, run: Path | None) -> None:
         """Refuse settings that the weights cannot be made to fit."""
@@ -116,7 +116,7 @@ def start_from(
     return FromWeights(source, first, command, args) if source else None
 
 
-def _named(known: Any, **groups: dict[str, Any]) -> dict[str, Any]:
+def by_dotted_name(known: Any, **groups: dict[str, Any]) -> dict[str, Any]:
     """Values by dotted name, without those that follow from others, or that nothing knows."""
     values = {f"{group}.{name}": value for group in groups for name, value in groups[group].items()}
     return {name: values[name] for name in values if name in known and name not in LINKED}

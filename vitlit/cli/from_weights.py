@@ -6,14 +6,16 @@ words of a command line -> {name of a setting: the config file or the option tha
 from pathlib import Path
 from typing import Any
 
-from vitlit.cli.configs import HERE, find_config
+from vitlit.cli.configs import CONFIGS_FOLDER, find_config
 from vitlit.cli.parser import flat_keys, keys_of
-from vitlit.cli.safe_yaml import read
+from vitlit.cli.safe_yaml import read_yaml
 from vitlit.weights.pretrained import Weights, untold_statistics
 
-CONFIG = ("--config", "-c")
-SMALL = HERE / "debug.yaml"  # its depth is for models that are trained from scratch
-MISSING = {"num_heads": "model", "norm_eps": "model", "act": "model", "img_size": "data"}
+CONFIG_FLAGS = ("--config", "-c")
+DEBUG_CONFIG = (
+    CONFIGS_FOLDER / "debug.yaml"
+)  # its depth is for models that are trained from scratch
+OFTEN_UNTOLD = {"num_heads": "model", "norm_eps": "model", "act": "model", "img_size": "data"}
 
 
 def origins(args: list[str]) -> dict[str, str]:
@@ -21,27 +23,29 @@ def origins(args: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
-        if name in CONFIG:
+        if name in CONFIG_FLAGS:
             path = find_config(value if equals else following)
-            found |= dict.fromkeys(flat_keys(read(path)), str(path))
+            found |= dict.fromkeys(flat_keys(read_yaml(path)), str(path))
         elif name.startswith("--"):
             words = [arg] if equals or following.startswith("--") else [arg, following]
             found |= {key: f"--{key}" for key in keys_of(words)}
     return found
 
 
-def given(settings: Any, where: dict[str, str]) -> dict[str, Any]:
+def given_arguments(settings: Any, where: dict[str, str]) -> dict[str, Any]:
     """What the person gave of that which weights may not tell."""
-    named = {name: group for name, group in MISSING.items() if f"{group}.{name}" in where}
+    named = {name: group for name, group in OFTEN_UNTOLD.items() if f"{group}.{name}" in where}
     return {name: settings[group][name] for name, group in named.items()}
 
 
 def small_depth(weights: Weights, where: dict[str, str]) -> list[str]:
     """The option that sets the depth of the weights in place of debug.yaml's."""
     place, depth = where.get("model.depth"), weights.arguments["depth"]
-    if place is None or not _is_same_file(place, SMALL):
+    if place is None or not _is_same_file(place, DEBUG_CONFIG):
         return []
-    weights.notes.append(f"the depth of {SMALL.name} is left out; the weights have {depth} blocks")
+    weights.notes.append(
+        f"the depth of {DEBUG_CONFIG.name} is left out; the weights have {depth} blocks"
+    )
     return [f"--model.depth={depth}"]
 
 

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
 
 from vitlit.augment.pipeline import Augmentation
-from vitlit.cli.parser import LINKED, TRUST
+from vitlit.cli.parser import LINKED, TRUST_OPTION
 from vitlit.cli.parser_internals import options_of
 from vitlit.data.datamodule import ImageData
 from vitlit.model.vit import ViT
 from vitlit.training.checkpoint_callbacks import Monitor
 from vitlit.training.classifier import Classifier
 
-TIMEOUT = 300.0  # seconds
+TIMEOUT_SECONDS = 300.0  # seconds
 MEANINGS = {  # of Lightning's options, where they mean something else here
     "ckpt_path": "A .ckpt file; a run folder: its best checkpoint, in fit its last; or best or "
     "last: of the run in --run, else of the newest run in ./lightning_logs.",
@@ -48,7 +48,7 @@ def option_of(argument: str) -> str:
     return f"--{'.'.join([*groups, argument])}"
 
 
-def explain_options(parser: LightningArgumentParser) -> None:
+def describe_options(parser: LightningArgumentParser) -> None:
     """Say what Lightning's options mean here."""
     for action in options_of(parser):
         if action.dest in MEANINGS:
@@ -92,7 +92,7 @@ def _add_training(parser: LightningArgumentParser) -> None:
 
 def _add_run(parser: LightningArgumentParser) -> None:
     parser.add_argument(
-        f"--{TRUST}",
+        f"--{TRUST_OPTION}",
         type=str | None,
         default=None,
         help="Other packages, joined by commas, whose classes a config may name, such as callbacks "
@@ -134,6 +134,6 @@ def _add_run(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--timeout_seconds",
         type=float,
-        default=TIMEOUT,
+        default=TIMEOUT_SECONDS,
         help="How long processes that train wait for each other before one counts as lost.",
     )

@@ -37,17 +37,21 @@ INSTANTIATE_LINKS = {
     "model.class_names": "data.class_names",
 }
 LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
-LISTS = (
+LIST_OPTIONS = (
     "--data.images",
     "--query",
     "--others",
 )  # options that take all words up to the next option
-GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
-TRUST = "allow_classes_of"
-TRUSTED = ("pytorch_lightning", "lightning_fabric", "vitlit")  # packages of a config's classes
+SETTING_GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
+TRUST_OPTION = "allow_classes_of"
+TRUSTED_PACKAGES = (
+    "pytorch_lightning",
+    "lightning_fabric",
+    "vitlit",
+)  # packages of a config's classes
 
 
-def link(parser: LightningArgumentParser) -> None:
+def link_settings(parser: LightningArgumentParser) -> None:
     """Tell the parser which values follow from which."""
     for target, (source, compute) in PARSE_LINKS.items():
         parser.link_arguments(source, target, compute_fn=compute)
@@ -80,17 +84,17 @@ def keys_of(args: list[str]) -> list[str]:
         if not name.startswith("--"):
             continue
         key, value = name.removeprefix("--"), value if equals else following
-        found += flat_keys(_load(value, key), key) if key in GROUPS else [key]
+        found += flat_keys(_read_mapping(value, key), key) if key in SETTING_GROUPS else [key]
     return found
 
 
-def _load(text: str, option: str) -> Any:
+def _read_mapping(text: str, option: str) -> Any:
     """A mapping written on the command line, or in a file named there."""
     try:
         is_file = Path(text).is_file()
     except OSError:  # too long for a name
         is_file = False
-    return safe_yaml.read(Path(text)) if is_file else safe_yaml.load(text, f"--{option}")
+    return safe_yaml.read_yaml(Path(text)) if is_file else safe_yaml.parse_yaml(text, f"--{option}")
 
 
 def join_lists(args: list[str]) -> list[str]:
@@ -100,7 +104,7 @@ def join_lists(args: list[str]) -> list[str]:
     current: str | None = None
     for arg in args:
         name, equals, value = arg.partition("=")
-        if name in LISTS and not value.startswith("["):
+        if name in LIST_OPTIONS and not value.startswith("["):
             current = name
             words.setdefault(name, []).extend([value] if equals else [])
         elif arg.startswith("-") or current is None:
@@ -132,31 +136,35 @@ def only_safe_settings(args: list[str]) -> Iterator[None]:
     plain: Callable[[str], Any] = get_loader("yaml")
 
     def load(text: str) -> Any:
-        safe_yaml.check(text, "a setting")
+        safe_yaml.check_yaml(text, "a setting")
         return plain(text)
 
     set_loader("yaml", load, (YAMLError,))
     set_parsing_settings(
         instantiate_subclass_spec_in_any=False,
         import_path_denylist=["*"],
-        import_path_allowlist=[*TRUSTED, *added],
+        import_path_allowlist=[*TRUSTED_PACKAGES, *added],
     )
     try:
         yield
     finally:
         set_loader("yaml", plain, (YAMLError,))
-        set_parsing_settings(import_path_denylist=[name for name in added if name not in TRUSTED])
+        set_parsing_settings(
+            import_path_denylist=[name for name in added if name not in TRUSTED_PACKAGES]
+        )
 
 
 def _packages(args: list[str]) -> list[str]:
     found: list[str] = []
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
-        if name == f"--{TRUST}":
+        if name == f"--{TRUST_OPTION}":
             found += (value if equals else following).split(",")
     for name in found:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-            raise InputError(f"{TRUST} {name!r} is no package; give a name such as my_callbacks")
+            raise InputError(
+                f"{TRUST_OPTION} {name!r} is no package; give a name such as my_callbacks"
+            )
     return found
 
 
@@ -166,12 +174,14 @@ class ConfigFile(ActionConfigFile):
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
         path = find_config(value)
-        content = safe_yaml.read(path)
+        content = safe_yaml.read_yaml(path)
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             raise InputError(f"{path} is not a configuration: it holds no named values")
-        if content.get(TRUST):
-            raise InputError(f"{path} sets {TRUST}, which only the command line may; leave it out")
-        for group in GROUPS:
+        if content.get(TRUST_OPTION):
+            raise InputError(
+                f"{path} sets {TRUST_OPTION}, which only the command line may; leave it out"
+            )
+        for group in SETTING_GROUPS:
             if group in content and not isinstance(content[group], dict):
                 raise InputError(f"{path}: {group} {content[group]} is not a group of settings")
         refuse_linked(flat_keys(content), str(path))
@@ -184,16 +194,16 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         source = getattr(ex, "subcommand_parser", None) or self
         known = [action.dest for action in options_of(source)]
-        raise InputError(explain(message, known)) from ex
+        raise InputError(plain_message(message, known)) from ex
 
 
-def explain(message: str, known: list[str]) -> str:
+def plain_message(message: str, known: list[str]) -> str:
     """A parser's message in plain words: the value, what was expected, and a near miss."""
     if denied := find_text("denied import", message):
         package = denied[1].partition(".")[0]
         return (
-            f"{denied[1]} is not a class of {TRUSTED[0]}; if you trust the package, give "
-            f"--{TRUST} {package}"
+            f"{denied[1]} is not a class of {TRUSTED_PACKAGES[0]}; if you trust the package, give "
+            f"--{TRUST_OPTION} {package}"
         )
     if find_text("unknown class", message):
         return class_path_reason(message)
@@ -205,9 +215,9 @@ def explain(message: str, known: list[str]) -> str:
         got = value[1].strip()
         listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
         names = [name for names in listed for name in names.split(", ")]
-        return f"{key[1]} {got} is not valid; expected {choices}" + near(got, names)
+        return f"{key[1]} {got} is not valid; expected {choices}" + did_you_mean(got, names)
     if unknown := find_text("unknown option", message):
-        return f"unknown option {unknown[1]}{near(unknown[1], known)}"
+        return f"unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
     message = " ".join(message.split())
     if group := find_text("no config", message):
         return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
@@ -223,7 +233,7 @@ def _plain_type(text: str) -> str:
     return text.replace("typing.", "")
 
 
-def near(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str]) -> str:
     """A hint at the known word that is nearest, if one is near."""
     found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""

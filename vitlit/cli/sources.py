@@ -11,7 +11,7 @@ from vitlit.cli.check_settings import check_against_checkpoint
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 
-OPEN = "???"  # in a recipe's model.pretrained: the user has to give it; OmegaConf's mark
+ASK_USER = "???"  # in a recipe's model.pretrained: the user has to give it; OmegaConf's mark
 
 
 def check_one_model(source: str | None, saved: dict[str, Any], path: Path, command: str) -> None:
@@ -40,12 +40,12 @@ def check_one_model(source: str | None, saved: dict[str, Any], path: Path, comma
 def weights_asked_for(model: Any) -> str | None:
     """What --model.pretrained says; nothing where a recipe leaves it to the user."""
     source: str | None = model["pretrained"]
-    return None if source == OPEN else source
+    return None if source == ASK_USER else source
 
 
 def check_weights_are_given(model: Any) -> None:
     """Refuse to train a recipe of fine-tuning from scratch, which nobody would notice."""
-    if model["pretrained"] == OPEN:
+    if model["pretrained"] == ASK_USER:
         raise InputError(
             "this recipe fine-tunes weights that you choose; give --model.pretrained a file, a "
             "model's or a run's folder or a name on the Hugging Face hub"
@@ -64,14 +64,14 @@ def check_checkpoint(settings: Any, saved: dict[str, Any], path: Path, command: 
     """
     settings["model"]["pretrained"] = saved.get("pretrained")
     check_against_checkpoint(settings["model"], saved, path, command)
-    _check_input(settings["data"], saved, path)
+    _check_image_shape(settings["data"], saved, path)
 
 
-def _check_input(data: Any, saved: dict[str, Any], path: Path) -> None:
+def _check_image_shape(data: Any, saved: dict[str, Any], path: Path) -> None:
     """A checkpoint's model takes images of one kind; its weights can be made to fit others."""
     for name in ("img_size", "in_chans"):
         asked, has = data[name], saved.get(name)
-        if asked is None or has is None or _sides(asked) == _sides(has):
+        if asked is None or has is None or _both_sides(asked) == _both_sides(has):
             continue
         raise InputError(
             f"data.{name} {asked} contradicts {path}, whose model takes {has}; leave out "
@@ -80,7 +80,7 @@ def _check_input(data: Any, saved: dict[str, Any], path: Path) -> None:
         )
 
 
-def _sides(value: Any) -> Any:
+def _both_sides(value: Any) -> Any:
     """A square's size, given once or twice, as one thing."""
     return list(value) if isinstance(value, list | tuple) else [value, value]
 

@@ -6,10 +6,10 @@ import pytorch_lightning as pl
 
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
 
-APART = 0.01  # between accuracy and balanced accuracy, from which on both are told
+ACCURACY_GAP = 0.01  # between accuracy and balanced accuracy, from which on both are told
 
 
-def relative(path: str | Path) -> str:
+def relative_path(path: str | Path) -> str:
     """The path as one would type it here."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -22,7 +22,7 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
     monitors = [one.monitor for one in callbacks if isinstance(one, BestCheckpoint)]
     if "val/acc" in trainer.callback_metrics:
         names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
-        lines.append(f"reached     {_shown(trainer, names)} in the last epoch")
+        lines.append(f"reached     {_format_scores(trainer, names)} in the last epoch")
     for stopping in trainer.early_stopping_callbacks:
         if stopping.wait_count >= max(1, stopping.patience):
             lines.append(
@@ -35,12 +35,14 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
             continue
         if not checkpoint.best_model_path:
             continue
-        files.append(relative(checkpoint.best_model_path))
+        files.append(relative_path(checkpoint.best_model_path))
         name, score = Path(files[-1]).stem, checkpoint.best_model_score
         shown = "" if score is None else f"  {checkpoint.monitor} {score:.4f}"
         lines.append(f"{name:12}{files[-1]}{shown}")
     if trainer.logger is not None and trainer.log_dir:
-        lines.append(f"logs        {relative(trainer.log_dir)}  (tensorboard --logdir the same)")
+        lines.append(
+            f"logs        {relative_path(trainer.log_dir)}  (tensorboard --logdir the same)"
+        )
     if files:
         lines.append(f"next        vitlit test --ckpt_path {files[0]}")
     return lines
@@ -50,7 +52,7 @@ def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
     """The option that names the weights in use."""
     if checkpoint is None:
         return f"--model.pretrained {pretrained}"
-    return f"--ckpt_path {relative(checkpoint)}"
+    return f"--ckpt_path {relative_path(checkpoint)}"
 
 
 def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> list[str]:
@@ -60,16 +62,16 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> li
     """
     names = [f"{split}/{name}" for name in ("acc", "acc5", "loss")]
     return [
-        f"reached     {_shown(trainer, names)}  ({count} images)",
+        f"reached     {_format_scores(trainer, names)}  ({count} images)",
         f"weights     {weights.partition(' ')[2]}",
         f"next        vitlit predict {weights} --data.images FILES_OR_FOLDERS",
     ]
 
 
-def _shown(trainer: pl.Trainer, names: list[str]) -> str:
+def _format_scores(trainer: pl.Trainer, names: list[str]) -> str:
     """Scores by name; balanced accuracy too, where classes are so unequal that it differs."""
     metrics, balanced = trainer.callback_metrics, names[0].replace("/acc", "/balanced_acc")
-    if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= APART:
+    if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= ACCURACY_GAP:
         names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
 
@@ -77,7 +79,7 @@ def _shown(trainer: pl.Trainer, names: list[str]) -> str:
 def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
     """After ``explain``: the files, and what could not be said."""
     names = " ".join(sorted(file.name for file in folder.iterdir()))
-    lines = [f"wrote       {relative(folder)}: {names}"]
+    lines = [f"wrote       {relative_path(folder)}: {names}"]
     if not has_head:
         lines.append("left out    predicted classes and relevance to them: there is no head")
     return lines

@@ -16,22 +16,28 @@ from vitlit.errors import InputError
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
-from vitlit.explain.explanation import Subjects, balanced_sample, check_count, explain, names_in
+from vitlit.explain.explanation import (
+    Subjects,
+    balanced_sample,
+    check_count,
+    explain_images,
+    names_in,
+)
 from vitlit.features.probe import extractor, find_alike, probe_data_set
-from vitlit.images.bad_images import refuse
+from vitlit.images.bad_images import refuse_bad_images
 from vitlit.images.image_io import printable
 from vitlit.images.image_store import FileImages
 from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
-from vitlit.training.checkpoint_callbacks import free_name
+from vitlit.training.checkpoint_callbacks import free_path
 from vitlit.training.classifier import Classifier
 from vitlit.weights import checkpoint
-from vitlit.weights.export import Format, export
+from vitlit.weights.export import ExportFormat, export_model
 from vitlit.weights.export_mapping import Naming
 
-USUAL = 8  # images of the validation split to explain
-EXPLANATION, EXPORT, PROBE = "explanation", "export", "probe"
-OWN = ("explain", EXPORT, "compare", PROBE)  # commands
+EXPLAINED_IMAGES = 8  # images of the validation split to explain
+EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
+OWN_COMMANDS = ("explain", EXPORT_FOLDER, "compare", PROBE_FOLDER)  # commands
 
 
 class Trainer(pl.Trainer):
@@ -61,12 +67,12 @@ class Trainer(pl.Trainer):
 
         Returns the folder.
         """
-        _load(model, ckpt_path)
+        _load_weights(model, ckpt_path)
         subjects = _subjects(datamodule, count)
         vit, answer = model.vit.to(self.strategy.root_device), self._answer(model.vit)
         about = (subjects, datamodule.preprocess, model.class_names)
-        with _filled(_folder(out, EXPLANATION)) as folder:
-            explain(vit, *about, folder, fusion=fusion, answer=answer)
+        with new_folder(named_or_free(out, EXPLANATION_FOLDER)) as folder:
+            explain_images(vit, *about, folder, fusion=fusion, answer=answer)
         return folder
 
     def _answer(self, vit: ViT) -> Callable[[Tensor], Tensor]:
@@ -81,7 +87,7 @@ class Trainer(pl.Trainer):
         datamodule: ImageData,
         ckpt_path: str | None = None,
         *,
-        format: Format = "safetensors",
+        format: ExportFormat = "safetensors",
         naming: Naming | None = None,
         out: str | None = None,
     ) -> str:
@@ -98,10 +104,10 @@ class Trainer(pl.Trainer):
 
         Returns what was written, in words.
         """
-        _load(model, ckpt_path)
+        _load_weights(model, ckpt_path)
         names = model.class_names if model.num_classes else []
-        folder = _folder(out, EXPORT)
-        found = export(
+        folder = named_or_free(out, EXPORT_FOLDER)
+        found = export_model(
             model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
         )
         if format != "safetensors":
@@ -129,12 +135,12 @@ class Trainer(pl.Trainer):
             precision_of: What a model is scored in, by the precision of its training; None is the
                 precision of this trainer for all of them.
         """
-        paths = compare.shown([*([ckpt_path] if ckpt_path else []), *(others or [])])
-        run = compare.runner(self.strategy.root_device, flip=flip)
+        paths = compare.shown_name([*([ckpt_path] if ckpt_path else []), *(others or [])])
+        run = compare.make_runner(self.strategy.root_device, flip=flip)
         rule = precision_of or (lambda trained: self.precision)
         scored = compare.score_all(paths, datamodule, run, rule)
-        title = compare.title_of(datamodule, len(scored[0].rows.labels), flip=flip)
-        self._print(*compare.lines(scored, title))
+        title = compare.unique_title(datamodule, len(scored[0].rows.labels), flip=flip)
+        self._print(*compare.comparison_lines(scored, title))
 
     def probe(
         self,
@@ -177,7 +183,7 @@ class Trainer(pl.Trainer):
         vit = model.vit.to(device, weights_dtype(self.precision)).eval()
         compute = in_precision(lambda x: feature(vit, x), self.precision, device.type)
         extract = extractor(compute, device)
-        with _filled(_folder(out, PROBE)) as folder:
+        with new_folder(named_or_free(out, PROBE_FOLDER)) as folder:
             if datamodule.image_paths is not None:
                 lines = find_alike(datamodule, extract, folder, query=query)
             else:
@@ -198,7 +204,7 @@ class Trainer(pl.Trainer):
 def load_body(model: Classifier, path: Path) -> None:
     """Load a checkpoint's weights but for the head, which may be for other classes."""
     head = ("vit.head.weight", "vit.head.bias")
-    state = checkpoint.read(path)["state_dict"]
+    state = checkpoint.read_checkpoint(path)["state_dict"]
     own = {name: value for name, value in model.state_dict().items() if name in head}
     model.load_state_dict({**state, **own})
 
@@ -216,9 +222,11 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
             rank_zero_info(f"the first {len(members)} of {len(split)} images, as --count says")
         assert isinstance(split.images, FileImages)
         pixels, bad = split.images.read(members)
-        refuse(bad, len(members), "mend them, or leave them out of images", argument="images")
+        refuse_bad_images(
+            bad, len(members), "mend them, or leave them out of images", argument="images"
+        )
     else:
-        count = USUAL if count is None else count
+        count = EXPLAINED_IMAGES if count is None else count
         check_count(count)
         data.prepare_data()
         data.setup("validate")
@@ -230,19 +238,19 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
     return Subjects(names, pixels, split.images.labels[members])
 
 
-def _load(model: Classifier, ckpt_path: str | None) -> None:
+def _load_weights(model: Classifier, ckpt_path: str | None) -> None:
     if ckpt_path is not None:
-        model.load_state_dict(checkpoint.read(Path(ckpt_path))["state_dict"])
+        model.load_state_dict(checkpoint.read_checkpoint(Path(ckpt_path))["state_dict"])
 
 
-def _folder(out: str | None, usual: str) -> Path:
-    return Path(out) if out else free_name(Path(usual))
+def named_or_free(out: str | None, usual: str) -> Path:
+    return Path(out) if out else free_path(Path(usual))
 
 
 @contextmanager
-def _filled(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A new folder, which goes away again where an error leaves nothing in it."""
-    _make(folder)
+    make_folder(folder)
     try:
         yield folder
     finally:
@@ -250,7 +258,7 @@ def _filled(folder: Path) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
     try:

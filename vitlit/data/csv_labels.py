@@ -14,7 +14,7 @@ from vitlit.images.decode_cache import say
 from vitlit.images.image_io import printable
 from vitlit.images.image_store import FileImages
 
-COLUMNS = ("file", "class")
+LABEL_COLUMNS = ("file", "class")
 say_once = cache(say)  # the file is read for the names and for the images
 
 
@@ -24,14 +24,14 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
             reader = csv.DictReader(lines)
             head = [*(reader.fieldnames or ())]
-            missing = [name for name in COLUMNS if name not in head]
+            missing = [name for name in LABEL_COLUMNS if name not in head]
             rows = [] if missing else [(row["file"], row["class"]) for row in reader]
     except (OSError, csv.Error) as error:
         raise InputError(f"cannot read labels {file}: {error}", argument="labels") from error
     if missing:
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
-            f"columns {' and '.join(COLUMNS)}, separated by a comma, in UTF-8, and has "
+            f"columns {' and '.join(LABEL_COLUMNS)}, separated by a comma, in UTF-8, and has "
             f"{printable(','.join(head))[:80]!r}"
         )
     found: dict[str, str] = {}
@@ -39,7 +39,7 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
     for number, (name, label) in enumerate(rows, start=2):
         if not name and not label:
             continue  # spreadsheets leave such lines at the end
-        path = str(_inside(name, data_dir, f"{file}, line {number}"))
+        path = str(_path_inside(name, data_dir, f"{file}, line {number}"))
         if not label or not label.strip():
             raise InputError(f"{file}, line {number}: {name} has no class; give it one")
         repeats += path in found
@@ -55,7 +55,7 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
     return found
 
 
-def _inside(name: str | None, data_dir: Path, place: str) -> Path:
+def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
     """The path of a file that must be in data_dir, where caches look for it."""
     path = Path(name) if name and name.strip() else None
     if path is None or path.is_absolute() or ".." in path.parts:
@@ -67,12 +67,12 @@ def _inside(name: str | None, data_dir: Path, place: str) -> Path:
     return data_dir / path
 
 
-def names_in(file: Path, data_dir: Path) -> list[str]:
+def label_names(file: Path, data_dir: Path) -> list[str]:
     """The classes that the file names, sorted."""
     return sorted(set(read_labels(file, data_dir).values()))
 
 
-def check_names(names: list[str], place: Path) -> None:
+def check_label_names(names: list[str], place: Path) -> None:
     """Refuse names of classes that are no text, which no report or export could hold."""
     for name in names:
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps odd bytes
@@ -82,7 +82,7 @@ def check_names(names: list[str], place: Path) -> None:
             )
 
 
-def labelled(
+def labelled_images(
     file: Path, data_dir: Path, class_names: list[str], *, in_chans: int, size: tuple[int, int]
 ) -> FileImages:
     """The images that the file names; their classes must be among ``class_names``."""

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
-from vitlit.data.csv_labels import check_names, names_in
-from vitlit.data.datasets import SOURCES, DatasetName, find_class_names, prepare
+from vitlit.data.csv_labels import check_label_names, label_names
+from vitlit.data.datasets import SOURCES, DatasetName, find_class_names, prepare_data_set
 from vitlit.data.sampler import Batch, EvalOrder, LateLoader, TrainOrder
-from vitlit.data.split_builder import Division, SplitName
+from vitlit.data.split_builder import SplitBuilder, SplitName
 from vitlit.data.splits import CroppedSplit, FoundFiles, Split, check_repeats
 from vitlit.errors import InputError, check_at_least
 from vitlit.images.bad_images import OnBadImage, say_unread
@@ -125,12 +125,12 @@ class ImageData(pl.LightningDataModule):
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:
-            return names_in(self.labels, self.data_dir)
+            return label_names(self.labels, self.data_dir)
         return find_class_names(self.dataset, self.data_dir)
 
     def _check_class_names(self) -> None:
         count, place = self.num_classes, self.labels or self.data_dir
-        check_names(self.class_names, place)
+        check_label_names(self.class_names, place)
         expected = len(SOURCES[self.dataset].class_names) or max(2, count)
         if len(set(self.class_names)) != count or count != expected:
             raise InputError(
@@ -158,8 +158,8 @@ class ImageData(pl.LightningDataModule):
         cut = self.augmentation.resized_crop  # which leaves images of the model's size
         self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
 
-    def _make_division(self) -> Division:
-        return Division(
+    def _make_division(self) -> SplitBuilder:
+        return SplitBuilder(
             dataset=self.dataset,
             data_dir=self.data_dir,
             class_names=self.class_names,
@@ -188,7 +188,7 @@ class ImageData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.image_paths is None:
-            prepare(self.dataset, self.data_dir, download=self.download)
+            prepare_data_set(self.dataset, self.data_dir, download=self.download)
 
     def setup(self, stage: str) -> None:
         match stage:

@@ -96,7 +96,7 @@ def _part_root(data_dir: Path, part: str) -> Path:
     return data_dir if part == "all" else data_dir / part
 
 
-def parts(dataset: str, data_dir: Path) -> tuple[str, ...]:
+def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
     """The parts that a data set provides.
 
     A folder has ``train`` and perhaps ``val`` and ``test``; otherwise its class folders are
@@ -147,7 +147,7 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
         return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
     if dataset != "folder":
         return list(SOURCES[dataset].class_names)
-    roots = {part: _part_root(data_dir, part) for part in parts(dataset, data_dir)}
+    roots = {part: _part_root(data_dir, part) for part in part_names(dataset, data_dir)}
     names = {part: [folder.name for folder in _folders(root)] for part, root in roots.items()}
     first_part, first = next(iter(names.items()))
     if not first:
@@ -165,7 +165,7 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
     return first
 
 
-def _few(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -177,7 +177,7 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
             "only the folder has": sorted(set(found) - set(expected)),
             "only the model has": sorted(set(expected) - set(found)),
         }
-        lists = [f"{who} {_few(names)}" for who, names in more.items() if names]
+        lists = [f"{who} {first_few(names)}" for who, names in more.items() if names]
         if not lists:
             raise InputError(
                 f"the classes in {data_dir} are those of the model in another order; with "
@@ -239,7 +239,7 @@ def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
     return MemoryImages(pixels, torch.as_tensor(source.targets))
 
 
-def prepare(dataset: str, data_dir: Path, *, download: bool) -> None:
+def prepare_data_set(dataset: str, data_dir: Path, *, download: bool) -> None:
     """Fetch or unpack what is missing on disk; called by one process of each machine."""
     source = SOURCES[dataset].torchvision
     if dataset == "imagenet":
@@ -295,10 +295,10 @@ def read_part(
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = _part_root(data_dir, folder)
     images = _scan(root, num_classes, in_chans=in_chans, size=size)
-    return opened(images, root, memory_gb=memory_gb, thorough=thorough)
+    return open_images(images, root, memory_gb=memory_gb, thorough=thorough)
 
 
-def opened(images: FileImages, root: Path, *, memory_gb: float, thorough: bool) -> Images:
+def open_images(images: FileImages, root: Path, *, memory_gb: float, thorough: bool) -> Images:
     """Files below ``root`` decoded into memory where they fit it, else as they are; checked."""
     if images.nbytes <= memory_gb * 1e9:
         return open_decoded(images, root)

@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitlit.data.csv_labels import labelled
-from vitlit.data.datasets import DatasetName, check_class_names, opened, parts, read_part
+from vitlit.data.csv_labels import labelled_images
+from vitlit.data.datasets import DatasetName, check_class_names, open_images, part_names, read_part
 from vitlit.data.splits import Split, split_members
 from vitlit.errors import InputError
-from vitlit.images.bad_images import OnBadImage, leave_out, refuse_any
+from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.decode_cache import say
 from vitlit.images.image_store import Images
 
 SplitName = Literal["train", "val", "test"]
-DECIDING = ("split_seed", "test_fraction", "val_fraction")  # who is held out
+SPLIT_SETTINGS = ("split_seed", "test_fraction", "val_fraction")  # who is held out
 
 
-def place_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What says which images there are: the data set and, of one on disk, where."""
     if (name := str(settings.get("dataset"))) == "digits":
         return (name,)
@@ -31,17 +31,17 @@ def place_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return name, *(str(Path(path).expanduser().absolute()) for path in paths)
 
 
-def other_division(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
+def differing_setting(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
     """The setting by which a held-out split of the same images is another one, if it is.
 
     now, then: settings of the data.
     """
-    if place_of(now) != place_of(then):
+    if data_identity(now) != data_identity(then):
         return None
-    there = ("all",) if now.get("labels") else parts(now["dataset"], Path(now["data_dir"]))
+    there = ("all",) if now.get("labels") else part_names(now["dataset"], Path(now["data_dir"]))
     if split in there:  # as published, whatever the settings
         return None
-    names = DECIDING[:2] if split == "test" else DECIDING
+    names = SPLIT_SETTINGS[:2] if split == "test" else SPLIT_SETTINGS
     return next((name for name in names if name in then and then[name] != now[name]), None)
 
 
@@ -51,15 +51,15 @@ def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> st
     now: settings of the data that are scored; then: of those that the model was trained on.
     """
     if split == "train":
-        return "it was trained on these images" if place_of(now) == place_of(then) else ""
-    name = other_division(now, then, split)
+        return "it was trained on these images" if data_identity(now) == data_identity(then) else ""
+    name = differing_setting(now, then, split)
     if name is None:
         return ""
     return f"its {name} was {then[name]}: it may have been trained on these images"
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitBuilder:
     """How a data set is read and divided; see the arguments of ImageData.
 
     size: (height, width) in pixels that files are decoded to; seed: decides who is held out;
@@ -84,9 +84,9 @@ class Division:
         """The splits of these names; files that cannot be read are refused, or left out of them."""
         found: dict[str, tuple[Images, Tensor]] = {name: self._members(name) for name in names}
         if self.on_bad_image == "refuse":
-            refuse_any(list(self._parts.values()))
+            refuse_parts_with_bad_images(list(self._parts.values()))
         else:
-            found = leave_out(found, self.class_names)
+            found = leave_out_bad_images(found, self.class_names)
         shares = {"train": self.train_fraction}
         return {
             name: Split(images, members).part(shares.get(name, 1.0), self.seed)
@@ -95,7 +95,7 @@ class Division:
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images that a split is taken from, and its places among them."""
-        found = ("all",) if self.labels else parts(self.dataset, self.data_dir)
+        found = ("all",) if self.labels else part_names(self.dataset, self.data_dir)
         if self.dataset == "folder" and not self.labels:
             check_class_names(self.data_dir, self.class_names)
         if name in found and (name != "train" or "val" in found):
@@ -132,14 +132,14 @@ class Division:
     def _part(self, part: str) -> Images:
         thorough = self.on_bad_image == "skip"
         if self.labels and part not in self._parts:
-            images = labelled(
+            images = labelled_images(
                 self.labels,
                 self.data_dir,
                 self.class_names,
                 in_chans=self.in_chans,
                 size=self.size,
             )
-            self._parts[part] = opened(
+            self._parts[part] = open_images(
                 images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough
             )
         if part not in self._parts:

@@ -14,7 +14,7 @@ from vitlit.images.decode_cache import say
 from vitlit.images.image_store import FileImages, Images, is_among
 from vitlit.seeding import address, permutation
 
-MANY = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
+MANY_IMAGES = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
 TEST_SPLIT, VAL_SPLIT, PART_SPLIT = 4, 5, 6  # streams of addresses, see sampler.py
 
 
@@ -72,7 +72,7 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
 def check_repeats(size: int, batch_size: int, world: int) -> None:
     """Say where a global batch holds training images more than once; refuse what must be a slip."""
     total = batch_size * world
-    if batch_size > max(size, MANY):
+    if batch_size > max(size, MANY_IMAGES):
         raise InputError(
             f"batch_size {batch_size} is more than the {size} training images; give {size} or less",
             argument="batch_size",

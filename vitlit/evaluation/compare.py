@@ -13,21 +13,23 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.split_builder import DECIDING, place_of, seen_note
+from vitlit.data.split_builder import SPLIT_SETTINGS, data_identity, seen_note
 from vitlit.errors import InputError
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
 from vitlit.evaluation.precision import in_precision, weights_dtype
-from vitlit.evaluation.scores import balanced_accuracy, loss_of
+from vitlit.evaluation.scores import balanced_accuracy, mean_loss
 from vitlit.evaluation.significance import compare, holm, wilson
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
 
-SAME = ("dataset", "data_dir", "labels", *DECIDING)  # of all models
-READING = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
-NOISE = 0.05  # probability from which on a difference may be chance
-LONGEST = 60  # letters of a name
+SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # of all models
+READING_SETTINGS = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
+SIGNIFICANCE_LEVEL = 0.05  # probability from which on a difference may be chance
+MAX_NAME_LETTERS = 60  # letters of a name
 
-Run = Callable[[ViT, ImageData, str], Rows]  # logits (n, K) of the split to score, in a precision
+ScoreRun = Callable[
+    [ViT, ImageData, str], Rows
+]  # logits (n, K) of the split to score, in a precision
 
 
 class Scored(NamedTuple):
@@ -43,7 +45,7 @@ class Scored(NamedTuple):
         return self.rows.values.argmax(dim=1) == self.rows.labels
 
 
-def runner(device: torch.device, *, flip: bool) -> Run:
+def make_runner(device: torch.device, *, flip: bool) -> ScoreRun:
     """What computes the logits of a split."""
 
     def run(model: ViT, data: ImageData, precision: str) -> Rows:
@@ -59,7 +61,7 @@ def runner(device: torch.device, *, flip: bool) -> Run:
 
 
 def score_all(
-    paths: list[str], data: ImageData, run: Run, precision_of: Callable[[str | None], str]
+    paths: list[str], data: ImageData, run: ScoreRun, precision_of: Callable[[str | None], str]
 ) -> list[Scored]:
     """Score checkpoints on the split that ``data`` scores; refuses models of other classes.
 
@@ -68,47 +70,52 @@ def score_all(
     data.prepare_data()
     found: list[Scored] = []
     for name in paths:
-        path = checkpoint.resolve(name)
-        content = checkpoint.read(path)
-        settings = content[checkpoint.DATA]
+        path = checkpoint.resolve_checkpoint(name)
+        content = checkpoint.read_checkpoint(path)
+        settings = content[checkpoint.DATA_KEY]
         precision = precision_of(checkpoint.trained_precision(content))
-        same = {key: data.hparams[key] for key in (*SAME, *READING)}
+        same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
         own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
-        loaded = checkpoint.load(path)
+        loaded = checkpoint.load_checkpoint(path)
         if loaded.class_names != data.class_names:
             raise InputError(
-                f"{name} has the classes {some(loaded.class_names)}; those of "
-                f"{paths[0]} are {some(data.class_names)}: compare models of the same"
+                f"{name} has the classes {some_names(loaded.class_names)}; those of "
+                f"{paths[0]} are {some_names(data.class_names)}: compare models of the same"
             )
         own.setup("test")
-        found.append(Scored(str(path), run(loaded.model, own, precision), _note(settings, data)))
+        found.append(
+            Scored(str(path), run(loaded.model, own, precision), _note_seen_images(settings, data))
+        )
     return found
 
 
-def some(names: list[str]) -> str:
+def some_names(names: list[str]) -> str:
     """The first five, and how many there are."""
     return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
 
 
-def _note(settings: dict[str, Any], data: ImageData) -> str:
+def _note_seen_images(settings: dict[str, Any], data: ImageData) -> str:
     """Whether the model may have been trained on the images it is scored on.
 
     settings: of the data that it was trained on.
     """
-    own = place_of(settings)
-    if own != place_of(data.hparams):
+    own = data_identity(settings)
+    if own != data_identity(data.hparams):
         return f"it was trained on other data, {' '.join(own[:2])}"
     return seen_note(data.hparams, settings, data.split)
 
 
-def lines(scored: list[Scored], title: str) -> list[str]:
+def comparison_lines(scored: list[Scored], title: str) -> list[str]:
     """One line for each model: accuracy, 95 % interval, balanced accuracy (the mean recall of the
     classes), loss, and how it differs from the first.
     """
     first = scored[0]
     found = [compare(other.right, first.right) for other in scored[1:]]
     raised = holm([difference.p for difference in found])
-    names = [one.name if len(one.name) <= LONGEST else "…" + one.name[-LONGEST:] for one in scored]
+    names = [
+        one.name if len(one.name) <= MAX_NAME_LETTERS else "…" + one.name[-MAX_NAME_LETTERS:]
+        for one in scored
+    ]
     width = max(map(len, [*names, "model"]))
     table = [
         title,
@@ -117,9 +124,9 @@ def lines(scored: list[Scored], title: str) -> list[str]:
     for i, (name, one) in enumerate(zip(names, scored, strict=True)):
         right, count = int(one.right.sum()), len(one.rows.labels)
         low, high = wilson(right, count)
-        loss = loss_of(one.rows.values, one.rows.labels)
+        loss = mean_loss(one.rows.values, one.rows.labels)
         balanced = balanced_accuracy(one.rows.values, one.rows.labels)
-        against = "" if i == 0 else _difference(found[i - 1], raised[i - 1])
+        against = "" if i == 0 else _difference_line(found[i - 1], raised[i - 1])
         note = f"; {one.note}" if one.note and against else one.note
         interval = f"{low:.4f} to {high:.4f}"
         line = f"{name:{width}}  {right / count:.4f}    {interval}  {balanced:.4f}    {loss:.4f}  "
@@ -129,28 +136,30 @@ def lines(scored: list[Scored], title: str) -> list[str]:
     return table
 
 
-def _difference(found: Any, p: float) -> str:
+def _difference_line(found: Any, p: float) -> str:
     if not found.only_first and not found.only_second:
         return "right and wrong on the same images"
     low, high = found.interval
-    verdict = "within noise" if p >= NOISE else ("better" if found.value > 0 else "worse")
+    verdict = (
+        "within noise" if p >= SIGNIFICANCE_LEVEL else ("better" if found.value > 0 else "worse")
+    )
     return (
         f"{found.value:+.4f} ({low:+.4f} to {high:+.4f}), p {p:.2g}, "
         f"{found.only_first} against {found.only_second} images: {verdict}"
     )
 
 
-def title_of(data: ImageData, count: int, *, flip: bool) -> str:
+def unique_title(data: ImageData, count: int, *, flip: bool) -> str:
     """What was scored, and how."""
     more = ", each averaged with its mirror image" if flip else ""
     return f"{count} images of {data.dataset} {data.split}{more}; p by McNemar's exact test"
 
 
-def shown(paths: list[str]) -> list[str]:
+def shown_name(paths: list[str]) -> list[str]:
     """Paths that differ, as they were given; refuses fewer than two."""
     if len(paths) < 2:
         raise InputError("compare needs two checkpoints or more; give `vitlit compare A B`")
-    resolved = [checkpoint.resolve(path) for path in paths]
+    resolved = [checkpoint.resolve_checkpoint(path) for path in paths]
     if len(set(map(Path.resolve, resolved))) < len(paths):
         raise InputError(f"{', '.join(paths)} name the same checkpoint twice; give different ones")
     return paths

@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 from vitlit.data.sampler import Batch
 from vitlit.errors import InputError
 from vitlit.evaluation.inference import Collector
-from vitlit.images.bad_images import print_bad
+from vitlit.images.bad_images import print_bad_images
 from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
-from vitlit.training.checkpoint_callbacks import PredictionWriter, free_name
+from vitlit.training.checkpoint_callbacks import PredictionWriter, free_path
 
-FEATURES = "features.npz"
+FEATURES_FILE = "features.npz"
 
 
 def add_predict_options(parser: Any) -> None:
@@ -72,7 +72,7 @@ class FeatureWriter(PredictionWriter):
     """Writes features float32 ``(n, D)`` and the names of their files, in the order given."""
 
     def __init__(self, out: str | None) -> None:
-        super().__init__(out or str(free_name(Path(FEATURES))), [])
+        super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
         self._rows = Collector()
 
     def on_predict_batch_end(
@@ -98,4 +98,4 @@ class FeatureWriter(PredictionWriter):
         with self.path.open("wb") as file:
             np.savez(file, allow_pickle=False, features=rows.values.numpy(), files=names)
         print(f"{len(names)} features of {rows.values.shape[1]} numbers")
-        print_bad(bad, len(names))
+        print_bad_images(bad, len(names))

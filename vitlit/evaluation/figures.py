@@ -17,17 +17,17 @@ from vitlit import plotting
 from vitlit.evaluation.scores import Calibration, Reliability
 from vitlit.explain.figures import (
     BLUE,
+    COLORMAP,
+    FONT_SMALL,
+    FONT_TINY,
     GREY,
-    MAP,
-    SMALL,
-    TINY,
     VERMILION,
-    WIDTH,
-    _clear,
-    _figure,
-    _show,
-    _small_bar,
-    _tidy,
+    WIDTH_INCHES,
+    draw_image,
+    hide_axes,
+    new_figure,
+    shrink_colorbar,
+    tidy_axes,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MOST_CLASSES = 30  # that a confusion matrix can show by name
-ACROSS = 6  # pictures in a row of a sheet
+MAX_CLASSES = 30  # that a confusion matrix can show by name
+SHEET_COLUMNS = 6  # pictures in a row of a sheet
 
 
 def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) -> Figure:
@@ -45,49 +45,49 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes.
     """
     wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
-    kept = wrong.argsort(descending=True, stable=True)[:MOST_CLASSES].sort().values
+    kept = wrong.argsort(descending=True, stable=True)[:MAX_CLASSES].sort().values
     if len(kept) < len(matrix):
         title += f"; {len(kept)} of {len(matrix)} classes, those with the most mistakes"
     share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
     counts, share = matrix[kept][:, kept], share[kept][:, kept]
     count = len(kept)
-    side = min(WIDTH, 2.6 + 0.42 * count)
-    figure = _figure(side * 0.86, side)
+    side = min(WIDTH_INCHES, 2.6 + 0.42 * count)
+    figure = new_figure(side * 0.86, side)
     axes = figure.subplots()
-    drawn = axes.imshow(share.numpy(), cmap=MAP, vmin=0, vmax=1)
-    names = [cut(class_names[i], 16) for i in kept.tolist()]
+    drawn = axes.imshow(share.numpy(), cmap=COLORMAP, vmin=0, vmax=1)
+    names = [shorten(class_names[i], 16) for i in kept.tolist()]
     turn = 90 if max(map(len, names)) > 3 else 0
-    axes.set_xticks(range(count), names, rotation=turn, fontsize=TINY, parse_math=False)
-    axes.set_yticks(range(count), names, fontsize=TINY, parse_math=False)
+    axes.set_xticks(range(count), names, rotation=turn, fontsize=FONT_TINY, parse_math=False)
+    axes.set_yticks(range(count), names, fontsize=FONT_TINY, parse_math=False)
     axes.tick_params(length=0)
-    axes.set_xlabel("predicted class", fontsize=SMALL)
-    axes.set_ylabel("true class", fontsize=SMALL)
+    axes.set_xlabel("predicted class", fontsize=FONT_SMALL)
+    axes.set_ylabel("true class", fontsize=FONT_SMALL)
     axes.spines[:].set_visible(False)
     _write_counts(axes, counts, share)
-    _head(figure, title)
-    _small_bar(figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8))
+    set_title(figure, title)
+    shrink_colorbar(figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8))
     return figure
 
 
-def _head(figure: Figure, title: str) -> None:
+def set_title(figure: Figure, title: str) -> None:
     """Write the title on as many lines as it needs."""
     text = fill(title, int(13 * figure.get_figwidth()))
-    figure.suptitle(text, fontsize=SMALL, parse_math=False)
+    figure.suptitle(text, fontsize=FONT_SMALL, parse_math=False)
 
 
-def cut(name: str, most: int) -> str:
+def shorten(name: str, most: int) -> str:
     """The name, or its two ends around an ellipsis: ``most`` letters in all."""
     end = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
 
 
-def _fit(text: str, inches: float) -> str:
+def fit_lines_to(text: str, inches: float) -> str:
     """Each line of it, cut to a panel's width."""
-    return "\n".join(plotting.cut(line, 68 * inches, TINY) for line in text.split("\n"))
+    return "\n".join(plotting.cut_text(line, 68 * inches, FONT_TINY) for line in text.split("\n"))
 
 
 def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
-    size = TINY if len(counts) <= 15 else 5
+    size = FONT_TINY if len(counts) <= 15 else 5
     for row, col in counts.nonzero().tolist():
         axes.text(
             col,
@@ -109,7 +109,7 @@ def reliability_diagram(
 
     before: as the model says; after, calibration: with its temperature, where there is one.
     """
-    figure = _figure(5.2, 5.2)
+    figure = new_figure(5.2, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="confidence is right")
     lines = [(before, BLUE, "the model as it is")]
@@ -125,30 +125,30 @@ def reliability_diagram(
         bottom.stairs(share.numpy(), edges.numpy(), color=colour, fill=i == 0, linewidth=1.4)
     top.set_ylabel("share right")
     top.set_ylim(-0.02, 1.02)
-    top.legend(fontsize=TINY, frameon=False, loc="upper left")
+    top.legend(fontsize=FONT_TINY, frameon=False, loc="upper left")
     bottom.set_ylabel("share of images")
     bottom.set_xlabel("confidence")
     for axes in (top, bottom):
-        _tidy(axes)
+        tidy_axes(axes)
     bottom.set_xlim(0, 1)
     bottom.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    _head(figure, title)
+    set_title(figure, title)
     return figure
 
 
 def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure:
     """Pictures in rows of six, each under its words: ``(n, C, H, W)`` in [0, 1], n of 1 or more."""
     count, _, height, width = images.shape
-    across = min(ACROSS, max(count, 3))
+    across = min(SHEET_COLUMNS, max(count, 3))
     down = ceil(count / across)
-    panel = WIDTH / across
+    panel = WIDTH_INCHES / across
     lines = max(text.count("\n") for text in words) + 1
-    figure = _figure(down * (panel * height / width + 0.15 * lines) + 0.4)
-    _head(figure, title)
+    figure = new_figure(down * (panel * height / width + 0.15 * lines) + 0.4)
+    set_title(figure, title)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, image, text in zip(grid, images, words, strict=False):
-        _show(axes, image, _fit(text, panel))
-    _clear(grid[count:])
+        draw_image(axes, image, fit_lines_to(text, panel))
+    hide_axes(grid[count:])
     return figure
 
 
@@ -167,19 +167,21 @@ def neighbour_sheet(
     ``words``; alike: which of them are of the query's class, for the colour of their frame.
     """
     count, near, _, height, width = neighbours.shape
-    panel = WIDTH / (near + 1.2)
-    figure = _figure(count * (panel * height / width + 0.17) + 0.4)
-    _head(figure, title)
+    panel = WIDTH_INCHES / (near + 1.2)
+    figure = new_figure(count * (panel * height / width + 0.17) + 0.4)
+    set_title(figure, title)
     ratios = [1.0, 0.2, *[1.0] * near]
     grid = figure.subplots(count, near + 2, squeeze=False, width_ratios=ratios)
     for i, (first, gap, *others) in enumerate(grid):
-        _show(first, queries[i], _fit(names[i], panel))
-        _clear([gap])
+        draw_image(first, queries[i], fit_lines_to(names[i], panel))
+        hide_axes([gap])
         for j, axes in enumerate(others):
-            _show(axes, neighbours[i, j], _fit(words[i][j], panel))
+            draw_image(axes, neighbours[i, j], fit_lines_to(words[i][j], panel))
             if alike is not None:
                 colour = BLUE if alike[i][j] else VERMILION
                 axes.spines[:].set(visible=True, color=colour, linewidth=2)
     if alike is not None:
-        figure.supxlabel("blue: of the same class, orange: of another", fontsize=TINY, color=GREY)
+        figure.supxlabel(
+            "blue: of the same class, orange: of another", fontsize=FONT_TINY, color=GREY
+        )
     return figure

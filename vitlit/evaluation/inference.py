@@ -72,7 +72,7 @@ def loader_of(data: ImageData, split: Split) -> Iterable[Batch]:
     return data.loader(split, order)
 
 
-def thinned(split: Split, most: int) -> Split:
+def evenly_thinned(split: Split, most: int) -> Split:
     """At most ``most`` images of the split, evenly spread over it."""
     if len(split) <= most:
         return split

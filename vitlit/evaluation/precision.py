@@ -12,12 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FULL, MIXED = "32-true", "bf16-mixed"
-ALIASES = {"16": "16-mixed", "bf16": MIXED, "32": FULL, "64": "64-true"}  # of Lightning's names
+FULL_PRECISION, MIXED_PRECISION = "32-true", "bf16-mixed"
+PRECISION_ALIASES = {
+    "16": "16-mixed",
+    "bf16": MIXED_PRECISION,
+    "32": FULL_PRECISION,
+    "64": "64-true",
+}  # of Lightning's names
 DTYPES = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 CPUS = Path("/proc/cpuinfo")  # what Linux says of the processor; other systems have no such file
-UNITS = "VITLIT_BF16_UNITS"  # yes or no: what another processor would answer; tests set it
-OVERRIDES = "--trainer.precision overrides it"
+UNITS_VARIABLE = "VITLIT_BF16_UNITS"  # yes or no: what another processor would answer; tests set it
+HOW_TO_OVERRIDE = "--trainer.precision overrides it"
 
 
 def processor_has_bf16_units() -> bool:
@@ -30,11 +35,11 @@ def processor_has_bf16_units() -> bool:
 
 
 _CPU_HAS_UNITS = {"yes": True, "no": False}.get(
-    os.environ.get(UNITS, ""), processor_has_bf16_units()
+    os.environ.get(UNITS_VARIABLE, ""), processor_has_bf16_units()
 )
 
 
-class Choice(NamedTuple):
+class PrecisionChoice(NamedTuple):
     """name: Lightning's; why: the rest of a sentence that begins with it."""
 
     name: str
@@ -60,7 +65,9 @@ def device_type(accelerator: str) -> str:
     return "cpu"
 
 
-def choose_precision(command: str, device: str, trained: str | None, given: str | None) -> Choice:
+def choose_precision(
+    command: str, device: str, trained: str | None, given: str | None
+) -> PrecisionChoice:
     """What the command computes in.
 
     device: its type; trained: what the checkpoint was trained in, None where none tells; given:
@@ -69,22 +76,28 @@ def choose_precision(command: str, device: str, trained: str | None, given: str 
     chosen for a training: it needs a scaler, and its range loses small gradients.
     """
     if command == "export":
-        return Choice(FULL, "as every export")
+        return PrecisionChoice(FULL_PRECISION, "as every export")
     if given is not None:
-        return Choice(_full_name(given), "as --trainer.precision, a config or the checkpoint says")
+        return PrecisionChoice(
+            _full_name(given), "as --trainer.precision, a config or the checkpoint says"
+        )
     if command == "fit":
-        name = MIXED if has_bf16_units(device) else FULL
-        return Choice(name, f"chosen for this device; {OVERRIDES}")
+        name = MIXED_PRECISION if has_bf16_units(device) else FULL_PRECISION
+        return PrecisionChoice(name, f"chosen for this device; {HOW_TO_OVERRIDE}")
     if trained is None:
-        return Choice(FULL, f"since no training of the weights is known; {OVERRIDES}")
+        return PrecisionChoice(
+            FULL_PRECISION, f"since no training of the weights is known; {HOW_TO_OVERRIDE}"
+        )
     name = _full_name(trained)
     if _is_fast(name, device):
-        return Choice(name, f"as in training; {OVERRIDES}")
-    return Choice(FULL, f"since this device has no units for {name}; {OVERRIDES}")
+        return PrecisionChoice(name, f"as in training; {HOW_TO_OVERRIDE}")
+    return PrecisionChoice(
+        FULL_PRECISION, f"since this device has no units for {name}; {HOW_TO_OVERRIDE}"
+    )
 
 
 def _full_name(name: str) -> str:
-    return ALIASES.get(str(name), str(name))
+    return PRECISION_ALIASES.get(str(name), str(name))
 
 
 def _is_fast(name: str, device: str) -> bool:
@@ -107,7 +120,7 @@ def weights_dtype(name: str) -> torch.dtype:
 
 
 @contextmanager
-def computing(name: str, device: str) -> Iterator[None]:
+def computing_in(name: str, device: str) -> Iterator[None]:
     """Forward passes within it compute as Lightning's do; weights have :func:`weights_dtype`."""
     is_mixed = name.endswith("-mixed")
     dtype = DTYPES[name.split("-")[0]] if is_mixed else None
@@ -121,7 +134,7 @@ def in_precision(
     """``compute`` of a model whose weights have :func:`weights_dtype`, in that precision."""
 
     def run(x: Tensor) -> Tensor:
-        with computing(name, device):
+        with computing_in(name, device):
             return compute(x.to(weights_dtype(name)))
 
     return run

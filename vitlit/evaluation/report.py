@@ -14,29 +14,29 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from vitlit.cli.summary import relative
+from vitlit.cli.summary import relative_path
 from vitlit.data.datamodule import ImageData
 from vitlit.data.sampler import Batch
 from vitlit.errors import InputError
-from vitlit.evaluation.inference import Collector, Rows, collect, loader_of, thinned
+from vitlit.evaluation.inference import Collector, Rows, collect, evenly_thinned, loader_of
 from vitlit.evaluation.report_files import (
     calibration_words,
-    draw,
+    draw_report,
     files_of,
-    fitted,
-    tables,
+    fit_calibration,
+    report_tables,
     write_mistakes,
     write_probabilities,
 )
 from vitlit.evaluation.scores import Calibration
 from vitlit.evaluation.scoring import Scoring
 from vitlit.explain import figures
-from vitlit.training.checkpoint_callbacks import free_name
-from vitlit.training.runs import CHECKPOINTS
+from vitlit.training.checkpoint_callbacks import free_path
+from vitlit.training.runs import CHECKPOINTS_FOLDER
 
-REPORT, METRICS = "test_report", "metrics.json"
-FIT_ON = 5000  # validation images for the one number that a temperature is
-KEPT = 2_000_000  # probabilities that are written: 8 MB
+REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
+CALIBRATION_IMAGES = 5000  # validation images for the one number that a temperature is
+MAX_PROBABILITIES = 2_000_000  # probabilities that are written: 8 MB
 
 
 def add_test_options(parser: Any) -> None:
@@ -73,7 +73,7 @@ class Report(Callback):
         self.weights, self.out, self.note = weights, out, note
         if out is not None and Path(out).exists():
             raise InputError(f"{out} exists; give another name, or remove it", argument="out")
-        if out is None and not os.access(place := _parent(weights), os.W_OK):
+        if out is None and not os.access(place := _report_parent(weights), os.W_OK):
             raise InputError(
                 f"cannot write into {place.absolute()}; give another folder", argument="out"
             )
@@ -114,23 +114,27 @@ class Report(Callback):
     ) -> None:
         names: list[str] = module.class_names  # type: ignore[assignment]
         subject = self._subject(data, flip=module.flip)
-        self.metrics = tables(rows, names, calibration) | {"of": subject, "note": self.note}
-        self.folder = Path(self.out) if self.out else _free(_parent(self.weights), subject)
+        self.metrics = report_tables(rows, names, calibration) | {"of": subject, "note": self.note}
+        self.folder = (
+            Path(self.out) if self.out else _report_folder(_report_parent(self.weights), subject)
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
         text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
         # bytes of a path that are no text become JSON's own escapes
-        (self.folder / METRICS).write_text(text, encoding="utf-8", errors="backslashreplace")
-        drawn = draw(rows, names, calibration, data, title=_title(subject, len(rows.labels)))
+        (self.folder / METRICS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        drawn = draw_report(
+            rows, names, calibration, data, title=_figure_title(subject, len(rows.labels))
+        )
         for name, figure in drawn.items():
             figure.savefig(self.folder / f"{name}.png")
         write_mistakes(self.folder / "mistakes.csv", rows, names, data)
-        if rows.values.numel() <= KEPT:
+        if rows.values.numel() <= MAX_PROBABILITIES:
             files = files_of(data, data.split, rows.sample)
             write_probabilities(self.folder / "probabilities.npz", rows, names, files)
-        _log(trainer, module.tested, self.metrics["scores"], drawn)
+        _log_scores(trainer, module.tested, self.metrics["scores"], drawn)
 
     def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
         return {
@@ -153,7 +157,7 @@ class Report(Callback):
         return [
             f"interval    accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)",
             f"calibrated  {text}",
-            f"report      {relative(self.folder)}",
+            f"report      {relative_path(self.folder)}",
         ]
 
 
@@ -166,7 +170,7 @@ def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibra
     found, reason = None, "the validation images cannot be read in another process"
     try:
         data.setup("validate")
-        loader = loader_of(data, thinned(data.splits["val"], FIT_ON))
+        loader = loader_of(data, evenly_thinned(data.splits["val"], CALIBRATION_IMAGES))
         with trainer.precision_plugin.forward_context():
             found = collect(data, loader, module.logits, module.device)
     except InputError as error:
@@ -176,44 +180,46 @@ def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibra
     assert found is not None
     gather: Any = module.all_gather if trainer.world_size > 1 else None
     logits, labels, _ = found.rows(gather)
-    return fitted(logits, labels)
+    return fit_calibration(logits, labels)
 
 
-def _title(subject: dict[str, Any], count: int) -> str:
+def _figure_title(subject: dict[str, Any], count: int) -> str:
     flip = ", each averaged with its mirror image" if subject["flip"] else ""
     return f"{count} images, {subject['dataset']} {subject['split']}{flip}"
 
 
-def run_folder(weights: Path | str) -> Path | None:
+def run_folder_of(weights: Path | str) -> Path | None:
     """The folder of a checkpoint's run, if it is one's and can be written to."""
-    if isinstance(weights, str) or weights.parent.name != CHECKPOINTS:
+    if isinstance(weights, str) or weights.parent.name != CHECKPOINTS_FOLDER:
         return None
     run = weights.absolute().parent.parent
     return run if os.access(run, os.W_OK) else None
 
 
-def _parent(weights: Path | str) -> Path:
+def _report_parent(weights: Path | str) -> Path:
     """The run's folder, or where the checkpoint is, or here: the first that can be written to."""
-    if run := run_folder(weights):
+    if run := run_folder_of(weights):
         return run
-    is_file = isinstance(weights, Path) and weights.parent.name != CHECKPOINTS
+    is_file = isinstance(weights, Path) and weights.parent.name != CHECKPOINTS_FOLDER
     folder = Path(weights).parent
     return folder if is_file and os.access(folder, os.W_OK) else Path()
 
 
-def _free(parent: Path, subject: dict[str, Any]) -> Path:
+def _report_folder(parent: Path, subject: dict[str, Any]) -> Path:
     """test_report, or the first of test_report-2, … that is free or about the same."""
-    path = parent / REPORT
-    for earlier in [path, *sorted(parent.glob(f"{REPORT}-*"))]:
+    path = parent / REPORT_FOLDER
+    for earlier in [path, *sorted(parent.glob(f"{REPORT_FOLDER}-*"))]:
         try:
-            if json.loads((earlier / METRICS).read_text(encoding="utf-8"))["of"] == subject:
+            if json.loads((earlier / METRICS_FILE).read_text(encoding="utf-8"))["of"] == subject:
                 return earlier
         except (OSError, ValueError, KeyError, TypeError):  # not a report
             continue
-    return free_name(path)
+    return free_path(path)
 
 
-def _log(trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]) -> None:
+def _log_scores(
+    trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]
+) -> None:
     """Scores that the module did not log, and the figures, to where loggers write."""
     extra = {f"{name}/{key}": table[key] for key in ("balanced_acc", "f1", "ece")}
     for logger in trainer.loggers:

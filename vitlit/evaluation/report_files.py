@@ -15,34 +15,36 @@ from vitlit.data.datamodule import ImageData
 from vitlit.evaluation import figures
 from vitlit.evaluation.inference import Rows
 from vitlit.evaluation.scores import (
-    BINS,
-    COLDEST,
-    HOTTEST,
+    CONFIDENCE_BINS,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
     Calibration,
     calibration_error,
     class_table,
-    confusion,
+    confusion_counts,
     fit_temperature,
-    loss_of,
+    mean_loss,
+    most_confident_mistakes,
     reliability,
-    scores,
-    surest_mistakes,
+    summary_scores,
 )
 
-PICTURES = 24  # mistakes that are shown
+SHOWN_MISTAKES = 24  # mistakes that are shown
 
 
-def fitted(logits: Tensor, labels: Tensor) -> Calibration | str:
+def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration | str:
     """The temperature, or why there is none: the loss of right answers falls as it goes to 0."""
     if bool((logits.argmax(dim=1) == labels).all()):
         return f"all {len(labels)} validation images are right, which fixes no temperature"
     return fit_temperature(logits, labels)
 
 
-def tables(rows: Rows, class_names: list[str], calibration: Calibration | str) -> dict[str, Any]:
+def report_tables(
+    rows: Rows, class_names: list[str], calibration: Calibration | str
+) -> dict[str, Any]:
     """The content of metrics.json but for what it is about."""
     logits, labels, _ = rows
-    found = {"scores": scores(logits, labels) | {"ece_bins": BINS}}
+    found = {"scores": summary_scores(logits, labels) | {"ece_bins": CONFIDENCE_BINS}}
     temperature: dict[str, Any]
     if isinstance(calibration, str):
         temperature = {"skipped": calibration}
@@ -54,7 +56,7 @@ def tables(rows: Rows, class_names: list[str], calibration: Calibration | str) -
             "images": calibration.images,
             "val_loss_before": calibration.loss_before,
             "val_loss_after": calibration.loss_after,
-            "loss": loss_of(cooled, labels),
+            "loss": mean_loss(cooled, labels),
             "ece": calibration_error(cooled, labels),
         }
     classes = class_table(logits, labels, class_names)
@@ -69,7 +71,7 @@ def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
     fit = f"temperature {fitted['value']:.3f}, fitted on {fitted['images']} validation images"
     if fitted["at_limit"]:
         return (
-            f"{error}; no temperature: of {COLDEST:g} to {HOTTEST:g} an end is best for "
+            f"{error}; no temperature: of {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} an end is best for "
             f"{fitted['images']} validation images, as for too few of them"
         )
     if fitted["ece"] >= found["ece"]:
@@ -77,7 +79,7 @@ def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
     return f"{error} as it is, {fitted['ece']:.4f} with {fit}"
 
 
-def draw(
+def draw_report(
     rows: Rows,
     class_names: list[str],
     calibration: Calibration | str,
@@ -87,7 +89,7 @@ def draw(
 ) -> dict[str, Any]:
     """Figures by name; without mistakes there is no sheet of them."""
     logits, labels, sample = rows
-    matrix = confusion(logits, labels)
+    matrix = confusion_counts(logits, labels)
     after, fitted = None, None
     if isinstance(calibration, Calibration):
         after = reliability(logits / calibration.temperature, labels)
@@ -97,8 +99,8 @@ def draw(
         "confusion": figures.confusion_matrix(matrix, class_names, title=title),
         "reliability": figures.reliability_diagram(before, after, fitted, title=title),
     }
-    every = surest_mistakes(logits, labels, len(labels))
-    wrong = every[:PICTURES]
+    every = most_confident_mistakes(logits, labels, len(labels))
+    wrong = every[:SHOWN_MISTAKES]
     if len(wrong):
         sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
         triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
@@ -127,7 +129,7 @@ def files_of(data: ImageData, name: str, sample: Tensor) -> list[str]:
 
 def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageData) -> None:
     """All of them, the surest first: place in the split, file, classes, probability."""
-    wrong = surest_mistakes(rows.values, rows.labels, len(rows.labels))
+    wrong = most_confident_mistakes(rows.values, rows.labels, len(rows.labels))
     sure, taken = rows.values[wrong].softmax(dim=1).max(dim=1)
     sample = rows.sample[wrong]
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

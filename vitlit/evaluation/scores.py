@@ -22,9 +22,9 @@ from torchmetrics.functional.classification import (
 
 from vitlit.evaluation.significance import wilson
 
-BINS = 15  # of confidence, as in Guo et al. (2017)
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are tried
-HALVINGS = 30  # of the range of temperatures, on a log scale: to one part in 10**8
+CONFIDENCE_BINS = 15  # of confidence, as in Guo et al. (2017)
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # temperatures that are tried
+SEARCH_HALVINGS = 30  # of the range of temperatures, on a log scale: to one part in 10**8
 
 
 class Reliability(NamedTuple):
@@ -49,15 +49,15 @@ class Calibration(NamedTuple):
     @property
     def is_at_limit(self) -> bool:
         """Whether no temperature in reach was best: too few images, or all right."""
-        return not COLDEST * 1.001 < self.temperature < HOTTEST / 1.001
+        return not MIN_TEMPERATURE * 1.001 < self.temperature < MAX_TEMPERATURE / 1.001
 
 
-def loss_of(logits: Tensor, labels: Tensor) -> float:
+def mean_loss(logits: Tensor, labels: Tensor) -> float:
     """Mean negative log-likelihood of the labels, in nats."""
     return float(F.cross_entropy(logits.double(), labels))
 
 
-def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+def summary_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Numbers about all images: logits float ``(n, K)``, labels int64 ``(n,)``.
 
     images; acc, acc5 (K above 5) with intervals; loss in nats; balanced_acc, the mean recall of the
@@ -72,7 +72,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     by_class = class_scores(logits, labels)
     has_images, is_named = by_class["images"] > 0, by_class["predicted"] > 0
     return table | {
-        "loss": loss_of(logits, labels),
+        "loss": mean_loss(logits, labels),
         "balanced_acc": balanced_accuracy(logits, labels),
         "f1": float(by_class["f1"][has_images | is_named].mean()),
         "ece": calibration_error(logits, labels),
@@ -113,7 +113,7 @@ def class_table(
     }
 
 
-def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """How many images of each class (row) were taken for each class (column): int64 ``(K, K)``."""
     predicted = logits.argmax(dim=1)
     return multiclass_confusion_matrix(predicted, labels, logits.shape[1], validate_args=False)
@@ -128,7 +128,7 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     classes = logits.shape[1]
     return float(
         multiclass_calibration_error(
-            probabilities, labels, classes, n_bins=BINS, validate_args=False
+            probabilities, labels, classes, n_bins=CONFIDENCE_BINS, validate_args=False
         )
     )
 
@@ -136,10 +136,12 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
 def reliability(logits: Tensor, labels: Tensor) -> Reliability:
     """What is right among the images of each bin of confidence, the highest probability."""
     confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
-    places = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    count = places.bincount(minlength=BINS)
-    sure = places.bincount(confidence, minlength=BINS) / count.clamp(min=1)
-    right = places.bincount((predicted == labels).double(), minlength=BINS) / count.clamp(min=1)
+    places = (confidence * CONFIDENCE_BINS).ceil().long().clamp(1, CONFIDENCE_BINS) - 1
+    count = places.bincount(minlength=CONFIDENCE_BINS)
+    sure = places.bincount(confidence, minlength=CONFIDENCE_BINS) / count.clamp(min=1)
+    right = places.bincount(
+        (predicted == labels).double(), minlength=CONFIDENCE_BINS
+    ) / count.clamp(min=1)
     return Reliability(sure, right, count)
 
 
@@ -157,19 +159,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
         mean = ((values * scale).softmax(dim=1) * values).sum(dim=1)
         return float((mean - own).mean())
 
-    low, high = math.log(1 / HOTTEST), math.log(1 / COLDEST)  # of 1/T
-    for _ in range(HALVINGS):
+    low, high = math.log(1 / MAX_TEMPERATURE), math.log(1 / MIN_TEMPERATURE)  # of 1/T
+    for _ in range(SEARCH_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
-    before = loss_of(values, labels)
+    before = mean_loss(values, labels)
     temperature = math.exp(-(low + high) / 2)
-    after = loss_of(values / temperature, labels)
+    after = mean_loss(values / temperature, labels)
     if after >= before:  # as where all logits are equal, and every temperature is
         temperature, after = 1.0, before
     return Calibration(temperature, before, after, len(labels))
 
 
-def surest_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:
+def most_confident_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:
     """Rows that are wrong, those of the highest confidence first, at most ``most`` of them."""
     confidence, predicted = logits.float().softmax(dim=1).max(dim=1)
     wrong = (predicted != labels).nonzero()[:, 0]

@@ -12,7 +12,7 @@ from vitlit.model.positions import rope_similarity
 from vitlit.model.vit import ViT
 
 
-def of_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
+def analyse_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
     """Similarity of the positions, None where there are none, and the principal filters."""
     filters = principal_filters(model.patch_embed.filters().detach().cpu())
     if model.config["pos_embed"] == "rope":
@@ -28,23 +28,23 @@ def of_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
 
 def attention_fact(model: ViT) -> str:
     """The kind of attention, and what its heads have learned of locality, in words."""
-    learned = heads_of(model)
+    learned = head_arrays(model)
     if "temperature" in learned:
         low, high = learned["temperature"].min(), learned["temperature"].max()
-        return f"lsa, temperatures {_range(f'{low:.2f}', f'{high:.2f}')}"
+        return f"lsa, temperatures {_describe_range(f'{low:.2f}', f'{high:.2f}')}"
     if "gate" in learned:
         low, high = learned["gate"].min(), learned["gate"].max()
         last = len(learned["gate"]) - 1
         blocks = f"blocks 0 to {last}" if last else "block 0"
-        return f"gpsa in {blocks}, position counts {_range(f'{low:.0%}', f'{high:.0%}')}"
+        return f"gpsa in {blocks}, position counts {_describe_range(f'{low:.0%}', f'{high:.0%}')}"
     return str(model.config["attention"])
 
 
-def _range(low: str, high: str) -> str:
+def _describe_range(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def heads_of(model: ViT) -> dict[str, Tensor]:
+def head_arrays(model: ViT) -> dict[str, Tensor]:
     """What heads have learned of locality, ``(blocks, h)``: their temperature, their gate.
 
     temperature: what the logits are divided by, in units of softmax's, sqrt(D/h); gate: the share

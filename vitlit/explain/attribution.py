@@ -157,7 +157,7 @@ def relevance(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
     ):
         # gradients are wanted of the input, so that they flow where all weights are frozen too
         logits = model(x.detach().clone().requires_grad_())
-        _check_classes(classes, logits)
+        _check_class_indices(classes, logits)
         chosen = logits.gather(1, classes.clone()[:, None]).sum()
     with torch.inference_mode(False):
         gradients = torch.autograd.grad(chosen, outputs)  # each (B, N, D)
@@ -173,7 +173,7 @@ def relevance(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
     return total
 
 
-def _check_classes(classes: Tensor, logits: Tensor) -> None:
+def _check_class_indices(classes: Tensor, logits: Tensor) -> None:
     if classes.shape != logits.shape[:1]:
         raise InputError(f"classes {tuple(classes.shape)} for {len(logits)} images; give one each")
     if classes.min() < 0 or classes.max() >= logits.shape[1]:
@@ -193,7 +193,7 @@ def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
     return model.seq_pool.shares(inputs[0])
 
 
-def _check_grid(tokens: int, grid: Grid, prefix: int) -> None:
+def _check_patch_count(tokens: int, grid: Grid, prefix: int) -> None:
     if tokens != prefix + grid[0] * grid[1]:
         raise InputError(
             f"{tokens} tokens are not {prefix} and a grid of {grid[0]}x{grid[1]} patches; "
@@ -215,7 +215,7 @@ def patch_map(
     without prefix tokens, the mean over the patches' rows; ``seq`` their sum in the ``shares`` of
     :func:`pooled_shares`, ``(..., rows*cols)``. Returns ``(..., rows, cols)``.
     """
-    _check_grid(matrix.shape[-1], grid, prefix)
+    _check_patch_count(matrix.shape[-1], grid, prefix)
     if (pool == "seq") != (shares is not None):
         raise InputError(f"pool {pool} and shares do not fit; give shares with seq, and only then")
     seen = matrix[..., prefix:]  # (..., N, rows * cols)
@@ -263,7 +263,7 @@ def mean_attention_distance(maps: Tensor, *, grid: Grid, patch_size: int, prefix
     maps: ``(L, B, h, N, N)``; only attention from patches to patches counts, rescaled to sum to
     1. Returns ``(L, h)`` in pixels, the mean over images and patches.
     """
-    _check_grid(maps.shape[-1], grid, prefix)
+    _check_patch_count(maps.shape[-1], grid, prefix)
     down, across = (torch.arange(count, dtype=maps.dtype, device=maps.device) for count in grid)
     places = torch.cartesian_prod(down, across) * patch_size  # (rows * cols, 2)
     distances = (places[:, None] - places).norm(dim=2)
@@ -279,7 +279,7 @@ def position_similarity(pos_embed: Tensor, *, grid: Grid, prefix: int) -> Tensor
 
     pos_embed: ``(1, prefix+N, D)``. Returns ``(N, rows, cols)``, 1 at the patch's own place.
     """
-    _check_grid(pos_embed.shape[-2], grid, prefix)
+    _check_patch_count(pos_embed.shape[-2], grid, prefix)
     table = F.normalize(pos_embed.detach().flatten(0, -2)[prefix:], dim=1)  # (N, D)
     return torch.unflatten(table @ table.T, 1, grid)
 

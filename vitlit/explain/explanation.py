@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.explain import figures
-from vitlit.explain.analysis import attention_fact, heads_of, of_weights
+from vitlit.explain.analysis import analyse_weights, attention_fact, head_arrays
 from vitlit.explain.attribution import (
     Fusion,
     attention_maps,
@@ -35,7 +35,7 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 
 Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
-MOST = 64  # images: each keeps all its attention maps until the page is written
+MAX_IMAGES = 64  # images: each keeps all its attention maps until the page is written
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ def names_in(split: Split, places: list[int], title: str) -> list[str]:
 
 def check_count(count: int) -> None:
     """Refuse what would take too long and too much memory."""
-    if not 1 <= count <= MOST:
+    if not 1 <= count <= MAX_IMAGES:
         raise InputError(
-            f"{count} images are not 1 to {MOST}, which explain takes; give a count of these",
+            f"{count} images are not 1 to {MAX_IMAGES}, which explain takes; give a count of these",
             argument="count",
         )
 
 
-def study(
+def explain_image(
     model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion, answer: Answer | None = None
 ) -> Findings:
     """Explain one image, uint8 ``(C, h, w)``, on the model's device.
@@ -136,7 +136,7 @@ def study(
     return Findings(*(None if part is None else part.cpu() for part in found))  # type: ignore[arg-type]
 
 
-def explain(
+def explain_images(
     model: ViT,
     subjects: Subjects,
     preprocess: Preprocess,
@@ -152,13 +152,15 @@ def explain(
     computes the logits that are told, such as the model in another precision.
     """
     with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
-        found = [study(model, pixels, preprocess, fusion, answer) for pixels in bar]
+        found = [explain_image(model, pixels, preprocess, fusion, answer) for pixels in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
-    similarity, filters = of_weights(model)
-    for name, figure in draw(model, subjects, found, class_names, distance, similarity, filters):
+    similarity, filters = analyse_weights(model)
+    for name, figure in draw_figures(
+        model, subjects, found, class_names, distance, similarity, filters
+    ):
         figure.savefig(out / name)
     of_model = {"distance": distance, "filters": filters, "similarity": similarity}
-    arrays = of_model | heads_of(model) | arrays_of(model, found)
+    arrays = of_model | head_arrays(model) | arrays_of(model, found)
     names = {"names": np.array(subjects.names)}
     if model.num_classes:
         names["class_names"] = np.array(class_names)
@@ -166,9 +168,9 @@ def explain(
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
         out / "index.html",
-        [_example(subjects, i, one, class_names) for i, one in enumerate(found)],
+        [_page_example(subjects, i, one, class_names) for i, one in enumerate(found)],
         title="What the model looks at",
-        facts=facts(model, class_names),
+        facts=model_facts(model, class_names),
         grid=model.grid_size,
         prefix=prefix_names(model),
         pool=model.global_pool,
@@ -189,19 +191,19 @@ def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
         "attention": rows_of_interest(model, found),
         "rollout": torch.stack([one.rollout for one in found]),
         "cls_map": torch.stack([one.cls_map for one in found]),
-        **_stacked("relevance", [one.relevance for one in found]),
-        **_stacked("probabilities", [one.probabilities for one in found]),
+        **_stack_known("relevance", [one.relevance for one in found]),
+        **_stack_known("probabilities", [one.probabilities for one in found]),
         **pooled,
     }
 
 
-def _stacked(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
+def _stack_known(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
     """The parts as one tensor under its name; nothing where there are none."""
     there = [part for part in parts if part is not None]
     return {name: torch.stack(there)} if there else {}
 
 
-def _example(
+def _page_example(
     subjects: Subjects, number: int, found: Findings, class_names: Sequence[str]
 ) -> Example:
     pairs: list[tuple[int, float]] = []
@@ -221,7 +223,7 @@ def _example(
     )
 
 
-def facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
+def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
     """About the model, for the page."""
     height, width = model.img_size
     told, count = model.config, sum(parameter.numel() for parameter in model.parameters())
@@ -247,7 +249,7 @@ def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
     return torch.stack(rows)
 
 
-def draw(
+def draw_figures(
     model: ViT,
     subjects: Subjects,
     found: list[Findings],
@@ -260,13 +262,13 @@ def draw(
     maps = {
         "last block": torch.stack([one.cls_map for one in found]),
         "rollout": torch.stack([one.rollout for one in found]),
-        **_stacked("for its class", [one.relevance for one in found]),
+        **_stack_known("for its class", [one.relevance for one in found]),
     }
     shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
     if shares:
         maps["pooling"] = torch.stack(shares)
     shown = torch.stack([one.shown for one in found])
-    answers = _stacked("probabilities", [one.probabilities for one in found])
+    answers = _stack_known("probabilities", [one.probabilities for one in found])
     yield (
         "overview.png",
         figures.attention_overview(

@@ -20,43 +20,45 @@ from torch import Tensor
 
 from vitlit.explain.attribution import overlay
 from vitlit.images.image_io import printable
-from vitlit.plotting import cut, name_line, verdict_line
+from vitlit.plotting import cut_text, name_line, verdict_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-WIDTH, DPI = 8.0, 120  # inches, dots per inch
-MAP = "viridis"
+WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
+COLORMAP = "viridis"
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
-SMALL, TINY = 9, 7  # sizes of type in points
-PEAK = "each map is lit from its least to its most; peak: its most over its mean, 1.00× is flat"
-TILES = 14  # patches along one side of the position figure; larger grids show every second, …
+FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
+PEAK_CAPTION = (
+    "each map is lit from its least to its most; peak: its most over its mean, 1.00× is flat"
+)
+MAX_TILES = 14  # patches along one side of the position figure; larger grids show every second, …
 
 
-def _figure(height: float, width: float = WIDTH) -> Figure:
+def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _show(axes: Axes, image: Tensor, title: str = "") -> None:
+def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
     """Draw ``(C, H, W)`` in [0, 1]: three channels are colour, any other number is averaged."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
     axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
-    _frame(axes, title)
+    clear_frame(axes, title)
     axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
 
 
-def _frame(axes: Axes, title: str) -> None:
+def clear_frame(axes: Axes, title: str) -> None:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=TINY, color=GREY, parse_math=False)
+    axes.set_title(title, fontsize=FONT_TINY, color=GREY, parse_math=False)
 
 
-def _clear(axes: Iterable[Axes]) -> None:
+def hide_axes(axes: Iterable[Axes]) -> None:
     for one in axes:
         one.set_axis_off()
 
@@ -79,34 +81,36 @@ def attention_overview(
     """
     count, _, height, width = images.shape
     across = min(2, count)
-    panel = WIDTH / (across * (1 + len(maps)))
+    panel = WIDTH_INCHES / (across * (1 + len(maps)))
     down = ceil(count / across)
-    figure = _figure(down * (panel * height / width + 0.68) + 0.2)
+    figure = new_figure(down * (panel * height / width + 0.68) + 0.2)
     lit = {title: overlay(images, found) for title, found in maps.items()}
-    room = 68 * WIDTH / across  # points, a little less than the part is wide
+    room = 68 * WIDTH_INCHES / across  # points, a little less than the part is wide
     parts = figure.subfigures(down, across, squeeze=False, wspace=0.04).flat
     for i, part in enumerate(list(parts)[:count]):
         true = labels[i] if labels and labels[i] >= 0 else None
         name = names[i] if names else ""
-        lines = [name_line(name, None if true is None else class_names[true], room, SMALL)]
+        lines = [name_line(name, None if true is None else class_names[true], room, FONT_SMALL)]
         is_right = None
         if probabilities is not None:
             sure, best = probabilities[i].detach().max(dim=0)
             is_right = None if true is None else true == int(best)
-            lines.append(verdict_line(class_names[int(best)], float(sure), is_right, room, SMALL))
+            lines.append(
+                verdict_line(class_names[int(best)], float(sure), is_right, room, FONT_SMALL)
+            )
         colour = VERMILION if is_right is False else "black"
         title = "\n".join(filter(None, lines))
-        part.suptitle(title, fontsize=SMALL, color=colour, parse_math=False)
+        part.suptitle(title, fontsize=FONT_SMALL, color=colour, parse_math=False)
         first, *others = part.subplots(1, 1 + len(maps), squeeze=False)[0]
-        _show(first, images[i], "image")
+        draw_image(first, images[i], "image")
         for axes, (name, pictures) in zip(others, lit.items(), strict=True):
-            _show(axes, pictures[i], f"{name}\n{_peak(maps[name][i])}")
+            draw_image(axes, pictures[i], f"{name}\n{_peak_over_mean(maps[name][i])}")
     if maps:
-        figure.supxlabel(PEAK, fontsize=TINY, color=GREY)
+        figure.supxlabel(PEAK_CAPTION, fontsize=FONT_TINY, color=GREY)
     return figure
 
 
-def _peak(found: Tensor) -> str:
+def _peak_over_mean(found: Tensor) -> str:
     """How far a map is from flat: its light goes from its least to its most, however near."""
     mean = float(found.float().mean())
     if not mean > 0:
@@ -124,31 +128,31 @@ def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") 
     count = 1 + len(maps)
     down = ceil(count / 7)
     across = ceil(count / down)
-    panel = (WIDTH - 1) / across  # an inch for the colour bar
-    figure = _figure(
+    panel = (WIDTH_INCHES - 1) / across  # an inch for the colour bar
+    figure = new_figure(
         down * (panel * image.shape[1] / image.shape[2] + 0.2) + (0.45 if name else 0.3)
     )
     title = f"attention of the heads of block {block}"
     if name:
-        title += "\n" + cut(printable(name), 68 * WIDTH, SMALL)
-    figure.suptitle(title, fontsize=SMALL, parse_math=False)
+        title += "\n" + cut_text(printable(name), 68 * WIDTH_INCHES, FONT_SMALL)
+    figure.suptitle(title, fontsize=FONT_SMALL, parse_math=False)
     grid = figure.subplots(down, across, squeeze=False)
     first, *others = grid.flat
-    _show(first, image, "image")
+    draw_image(first, image, "image")
     values = maps.detach().float().cpu()
     for i, (axes, head) in enumerate(zip(others, values, strict=False)):
-        drawn = axes.imshow(head.numpy(), cmap=MAP, vmin=0, vmax=float(values.max()))
-        _frame(axes, f"head {i}")
-    _clear(others[len(maps) :])
+        drawn = axes.imshow(head.numpy(), cmap=COLORMAP, vmin=0, vmax=float(values.max()))
+        clear_frame(axes, f"head {i}")
+    hide_axes(others[len(maps) :])
     bar = figure.colorbar(drawn, ax=grid, label="share of attention", shrink=0.9)
-    _small_bar(bar)
+    shrink_colorbar(bar)
     return figure
 
 
-def _small_bar(bar: Any) -> None:
+def shrink_colorbar(bar: Any) -> None:
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=TINY)
-    bar.ax.yaxis.label.set_fontsize(SMALL)
+    bar.ax.tick_params(labelsize=FONT_TINY)
+    bar.ax.yaxis.label.set_fontsize(FONT_SMALL)
 
 
 def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Figure:
@@ -158,7 +162,7 @@ def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Fi
     of attention that is the same everywhere, drawn as a line.
     """
     depth, heads = distances.shape
-    figure = _figure(4.0)
+    figure = new_figure(4.0)
     axes = figure.subplots()
     blocks = torch.arange(depth).repeat_interleave(heads)
     values = distances.detach().float().cpu()
@@ -167,24 +171,24 @@ def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Fi
     )
     if uniform is not None:
         axes.axhline(uniform, color=GREY, linestyle="--", linewidth=1, label="uniform attention")
-        axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
+        axes.legend(fontsize=FONT_SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
     axes.set(xlabel="block", ylabel="mean attention distance (pixels)")
     axes.set_xlim(-0.5, depth - 0.5)
     axes.set_ylim(0, 1.1 * max(float(values.max()), uniform or 0.0, 1.0))
-    axes.set_title("how far each head looks", fontsize=SMALL, loc="left")
-    _tidy(axes)
+    axes.set_title("how far each head looks", fontsize=FONT_SMALL, loc="left")
+    tidy_axes(axes)
     axes.set_xticks(range(0, depth, ceil(depth / 24)))
     return figure
 
 
-def _tidy(axes: Axes) -> None:
+def tidy_axes(axes: Axes) -> None:
     """Ticks at whole numbers of the horizontal axis, a light grid, no box."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=TINY)
-    axes.xaxis.label.set_fontsize(SMALL)
-    axes.yaxis.label.set_fontsize(SMALL)
+    axes.tick_params(labelsize=FONT_TINY)
+    axes.xaxis.label.set_fontsize(FONT_SMALL)
+    axes.yaxis.label.set_fontsize(FONT_SMALL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
@@ -197,18 +201,18 @@ def position_grid(similarity: Tensor) -> Figure:
     is that patch's row. Large grids show every second, third, … patch.
     """
     _, rows, cols = similarity.shape
-    step = ceil(max(rows, cols) / TILES)
+    step = ceil(max(rows, cols) / MAX_TILES)
     values = similarity.detach().float().cpu()
     tiles = values.view(rows, cols, rows, cols)[::step, ::step]
     mosaic = _mosaic(tiles)
     height, width = mosaic.shape
-    panel = min(WIDTH - 1.6, 4.5 * width / height)  # inches across, and at most 4.5 down
-    figure = _figure(panel * height / width + 0.8, max(panel + 1.6, WIDTH / 2))
+    panel = min(WIDTH_INCHES - 1.6, 4.5 * width / height)  # inches across, and at most 4.5 down
+    figure = new_figure(panel * height / width + 0.8, max(panel + 1.6, WIDTH_INCHES / 2))
     axes = figure.subplots()
     down, across = tiles.shape[:2]
     drawn = axes.imshow(
         mosaic.numpy(),
-        cmap=MAP,
+        cmap=COLORMAP,
         vmin=min(float(values.min()), 0.9),
         vmax=1,
         interpolation="nearest",
@@ -218,11 +222,11 @@ def position_grid(similarity: Tensor) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set_xticks([i + 0.5 for i in range(across)], [str(i * step) for i in range(across)])
     axes.set_yticks([i + 0.5 for i in range(down)], [str(i * step) for i in range(down)])
-    axes.tick_params(length=0, labelsize=TINY)
-    axes.set_xlabel("column", fontsize=SMALL)
-    axes.set_ylabel("row", fontsize=SMALL)
-    figure.suptitle("similarity of position embeddings, by patch", fontsize=SMALL)
-    _small_bar(figure.colorbar(drawn, ax=axes, label="cosine similarity", shrink=0.9))
+    axes.tick_params(length=0, labelsize=FONT_TINY)
+    axes.set_xlabel("column", fontsize=FONT_SMALL)
+    axes.set_ylabel("row", fontsize=FONT_SMALL)
+    figure.suptitle("similarity of position embeddings, by patch", fontsize=FONT_SMALL)
+    shrink_colorbar(figure.colorbar(drawn, ax=axes, label="cosine similarity", shrink=0.9))
     return figure
 
 
@@ -246,15 +250,15 @@ def embedding_filters(filters: Tensor) -> Figure:
     count = len(filters)
     across = min(7, max(count, 1))
     down = max(ceil(count / across), 1)
-    panel = WIDTH / 7
-    figure = _figure(down * panel + 0.35, max(across * panel, WIDTH / 2))
-    figure.suptitle("principal filters of the patch embedding", fontsize=SMALL)
+    panel = WIDTH_INCHES / 7
+    figure = new_figure(down * panel + 0.35, max(across * panel, WIDTH_INCHES / 2))
+    figure.suptitle("principal filters of the patch embedding", fontsize=FONT_SMALL)
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     filters = filters.detach().float().cpu()
     largest = filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     for one, picture in zip(axes, 0.5 + filters / (2 * largest), strict=False):
-        _show(one, picture)
-    _clear(axes[count:])
+        draw_image(one, picture)
+    hide_axes(axes[count:])
     return figure
 
 

@@ -36,11 +36,16 @@ from vitlit.explain.attribution import Grid
 from vitlit.explain.page_figures import colors, image_uri
 from vitlit.model.vit import PoolName, ViT
 
-LEVELS = 15  # the highest of 4 bits
-MOST = 40e6  # bytes of levels; with more, single heads are left out, and the page says so
-SMALL = 128  # pixels across up to which an image is shown in squares
-MEAN = {"one": "mean patch", "whole": "mean over patches"}  # what the page calls the last row
-POOLED = {"one": "weighted mean patch", "whole": "mean over patches, weighted as in the pooling"}
+MAX_LEVEL = 15  # the highest of 4 bits
+MAX_LEVEL_BYTES = (
+    40e6  # bytes of levels; with more, single heads are left out, and the page says so
+)
+MAX_SQUARE_PIXELS = 128  # pixels across up to which an image is shown in squares
+MEAN_ROW = {"one": "mean patch", "whole": "mean over patches"}  # what the page calls the last row
+POOLED_ROW = {
+    "one": "weighted mean patch",
+    "whole": "mean over patches, weighted as in the pooling",
+}
 Bytes = NDArray[np.uint8]
 
 
@@ -88,12 +93,12 @@ def write_page(
     HTML below them, as ``page_figures.model_figures``
     makes it.
     """
-    _check(examples, grid, len(prefix))
+    _check_examples(examples, grid, len(prefix))
     heads = _kept_heads(examples)
-    page = Template(_part("page.html")).substitute(
+    page = Template(_read_asset("page.html")).substitute(
         title=escape(title),
-        style=_part("page.css"),
-        script=_part("page.js"),
+        style=_read_asset("page.css"),
+        script=_read_asset("page.js"),
         data=_json(_describe(examples, heads, grid, prefix, pool)),
         maps="\n".join(_map_block(i, one, len(prefix), heads) for i, one in enumerate(examples)),
         facts="".join(
@@ -109,7 +114,7 @@ def write_page(
     Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
-def _part(name: str) -> str:
+def _read_asset(name: str) -> str:
     return files("vitlit.explain").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -119,7 +124,7 @@ def _json(values: Any) -> str:
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
-def _check(examples: Sequence[Example], grid: Grid, prefix: int) -> None:
+def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> None:
     if not examples:
         raise InputError("no image to explain; give at least one")
     depth, heads = examples[0].maps.shape[:2]
@@ -143,7 +148,7 @@ def _check(examples: Sequence[Example], grid: Grid, prefix: int) -> None:
 def _kept_heads(examples: Sequence[Example]) -> int:
     """All heads, or none where the page would become too large; their mean is always there."""
     maps = examples[0].maps
-    return 0 if len(examples) * maps.numel() / 2 > MOST else maps.shape[1]
+    return 0 if len(examples) * maps.numel() / 2 > MAX_LEVEL_BYTES else maps.shape[1]
 
 
 def _describe(
@@ -153,18 +158,18 @@ def _describe(
     return {
         "grid": grid,
         "prefix": list(prefix),
-        "mean": POOLED if pool == "seq" else MEAN,
+        "mean": POOLED_ROW if pool == "seq" else MEAN_ROW,
         "home": 0 if prefix and pool == "token" else len(prefix) + grid[0] * grid[1],
         "blocks": len(examples[0].maps),
         "heads": heads,
-        "colors": colors(np.linspace(0, 1, LEVELS + 1))[:, :3].tolist(),
+        "colors": colors(np.linspace(0, 1, MAX_LEVEL + 1))[:, :3].tolist(),
         "examples": [_describe_one(one) for one in examples],
     }
 
 
 def _describe_one(one: Example) -> dict[str, Any]:
     _, height, width = one.image.shape
-    is_small = max(height, width) <= SMALL
+    is_small = max(height, width) <= MAX_SQUARE_PIXELS
     pixels = one.image.permute(1, 2, 0).contiguous().cpu().numpy()
     return {
         "name": one.name,
@@ -221,7 +226,7 @@ def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> By
     rows = torch.cat([matrices, mean], dim=1)
     patches = rows[..., prefix:]
     top, best = patches.max(dim=2, keepdim=True)
-    levels = (patches / top.clamp(min=torch.finfo(top.dtype).tiny) * LEVELS).round()
+    levels = (patches / top.clamp(min=torch.finfo(top.dtype).tiny) * MAX_LEVEL).round()
     halves = F.pad(levels.byte(), (0, levels.shape[2] % 2)).numpy()  # an even number
     shares = torch.cat([top, rows[..., :prefix]], dim=2).clamp(0, 1).mul(65535).round().numpy()
     numbers = np.insert(shares, 1, best[..., 0].numpy(), axis=2).astype("<u2")

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vitlit.explain.figures import MAP, TILES
+from vitlit.explain.figures import COLORMAP, MAX_TILES
 
-PLOT, MARGIN = (640, 260), (46, 12, 12, 38)  # of the plot: size; left, right, top, bottom
-DISTANCE = (
+PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)  # of the plot: size; left, right, top, bottom
+DISTANCE_CAPTION = (
     "How far each head looks: the distance in pixels from a patch to what it attends to, weighted "
     "by attention; a dot is a head. Low dots look near by, high dots across the whole image."
 )
-UNIFORM = " The dashed line, {:.1f} pixels, is attention that is the same everywhere."
+UNIFORM_CAPTION = " The dashed line, {:.1f} pixels, is attention that is the same everywhere."
 Bytes = NDArray[np.uint8]
 
 
@@ -31,7 +31,7 @@ def colors(values: NDArray[Any]) -> Bytes:
     """Values in [0, 1] -> RGBA ``(..., 4)``; what is not a number is transparent."""
     import matplotlib
 
-    found: Bytes = matplotlib.colormaps[MAP](np.ma.masked_invalid(values), bytes=True)
+    found: Bytes = matplotlib.colormaps[COLORMAP](np.ma.masked_invalid(values), bytes=True)
     return found
 
 
@@ -43,7 +43,7 @@ def image_uri(pixels: Bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def _mosaic(tiles: Bytes, about: str) -> str:
+def _mosaic_with_gaps(tiles: Bytes, about: str) -> str:
     """Tiles ``(down, across, rows, cols, 4)`` -> an ``<img>`` of them, with gaps between."""
     down, across, rows, cols, _ = tiles.shape
     scale = ceil(12 / max(rows, cols))  # small tiles are enlarged: the gaps stay narrow
@@ -60,7 +60,7 @@ def similarity_figure(similarity: Tensor) -> str:
     The tile at a patch's place compares it with all others; large grids show every second, …
     """
     _, rows, cols = similarity.shape
-    step = ceil(max(rows, cols) / TILES)
+    step = ceil(max(rows, cols) / MAX_TILES)
     values = similarity.detach().float().cpu().numpy()
     tiles = values.reshape(rows, cols, rows, cols)[::step, ::step]
     low = min(float(values.min()), 0.9)
@@ -69,7 +69,7 @@ def similarity_figure(similarity: Tensor) -> str:
     return (
         f"<p>Cosine similarity of position embeddings. A tile compares the patch at its place "
         f"with all patches: dark is {low:.2f}, bright is 1.</p>"
-        f"{_mosaic(colors((tiles - low) / (1 - low)), about)}"
+        f"{_mosaic_with_gaps(colors((tiles - low) / (1 - low)), about)}"
     )
 
 
@@ -88,7 +88,7 @@ def filter_figure(filters: Tensor) -> str:
     return (
         f"<p>The patterns that tell patches apart most: principal components of the patch "
         f"embedding's {values.shape[2]}x{values.shape[3]} filters, strongest first.</p>"
-        f"{_mosaic(tiles.reshape(-1, across, *tiles.shape[1:]), about)}"
+        f"{_mosaic_with_gaps(tiles.reshape(-1, across, *tiles.shape[1:]), about)}"
     )
 
 
@@ -100,7 +100,7 @@ def distance_figure(distances: Tensor, *, uniform: float | None = None) -> str:
     values = distances.detach().float().cpu().tolist()
     depth, heads = distances.shape
     highest = 1.1 * max(float(distances.max()), uniform or 0.0, 1.0)
-    (width, height), (left, right, top, bottom) = PLOT, MARGIN
+    (width, height), (left, right, top, bottom) = PLOT_SIZE, MARGIN
 
     def x(block: float) -> str:
         return f"{left + (block + 0.5) / depth * (width - left - right):.1f}"
@@ -131,7 +131,7 @@ def distance_figure(distances: Tensor, *, uniform: float | None = None) -> str:
     if uniform is not None:
         parts.append(line(uniform, "uniform", ""))
     return (
-        f"<p>{DISTANCE}{'' if uniform is None else UNIFORM.format(uniform)}</p>"
+        f"<p>{DISTANCE_CAPTION}{'' if uniform is None else UNIFORM_CAPTION.format(uniform)}</p>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Mean attention distance of '
         f'each head, by block; the numbers are in the table below">{"".join(parts)}'
         f'<text class="x" x="{width / 2}" y="{height - 4}">block</text></svg>'

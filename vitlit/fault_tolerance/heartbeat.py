@@ -20,9 +20,11 @@ from vitlit.errors import LostProcessError, Stopped, TrainingError
 from vitlit.foreign_texts import find_text
 from vitlit.training.checkpoint_callbacks import LastCheckpoint
 
-INTERVAL = 1.0  # seconds between two beats
-PATIENCE = 2.5  # seconds in which a living process beats
-FIRST = "VITLIT_FIRST_PROCESS"  # in the environment of those that Lightning starts: its number
+BEAT_SECONDS = 1.0  # seconds between two beats
+SILENCE_SECONDS = 2.5  # seconds in which a living process beats
+FIRST_PROCESS_VARIABLE = (
+    "VITLIT_FIRST_PROCESS"  # in the environment of those that Lightning starts: its number
+)
 
 
 class Heartbeat(Callback):
@@ -53,7 +55,7 @@ class Heartbeat(Callback):
         elif self._beats is not None and is_lost(exception):
             lost = self._beats.lost()
             self._wait(seconds=0.0)
-            text = describe(lost, trainer.global_rank, run_of(trainer))
+            text = describe_lost(lost, trainer.global_rank, run_name_of(trainer))
             raise LostProcessError(text) from exception
         if self._beats is not None:
             self._beats.stop()
@@ -81,17 +83,17 @@ def watching_launcher(lost: Callable[[bool], bool]) -> Iterator[None]:
     """
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     # what Lightning starts may come up when the first process is gone already
-    launcher = os.getppid() if by_torchrun else int(os.environ.get(FIRST, "0"))
+    launcher = os.getppid() if by_torchrun else int(os.environ.get(FIRST_PROCESS_VARIABLE, "0"))
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(INTERVAL):
+        while not over.wait(BEAT_SECONDS):
             if os.getppid() != launcher and lost(by_torchrun):
                 return
 
     is_first = not by_torchrun and not (launcher and "LOCAL_RANK" in os.environ)
     if is_first:
-        os.environ[FIRST] = str(os.getpid())
+        os.environ[FIRST_PROCESS_VARIABLE] = str(os.getpid())
     else:
         threading.Thread(target=watch, daemon=True, name="launcher").start()
     try:
@@ -99,7 +101,7 @@ def watching_launcher(lost: Callable[[bool], bool]) -> Iterator[None]:
     finally:
         over.set()
         if is_first:
-            os.environ.pop(FIRST, None)
+            os.environ.pop(FIRST_PROCESS_VARIABLE, None)
 
 
 class Beats:
@@ -117,7 +119,7 @@ class Beats:
 
     def _beat(self) -> None:
         try:
-            while not self._ended.wait(INTERVAL):
+            while not self._ended.wait(BEAT_SECONDS):
                 self._store.add(str(self.rank), 1)
         except RuntimeError:
             return  # the process that holds the store is gone; the collectives will tell
@@ -131,14 +133,14 @@ class Beats:
 
         def compare() -> None:
             before = self._counts()
-            time.sleep(PATIENCE)
+            time.sleep(SILENCE_SECONDS)
             after = self._counts()
             others = [rank for rank in range(self.world) if rank != self.rank]
             found[:] = [rank for rank in others if after[rank] == before[rank]]
 
         thread = threading.Thread(target=_quietly, args=(compare,), daemon=True)
         thread.start()
-        thread.join(PATIENCE + 1.5)
+        thread.join(SILENCE_SECONDS + 1.5)
         return list(found)
 
     def _counts(self) -> list[int]:
@@ -164,7 +166,7 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
-def run_of(trainer: pl.Trainer) -> str | None:
+def run_name_of(trainer: pl.Trainer) -> str | None:
     """The name of the run, if it keeps a last.ckpt."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint):
@@ -172,7 +174,7 @@ def run_of(trainer: pl.Trainer) -> str | None:
     return None
 
 
-def describe(lost: list[int], rank: int, run: str | None) -> str:
+def describe_lost(lost: list[int], rank: int, run: str | None) -> str:
     """The last line of a process that lost others. run: the name of the run, None if not kept."""
     ranks = ", ".join(map(str, lost)) or "unknown"
     way = f"the same command with --run {run} goes on from its last.ckpt" if run else "start again"

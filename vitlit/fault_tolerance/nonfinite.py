@@ -16,8 +16,10 @@ from vitlit.data.sampler import Batch
 from vitlit.errors import NonFiniteError, check_at_least
 from vitlit.fault_tolerance.lightning_internals import non_finite
 
-SHOWN = 8  # sample numbers in a message
-DELAY = 2  # steps in which a flag has surely come from the device, for which nothing then waits
+MAX_LISTED_SAMPLES = 8  # sample numbers in a message
+DELAY_STEPS = (
+    2  # steps in which a flag has surely come from the device, for which nothing then waits
+)
 
 
 class Step(NamedTuple):
@@ -77,8 +79,10 @@ class FiniteUpdates(Callback):
         if flag.is_cuda:
             if not is_scaled:
                 trainer.optimizers[0].found_inf = flag  # type: ignore[attr-defined]
-            self._waiting.append(Step(*_copy(flag), trainer.global_step, samples, groups[-1]["lr"]))
-            self._read(leave=DELAY)
+            self._waiting.append(
+                Step(*_copy_to_host(flag), trainer.global_step, samples, groups[-1]["lr"])
+            )
+            self._read(leave=DELAY_STEPS)
             return
         self._waiting.append(Step(flag, None, trainer.global_step, samples, groups[-1]["lr"]))
         if self._read():
@@ -99,8 +103,8 @@ class FiniteUpdates(Callback):
 
     def _count(self, step: Step) -> None:
         samples = torch.cat(step.samples).tolist() if step.samples else []
-        shown = ", ".join(map(str, samples[:SHOWN]))
-        more = ", …" if len(samples) > SHOWN else ""
+        shown = ", ".join(map(str, samples[:MAX_LISTED_SAMPLES]))
+        more = ", …" if len(samples) > MAX_LISTED_SAMPLES else ""
         what = (
             f"the loss or a gradient of step {step.number + 1} is not finite (learning rate "
             f"{step.lr:.3g}, training images {shown}{more})"
@@ -129,7 +133,7 @@ class FiniteUpdates(Callback):
         self._read()
 
 
-def _copy(flag: Tensor) -> tuple[Tensor, Any]:
+def _copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:
     """The flag on its way to the CPU, and the event that tells when it is there."""
     copied = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]

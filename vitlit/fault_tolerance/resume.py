@@ -20,7 +20,7 @@ from vitlit.fault_tolerance.lightning_internals import is_validation_due, set_lo
 from vitlit.training.checkpoint_callbacks import is_within_step
 from vitlit.training.classifier import Classifier
 
-KEY, SUMS = "position", "train_sums"  # of the checkpoint
+POSITION_KEY, SUMS_KEY = "position", "train_sums"  # of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,20 @@ class Resume(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._validated = (_epochs(trainer), _done(trainer))
+            self._validated = (_epochs_done(trainer), _batches_done(trainer))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """On all processes, as Lightning does it: each has its part of the sums."""
-        if (order := _order(trainer)) is None or not isinstance(pl_module, Classifier):
+        if (order := _train_order(trainer)) is None or not isinstance(pl_module, Classifier):
             return
         sums = pl_module.train_sums.sums().clone()
-        checkpoint[SUMS] = trainer.strategy.reduce(sums, reduce_op="mean")
-        checkpoint[KEY] = asdict(self._position(trainer, order))
+        checkpoint[SUMS_KEY] = trainer.strategy.reduce(sums, reduce_op="mean")
+        checkpoint[POSITION_KEY] = asdict(self._position(trainer, order))
 
     def _position(self, trainer: pl.Trainer, order: TrainOrder) -> Position:
-        epoch, batch = _epochs(trainer), _done(trainer)
+        epoch, batch = _epochs_done(trainer), _batches_done(trainer)
         validated = self._validated == (epoch, batch)
         epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.started == epoch:  # the end of an epoch
@@ -109,7 +109,9 @@ class Resume(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._found = {name: checkpoint[name] for name in (KEY, SUMS) if name in checkpoint}
+        self._found = {
+            name: checkpoint[name] for name in (POSITION_KEY, SUMS_KEY) if name in checkpoint
+        }
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what this run's settings say before the checkpoint's optimiser replaces it."""
@@ -121,16 +123,16 @@ class Resume(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found, self._found = self._found, None
-        order = _order(trainer)
-        if found is None or KEY not in found or order is None:
+        order = _train_order(trainer)
+        if found is None or POSITION_KEY not in found or order is None:
             return
         assert isinstance(pl_module, Classifier)
-        position = Position(**found[KEY])
+        position = Position(**found[POSITION_KEY])
         position.check(self._position(trainer, order))
         _set_loops(trainer, position)
         order.resume(position.epoch, position.batch)
         if position.batch:
-            pl_module.train_sums.restore(found[SUMS])
+            pl_module.train_sums.restore(found[SUMS_KEY])
         if position.validated:
             self._validated = (position.epoch, position.batch)
         _set_rates(trainer, self._groups)
@@ -140,23 +142,23 @@ class Resume(Callback):
                 trainer.should_stop = True
 
 
-def _epochs(trainer: pl.Trainer) -> int:
+def _epochs_done(trainer: pl.Trainer) -> int:
     """Epochs whose batches are all done; ``current_epoch`` rises later."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     return progress.processed
 
 
-def _done(trainer: pl.Trainer) -> int:
+def _batches_done(trainer: pl.Trainer) -> int:
     """Batches of the epoch that the weights have seen."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
-def _order(trainer: pl.Trainer) -> TrainOrder | None:
+def _train_order(trainer: pl.Trainer) -> TrainOrder | None:
     sampler = getattr(trainer.train_dataloader, "sampler", None)
     return sampler if isinstance(sampler, TrainOrder) else None
 
 
-def _set(tracker: Any, done: int, *, begun: int = 0) -> None:
+def _set_progress(tracker: Any, done: int, *, begun: int = 0) -> None:
     """``done`` events are complete, and ``begun`` more are under way."""
     for name in vars(tracker):
         setattr(tracker, name, done + (begun if name in ("ready", "started") else 0))
@@ -171,19 +173,19 @@ def _set_loops(trainer: pl.Trainer, position: Position) -> None:
     epochs, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop
     validation, done = batches.val_loop, batches.batch_progress
     within = position.batch > 0
-    _set(epochs.epoch_progress.total, position.epoch, begun=int(within))
-    _set(epochs.epoch_progress.current, position.epoch, begun=int(within))
-    _set(done.total, position.epoch * position.batches + position.batch)
-    _set(done.current, position.batch)
+    _set_progress(epochs.epoch_progress.total, position.epoch, begun=int(within))
+    _set_progress(epochs.epoch_progress.current, position.epoch, begun=int(within))
+    _set_progress(done.total, position.epoch * position.batches + position.batch)
+    _set_progress(done.current, position.batch)
     done.is_last_batch = within and position.batch == position.batches
     epochs.restarting = within
     batches.restarting = within  # on its own: the other always says yes where max_steps is given
     due = within and is_validation_due(trainer)
     # a validation with a batch that was begun and is not done is run, one without is skipped
-    _set(validation.batch_progress.total, 0, begun=int(due and not position.validated))
-    _set(validation.batch_progress.current, 0)
+    _set_progress(validation.batch_progress.total, 0, begun=int(due and not position.validated))
+    _set_progress(validation.batch_progress.current, 0)
     epochs.update_restart_stage()
-    _set(validation.batch_progress.total, 0)
+    _set_progress(validation.batch_progress.total, 0)
     # loggers count steps when a batch ends; after a validation it has yet to
     set_logged_steps(trainer, trainer.global_step - int(due))
 

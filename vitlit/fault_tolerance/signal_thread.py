@@ -17,7 +17,7 @@ _sockets: list[socket.socket] = []  # those that signals are written to
 
 
 @contextmanager
-def watching(tell: Callable[[int], None]) -> Iterator[None]:
+def watching_signals(tell: Callable[[int], None]) -> Iterator[None]:
     """Within it, call ``tell`` in a thread with the number of each signal that has a handler.
 
     To be entered and left by the main thread.
@@ -26,7 +26,9 @@ def watching(tell: Callable[[int], None]) -> Iterator[None]:
     writer.setblocking(False)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     _sockets.append(writer)
-    thread = threading.Thread(target=_read, args=(reader, tell), daemon=True, name="signals")
+    thread = threading.Thread(
+        target=_hear_signals, args=(reader, tell), daemon=True, name="signals"
+    )
     thread.start()
     try:
         yield
@@ -39,7 +41,7 @@ def watching(tell: Callable[[int], None]) -> Iterator[None]:
         writer.close()
 
 
-def _read(reader: socket.socket, tell: Callable[[int], None]) -> None:
+def _hear_signals(reader: socket.socket, tell: Callable[[int], None]) -> None:
     while numbers := reader.recv(64):
         for number in numbers:
             tell(number)

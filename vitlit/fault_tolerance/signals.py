@@ -21,15 +21,19 @@ from pytorch_lightning.callbacks import Callback
 
 from vitlit.errors import Stopped
 from vitlit.fault_tolerance.heartbeat import watching_launcher
-from vitlit.fault_tolerance.signal_thread import watching
+from vitlit.fault_tolerance.signal_thread import watching_signals
 from vitlit.training.checkpoint_callbacks import LastCheckpoint, MovingAverage, is_within_step
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM) + (
+CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
     (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
 )
-SAME = 1.0  # seconds in which another signal is the same wish: SLURM and torchrun both pass it on
-GRACE = 3.0  # seconds after which a signal that no handler was run for finds Python waiting in C
-TOO_EARLY = "before the first step; nothing was saved"
+SAME_WISH_SECONDS = (
+    1.0  # seconds in which another signal is the same wish: SLURM and torchrun both pass it on
+)
+GRACE_SECONDS = (
+    3.0  # seconds after which a signal that no handler was run for finds Python waiting in C
+)
+BEFORE_FIRST_STEP = "before the first step; nothing was saved"
 
 
 class Agreement:
@@ -93,9 +97,9 @@ class Stopping(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may have handlers
             return
-        before = {signum: signal.signal(signum, self._note) for signum in CAUGHT}
+        before = {signum: signal.signal(signum, self._note) for signum in CAUGHT_SIGNALS}
         try:
-            with watching(self._hear), watching_launcher(self._lose_launcher):
+            with watching_signals(self._hear), watching_launcher(self._lose_launcher):
                 yield
         finally:
             for signum, handler in before.items():
@@ -115,42 +119,45 @@ class Stopping(Callback):
             if is_child:
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
-            if now - self._came > SAME:
+            if now - self._came > SAME_WISH_SECONDS:
                 self._end_unless_saving(signum)
             return
         self.signum, self._came = signum, min(now, self._came)
         if not self._training and not is_child:
-            raise Stopped(signum, TOO_EARLY)
+            raise Stopped(signum, BEFORE_FIRST_STEP)
         if self._is_first and not is_child:
             name = signal.Signals(signum).name
-            _say(f"{name}: saving after this step; a second one ends without")
+            _print_now(f"{name}: saving after this step; a second one ends without")
 
     def _end_unless_saving(self, signum: int) -> None:
         """What a later signal does; the first that comes while a checkpoint is written waits."""
         if self._saving:
             self._saving = False
-            _say("a checkpoint is being written; another signal ends without")
+            _print_now("a checkpoint is being written; another signal ends without")
             return
-        _say(f"ended by another {signal.Signals(signum).name}")
+        _print_now(f"ended by another {signal.Signals(signum).name}")
         os._exit(128 + signum)
 
     def _hear(self, signum: int) -> None:
         """Of a signal, at once and in another thread, whether or not its handler is run."""
-        if signum not in CAUGHT:
+        if signum not in CAUGHT_SIGNALS:
             return
         now = time.monotonic()
         self._came = min(now, self._came)
-        timer = threading.Timer(GRACE, self._end_if_deaf, [signum, now])
+        timer = threading.Timer(GRACE_SECONDS, self._end_if_deaf, [signum, now])
         timer.daemon = True
         timer.start()
 
     def _end_if_deaf(self, signum: int, came: float) -> None:
         """End the process if the handler of a signal that came is not run, and nothing is lost."""
-        is_heard, is_later = self._noted > came - SAME, came - self._came > SAME
+        is_heard, is_later = (
+            self._noted > came - SAME_WISH_SECONDS,
+            came - self._came > SAME_WISH_SECONDS,
+        )
         if is_heard or self._saving or (self._training and not is_later):
             return
-        stop = Stopped(signum, "while it waited" if self._training else TOO_EARLY)
-        _say(str(stop))
+        stop = Stopped(signum, "while it waited" if self._training else BEFORE_FIRST_STEP)
+        _print_now(str(stop))
         os._exit(stop.status)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -240,6 +247,6 @@ def requeue(signum: int) -> str:
     return f"; requeued job {job}"
 
 
-def _say(text: str) -> None:
+def _print_now(text: str) -> None:
     """On a line of its own below the bar; from handlers too, which print may not be called in."""
     os.write(2, f"\nvitlit: {text}\n".encode())

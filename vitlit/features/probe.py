@@ -28,8 +28,8 @@ from vitlit.images.image_io import printable
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import find_images
 
-QUERIES, SHOWN = 6, 7  # rows of the sheet, and neighbours in each
-KEPT = 5 * 10**7  # numbers that features.npz takes at most: 200 MB
+SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the sheet, and neighbours in each
+MAX_FEATURE_VALUES = 5 * 10**7  # numbers that features.npz takes at most: 200 MB
 
 Extract = Callable[[ImageData, Split], Rows]  # features (n, D) of a split
 
@@ -72,7 +72,7 @@ def probe_data_set(
     _set_up(data, k)
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
     train, val, test = rows["train"], rows["val"], rows["test"]
-    near = nearest(test.values, train.values, max(k, SHOWN))
+    near = nearest(test.values, train.values, max(k, SHEET_NEIGHBOURS))
     chosen = Neighbours(near.similarity[:, :k], near.row[:, :k])
     if c is None:
         linear, c = choose_linear(train[:2], val[:2], data.num_classes)
@@ -136,8 +136,10 @@ def _line(name: str, found: dict[str, Any], how: str) -> str:
 def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str]) -> list[str]:
     """Features and labels by split, unless they are too many; what there is to say about it."""
     numbers = sum(part.values.numel() for part in rows.values())
-    if numbers > KEPT:
-        return [f"features    not written: {numbers:.1e} numbers are more than {KEPT:.0e}"]
+    if numbers > MAX_FEATURE_VALUES:
+        return [
+            f"features    not written: {numbers:.1e} numbers are more than {MAX_FEATURE_VALUES:.0e}"
+        ]
     arrays = {f"{name}_features": part.values.numpy() for name, part in rows.items()}
     arrays |= {f"{name}_labels": part.labels.numpy() for name, part in rows.items()}
     np.savez(path, allow_pickle=False, class_names=np.array(class_names), **arrays)
@@ -146,31 +148,33 @@ def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str
 
 def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
-    places = balanced_sample(test, QUERIES)
-    index = near.row[places, :SHOWN]  # (q, 7)
-    names = [figures.cut(name, 14) for name in data.class_names]
+    places = balanced_sample(test, SHEET_QUERIES)
+    index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)
+    names = [figures.shorten(name, 14) for name in data.class_names]
     labels = train.labels[index]
     return figures.neighbour_sheet(
-        _pixels(test, torch.tensor(places)),
+        _plain_images(test, torch.tensor(places)),
         [names[i] for i in test.labels[places].tolist()],
-        _stacked(train, index),
+        _plain_image_rows(train, index),
         [
             [f"{names[label]} {value:.2f}" for label, value in zip(*pair, strict=True)]
-            for pair in zip(labels.tolist(), near.similarity[places, :SHOWN].tolist(), strict=True)
+            for pair in zip(
+                labels.tolist(), near.similarity[places, :SHEET_NEIGHBOURS].tolist(), strict=True
+            )
         ],
         (labels == test.labels[places][:, None]).tolist(),
         title="test images, and the training images nearest to them (cosine)",
     )
 
 
-def _pixels(split: Split, places: Tensor) -> Tensor:
+def _plain_images(split: Split, places: Tensor) -> Tensor:
     """Images as they are, float ``(n, C, h, w)`` in [0, 1]."""
     return split.images.gather(split.members[places]).float() / 255
 
 
-def _stacked(split: Split, places: Tensor) -> Tensor:
-    """As :func:`_pixels`, of places ``(q, k)``: ``(q, k, C, h, w)``."""
-    return torch.stack([_pixels(split, row) for row in places])
+def _plain_image_rows(split: Split, places: Tensor) -> Tensor:
+    """As :func:`_plain_images`, of places ``(q, k)``: ``(q, k, C, h, w)``."""
+    return torch.stack([_plain_images(split, row) for row in places])
 
 
 def find_alike(
@@ -189,23 +193,23 @@ def find_alike(
             argument="images",
         )
     gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
-    asked = find_images(query, argument="query") if query else _spread(files)
+    asked = find_images(query, argument="query") if query else _evenly_spread(files)
     channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
     unknown = torch.full((len(asked),), -1)
     images = FileImages(asked, unknown, in_chans=channels, size=size)
     queries = Split(images, torch.arange(len(asked)))
     theirs = extract(data, queries).values
-    near = _without_self(nearest(theirs, own, SHOWN + 1), asked, files)
+    near = _without_self(nearest(theirs, own, SHEET_NEIGHBOURS + 1), asked, files)
     _write_alike(folder / "nearest.csv", asked, files, near)
     np.savez(folder / "features.npz", allow_pickle=False, features=own.numpy(), files=files)
-    first = near.row[:QUERIES]
+    first = near.row[:SHEET_QUERIES]
     figure = figures.neighbour_sheet(
-        _pixels(queries, torch.arange(len(first))),
-        [figures.cut(printable(Path(file).name), 18) for file in asked[:QUERIES]],
-        _stacked(gallery, first),
+        _plain_images(queries, torch.arange(len(first))),
+        [figures.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
+        _plain_image_rows(gallery, first),
         [
             [
-                f"{figures.cut(printable(Path(files[i]).name), 13)} {value:.2f}"
+                f"{figures.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"
                 for i, value in zip(*pair, strict=True)
             ]
             for pair in zip(first.tolist(), near.similarity.tolist(), strict=False)
@@ -220,8 +224,8 @@ def find_alike(
     return [f"nearest     among {len(files)} images, of {len(asked)} {noun}{bad}"]
 
 
-def _spread(files: list[str]) -> list[str]:
-    places = torch.linspace(0, len(files) - 1, min(QUERIES, len(files))).round().long()
+def _evenly_spread(files: list[str]) -> list[str]:
+    places = torch.linspace(0, len(files) - 1, min(SHEET_QUERIES, len(files))).round().long()
     return [files[i] for i in places.tolist()]
 
 

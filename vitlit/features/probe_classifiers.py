@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024  # rows that are compared with all others at a time
-ROWS = 65536  # rows of a step of the linear fit that are in memory at a time
+CHUNK_ROWS = 1024  # rows that are compared with all others at a time
+FIT_ROWS = 65536  # rows of a step of the linear fit that are in memory at a time
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C that are tried, stronger regularisation first
-STEPS = 1000  # of LBFGS at most
-LARGE = 10**8  # numbers from which on the fit is in float32
+MAX_FIT_STEPS = 1000  # of LBFGS at most
+FLOAT32_FROM = 10**8  # numbers from which on the fit is in float32
 
 
 class Neighbours(NamedTuple):
@@ -23,7 +23,7 @@ class Neighbours(NamedTuple):
     row: Tensor
 
 
-class Linear(NamedTuple):
+class LinearClassifier(NamedTuple):
     """A linear classifier: weight ``(K, D)``, bias ``(K,)``."""
 
     weight: Tensor
@@ -39,7 +39,7 @@ def nearest(queries: Tensor, rows: Tensor, k: int) -> Neighbours:
     unit = F.normalize(rows, dim=1)
     parts = [
         (F.normalize(chunk, dim=1) @ unit.T).topk(min(k, len(rows)), dim=1)
-        for chunk in torch.split(queries, CHUNK)
+        for chunk in torch.split(queries, CHUNK_ROWS)
     ]
     similarity = torch.cat([part.values for part in parts])
     return Neighbours(similarity.cpu(), torch.cat([part.indices for part in parts]).cpu())
@@ -54,14 +54,19 @@ def vote(neighbours: Neighbours, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def fit_linear(
-    features: Tensor, labels: Tensor, num_classes: int, *, c: float, start: Linear | None = None
-) -> Linear:
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    c: float,
+    start: LinearClassifier | None = None,
+) -> LinearClassifier:
     """Multinomial logistic regression with an L2 penalty, all images in each step (LBFGS).
 
     Minimises c * (sum of the cross-entropies) + |weight|^2 / 2, as scikit-learn's
     LogisticRegression(C=c) does; the bias is not penalised. start: where to begin.
     """
-    is_exact = features.numel() <= LARGE and features.device.type != "mps"
+    is_exact = features.numel() <= FLOAT32_FROM and features.device.type != "mps"
     x = features.double() if is_exact else features.float()
     y = labels.to(x.device)
     weight = x.new_zeros(num_classes, x.shape[1]) if start is None else start.weight.clone()
@@ -69,8 +74,8 @@ def fit_linear(
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     optimizer = torch.optim.LBFGS(
         parameters,
-        max_iter=STEPS,
-        max_eval=2 * STEPS,
+        max_iter=MAX_FIT_STEPS,
+        max_eval=2 * MAX_FIT_STEPS,
         tolerance_grad=1e-7 if is_exact else 1e-5,
         tolerance_change=0.0,
         line_search_fn="strong_wolfe",
@@ -81,7 +86,7 @@ def fit_linear(
         total = weight.square().sum() / (2 * c * len(y))
         total.backward()  # type: ignore[no-untyped-call]
         loss = total.detach()
-        for part, target in zip(torch.split(x, ROWS), torch.split(y, ROWS), strict=True):
+        for part, target in zip(torch.split(x, FIT_ROWS), torch.split(y, FIT_ROWS), strict=True):
             share = F.cross_entropy(F.linear(part, weight, bias), target, reduction="sum") / len(y)
             share.backward()  # type: ignore[no-untyped-call]
             loss = loss + share.detach()
@@ -89,19 +94,19 @@ def fit_linear(
 
     with torch.inference_mode(False), torch.enable_grad():
         optimizer.step(loss_and_gradients)  # type: ignore[no-untyped-call]
-    return Linear(weight.detach(), bias.detach())
+    return LinearClassifier(weight.detach(), bias.detach())
 
 
 def choose_linear(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int
-) -> tuple[Linear, float]:
+) -> tuple[LinearClassifier, float]:
     """The linear classifier, and its C, that has the most validation images right.
 
     train, val: features and labels. Each fit starts from the one before; of equal ones the more
     strongly regularised is taken.
     """
     best, best_c, most = None, STRENGTHS[0], -1
-    fitted: Linear | None = None
+    fitted: LinearClassifier | None = None
     for c in STRENGTHS:
         fitted = fit_linear(*train, num_classes, c=c, start=fitted)
         right = int((fitted.predict(val[0]) == val[1].cpu()).sum())

@@ -16,13 +16,13 @@ from vitlit.images.image_io import printable
 from vitlit.images.image_store import BadFile, Images, is_among
 
 OnBadImage = Literal["refuse", "skip"]
-SHOWN = 10  # files of a list
+MAX_LISTED = 10  # files of a list
 
 
-def listing(headline: str, bad: Sequence[BadFile]) -> str:
+def list_bad_images(headline: str, bad: Sequence[BadFile]) -> str:
     """A line for each of the first files, and how many more there are."""
-    lines = [f"  {printable(file.path)}: {file.reason}" for file in bad[:SHOWN]]
-    more = [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+    lines = [f"  {printable(file.path)}: {file.reason}" for file in bad[:MAX_LISTED]]
+    more = [f"  … and {len(bad) - MAX_LISTED} more"] if len(bad) > MAX_LISTED else []
     return "\n".join([headline, *lines, *more])
 
 
@@ -38,13 +38,13 @@ def say_unread(paths: Sequence[str]) -> None:
     )
 
 
-def print_bad(bad: Sequence[BadFile], good: int) -> None:
+def print_bad_images(bad: Sequence[BadFile], good: int) -> None:
     """Where files could not be read and ``good`` others could, how many, which and why."""
     if bad:
-        print(listing(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
+        print(list_bad_images(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
 
 
-def refuse(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -> None:
+def refuse_bad_images(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -> None:
     """List bad files, and raise an error that names the first of ``total`` images.
 
     way_out: what to do; argument: what it is given to.
@@ -52,20 +52,20 @@ def refuse(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -
     if not bad:
         return
     count = f"{len(bad)} of {total} images cannot be read"
-    say(listing(f"{count}:", bad))
+    say(list_bad_images(f"{count}:", bad))
     first = f"{printable(bad[0].path)} ({bad[0].reason})"
     raise InputError(f"{count}, the first is {first}; {way_out}", argument=argument)
 
 
-def refuse_any(parts: Sequence[Images]) -> None:
+def refuse_parts_with_bad_images(parts: Sequence[Images]) -> None:
     """Refuse parts of a data set with files that cannot be read."""
     bad = [file for images in parts for file in images.bad]
     total = sum(map(len, parts))
     way_out = "mend or remove them, or leave them out with on_bad_image skip"
-    refuse(bad, total, way_out, argument="on_bad_image")
+    refuse_bad_images(bad, total, way_out, argument="on_bad_image")
 
 
-def leave_out(
+def leave_out_bad_images(
     splits: Mapping[str, tuple[Images, Tensor]], class_names: Sequence[str]
 ) -> dict[str, tuple[Images, Tensor]]:
     """The splits (images, members) without the files that cannot be read; says how many and which.
@@ -82,13 +82,15 @@ def leave_out(
         bad += [file for file in images.bad if file.place in gone]
         counts.append(f"{name} {len(gone)} of {len(members)}")
         left = images.labels[members[~is_bad]]
-        _check_classes(name, images.labels[members], left, class_names)
+        _check_classes_left(name, images.labels[members], left, class_names)
     if bad:
-        say(listing(f"left out images that cannot be read ({', '.join(counts)}):", bad))
+        say(list_bad_images(f"left out images that cannot be read ({', '.join(counts)}):", bad))
     return kept
 
 
-def _check_classes(name: str, before: Tensor, after: Tensor, class_names: Sequence[str]) -> None:
+def _check_classes_left(
+    name: str, before: Tensor, after: Tensor, class_names: Sequence[str]
+) -> None:
     """Refuse to train without a class, and to score nothing."""
     lost = sorted(set(before.tolist()) - set(after.tolist()))
     if lost and (name == "train" or not len(after)):

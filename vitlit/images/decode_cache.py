@@ -28,8 +28,8 @@ from torch import Tensor
 
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
-FORMAT = 2  # to be raised when files are decoded or stored differently
-SPARE = 64 * 2**20  # bytes to leave free on the disk
+CACHE_FORMAT = 2  # to be raised when files are decoded or stored differently
+SPARE_BYTES = 64 * 2**20  # bytes to leave free on the disk
 _log = logging.getLogger(__name__)
 
 
@@ -45,14 +45,14 @@ def open_decoded(images: FileImages, root: Path) -> MemoryImages:
     root: the folder that ``images.paths`` lie below. Where the cache cannot be written, the
     images are decoded into memory, and a sentence says so.
     """
-    path = _path(images, root)
-    found = _load(path, images)
+    path = _cache_path(images, root)
+    found = _open_cache(path, images)
     if found is None:
         try:
-            with _alone(path):
-                found = _load(path, images)
+            with _only_builder(path):
+                found = _open_cache(path, images)
                 if found is None:
-                    found = _build(path, images)
+                    found = _build_cache(path, images)
         except OSError as error:  # from the cache: what is wrong with an image is in images.bad
             reason = error.strerror or error
             say(f"cannot keep decoded images in {path.parent}: {reason}; decoding them into memory")
@@ -65,45 +65,45 @@ def open_checked(images: FileImages, root: Path, *, thorough: bool) -> FileImage
 
     thorough: whether every file is decoded once; otherwise only its header, size and end are read.
     """
-    path = _path(images, root).with_suffix(".json")
+    path = _cache_path(images, root).with_suffix(".json")
     bad = _read_list(path, images, thorough=thorough)
     if bad is None:
         try:
-            with _alone(path):
+            with _only_builder(path):
                 bad = _read_list(path, images, thorough=thorough)
                 if bad is None:
-                    bad = _check(images, thorough=thorough)
+                    bad = _find_bad_images(images, thorough=thorough)
                     _write_list(path, bad, thorough=thorough)
                     _remove_older(path)
         except OSError as error:
             say(f"cannot note in {path.parent} which images are sound: {error.strerror or error}")
-            bad = _check(images, thorough=thorough) if bad is None else bad
+            bad = _find_bad_images(images, thorough=thorough) if bad is None else bad
     images.bad = bad
     return images
 
 
-def _check(images: FileImages, *, thorough: bool) -> list[BadFile]:
+def _find_bad_images(images: FileImages, *, thorough: bool) -> list[BadFile]:
     return images.decode(lambda chunk: None) if thorough else images.check()
 
 
-def _path(images: FileImages, root: Path) -> Path:
+def _cache_path(images: FileImages, root: Path) -> Path:
     """Where the decoded images are, or would be."""
-    return cache_folder() / f"{_family(images, root)}-{_key(images, root)}.npy"
+    return cache_folder() / f"{_cache_family(images, root)}-{_cache_key(images, root)}.npy"
 
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
-def _family(images: FileImages, root: Path) -> str:
+def _cache_family(images: FileImages, root: Path) -> str:
     """What caches of the same folder and settings share: only the newest of them is kept."""
     return _digest(f"{root.absolute()}\0{images.shape[1:]}")
 
 
-def _key(images: FileImages, root: Path) -> str:
+def _cache_key(images: FileImages, root: Path) -> str:
     """Hash of all that decides the pixels: format, settings, and the files in their order."""
     start = len(str(root)) + 1
-    lines = [f"{FORMAT}\0{images.shape}"]
+    lines = [f"{CACHE_FORMAT}\0{images.shape}"]
     for path in images.paths:
         try:
             found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
@@ -114,14 +114,14 @@ def _key(images: FileImages, root: Path) -> str:
     return _digest("\n".join(lines))
 
 
-def _load(path: Path, images: FileImages) -> MemoryImages | None:
+def _open_cache(path: Path, images: FileImages) -> MemoryImages | None:
     """The images in a cache; None where it is missing or not what it should be."""
     bad = _read_list(path.with_suffix(".json"), images, thorough=True) or []
-    pixels = _map(path, (len(images) - len(bad), *images.shape[1:]))
+    pixels = _map_pixels(path, (len(images) - len(bad), *images.shape[1:]))
     return None if pixels is None else MemoryImages(pixels, images.labels, bad, images.paths)
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+def _map_pixels(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     """The pixels in a cache; None where it is missing or not what it should be.
 
     Copy on write: whoever changes the tensor changes memory of its own, never the file.
@@ -150,7 +150,7 @@ def _read_list(path: Path, images: FileImages, *, thorough: bool) -> list[BadFil
 
 def _write_list(path: Path, bad: Sequence[BadFile], *, thorough: bool) -> None:
     noted: Any = {"thorough": thorough, "bad": [(file.place, file.reason) for file in bad]}
-    part = _part(path)
+    part = _unfinished_path(path)
     try:
         part.write_text(json.dumps(noted), encoding="utf-8")
         part.replace(path)
@@ -159,11 +159,11 @@ def _write_list(path: Path, bad: Sequence[BadFile], *, thorough: bool) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _only_builder(path: Path) -> Iterator[None]:
     """Be the only process that builds caches of these images, after waiting for one that is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)
-    lock = _lock(path.parent, path.name.split("-")[0])
+    lock = _cache_lock(path.parent, path.name.split("-")[0])
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -175,12 +175,12 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(path: Path, images: FileImages) -> MemoryImages:
+def _build_cache(path: Path, images: FileImages) -> MemoryImages:
     """Write the cache beside its place, then move it there: a cache is whole or is not there."""
     free = shutil.disk_usage(path.parent).free
-    if images.nbytes + SPARE > free:
+    if images.nbytes + SPARE_BYTES > free:
         raise OSError(f"{images.nbytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
-    part = _part(path)
+    part = _unfinished_path(path)
     try:
         with part.open("wb") as file:
             _write_header(file, images.shape)
@@ -195,7 +195,7 @@ def _build(path: Path, images: FileImages) -> MemoryImages:
     finally:
         part.unlink(missing_ok=True)
     _remove_older(path)
-    found = _load(path, images)
+    found = _open_cache(path, images)
     if found is None:
         raise OSError(f"{path.name} cannot be read back")
     return found
@@ -206,7 +206,7 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _part(path: Path) -> Path:
+def _unfinished_path(path: Path) -> Path:
     """The name of a file until it is whole."""
     return path.with_name(f"{path.name.split('-')[0]}-{os.getpid()}{path.suffix}.tmp")
 
@@ -219,14 +219,14 @@ def _remove_older(path: Path) -> None:
                 old.unlink()
 
 
-def _lock(folder: Path, family: str) -> FileLock:
+def _cache_lock(folder: Path, family: str) -> FileLock:
     return FileLock(folder / f"{family}.lock")
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left: unfinished caches whose lock nobody holds."""
     for part in folder.glob("*.tmp"):
-        lock = _lock(folder, part.name.split("-")[0])
+        lock = _cache_lock(folder, part.name.split("-")[0])
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
             part.unlink()
 

@@ -23,14 +23,19 @@ from PIL.TiffImagePlugin import TiffImageFile
 from vitlit.errors import InputError
 from vitlit.foreign_texts import find_text
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-MAX_BYTES = 2**29  # of a file
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+MAX_FILE_BYTES = 2**29  # of a file
 MAX_PIXELS = 178_956_970  # Pillow's own limit, against small files that unpack to fill the memory
-LARGE = 2**25  # pixels; of images of more, a process decodes one at a time
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of whole files
-BITS, COLOURS, KIND, SIGNED = 258, 262, 339, 2  # TIFF 6.0: three tags, and a value of the third
-ORIENTATION = 0x0112  # tag of EXIF and TIFF
-TURNS = {
+LARGE_PIXELS = 2**25  # pixels; of images of more, a process decodes one at a time
+END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # of whole files
+TAG_BITS, TAG_PHOTOMETRIC, TAG_SAMPLE_FORMAT, SIGNED_SAMPLES = (
+    258,
+    262,
+    339,
+    2,
+)  # TIFF 6.0: three tags, and a value of the third
+TAG_ORIENTATION = 0x0112  # tag of EXIF and TIFF
+EXIF_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -60,7 +65,7 @@ def _reason(error: Exception) -> str:
     """Why a file cannot be read, in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image of a known kind ({' '.join(FORMATS)}), or cut short"
+        return f"not an image of a known kind ({' '.join(IMAGE_FORMATS)}), or cut short"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels, the most that are read"
     if isinstance(error, MemoryError):
@@ -72,28 +77,28 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _check_file(path: str | Path) -> None:
+def _check_file_size(path: str | Path) -> None:
     """Refuse what is no file (a pipe would be waited for), is empty, or is too large."""
     found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device")
     if found.st_size == 0:
         raise ValueError("empty")
-    if found.st_size > MAX_BYTES:
-        raise ValueError(f"{found.st_size:,} bytes, more than the {MAX_BYTES:,} that are read")
+    if found.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{found.st_size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read")
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def open_image(path: str | Path) -> Iterator[Image.Image]:
     """The image in a file, not decoded yet; whatever goes wrong with it names the file."""
     try:
-        _check_file(path)
-        with Image.open(path, formats=FORMATS) as image:
+        _check_file_size(path)
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise Image.DecompressionBombError
             _scale_key(image)
-            with _one_at_a_time if pixels > LARGE else nullcontext():
+            with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
                 yield image
     except InputError:
         raise
@@ -103,13 +108,13 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
         raise ImageInputError(message, reason) from error
 
 
-def check_file(path: str | Path) -> None:
+def check_image_file(path: str | Path) -> None:
     """Refuse a file whose size or header says that it cannot be read.
 
     One without the mark that ends its kind of file is decoded, to see whether it is whole.
     """
-    with opened(path) as image:
-        mark = ENDS.get(str(image.format))
+    with open_image(path) as image:
+        mark = END_MARKERS.get(str(image.format))
         if mark is None or not _ends_with(path, mark):
             image.load()
 
@@ -123,26 +128,26 @@ def _ends_with(path: str | Path, mark: bytes) -> bool:
 def _orientation(image: Image.Image) -> int:
     """How the camera was held, 1 to 8 as EXIF has it; 1 where that is missing or makes no sense."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        found = image.getexif().get(TAG_ORIENTATION, 1)
     except Exception:  # broken EXIF data are no reason to lose the pixels
         return 1
-    return found if found in TURNS else 1
+    return found if found in EXIF_TURNS else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an opened image as :func:`plain` turns it."""
+    """Height and width of an opened image as :func:`to_plain_image` turns it."""
     lies = _orientation(image) >= 5 and not isinstance(image, TiffImageFile)  # Pillow sees to those
     return image.size if lies else (image.height, image.width)
 
 
-def plain(image: Image.Image, in_chans: int) -> Image.Image:
+def to_plain_image(image: Image.Image, in_chans: int) -> Image.Image:
     """Decode an opened image: upright, opaque, 8 bits, grey (1 channel) or RGB."""
     mode = "L" if in_chans == 1 else "RGB"
     image.load()  # first: EXIF data may follow the pixels
     turn = _orientation(image)
     if image.mode != mode or image.has_transparency_data:  # each step copies
         image = _on_white(_to_8_bit(image)).convert(mode)
-    return image.transpose(TURNS[turn]) if turn in TURNS else image
+    return image.transpose(EXIF_TURNS[turn]) if turn in EXIF_TURNS else image
 
 
 def _scale_key(image: Image.Image) -> None:
@@ -170,11 +175,11 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 def _scale_integers(values: NDArray[Any], image: Image.Image) -> NDArray[np.uint8]:
     """White is the largest number of the type, as TIFF 6.0 says, page 37; below zero is black."""
     tags: Any = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    bits, kind = tags.get(BITS, (16,))[0], tags.get(KIND, (1,))[0]
-    if bits == 32 and kind != SIGNED:
+    bits, kind = tags.get(TAG_BITS, (16,))[0], tags.get(TAG_SAMPLE_FORMAT, (1,))[0]
+    if bits == 32 and kind != SIGNED_SAMPLES:
         values = values.view(np.uint32)  # Pillow knows signed ones only
-    white = 2 ** (bits - 1) - 1 if kind == SIGNED else 2**bits - 1
-    return _spread(values, white, inverted=tags.get(COLOURS) == 0)
+    white = 2 ** (bits - 1) - 1 if kind == SIGNED_SAMPLES else 2**bits - 1
+    return _stretch_range(values, white, inverted=tags.get(TAG_PHOTOMETRIC) == 0)
 
 
 def _scale_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -188,10 +193,12 @@ def _scale_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
     white = next((top for top in (1, 255, 65535) if highest <= 2 * top), None)
     if white is None:
         raise ValueError(f"float pixels up to {highest:g}, of which white is not known")
-    return _spread(values, white)
+    return _stretch_range(values, white)
 
 
-def _spread(values: NDArray[Any], white: int, *, inverted: bool = False) -> NDArray[np.uint8]:
+def _stretch_range(
+    values: NDArray[Any], white: int, *, inverted: bool = False
+) -> NDArray[np.uint8]:
     """Values of 0 to ``white`` over 0 to 255, rounded; in float32, which is exact enough."""
     levels = np.rint(values.astype(np.float32) * np.float32(255 / white)).clip(0, 255)
     grey = levels.astype(np.uint8)

@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlit.augment.geometric import resized_crop_boxes
-from vitlit.images.image_io import ImageInputError, check_file
+from vitlit.images.image_io import ImageInputError, check_image_file
 from vitlit.images.preprocess import Box, read_crop, read_image
 
-CHUNK = 64  # images that a thread decodes before it hands them over
+CHUNK_IMAGES = 64  # images that a thread decodes before it hands them over
 MAX_THREADS = 8  # more wait for each other: a good part of decoding holds Python's lock
 Found = TypeVar("Found")
 
@@ -147,7 +147,7 @@ class FileImages:
         Returns the files that cannot be read, which ``take`` does not get.
         """
         bad: list[BadFile] = []
-        chunks = torch.split(torch.arange(len(self)), CHUNK)
+        chunks = torch.split(torch.arange(len(self)), CHUNK_IMAGES)
         with closing(_on_all_cores(self.read, chunks)) as results:
             for chunk, (pixels, found) in zip(chunks, results, strict=True):
                 bad += found
@@ -174,12 +174,12 @@ class FileImages:
             bad = []
             for index in indices.tolist():
                 try:
-                    check_file(self.paths[index])
+                    check_image_file(self.paths[index])
                 except ImageInputError as error:
                     bad.append(BadFile(index, self.paths[index], error.reason))
             return bad
 
-        chunks = torch.split(torch.arange(len(self)), CHUNK)
+        chunks = torch.split(torch.arange(len(self)), CHUNK_IMAGES)
         return [file for found in _on_all_cores(check, chunks) for file in found]
 
 

@@ -17,18 +17,38 @@ from PIL import Image
 from torch import Tensor
 
 from vitlit.errors import InputError
-from vitlit.images.image_io import opened, plain, upright_size
+from vitlit.images.image_io import open_image, to_plain_image, upright_size
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-UNREAD: tuple[str, ...] = (".avif", ".eps", ".exr", ".heic", ".heif", ".ico", ".jfif", ".jp2")
-UNREAD += (".jxl", ".psd", ".svg", ".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw")
+UNREAD_EXTENSIONS: tuple[str, ...] = (
+    ".avif",
+    ".eps",
+    ".exr",
+    ".heic",
+    ".heif",
+    ".ico",
+    ".jfif",
+    ".jp2",
+)
+UNREAD_EXTENSIONS += (
+    ".jxl",
+    ".psd",
+    ".svg",
+    ".tga",
+    ".arw",
+    ".cr2",
+    ".cr3",
+    ".dng",
+    ".nef",
+    ".raw",
+)
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that turn RGB to grey
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file name looks like an image, of any kind; hidden files do not."""
-    return name.lower().endswith(EXTENSIONS + UNREAD) and not name.startswith(".")
+    return name.lower().endswith(EXTENSIONS + UNREAD_EXTENSIONS) and not name.startswith(".")
 
 
 def is_hidden(name: str) -> bool:
@@ -50,7 +70,7 @@ def list_images(folder: str | Path, unread: list[str] | None = None) -> list[str
     """
     found = list(_walk(str(folder), (os.path.realpath(folder),)))
     if unread is not None:
-        unread += [path for path in found if path.lower().endswith(UNREAD)]
+        unread += [path for path in found if path.lower().endswith(UNREAD_EXTENSIONS)]
     return [path for path in found if path.lower().endswith(EXTENSIONS)]
 
 
@@ -124,7 +144,7 @@ def _trim(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((cols, rows, image.width - cols, image.height - rows))
 
 
-def _fit(image: Image.Image, size: tuple[int, int]) -> Tensor:
+def _fit_size(image: Image.Image, size: tuple[int, int]) -> Tensor:
     """Scale to cover ``size`` (height, width) and cut the centre, keeping proportions.
 
     As torchvision's ``Resize`` (bicubic) and ``CenterCrop`` do it, to the pixel.
@@ -144,10 +164,10 @@ def read_image(path: str | Path, *, in_chans: int, size: tuple[int, int]) -> Ten
 
     size: (height, width) in pixels. Returns uint8 ``(in_chans, height, width)``.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         side = 2 * max(size)
         image.draft("RGB", (side, side))  # JPEG only: decode no larger than needed
-        return _fit(plain(image, in_chans), size).contiguous()
+        return _fit_size(to_plain_image(image, in_chans), size).contiguous()
 
 
 def read_crop(
@@ -158,20 +178,20 @@ def read_crop(
     choose: from the upright image's height and width to the box. Returns uint8
     ``(in_chans, height, width)``, antialiased bilinear.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         full = upright_size(image)
         top, left, height, width = choose(*full)
         # JPEG only: a box of many pixels needs no decoding at the full resolution
         surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
         image.draft("RGB", (image.width // surplus, image.height // surplus))
-        whole = plain(image, in_chans)
+        whole = to_plain_image(image, in_chans)
         x, y = whole.width / full[1], whole.height / full[0]  # 1, or less after draft
         left, top = round(left * x), round(top * y)
         box = left, top, left + round(width * x), top + round(height * y)
         return _resize(whole.crop(box), size, "bilinear").contiguous()
 
 
-def convert_channels(x: Tensor, in_chans: int) -> Tensor:
+def match_channels(x: Tensor, in_chans: int) -> Tensor:
     """Grey to colour by repetition, colour to grey by luma: ``(B, C, h, w)`` of the same dtype."""
     if x.shape[1] == in_chans:
         return x
@@ -230,15 +250,15 @@ class Preprocess:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``."""
-        x = convert_channels(x, self.in_chans).float()  # a copy of its own, changed in place
+        x = match_channels(x, self.in_chans).float()  # a copy of its own, changed in place
         if tuple(x.shape[-2:]) != self.img_size:
             x = F.interpolate(x, self.img_size, mode="bilinear", antialias=True)
-        scale, shift = _affine(self.mean, self.std, self.invert, x.device)
+        scale, shift = _scale_and_shift(self.mean, self.std, self.invert, x.device)
         return x.mul_(scale).add_(shift)
 
 
 @cache
-def _affine(
+def _scale_and_shift(
     means: tuple[float, ...], stds: tuple[float, ...], invert: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Inversion and normalisation of 0..255 as one multiplication and one addition.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.evaluation import precision
-from vitlit.model.positions import rotate
+from vitlit.model.positions import rotate_pairs
 
 
 def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         if self.rope is not None:
-            q, k = rotate(q, self.rope), rotate(k, self.rope)
+            q, k = rotate_pairs(q, self.rope), rotate_pairs(k, self.rope)
         return q, k, v
 
     def compare(self, q: Tensor, k: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def fixed_table(kind: str, grid: tuple[int, int], dim: int, prefix: int) -> Tens
 
 
 def rope2d(rows: int, cols: int, width: int, *, prefix: int = 0) -> Tensor:
-    """Cosines and sines by which :func:`rotate` turns the queries and keys of a head.
+    """Cosines and sines by which :func:`rotate_pairs` turns the queries and keys of a head.
 
     RoFormer's rotation (Su et al., 2021) along the two axes of an image, with the base 100 of
     RoPE-ViT (Heo et al., 2024, axial): the first half of the width turns with the row of a patch,
@@ -87,7 +87,7 @@ def rope2d(rows: int, cols: int, width: int, *, prefix: int = 0) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()]).float()
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
+def rotate_pairs(x: Tensor, table: Tensor) -> Tensor:
     """Turn the pairs (x0, x1), (x2, x3), ... of each token by the angles of its place.
 
     x: ``(..., N, d)``; table: ``(2, N, d)`` of :func:`rope2d`. The type of x is kept.

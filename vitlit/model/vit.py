@@ -25,7 +25,7 @@ from vitlit.patches import grid_size, pair
 
 PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "rope", "none"]
 PoolName = Literal["token", "avg", "seq"]
-CHOICES = {
+VIT_CHOICES = {
     "patch_embed": PatchEmbedName,
     "attention": AttentionName,
     "pos_embed": PosEmbedName,
@@ -119,7 +119,7 @@ class ViT(nn.Module):
             raise InputError(
                 f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual", argument="mlp_ratio"
             )
-        _check_choices(locals())
+        _check_arguments(locals())
         check_below_one(
             norm_eps=norm_eps,
             drop_rate=drop_rate,
@@ -253,9 +253,9 @@ def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
     return found | {"img_size": height if height == width else [height, width]}
 
 
-def _check_choices(values: dict[str, Any]) -> None:
+def _check_arguments(values: dict[str, Any]) -> None:
     """values: of ViT's constructor."""
-    for name, names in CHOICES.items():
+    for name, names in VIT_CHOICES.items():
         value, known = values[name], get_args(names)
         if value not in known:
             message = f"unknown {name} {value!r}; known: {', '.join(known)}"

@@ -16,19 +16,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vitlit.data.sampler import Batch
 from vitlit.errors import InputError, check_at_least
-from vitlit.images.bad_images import print_bad, refuse
+from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_io import printable
 from vitlit.images.image_store import BadFile
 
-PREDICTIONS = "predictions.csv"
-LOOKS = 10  # steps between two looks at the clock where processes must agree on it
-SHOWN = 10  # rows that predict prints
+PREDICTIONS_FILE = "predictions.csv"
+CLOCK_STEPS = 10  # steps between two looks at the clock where processes must agree on it
+PRINTED_ROWS = 10  # rows that predict prints
 
 
 Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]
 
 
-def mode_of(monitor: str) -> Literal["min", "max"]:
+def monitor_mode(monitor: str) -> Literal["min", "max"]:
     """Whether the lowest or the highest of a score is the best."""
     return "min" if monitor.endswith("loss") else "max"
 
@@ -66,7 +66,7 @@ class BestCheckpoint(RunCheckpoint):
     """
 
     def __init__(self, folder: Path | None = None, monitor: Monitor = "val/acc") -> None:
-        super().__init__(folder, monitor=monitor, mode=mode_of(monitor), filename="best")
+        super().__init__(folder, monitor=monitor, mode=monitor_mode(monitor), filename="best")
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score
@@ -113,7 +113,7 @@ class LastCheckpoint(RunCheckpoint):
 
     def _is_late(self, trainer: pl.Trainer) -> bool:
         several = trainer.world_size > 1
-        if not self.every_minutes or (several and trainer.global_step % LOOKS):
+        if not self.every_minutes or (several and trainer.global_step % CLOCK_STEPS):
             return False
         is_late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
         return bool(trainer.strategy.broadcast(is_late))  # the clocks of processes differ
@@ -151,7 +151,7 @@ def is_within_step(trainer: pl.Trainer) -> bool:
     return trainer.strategy.handles_gradient_accumulation or not is_last
 
 
-def free_name(path: Path) -> Path:
+def free_path(path: Path) -> Path:
     """``path``, or with -2, -3, … before the ending, whichever does not exist yet."""
     number = 2
     candidate = path
@@ -199,7 +199,7 @@ class PredictionWriter(Callback):
         self.class_names = class_names
         if out is not None and Path(out).exists():
             raise InputError(f"{out} exists; give another name, or remove it", argument="out")
-        self.path = Path(out) if out else free_name(Path(PREDICTIONS))
+        self.path = Path(out) if out else free_path(Path(PREDICTIONS_FILE))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -233,7 +233,7 @@ class PredictionWriter(Callback):
         self._bad += batch.bad
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = sorted(_gather(self._found, trainer.world_size))
+        found = sorted(gather_lists(self._found, trainer.world_size))
         files = trainer.datamodule.files  # type: ignore[attr-defined]
         bad = self._bad_files(files, len(found), trainer.world_size)
         if not trainer.is_global_zero:
@@ -245,14 +245,14 @@ class PredictionWriter(Callback):
             writer.writerow(["file", "class", "probability", "top5"])
             writer.writerows(rows)
         self._show(rows)
-        print_bad(bad, len(rows))
+        print_bad_images(bad, len(rows))
 
     def _bad_files(self, files: list[str], good: int, world: int) -> list[BadFile]:
         """Those that could not be read, of all processes; refused where none could."""
-        reasons = dict(_gather(self._bad, world))  # once, where rows fill a batch up
+        reasons = dict(gather_lists(self._bad, world))  # once, where rows fill a batch up
         bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
         if not good:
-            refuse(bad, len(bad), "mend them, or give other images", argument="images")
+            refuse_bad_images(bad, len(bad), "mend them, or give other images", argument="images")
         return bad
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
@@ -261,15 +261,15 @@ class PredictionWriter(Callback):
         return [file, names[0], f"{values[0]:.4f}", top5]
 
     def _show(self, rows: list[list[str]]) -> None:
-        names = [printable(row[0]) for row in rows[:SHOWN]]
+        names = [printable(row[0]) for row in rows[:PRINTED_ROWS]]
         width = max(map(len, names))
         for file, (_, name, probability, _) in zip(names, rows, strict=False):
             print(f"{file:{width}}  {probability}  {name}")
-        if len(rows) > SHOWN:
-            print(f"… and {len(rows) - SHOWN} more")
+        if len(rows) > PRINTED_ROWS:
+            print(f"… and {len(rows) - PRINTED_ROWS} more")
 
 
-def _gather(mine: list[Any], world: int) -> list[Any]:
+def gather_lists(mine: list[Any], world: int) -> list[Any]:
     """The lists of all processes in one."""
     if world == 1:
         return mine

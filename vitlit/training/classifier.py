@@ -19,8 +19,8 @@ from vitlit.model.vit import ViT
 from vitlit.seeding import seed_dropout
 from vitlit.training.loss import balanced_weights, cross_entropy
 from vitlit.training.optim import freeze, parameter_groups, schedule_factor, spread_non_finite
-from vitlit.weights.adapt import adapt
-from vitlit.weights.pretrained import Weights, load_weights, tell
+from vitlit.weights.adapt import adapt_weights
+from vitlit.weights.pretrained import Weights, load_weights, tell_notes
 
 COMPILER = "inductor"
 
@@ -136,9 +136,9 @@ class Classifier(Scoring):
         Logs what was assumed, kept, resized and dropped.
         """
         weights = weights or load_weights(self.hparams["pretrained"])
-        state, notes = adapt(weights, self.vit, self.class_names)
+        state, notes = adapt_weights(weights, self.vit, self.class_names)
         self.vit.load_state_dict(state)
-        tell([*weights.notes, *notes])
+        tell_notes([*weights.notes, *notes])
 
     def setup(self, stage: str) -> None:
         self._is_alone = self.trainer.world_size == 1

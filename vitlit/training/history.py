@@ -16,13 +16,13 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from vitlit.errors import InputError
 from vitlit.explain import figures
-from vitlit.explain.analysis import of_weights
-from vitlit.explain.explanation import balanced_sample, names_in, study
+from vitlit.explain.analysis import analyse_weights
+from vitlit.explain.explanation import balanced_sample, explain_image, names_in
 from vitlit.images.preprocess import Preprocess
 from vitlit.training.history_figure import training_history
 
-TRAINED = ("lr", "train/loss_epoch", "train/acc", "train/acc5")
-COLUMNS = (*TRAINED, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
+TRAINING_COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5")
+HISTORY_COLUMNS = (*TRAINING_COLUMNS, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
 
 
 class History(Callback):
@@ -67,14 +67,14 @@ class History(Callback):
         path = Path(self._folder) / "history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
-            names = ["epoch", "step", *(name for name in COLUMNS if name in self._known())]
+            names = ["epoch", "step", *(name for name in HISTORY_COLUMNS if name in self._known())]
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
 
     def _scores(self, trainer: pl.Trainer) -> dict[str, float]:
         found = trainer.callback_metrics
-        names = [name for name in COLUMNS if name in found]
+        names = [name for name in HISTORY_COLUMNS if name in found]
         return self._before | {
             name: float(found[name])
             for name in names
@@ -108,7 +108,7 @@ class History(Callback):
             return
         points = {
             name: [(row["epoch"], row[name]) for row in self.rows if name in row]
-            for name in COLUMNS
+            for name in HISTORY_COLUMNS
         }
         path = Path(self._folder) / "history.png"
         part = path.with_name(".history.part.png")
@@ -159,7 +159,7 @@ class AttentionPictures(Callback):
         places = balanced_sample(split, self.count)
         pixels = split.images.gather(split.members[places])
         with torch.autocast(module.device.type, enabled=False):
-            found = [study(module.vit, one, preprocess, "mean") for one in pixels]
+            found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
         answers = [one.probabilities for one in found if one.probabilities is not None]
         overview = figures.attention_overview(
             torch.stack([one.shown for one in found]),
@@ -169,7 +169,7 @@ class AttentionPictures(Callback):
             names=names_in(split, places, f"{data.dataset} val"),
             labels=split.labels[places].tolist(),
         )
-        similarity, filters = of_weights(module.vit)
+        similarity, filters = analyse_weights(module.vit)
         drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]
         if similarity is not None:
             drawn.append(("positions", figures.position_grid(similarity)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vitlit.explain.figures import BLUE, SMALL, TINY, VERMILION, _figure, _tidy
+from vitlit.explain.figures import BLUE, FONT_SMALL, FONT_TINY, VERMILION, new_figure, tidy_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 # titles of the panels -> the names that training logs, by the name of the line
-HISTORY = {
+HISTORY_PANELS = {
     "loss": {"train": "train/loss_epoch", "val": "val/loss"},
     "top-1 accuracy": {"train": "train/acc", "val": "val/acc"},
     "learning rate": {"": "lr"},
@@ -31,22 +31,22 @@ def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fi
     """
     panels = {
         title: {line: name for line, name in lines.items() if history.get(name)}
-        for title, lines in HISTORY.items()
+        for title, lines in HISTORY_PANELS.items()
     }
     panels = {title: lines for title, lines in panels.items() if lines}
     shown = {
         epoch for lines in panels.values() for name in lines.values() for epoch, _ in history[name]
     }
-    figure = _figure(2.8)
+    figure = new_figure(2.8)
     for i, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), i)
         for line, name in lines.items():
-            _draw(axes, history[name], line)
-        axes.set_title(title, fontsize=SMALL)
+            _draw_panel(axes, history[name], line)
+        axes.set_title(title, fontsize=FONT_SMALL)
         axes.set_xlabel("epoch")
         if len(lines) > 1:
-            axes.legend(fontsize=TINY, frameon=False)
-        _tidy(axes)
+            axes.legend(fontsize=FONT_TINY, frameon=False)
+        tidy_axes(axes)
         if len(shown) == 1:  # matplotlib would divide the one epoch, and label its parts
             axes.set(xlim=(min(shown) - 1, min(shown) + 1), xticks=[min(shown)])
         if "lr" in lines.values():
@@ -55,7 +55,7 @@ def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fi
     return figure
 
 
-def _draw(axes: Axes, points: Sequence[tuple[float, float]], line: str) -> None:
+def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], line: str) -> None:
     epochs, values = zip(*sorted(points), strict=True)
     axes.plot(
         epochs,

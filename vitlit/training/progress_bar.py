@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-REDRAW = 0.5  # seconds between two drawings of the bar
+REDRAW_SECONDS = 0.5  # seconds between two drawings of the bar
 BATCH_IDX = 4  # place of the batch's number among the arguments of the hooks that end one
 
 
@@ -54,7 +54,7 @@ class Bar(TQDMProgressBar):
     def is_due(self, batch_idx: int, bar: Any) -> bool:
         """Whether to draw a bar after a batch: it may be the last."""
         now = time.monotonic()
-        if batch_idx + 1 != bar.total and now - self._drawn < REDRAW:
+        if batch_idx + 1 != bar.total and now - self._drawn < REDRAW_SECONDS:
             return False
         self._drawn = now
         return True

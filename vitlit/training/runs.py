@@ -23,17 +23,17 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zer
 from vitlit.errors import InputError
 from vitlit.weights import checkpoint, durable_file
 
-NAME = re.compile(r"\w[\w.+-]*")
-FINISHED, LOCK = "finished", ".lock"
-CHECKPOINTS = "checkpoints"
-SPARE = 10_000_000  # bytes for logs
-INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which a person types commands
+RUN_NAME = re.compile(r"\w[\w.+-]*")
+FINISHED_FILE, LOCK_FILE = "finished", ".lock"
+CHECKPOINTS_FOLDER = "checkpoints"
+LOG_BYTES = 10_000_000  # bytes for logs
+INTERACTIVE_JOBS = ("bash", "interactive")  # names of SLURM jobs in which a person types commands
 
 
 def job_name(environment: Mapping[str, str]) -> str | None:
     """The SLURM job and array task that this process belongs to, as one name."""
     job = environment.get("SLURM_JOB_ID")
-    if not job or environment.get("SLURM_JOB_NAME") in INTERACTIVE:
+    if not job or environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
         return None
     if task := environment.get("SLURM_ARRAY_TASK_ID"):
         return f"{environment.get('SLURM_ARRAY_JOB_ID', job)}_{task}"
@@ -45,9 +45,9 @@ def named_folder(root: Path, name: str | None) -> Path | None:
     name = job_name(os.environ) if name is None else name
     if name is None:
         return None
-    if not NAME.fullmatch(name):
+    if not RUN_NAME.fullmatch(name):
         raise InputError(f"run {name!r} is not a name; use letters, digits and . _ + - in --run")
-    return root / checkpoint.RUNS / name
+    return root / checkpoint.RUNS_FOLDER / name
 
 
 def start_of(folder: Path | None, given: str | None) -> Path | None:
@@ -68,15 +68,15 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
             if own is not None:
                 return own
         if given in ("best", "last"):
-            return checkpoint.resolve(given, folder)
-    return checkpoint.resolve(given, prefer="last") if given else None
+            return checkpoint.resolve_checkpoint(given, folder)
+    return checkpoint.resolve_checkpoint(given, prefer="last") if given else None
 
 
 def _own_last(folder: Path) -> Path | None:
     """The checkpoint that a run goes on from; its best one where the last is gone."""
-    if last := checkpoint.find(folder / CHECKPOINTS, "last"):
+    if last := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "last"):
         return last
-    if best := checkpoint.find(folder / CHECKPOINTS, "best"):
+    if best := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "best"):
         rank_zero_warn(f"run {folder.name} has no last.ckpt; it goes on from {best.name}")
         return best
     return None
@@ -91,8 +91,8 @@ def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | Non
     if folder is not None and name is None and not folder.is_dir():
         folder = None  # a job that trains nothing
     if given is None:
-        return checkpoint.resolve(str(folder)) if name is not None else None
-    return checkpoint.resolve(given, folder)
+        return checkpoint.resolve_checkpoint(str(folder)) if name is not None else None
+    return checkpoint.resolve_checkpoint(given, folder)
 
 
 def find_start(settings: Any, command: str) -> tuple[Path | None, Path | None]:
@@ -136,7 +136,7 @@ class Claim:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and self._is_new and self.folder is not None:
-            if not any(self.folder.glob(f"{CHECKPOINTS}/*.ckpt")):
+            if not any(self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")):
                 shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # not empty
                 self.folder.parent.rmdir()
@@ -147,7 +147,7 @@ class Claim:
         """Make and lock the folder ``named``, or one named after the time, and return it."""
         if named is not None:
             _check_is_new(named)
-        folder = named or root / checkpoint.RUNS / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        folder = named or root / checkpoint.RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         if not _is_first_process():
             return folder
         try:
@@ -158,7 +158,7 @@ class Claim:
                 self._is_new = not folder.exists()
                 folder.mkdir(parents=True, exist_ok=True)
             self.folder = folder
-            self._lock = _lock(folder)
+            self._lock = _lock_folder(folder)
         except OSError as error:
             raise InputError(
                 f"cannot make the folder {folder}: {error.strerror}; change the permissions, "
@@ -179,22 +179,26 @@ class Claim:
         if self.folder is None:
             return
         size = sum(tensor.nbytes for tensor in model.state_dict().values())
-        there = sum(file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS}/*.ckpt"))
+        there = sum(
+            file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
+        )
         durable_file.check_room(
-            self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + SPARE
+            self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + LOG_BYTES
         )
 
     def finish(self) -> None:
         """Mark the run as finished: its name is taken from now on, if it left a model."""
-        if self.folder is not None and any(self.folder.glob(f"{CHECKPOINTS}/*.ckpt")):
-            (self.folder / FINISHED).write_text("The training reached its end.\n", encoding="utf-8")
+        if self.folder is not None and any(self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")):
+            (self.folder / FINISHED_FILE).write_text(
+                "The training reached its end.\n", encoding="utf-8"
+            )
 
 
 def _check_is_new(folder: Path) -> None:
-    if (folder / FINISHED).exists():
+    if (folder / FINISHED_FILE).exists():
         raise InputError(
             f"run {folder.name} is finished; give --run another name, and "
-            f"--ckpt_path {folder / CHECKPOINTS / checkpoint.LAST} to train its model longer"
+            f"--ckpt_path {folder / CHECKPOINTS_FOLDER / checkpoint.LAST_FILE} to train its model longer"
         )
 
 
@@ -222,19 +226,19 @@ class _FileLock:
         self.lock.release()
 
 
-def _lock(folder: Path) -> Any:
+def _lock_folder(folder: Path) -> Any:
     """Lock a run's folder until the result is closed, or the process ends however it may.
 
     A record lock, since others stay locked for seconds through the workers of a killed process.
     """
-    path = folder / LOCK
+    path = folder / LOCK_FILE
     try:
         import fcntl
     except ImportError:
         try:
             return _FileLock(path)
         except Timeout as error:
-            raise _taken(folder, "") from error
+            raise _run_in_use(folder, "") from error
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,14 +246,14 @@ def _lock(folder: Path) -> Any:
         file.seek(0)
         holder = file.read(200).strip()
         file.close()
-        raise _taken(folder, f", {holder}") from error
+        raise _run_in_use(folder, f", {holder}") from error
     file.truncate(0)
     file.write(f"process {os.getpid()} of {socket.gethostname()}\n")
     file.flush()
     return file
 
 
-def _taken(folder: Path, holder: str) -> InputError:
+def _run_in_use(folder: Path, holder: str) -> InputError:
     return InputError(
         f"run {folder.name} is being written by another process{holder}; wait for it, or give "
         f"--run another name"

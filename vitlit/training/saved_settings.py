@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit.data.split_builder import other_division
+from vitlit.data.split_builder import differing_setting
 from vitlit.errors import InputError
-from vitlit.weights.checkpoint import DATA, MODEL, TRAINING
+from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, TRAINING
 
-NAMES = (
+SAVED_SETTINGS = (
     "seed_everything",
     "ema.decay",
     "checkpoints.monitor",
@@ -33,15 +33,15 @@ NAMES = (
 )
 
 
-class KeepSettings(Callback):
+class SaveSettings(Callback):
     """Puts the settings into every checkpoint.
 
     settings: all of them, by dotted name.
     """
 
     def __init__(self, settings: Any) -> None:
-        found = {name: settings.get(name) for name in NAMES}
-        self.kept = {name: value for name, value in found.items() if _is_plain(value)}
+        found = {name: settings.get(name) for name in SAVED_SETTINGS}
+        self.kept = {name: value for name, value in found.items() if is_plain_value(value)}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -49,19 +49,21 @@ class KeepSettings(Callback):
         checkpoint[TRAINING] = self.kept
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain_value(value: Any) -> bool:
     return isinstance(value, str | int | float | bool | None)
 
 
-def kept_settings(content: dict[str, Any]) -> dict[str, Any]:
+def training_settings_of(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the training that it is of; older ones say nothing."""
     kept = content.get(TRAINING)
     if not isinstance(kept, dict):
         return {}
-    return {name: kept[name] for name in NAMES if name in kept and _is_plain(kept[name])}
+    return {
+        name: kept[name] for name in SAVED_SETTINGS if name in kept and is_plain_value(kept[name])
+    }
 
 
-def tell_kept(kept: dict[str, Any], without: Any, settings: Any, path: Path) -> None:
+def tell_saved(kept: dict[str, Any], without: Any, settings: Any, path: Path) -> None:
     """Say which settings come from the checkpoint, so that none is a surprise.
 
     without: the settings as they were without it.
@@ -79,9 +81,9 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
     """Say which settings of model and data are not those that the checkpoint was trained with."""
     changed = [
         f"{group}.{name} {settings[group][name]} (there {value})"
-        for group, part in (("model", MODEL), ("data", DATA))
+        for group, part in (("model", MODEL_KEY), ("data", DATA_KEY))
         for name, value in content[part].items()
-        if name in settings[group] and settings[group][name] != value and _is_plain(value)
+        if name in settings[group] and settings[group][name] != value and is_plain_value(value)
     ]
     if changed:
         rank_zero_info(f"not as in {path}: {', '.join(changed)}")
@@ -89,8 +91,8 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
 
 def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
     """Refuse to train on what was held out: all later scores would be of images that were seen."""
-    then = content[DATA]
-    name = other_division(data, then, "test") or other_division(data, then, "val")
+    then = content[DATA_KEY]
+    name = differing_setting(data, then, "test") or differing_setting(data, then, "val")
     if name is not None:
         raise InputError(
             f"data.{name} {data[name]} contradicts {path}, which has {then[name]}: images that it "
@@ -110,7 +112,7 @@ def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, pa
                 f"{path} has no {name}, so training cannot go on from it; give "
                 f"--model.pretrained {path} to start from its weights"
             )
-    kept, limits = kept_settings(content), ("trainer.max_epochs", "trainer.max_steps")
+    kept, limits = training_settings_of(content), ("trainer.max_epochs", "trainer.max_steps")
     is_own = run is not None and path.resolve().is_relative_to(run.resolve())
     if not is_own or any(settings[name] != kept.get(name) for name in limits):
         check_is_unfinished(content, settings["trainer"], path)

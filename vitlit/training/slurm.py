@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
-from vitlit.training.runs import INTERACTIVE
+from vitlit.training.runs import INTERACTIVE_JOBS
 
 
-def warn(trainer: pl.Trainer) -> None:
+def warn_of_cluster_traps(trainer: pl.Trainer) -> None:
     """Say what of the cluster's settings does not fit the trainer's."""
     external = getattr(trainer.strategy, "cluster_environment", None)
     launched = external is not None and external.creates_processes_externally
@@ -41,7 +41,7 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
     """
     if "SLURM_JOB_ID" not in environment:
         return []
-    if environment.get("SLURM_JOB_NAME") in INTERACTIVE:
+    if environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
         return []
     number = environment.get("SLURM_NTASKS", "1")
     tasks = int(number) if number.isdecimal() else 1

@@ -14,18 +14,18 @@ from vitlit.errors import InputError
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT
 from vitlit.patches import grid_size
-from vitlit.weights.file_reader import listed
+from vitlit.weights.file_reader import quoted_few
 from vitlit.weights.pretrained import Weights, untold_names
 
-EXTRAS = {  # beside what all models have: what it is, and how its names end
+EXTRA_PARTS = {  # beside what all models have: what it is, and how its names end
     "temperatures of lsa": ".attn.sharpness",
     "gates of gpsa": ".attn.gate",
     "localities of gpsa": ".attn.locality",
     "scores of the pooling": "seq_pool.score.weight",
 }
 SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # the weights
-HEAD = ("head.weight", "head.bias")
-PREFIX = ("cls_token", "reg_token")  # in the order of their rows in the positions
+HEAD_KEYS = ("head.weight", "head.bias")
+PREFIX_TOKENS = ("cls_token", "reg_token")  # in the order of their rows in the positions
 Grid = tuple[int, int]
 
 
@@ -65,7 +65,7 @@ def resample_filters(filters: Tensor, patch_size: int) -> Tensor:
     return result.reshape(*filters.shape[:2], *size).to(filters.dtype)
 
 
-def convert_channels(filters: Tensor, in_chans: int) -> Tensor:
+def adapt_input_channels(filters: Tensor, in_chans: int) -> Tensor:
     """Patch filters ``(D, C, P, P)`` for images of ``in_chans`` channels.
 
     One channel gets the sum, as a grey image repeated C times would; several get the filters in
@@ -80,7 +80,7 @@ def convert_channels(filters: Tensor, in_chans: int) -> Tensor:
     return repeated[:, :in_chans] * (channels / in_chans)
 
 
-def adapt(weights: Weights, model: ViT, class_names: list[str] | None = None) -> Adapted:
+def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = None) -> Adapted:
     """The weights as a state for ``model``, which must agree in width, depth and MLP.
 
     class_names: those of the model; without them a head of as many classes is kept.
@@ -110,7 +110,7 @@ def adapt(weights: Weights, model: ViT, class_names: list[str] | None = None) ->
     ]
     if wrong:
         raise InputError(
-            f"the weights do not fit the model at {listed(wrong)}; leave out {', '.join(SHAPING)}, "
+            f"the weights do not fit the model at {quoted_few(wrong)}; leave out {', '.join(SHAPING)}, "
             f"or give those of the weights",
             argument=SHAPING,
         )
@@ -145,7 +145,7 @@ def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> No
     filters = state["patch_embed.proj.weight"]
     channels, patch = filters.shape[1], filters.shape[-1]
     new = model.config["patch_size"]
-    filters = resample_filters(convert_channels(filters, model.in_chans), new)
+    filters = resample_filters(adapt_input_channels(filters, model.in_chans), new)
     state["patch_embed.proj.weight"] = filters
     if channels != model.in_chans:
         notes.append(f"patch filters made for {model.in_chans} channels instead of {channels}")
@@ -169,10 +169,10 @@ def _adapt_positions(
         state["pos_embed"] = own.clone()
         return
     old_grid = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
-    counts = {name: state[name].shape[1] if name in state else 0 for name in PREFIX}
+    counts = {name: state[name].shape[1] if name in state else 0 for name in PREFIX_TOKENS}
     *rows, patches = torch.split(table, [*counts.values(), math.prod(old_grid)], dim=1)
     parts = []
-    for name, row in zip(PREFIX, rows, strict=True):
+    for name, row in zip(PREFIX_TOKENS, rows, strict=True):
         token = getattr(model, name)
         wanted = 0 if token is None else token.shape[1]
         parts.append(row if row.shape[1] == wanted else table.new_zeros(1, wanted, own.shape[2]))
@@ -184,7 +184,7 @@ def _adapt_positions(
 
 
 def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
-    for name in PREFIX:
+    for name in PREFIX_TOKENS:
         has, wants = name in state, name in own
         if has and not (wants and state[name].shape == own[name].shape):
             notes.append(f"{name} dropped; the model has {'another number' if wants else 'none'}")
@@ -224,15 +224,15 @@ def _adapt_head(
             is_moved = rows != sorted(rows)
             how = ", its rows put into the order of the data" if is_moved else ""
             notes.append(f"head kept for the same {classes} classes{how}")
-            state |= {name: state[name][rows] for name in HEAD if is_moved}
+            state |= {name: state[name][rows] for name in HEAD_KEYS if is_moved}
         elif new is not None:
             notes.append(f"head kept; {untold_names(new)}")
         return
-    state |= {name: torch.zeros_like(own[name]) for name in HEAD}
+    state |= {name: torch.zeros_like(own[name]) for name in HEAD_KEYS}
     had = "the weights bring none"
     if head is not None:
-        had = f"dropped the weights' head of {head.shape[0]} classes{_shown(old)}"
-    notes.append(f"head set to zeros for {classes} classes{_shown(new)}; {had}")
+        had = f"dropped the weights' head of {head.shape[0]} classes{_quoted_names(old)}"
+    notes.append(f"head set to zeros for {classes} classes{_quoted_names(new)}; {had}")
 
 
 def _is_same(old: list[str] | None, new: list[str] | None) -> bool:
@@ -240,13 +240,13 @@ def _is_same(old: list[str] | None, new: list[str] | None) -> bool:
     return old is None or new is None or sorted(old) == sorted(new)
 
 
-def _shown(names: list[str] | None) -> str:
-    return f" ({listed(names)})" if names else ""
+def _quoted_names(names: list[str] | None) -> str:
+    return f" ({quoted_few(names)})" if names else ""
 
 
 def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
     """What only some kinds of attention and pooling have."""
-    for kind, ending in EXTRAS.items():
+    for kind, ending in EXTRA_PARTS.items():
         shapes = {name: value.shape for name, value in own.items() if name.endswith(ending)}
         has = [name for name in state if name.endswith(ending)]
         drops = [name for name in has if state[name].shape != shapes.get(name)]

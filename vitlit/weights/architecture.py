@@ -13,24 +13,29 @@ from torch import Tensor
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
-from vitlit.weights.file_reader import listed
-from vitlit.weights.key_mapping import FILTERS, Format, positions_with_prefix
+from vitlit.weights.file_reader import quoted_few
+from vitlit.weights.key_mapping import FILTERS_KEY, WeightFormat, positions_with_prefix
 
-HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # published widths whose heads are not 64 wide
-USUAL_SIZE = 224  # pixels, where neither positions nor settings tell
-FIRST = "blocks.0.mlp.fc1.weight"
-KNOWN = re.compile(
+PUBLISHED_NUM_HEADS = {
+    1152: 16,
+    1280: 16,
+    1408: 16,
+    1664: 16,
+}  # published widths whose heads are not 64 wide
+DEFAULT_IMG_SIZE = 224  # pixels, where neither positions nor settings tell
+FIRST_MLP_KEY = "blocks.0.mlp.fc1.weight"
+KNOWN_KEYS = re.compile(
     r"(cls_token|reg_token|pos_embed|patch_embed\.proj\.(weight|bias)"
     r"|(fc_norm|norm|head)\.(weight|bias)"
     r"|blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)|ls[12]\.gamma))"
 )
 
 
-def infer(
+def infer_arguments(
     state: dict[str, Tensor],
     told: dict[str, Any],
     given: dict[str, Any],
-    kind: Format,
+    kind: WeightFormat,
     source: str,
     notes: list[str],
 ) -> dict[str, Any]:
@@ -39,12 +44,12 @@ def infer(
     told: what the source says in words; given: what its user says, taken where the source is
     silent. notes: gets what was assumed.
     """
-    width, channels, patch, across = _shape(state, FILTERS, 4, source)
+    width, channels, patch, across = _shape(state, FILTERS_KEY, 4, source)
     if patch != across:
         raise InputError(f"{source} has patches of {patch}x{across} pixels; they must be square")
-    if FIRST not in state:
+    if FIRST_MLP_KEY not in state:
         _refuse_other(state, source)
-    hidden = _shape(state, FIRST, 2, source)[0]
+    hidden = _shape(state, FIRST_MLP_KEY, 2, source)[0]
     has_class_token, has_fc_norm = "cls_token" in state, "fc_norm.weight" in state
     registers = _shape(state, "reg_token", 3, source)[1] if "reg_token" in state else 0
     pool = told.get("global_pool")
@@ -92,7 +97,7 @@ def _num_heads(
     for known in (told, given):
         if known.get("num_heads") is not None:
             return known["num_heads"]
-    num_heads = HEADS.get(width, max(1, width // 64))
+    num_heads = PUBLISHED_NUM_HEADS.get(width, max(1, width // 64))
     notes.append(
         f"num_heads {num_heads} assumed, as published models of width {width} would have, since "
         f"the weights do not tell; with another number the outputs are wrong: give num_heads "
@@ -105,7 +110,7 @@ def _img_size(
     state: dict[str, Tensor],
     known: tuple[dict[str, Any], dict[str, Any]],
     patch: int,
-    kind: Format,
+    kind: WeightFormat,
     source: str,
     notes: list[str],
 ) -> int | list[int]:
@@ -116,15 +121,17 @@ def _img_size(
             _refuse_other(state, source)
         size = told if told is not None else given
         if size is None:
-            notes.append(f"img_size {USUAL_SIZE} assumed; without positions the weights fit any")
-        return USUAL_SIZE if size is None else size
+            notes.append(
+                f"img_size {DEFAULT_IMG_SIZE} assumed; without positions the weights fit any"
+            )
+        return DEFAULT_IMG_SIZE if size is None else size
     _shape(state, "pos_embed", 3, source)
     for size in (told, given):
         grid = _grid(size, patch)
         if grid is not None and _complete(state, *grid):
             if size is not told:
                 _note_given(grid, patch, notes)
-            return _pixels(*grid, patch)
+            return _grid_pixels(*grid, patch)
     if told is not None:
         notes.append(f"the image size {told} that the model's settings tell is not its positions'")
     side = _square(state, patch, kind, source, given)
@@ -145,7 +152,7 @@ def _grid(size: Any, patch: int) -> tuple[int, int] | None:
     return (high // patch, wide // patch) if min(high, wide) >= patch else None
 
 
-def _pixels(high: int, wide: int, patch: int) -> int | list[int]:
+def _grid_pixels(high: int, wide: int, patch: int) -> int | list[int]:
     return high * patch if high == wide else [high * patch, wide * patch]
 
 
@@ -168,12 +175,14 @@ def _note_given(grid: tuple[int, int], patch: int, notes: list[str]) -> None:
     count, side = math.prod(grid), math.isqrt(math.prod(grid))
     if grid[0] != grid[1] and side**2 == count:
         notes.append(
-            f"img_size {_pixels(*grid, patch)} taken for the weights' own: their {count} positions "
+            f"img_size {_grid_pixels(*grid, patch)} taken for the weights' own: their {count} positions "
             f"are {grid[0]}x{grid[1]} patches as given, though {side}x{side} would fit too"
         )
 
 
-def _square(state: dict[str, Tensor], patch: int, kind: Format, source: str, given: Any) -> int:
+def _square(
+    state: dict[str, Tensor], patch: int, kind: WeightFormat, source: str, given: Any
+) -> int:
     """Side in patches of the square that the positions are of.
 
     A class token has a position, unless something speaks for a model that gives none to it:
@@ -203,18 +212,18 @@ def _square(state: dict[str, Tensor], patch: int, kind: Format, source: str, giv
 
 def _refuse_other(state: dict[str, Tensor], source: str) -> None:
     """Say what other architecture the names are of: what is foreign, and what is missing."""
-    foreign = [name for name in state if not KNOWN.fullmatch(name)]
-    wanted = {"blocks.0.mlp": FIRST, "learned positions (pos_embed)": "pos_embed"}
+    foreign = [name for name in state if not KNOWN_KEYS.fullmatch(name)]
+    wanted = {"blocks.0.mlp": FIRST_MLP_KEY, "learned positions (pos_embed)": "pos_embed"}
     lacks = " and no ".join(what for what, name in wanted.items() if name not in state)
     if not foreign:
         raise InputError(f"{source} has no {lacks}; it is cut short or of another model")
     raise InputError(
         f"{source} is of another architecture than this Vision Transformer: it has "
-        f"{listed(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"
+        f"{quoted_few(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"
     )
 
 
-def check(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> None:
+def check_weights(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> None:
     """Refuse weights that are not exactly those of the model that the arguments describe."""
     depth = _depth(state)
     if arguments.get("depth", depth) != depth:  # before a model of any depth is built
@@ -231,10 +240,10 @@ def check(state: dict[str, Tensor], arguments: dict[str, Any], source: str) -> N
     unknown = [name for name in state if name not in wanted]
     if unknown:
         raise InputError(
-            f"{source} has parts that this Vision Transformer has not: {listed(unknown)}"
+            f"{source} has parts that this Vision Transformer has not: {quoted_few(unknown)}"
         )
     if missing:
-        raise InputError(f"{source} lacks {listed(sorted(missing))}; is it complete?")
+        raise InputError(f"{source} lacks {quoted_few(sorted(missing))}; is it complete?")
     for name, shape in wanted.items():
         if state[name].shape != shape:
             raise InputError(

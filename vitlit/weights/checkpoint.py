@@ -21,14 +21,14 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
-from vitlit.weights.file_reader import is_plain
+from vitlit.weights.file_reader import is_dense
 
-RUNS = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
-MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
+RUNS_FOLDER = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
+MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
 TRAINING = "training_settings"  # our key, of what else the training was given
-LAST = "last.ckpt"  # the one before it is kept too
-PREFIX = "vit."  # of the model's weights in a checkpoint
-VERSION, CURRENT = "pytorch-lightning_version", "2.6.6"
+LAST_FILE = "last.ckpt"  # the one before it is kept too
+VIT_PREFIX = "vit."  # of the model's weights in a checkpoint
+VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
 
 
 class Loaded(NamedTuple):
@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
     class_names: list[str]
 
 
-def resolve(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
+def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
     """The checkpoint file that ``path`` means; of a damaged last.ckpt the one before it.
 
     path: a file; a run folder (its checkpoint ``prefer``, else the other one); or ``best`` or
@@ -54,26 +54,30 @@ def resolve(path: str, root: Path | None = None, *, prefer: str = "best") -> Pat
         raise InputError(f"{path} is an address; download the checkpoint and give its path")
     found = Path(path).expanduser()
     if found.is_file():
-        return undamaged(found)
+        return newest_undamaged(found)
     if not found.is_dir():
         raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
     for name in ("best", "last") if prefer == "best" else ("last", "best"):
         for folder in (found / "checkpoints", found):
-            if file := find(folder, name):
+            if file := find_checkpoint(folder, name):
                 return file
     raise InputError(f"no checkpoint in the folder {path}; it has no checkpoints/best.ckpt")
 
 
-def find(folder: Path, name: str) -> Path | None:
+def find_checkpoint(folder: Path, name: str) -> Path | None:
     """The checkpoint ``best`` or ``last`` in a folder of checkpoints, if there is one."""
     file = folder / f"{name}.ckpt"
-    return undamaged(file) if file.is_file() or durable_file.older(file).is_file() else None
+    return (
+        newest_undamaged(file)
+        if file.is_file() or durable_file.older_path(file).is_file()
+        else None
+    )
 
 
-def undamaged(file: Path) -> Path:
+def newest_undamaged(file: Path) -> Path:
     """The file itself; or the one before last.ckpt, with a warning, where that is damaged."""
-    before = durable_file.older(file)
-    if file.name != LAST or not before.is_file() or durable_file.is_intact(file):
+    before = durable_file.older_path(file)
+    if file.name != LAST_FILE or not before.is_file() or durable_file.is_intact(file):
         return file
     if not durable_file.is_intact(before):
         raise InputError(f"{file} and {before.name} are both damaged; use another checkpoint")
@@ -82,7 +86,7 @@ def undamaged(file: Path) -> Path:
 
 
 def _of_run(name: str, run: Path) -> Path:
-    found = find(run / "checkpoints", name)
+    found = find_checkpoint(run / "checkpoints", name)
     if found is None:
         raise InputError(
             f"no {name} checkpoint in the run {run}; leave out ckpt_path to start it, or give "
@@ -93,29 +97,31 @@ def _of_run(name: str, run: Path) -> Path:
 
 
 def _newest(name: str) -> Path:
-    runs = sorted(Path(RUNS).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime)
-    found = find(runs[-1].parent, name) if runs else None
+    runs = sorted(
+        Path(RUNS_FOLDER).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime
+    )
+    found = find_checkpoint(runs[-1].parent, name) if runs else None
     if found is None:
         raise InputError(
-            f"no {name} checkpoint in the newest run of {Path(RUNS).absolute()}; train with "
+            f"no {name} checkpoint in the newest run of {Path(RUNS_FOLDER).absolute()}; train with "
             f"`vitlit fit` first, or give the path of a .ckpt file or a run folder"
         )
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint's content, as plain values and finite tensors; nothing in it is executed."""
-    content = _read(path, mmap=True)
-    parts = ("state_dict", MODEL, DATA)
+    content = _read_content(path, mmap=True)
+    parts = ("state_dict", MODEL_KEY, DATA_KEY)
     if not all(isinstance(content.get(part), dict) for part in parts):
         raise InputError(
             f"{path} is not a checkpoint of vitlit: it has no "
-            f"state_dict, {MODEL} and {DATA}; give a file that `vitlit fit` wrote"
+            f"state_dict, {MODEL_KEY} and {DATA_KEY}; give a file that `vitlit fit` wrote"
         )
-    for part in (MODEL, DATA):
+    for part in (MODEL_KEY, DATA_KEY):
         _check_plain(content[part], path)
     weights = content["state_dict"].items()
-    check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_plain(v)}, str(path))
+    check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_dense(v)}, str(path))
     return content
 
 
@@ -126,7 +132,7 @@ def trained_precision(content: dict[str, Any]) -> str | None:
     return str(found) if isinstance(found, str | int) else None
 
 
-def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
+def _read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
     try:
         _check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -144,7 +150,7 @@ def _read(path: Path, *, mmap: bool) -> dict[str, Any]:
 
 def _check_bytes(path: Path) -> None:
     """Refuse a file that is not as it was written, before anything interprets it."""
-    if durable_file.check(path):
+    if durable_file.check_durable(path):
         return
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
@@ -184,25 +190,25 @@ class DurableIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         file = Path(path)
-        is_last = file.name == LAST
+        is_last = file.name == LAST_FILE
         keep = is_last and self._is_good(file)
-        durable_file.write(file, lambda part: torch.save(checkpoint, part), keep=keep)
+        durable_file.write_durable(file, lambda part: torch.save(checkpoint, part), keep=keep)
         if is_last:
-            self._written = durable_file.mark(file)
+            self._written = durable_file.file_identity(file)
 
     def _is_good(self, file: Path) -> bool:
         """Whether it may take the place of the one before, which is good; what we wrote may."""
         return file.is_file() and (
-            durable_file.mark(file) == self._written or durable_file.is_intact(file)
+            durable_file.file_identity(file) == self._written or durable_file.is_intact(file)
         )
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The content, on the CPU; other devices copy from there. ``weights_only`` is always on."""
-        content = _read(Path(path), mmap=False)
-        if not str(content.get(VERSION)).startswith("2."):  # older ones would be migrated
-            content[VERSION] = CURRENT
+        content = _read_content(Path(path), mmap=False)
+        if not str(content.get(VERSION_KEY)).startswith("2."):  # older ones would be migrated
+            content[VERSION_KEY] = LIGHTNING_VERSION
         return content
 
 
@@ -217,20 +223,20 @@ def with_durable(plugins: Any) -> list[Any]:
     return [*given, DurableIO()]
 
 
-def load(path: str | Path) -> Loaded:
-    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve`."""
-    content = read(resolve(str(path)))
-    arguments = content[MODEL]
+def load_checkpoint(path: str | Path) -> Loaded:
+    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve_checkpoint`."""
+    content = read_checkpoint(resolve_checkpoint(str(path)))
+    arguments = content[MODEL_KEY]
     names = inspect.signature(ViT).parameters.keys() & arguments.keys()
     weights = {
-        key.removeprefix(PREFIX): value
+        key.removeprefix(VIT_PREFIX): value
         for key, value in content["state_dict"].items()
-        if key.startswith(PREFIX)
+        if key.startswith(VIT_PREFIX)
     }
     try:
         model = ViT(**{name: arguments[name] for name in names})
         model.load_state_dict(weights)
-        data = ImageData(**content[DATA])
+        data = ImageData(**content[DATA_KEY])
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

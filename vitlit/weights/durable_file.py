@@ -19,8 +19,8 @@ from vitlit.errors import InputError
 MARK = b"vitlit sha256 "
 COMMENT = len(MARK) + 64  # the digest in hexadecimal digits
 END, SIGNATURE = 22, b"PK\5\6"  # of a zip archive: its last record, without the comment
-CHUNK = 1 << 20
-MEGA = 1e6
+CHUNK_BYTES = 1 << 20
+MEGABYTE = 1e6
 
 
 class _Summed:
@@ -45,21 +45,21 @@ class _Summed:
         self.file.flush()
 
 
-def write(path: Path, save: Callable[[Any], None], *, keep: bool = False) -> None:
+def write_durable(path: Path, save: Callable[[Any], None], *, keep: bool = False) -> None:
     """Write a zip archive with a checksum; at any moment ``path`` is the old file or the new one.
 
     save: writes the archive, without a comment, into the file that it is given.
-    keep: leave the old file under the name :func:`older` gives.
+    keep: leave the old file under the name :func:`older_path` gives.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
-            _fill(file, save)
+            _write_summed(file, save)
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():
-            _keep(path)
+            _keep_older(path)
         part.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
@@ -74,7 +74,7 @@ def write(path: Path, save: Callable[[Any], None], *, keep: bool = False) -> Non
         ) from error
 
 
-def _fill(file: BinaryIO, save: Callable[[Any], None]) -> None:
+def _write_summed(file: BinaryIO, save: Callable[[Any], None]) -> None:
     summed = _Summed(file)
     save(summed)
     if summed.held != b"\0\0":  # the length of the comment, which is to follow
@@ -84,20 +84,20 @@ def _fill(file: BinaryIO, save: Callable[[Any], None]) -> None:
     file.write(COMMENT.to_bytes(2, "little") + MARK + summed.sum.hexdigest().encode())
 
 
-def older(path: Path) -> Path:
+def older_path(path: Path) -> Path:
     """Where the file before the newest is kept: last.ckpt -> last-1.ckpt."""
     return path.with_stem(f"{path.stem}-1")
 
 
-def _keep(path: Path) -> None:
-    spare = path.with_name(f".{older(path).name}.part")
+def _keep_older(path: Path) -> None:
+    spare = path.with_name(f".{older_path(path).name}.part")
     spare.unlink(missing_ok=True)
     try:
         os.link(path, spare)  # so that ``path`` never lacks
     except OSError:  # a file system without hard links
-        path.replace(older(path))
+        path.replace(older_path(path))
         return
-    spare.replace(older(path))
+    spare.replace(older_path(path))
     spare.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
@@ -113,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def check(path: Path) -> bool:
+def check_durable(path: Path) -> bool:
     """Whether a file has a checksum, which then is right; refuses a damaged file."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -129,7 +129,7 @@ def check(path: Path) -> bool:
         found = hashlib.sha256()
         left = size - 64
         while left:
-            data = file.read(min(CHUNK, left))
+            data = file.read(min(CHUNK_BYTES, left))
             if not data:
                 break
             found.update(data)
@@ -139,7 +139,7 @@ def check(path: Path) -> bool:
     return True
 
 
-def mark(path: Path) -> tuple[int, ...]:
+def file_identity(path: Path) -> tuple[int, ...]:
     """What tells a file from one written later under its name."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -148,7 +148,7 @@ def mark(path: Path) -> tuple[int, ...]:
 def is_intact(path: Path) -> bool:
     """Whether a file is there and, if it has a checksum, as it was written."""
     try:
-        return path.is_file() and (check(path) or _ends_as_archive(path))
+        return path.is_file() and (check_durable(path) or _ends_as_archive(path))
     except (InputError, OSError):
         return False
 
@@ -177,7 +177,7 @@ def check_room(folder: Path, needed: int) -> None:
         ) from error
     if free < needed:
         raise InputError(
-            f"{folder} has {free / MEGA:.0f} MB free, and the checkpoints of this training need "
-            f"{needed / MEGA:.0f} MB; free some space, or give another default_root_dir",
+            f"{folder} has {free / MEGABYTE:.0f} MB free, and the checkpoints of this training need "
+            f"{needed / MEGABYTE:.0f} MB; free some space, or give another default_root_dir",
             argument="default_root_dir",
         )

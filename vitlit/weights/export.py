@@ -35,12 +35,12 @@ from vitlit.weights.portable import (
 )
 from vitlit.weights.pretrained import load_weights
 
-Format = Literal["safetensors", "onnx", "pt2"]
+ExportFormat = Literal["safetensors", "onnx", "pt2"]
 Program = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
 ONNX_NAME, PT2_NAME, FACTS_NAME = "model.onnx", "model.pt2", "metadata.json"
-TOLERANCE = 1e-4  # of the largest logit
-BATCHES = (1, 3)  # images, neither the number that programs are traced with
-TRACED = 2  # images; torch.export takes a batch of 1 for a constant
+MAX_DIFFERENCE = 1e-4  # of the largest logit
+CHECKED_BATCHES = (1, 3)  # images, neither the number that programs are traced with
+TRACED_IMAGES = 2  # images; torch.export takes a batch of 1 for a constant
 
 
 class Exported(NamedTuple):
@@ -56,13 +56,13 @@ class Exported(NamedTuple):
     message: str
 
 
-def export(
+def export_model(
     model: ViT,
     preprocess: Preprocess,
     class_names: Sequence[str],
     out: str | Path,
     *,
-    format: Format = "safetensors",
+    format: ExportFormat = "safetensors",
     naming: Naming | None = None,
 ) -> Exported:
     """Write the model into the new folder ``out``; it is there complete or not at all.
@@ -74,7 +74,7 @@ def export(
     The model is left on the CPU, in float32 and in evaluation mode.
     """
     folder = Path(out).expanduser()
-    _check_choices(format, naming)
+    _check_export_choices(format, naming)
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     model = model.cpu().float().eval()
@@ -89,7 +89,7 @@ def export(
                 program = _write_onnx(portable, part / ONNX_NAME)
             case "pt2":
                 program = _write_pt2(portable, part / PT2_NAME)
-        difference = _difference(model, preprocess, program, portable)
+        difference = _output_difference(model, preprocess, program, portable)
         del program  # it may hold a file open, which some systems then do not rename
     files = sorted(folder.iterdir())
     lines = [_how_to_load(portable, folder, format, chosen)]
@@ -98,9 +98,9 @@ def export(
     return Exported(folder, files, difference, message)
 
 
-def _check_choices(format: str, naming: Naming | None) -> None:
-    if format not in get_args(Format):
-        raise InputError(f"unknown format {format!r}; known: {', '.join(get_args(Format))}")
+def _check_export_choices(format: str, naming: Naming | None) -> None:
+    if format not in get_args(ExportFormat):
+        raise InputError(f"unknown format {format!r}; known: {', '.join(get_args(ExportFormat))}")
     if naming is None:
         return
     if naming not in get_args(Naming):
@@ -156,7 +156,7 @@ def _write_onnx(portable: Portable, path: Path) -> Program:
     with _without_others_warnings():
         program: Any = torch.onnx.export(
             portable.model,
-            (_example(portable),),
+            (_example_images(portable),),
             dynamo=True,
             dynamic_shapes=_dynamic_batch(),
             input_names=["images"],
@@ -190,15 +190,15 @@ def _onnx_packages() -> Any:
 def _write_pt2(portable: Portable, path: Path) -> Program:
     with _without_others_warnings():
         program = torch.export.export(
-            portable.model, (_example(portable),), dynamic_shapes=_dynamic_batch()
+            portable.model, (_example_images(portable),), dynamic_shapes=_dynamic_batch()
         )
         facts = json.dumps(_facts(portable), indent=2)
         torch.export.save(program, path, extra_files={FACTS_NAME: facts})
         return torch.export.load(path).module()
 
 
-def _example(portable: Portable) -> Tensor:
-    return torch.zeros(TRACED, *portable.input_size)
+def _example_images(portable: Portable) -> Tensor:
+    return torch.zeros(TRACED_IMAGES, *portable.input_size)
 
 
 def _dynamic_batch() -> dict[str, dict[int, Any]]:
@@ -238,12 +238,14 @@ def _output(portable: Portable) -> str:
 
 
 @torch.no_grad()
-def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: Portable) -> float:
+def _output_difference(
+    model: ViT, preprocess: Preprocess, program: Program, portable: Portable
+) -> float:
     """The largest difference of outputs, from random pixels on, over the largest output."""
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (portable.mean, portable.std))
     worst = 0.0
-    for count in BATCHES:
+    for count in CHECKED_BATCHES:
         shape = (count, *portable.input_size)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         with torch.compiler.set_stance("force_eager"):  # a compiled model would compile once more
@@ -256,10 +258,10 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
         got = program((pixels / 255 - mean) / std)
         largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)
         difference = ((got - wanted).abs().amax() / largest).item()
-        if not difference <= TOLERANCE:  # so that NaN is refused
+        if not difference <= MAX_DIFFERENCE:  # so that NaN is refused
             raise InputError(
                 f"the exported model's {portable.output} differ by {difference:.1e} of the largest "
-                f"from the model's, more than {TOLERANCE}; nothing was written, give another "
+                f"from the model's, more than {MAX_DIFFERENCE}; nothing was written, give another "
                 f"format",
                 argument="format",
             )
@@ -267,7 +269,7 @@ def _difference(model: ViT, preprocess: Preprocess, program: Program, portable: 
     return worst
 
 
-def _how_to_load(portable: Portable, folder: Path, format: Format, naming: Naming) -> str:
+def _how_to_load(portable: Portable, folder: Path, format: ExportFormat, naming: Naming) -> str:
     match format, naming:
         case "safetensors", "vitlit":
             return f'vitlit.load("{folder}")'

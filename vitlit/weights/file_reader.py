@@ -25,12 +25,17 @@ CONFIG_NAME, PROCESSOR_NAME = "config.json", "preprocessor_config.json"
 HUB_NAME = re.compile(r"(hf[-_]hub:)?(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # where training scripts keep the weights in their checkpoints; averages and teachers first
 WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "student")
-TOLD = ("state_dict_ema", "model_ema", "teacher", "student")  # whose choice is worth a note
-LOOKS = {  # what is often found in place of weights, by its first bytes
+TOLD_WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "teacher",
+    "student",
+)  # whose choice is worth a note
+FOREIGN_SIGNATURES = {  # what is often found in place of weights, by its first bytes
     b"version https://": "a git-lfs pointer, not the weights; run `git lfs pull`",
     b"<": "a web page, not weights; download it again from the link to the raw file",
 }
-OTHER = "no weight file; give one of PyTorch (.pth), safetensors or NumPy (.npz)"
+NO_WEIGHT_FILE = "no weight file; give one of PyTorch (.pth), safetensors or NumPy (.npz)"
 
 
 class Content(NamedTuple):
@@ -40,7 +45,7 @@ class Content(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_file(path: Path) -> Content:
+def read_weight_file(path: Path) -> Content:
     """The content of a weight file; its kind is told by its first bytes."""
     with path.open("rb") as file:
         start = file.read(16)
@@ -65,12 +70,12 @@ def read_file(path: Path) -> Content:
         raise InputError(f"cannot read {path} as weights: {reason}") from error
     if not start:
         raise InputError(f"{path} is empty; download it again")
-    look = (text for mark, text in LOOKS.items() if start.lstrip().startswith(mark))
-    raise InputError(f"{path} is {next(look, OTHER)}")
+    look = (text for mark, text in FOREIGN_SIGNATURES.items() if start.lstrip().startswith(mark))
+    raise InputError(f"{path} is {next(look, NO_WEIGHT_FILE)}")
 
 
 def _read_zip(path: Path) -> dict[str, Any]:
-    has_sum = durable_file.check(path)
+    has_sum = durable_file.check_durable(path)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is cut short; download it again")
     with zipfile.ZipFile(path) as archive:
@@ -91,10 +96,10 @@ def _read_torch(path: Path, *, mmap: bool) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as archive:
-        return {name: _tensor(archive[name]) for name in archive.files}
+        return {name: _to_tensor(archive[name]) for name in archive.files}
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+def _to_tensor(array: np.ndarray[Any, Any]) -> Tensor:
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # how NumPy stores JAX's bfloat16
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -114,32 +119,32 @@ def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[s
         found = next((name for name in WRAPPERS if isinstance(parts.get(name), dict)), None)
         if found is None:
             break
-        if found in TOLD:
+        if found in TOLD_WRAPPERS:
             notes.append(f"of the checkpoint's parts, {found!r} is used")
         parts = parts[found]
     tensors = {
         name: value.float()
         for name, value in parts.items()
-        if isinstance(name, str) and isinstance(value, Tensor) and is_plain(value)
+        if isinstance(name, str) and isinstance(value, Tensor) and is_dense(value)
     }
     if not tensors:
-        raise InputError(f"{path} holds no weights; its parts are {listed(parts)}")
+        raise InputError(f"{path} holds no weights; its parts are {quoted_few(parts)}")
     return tensors, notes
 
 
-def is_plain(value: Tensor) -> bool:
+def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds its numbers, floats, in memory and one by one."""
     return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
 
 
-def listed(names: Iterable[str]) -> str:
+def quoted_few(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     shown = [str(name)[:60] for name in names]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return (", ".join(shown[:3]) or "none") + more
 
 
-def download(name: str) -> Path:
+def download_weights(name: str) -> Path:
     """The local folder of a model on the Hugging Face hub, ``owner/model`` or with ``@revision``.
 
     Only the weights and their settings are fetched, through huggingface_hub and its cache.

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError
-from vitlit.weights.file_reader import listed
+from vitlit.weights.file_reader import quoted_few
 
 Rules = tuple[tuple[str, str], ...]
-FILTERS = "patch_embed.proj.weight"
+FILTERS_KEY = "patch_embed.proj.weight"
 
-TIMM: Rules = (
+TIMM_RULES: Rules = (
     (r"^register_tokens$", "reg_token"),  # DINOv2's own files
     (r"\.gamma_([12])$", r".ls\1.gamma"),  # DeiT III's own files
 )
-HUGGING_FACE: Rules = (  # transformers 4 and before, and 5
+HUGGING_FACE_RULES: Rules = (  # transformers 4 and before, and 5
     (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
@@ -40,7 +40,7 @@ HUGGING_FACE: Rules = (  # transformers 4 and before, and 5
     (r"^(?:cls_)?classifier\.", "head."),
     (r"^distillation_classifier\.", "head_dist."),
 )
-TORCHVISION: Rules = (
+TORCHVISION_RULES: Rules = (
     (r"^class_token$", "cls_token"),
     (r"^conv_proj\.", "patch_embed.proj."),
     (r"^encoder\.pos_embedding$", "pos_embed"),
@@ -53,7 +53,7 @@ TORCHVISION: Rules = (
     (r"^encoder\.ln\.", "norm."),
     (r"^heads\.(head|pre_logits)\.", r"\1."),
 )
-GOOGLE: Rules = (  # the published files, the newer ones of the same code, and big_vision's
+GOOGLE_RULES: Rules = (  # the published files, the newer ones of the same code, and big_vision's
     (r"^cls$", "cls_token"),
     (r"^(?:Transformer/posembed_input/)?pos_embedding$", "pos_embed"),
     (r"^embedding/", "patch_embed.proj/"),
@@ -70,7 +70,7 @@ GOOGLE: Rules = (  # the published files, the newer ones of the same code, and b
 )
 
 
-class Format(NamedTuple):
+class WeightFormat(NamedTuple):
     """How one code base names and computes; mean and std where all of its files share them.
 
     class_positions: whether a class token has a position in all of its files.
@@ -87,17 +87,19 @@ class Format(NamedTuple):
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FORMATS = {  # by how the name of the patch filters ends
-    "embeddings.patch_embeddings.projection.weight": Format(
-        "Hugging Face", HUGGING_FACE, norm_eps=1e-12
+WEIGHT_FORMATS = {  # by how the name of the patch filters ends
+    "embeddings.patch_embeddings.projection.weight": WeightFormat(
+        "Hugging Face", HUGGING_FACE_RULES, norm_eps=1e-12
     ),
-    FILTERS: Format("timm", TIMM),
-    "conv_proj.weight": Format("torchvision", TORCHVISION, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    "embedding/kernel": Format(
-        "Google", GOOGLE, act="gelu_tanh", mean=HALF, std=HALF, class_positions=False
+    FILTERS_KEY: WeightFormat("timm", TIMM_RULES),
+    "conv_proj.weight": WeightFormat(
+        "torchvision", TORCHVISION_RULES, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ),
+    "embedding/kernel": WeightFormat(
+        "Google", GOOGLE_RULES, act="gelu_tanh", mean=HALF, std=HALF, class_positions=False
     ),
 }
-DROPPED = {  # parts of pre-training that no classifier uses
+DROPPED_PARTS = {  # parts of pre-training that no classifier uses
     r"^(dist_token$|head_dist\.)": "the distillation token and its head",
     r"^mask_token$": "the mask token",
     r"^decoder[._]": "the decoder",
@@ -110,28 +112,28 @@ class Translated(NamedTuple):
     """Weights under timm's names, their format, what only the format tells, and notes."""
 
     state: dict[str, Tensor]
-    format: Format
+    format: WeightFormat
     num_heads: int | None
     notes: list[str]
 
 
-def translate(tensors: dict[str, Tensor], source: str) -> Translated:
+def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     """Weights of any known format under timm's names, without what no classifier uses."""
-    found = ((name, end) for end in FORMATS for name in tensors if _ends(name, end))
+    found = ((name, end) for end in WEIGHT_FORMATS for name in tensors if _ends_with(name, end))
     marker, end = next(found, (None, ""))
     if marker is None:
         raise InputError(
-            f"{source} holds no Vision Transformer known here: it has {listed(tensors)}, and no "
-            f"patch embedding ({' or '.join(FORMATS)})"
+            f"{source} holds no Vision Transformer known here: it has {quoted_few(tensors)}, and no "
+            f"patch embedding ({' or '.join(WEIGHT_FORMATS)})"
         )
     notes: list[str] = []
-    kind = FORMATS[end]
+    kind = WEIGHT_FORMATS[end]
     state = _without_prefix(tensors, marker.removesuffix(end), notes)
-    if kind.rules is GOOGLE:
+    if kind.rules is GOOGLE_RULES:
         state = _unstacked(state)
     state = {_renamed(name, kind.rules): value for name, value in state.items()}
     num_heads = None
-    if kind.rules is GOOGLE:
+    if kind.rules is GOOGLE_RULES:
         query = state.get("blocks.0.attn.q.weight")
         num_heads = query.shape[1] if query is not None and query.ndim == 3 else None
         state = {name: _from_jax(name, value) for name, value in state.items()}
@@ -143,7 +145,7 @@ def translate(tensors: dict[str, Tensor], source: str) -> Translated:
     return Translated(_with_joined_qkv(state), kind, num_heads, notes)
 
 
-def _ends(name: str, end: str) -> bool:
+def _ends_with(name: str, end: str) -> bool:
     return name == end or name.endswith((f".{end}", f"/{end}"))
 
 
@@ -180,7 +182,7 @@ def _unstacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _from_jax(name: str, value: Tensor) -> Tensor:
     """JAX multiplies from the left and keeps heads apart; PyTorch wants ``(out, in)``."""
-    if name == FILTERS and value.ndim == 4:
+    if name == FILTERS_KEY and value.ndim == 4:
         return value.permute(3, 2, 0, 1).contiguous()  # (P, P, C, D) -> (D, C, P, P)
     if re.search(r"\.attn\.[qkv]\.bias$", name):
         return value.flatten()  # (h, d) -> (D)
@@ -196,7 +198,7 @@ def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
     positions = state.get("pos_embed")
     if "dist_token" in state and positions is not None and positions.ndim == 3:
         state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
-    parts = dict(DROPPED)
+    parts = dict(DROPPED_PARTS)
     if any(name.startswith("pre_logits.") for name in state):
         parts[r"^(pre_logits|head)\."] = "the representation layer and the head that reads it"
     head, norm = state.get("head.weight"), state.get("norm.weight")

@@ -11,17 +11,17 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess, per_channel
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
-from vitlit.weights.adapt import adapt
+from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import Loaded
-from vitlit.weights.file_reader import read_file
-from vitlit.weights.model_config import METADATA
+from vitlit.weights.file_reader import read_weight_file
+from vitlit.weights.model_config import METADATA_KEY
 from vitlit.weights.pretrained import (
     Weights,
     class_names_of,
     is_own,
     load_weights,
-    located,
-    tell,
+    locate_weights,
+    tell_notes,
     untold_names,
     untold_statistics,
 )
@@ -44,19 +44,19 @@ def load(
     given: dict[str, Any] = {"num_heads": num_heads, "img_size": img_size}
     given = {name: value for name, value in given.items() if value is not None}
     source = str(source)
-    file, _ = located(source)
-    content = read_file(file)
+    file, _ = locate_weights(source)
+    content = read_weight_file(file)
     is_checkpoint = is_own(content.parts)
-    if given and (is_checkpoint or METADATA in content.metadata):
+    if given and (is_checkpoint or METADATA_KEY in content.metadata):
         raise InputError(
             f"{source} is of vitlit and knows its own {' and '.join(given)}; leave "
             f"{'them' if len(given) > 1 else 'it'} out"
         )
     if is_checkpoint:
-        return checkpoint.load(file)
+        return checkpoint.load_checkpoint(file)
     weights = load_weights(source, given)
     check_heads(given.get("num_heads"), weights, source)
-    return _made(weights, given)
+    return _make_model(weights, given)
 
 
 def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
@@ -69,12 +69,12 @@ def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
         )
 
 
-def _made(weights: Weights, given: dict[str, Any]) -> Loaded:
+def _make_model(weights: Weights, given: dict[str, Any]) -> Loaded:
     """The model of weights, at the image size that was given, else at theirs."""
     notes = list(weights.notes)
     size = {"img_size": given["img_size"]} if "img_size" in given else {}
     model = ViT(**(weights.arguments | size))
-    state, changed = adapt(weights, model)
+    state, changed = adapt_weights(weights, model)
     model.load_state_dict(state)
     mean, std = weights.mean, weights.std
     if mean is None or std is None:
@@ -86,6 +86,6 @@ def _made(weights: Weights, given: dict[str, Any]) -> Loaded:
     names = class_names_of(weights)
     if names and weights.class_names is None:
         notes.append(untold_names(names))
-    tell([*notes, *changed])
+    tell_notes([*notes, *changed])
     preprocess = Preprocess(model.in_chans, model.img_size, model.img_size, mean, std)
     return Loaded(model.eval(), preprocess, names)

@@ -13,21 +13,27 @@ from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 
-METADATA = "vitlit"  # of an exported safetensors file: JSON of arguments, mean, std, class_names
-ACTS = {
+METADATA_KEY = (
+    "vitlit"  # of an exported safetensors file: JSON of arguments, mean, std, class_names
+)
+ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",  # timm
     "gelu_new": "gelu_tanh",  # Hugging Face
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-SIGLIP = r"base_patch32_siglip_gap_256|large_patch16_siglip_gap_512|so400m_patch16_siglip_gap_\d+"
-UNUSUAL = (  # timm's architectures whose weights do not show all that they compute
+SIGLIP_GAP_MODELS = (
+    r"base_patch32_siglip_gap_256|large_patch16_siglip_gap_512|so400m_patch16_siglip_gap_\d+"
+)
+UNUSUAL_MODELS = (  # timm's architectures whose weights do not show all that they compute
     (r"^test_vit2?$", {"num_heads": 2}),
     (r"^vit_base_patch16_gap_", {"num_heads": 16}),
     (r"^vit_giantopt_", {"num_heads": 16, "act": "gelu_tanh"}),
-    (f"^vit_({SIGLIP})$", {"act": "gelu_tanh"}),
+    (f"^vit_({SIGLIP_GAP_MODELS})$", {"act": "gelu_tanh"}),
 )
-ALIKE = r"rope|dinov3|_rpn_|^eva"  # of other architectures whose weights have the same names
+LOOKALIKE_MODELS = (
+    r"rope|dinov3|_rpn_|^eva"  # of other architectures whose weights have the same names
+)
 
 
 class Facts(NamedTuple):
@@ -41,12 +47,12 @@ class Facts(NamedTuple):
 
 def metadata_facts(metadata: dict[str, str]) -> Facts | None:
     """Of a safetensors file that this package exported; None for any other."""
-    if METADATA not in metadata:
+    if METADATA_KEY not in metadata:
         return None
-    told = _parsed(metadata[METADATA], "the metadata of the file")
+    told = _parsed(metadata[METADATA_KEY], "the metadata of the file")
     known = inspect.signature(ViT).parameters.keys()
     arguments = {name: v for name, v in _dict(told, "arguments").items() if name in known}
-    names = _names(told.get("class_names"))
+    names = _class_names(told.get("class_names"))
     return Facts(arguments, _numbers(told.get("mean")), _numbers(told.get("std")), names)
 
 
@@ -54,18 +60,18 @@ def folder_facts(folder: Path) -> Facts:
     """Of a model's folder as timm or transformers writes it; nothing without a config.json."""
     if not (folder / CONFIG_NAME).is_file():
         return Facts({})
-    config = _read(folder / CONFIG_NAME)
+    config = _read_json(folder / CONFIG_NAME)
     if "architecture" in config:
         return _timm_facts(config)
     processor = folder / PROCESSOR_NAME
-    return _hugging_face_facts(config, _read(processor) if processor.is_file() else {})
+    return _hugging_face_facts(config, _read_json(processor) if processor.is_file() else {})
 
 
 def _timm_facts(config: dict[str, Any]) -> Facts:
     settings = _dict(config, "pretrained_cfg") or config
     model = _dict(config, "model_args")
     architecture = str(config["architecture"]).partition(".")[0]
-    if re.search(ALIKE, architecture):
+    if re.search(LOOKALIKE_MODELS, architecture):
         raise InputError(
             f"{architecture} has rotary positions or other blocks than this Vision Transformer; "
             f"give weights of another architecture"
@@ -79,10 +85,10 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
         "pos_embed": model.get("pos_embed"),
         "init_values": _number("init_values", model.get("init_values"), float),
     }
-    for pattern, unusual in UNUSUAL:
+    for pattern, unusual in UNUSUAL_MODELS:
         if re.search(pattern, architecture):
             arguments |= {k: v for k, v in unusual.items() if arguments[k] is None}
-    names = _names(config.get("label_names", settings.get("label_names")))
+    names = _class_names(config.get("label_names", settings.get("label_names")))
     mean, std = _numbers(settings.get("mean")), _numbers(settings.get("std"))
     return Facts(_told(arguments), mean, std, names)
 
@@ -95,7 +101,7 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
         "act": _act(config.get("hidden_act")),
     }
     labels = _dict(config, "id2label")
-    names = _names([labels.get(str(number)) for number in range(len(labels))])
+    names = _class_names([labels.get(str(number)) for number in range(len(labels))])
     if names == [f"LABEL_{number}" for number in range(len(labels))]:  # never named
         names = None
     mean, std = _numbers(processor.get("image_mean")), _numbers(processor.get("image_std"))
@@ -106,7 +112,7 @@ def _told(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return _parsed(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
@@ -147,7 +153,7 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
     return tuple(map(float, value)) if is_row else None
 
 
-def _names(value: Any) -> list[str] | None:
+def _class_names(value: Any) -> list[str] | None:
     is_row = isinstance(value, list) and all(isinstance(name, str) for name in value)
     return list(value) if is_row else None
 
@@ -155,6 +161,6 @@ def _names(value: Any) -> list[str] | None:
 def _act(name: Any) -> str | None:
     if name is None:
         return None
-    if isinstance(name, str) and name in ACTS:
-        return ACTS[name]
-    raise InputError(f"the weights use the activation {name!r}; known: {', '.join(ACTS)}")
+    if isinstance(name, str) and name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    raise InputError(f"the weights use the activation {name!r}; known: {', '.join(ACTIVATIONS)}")

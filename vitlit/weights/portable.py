@@ -16,17 +16,19 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
-from vitlit.weights.model_config import METADATA
+from vitlit.weights.model_config import METADATA_KEY
 
-GENERIC = "vit_base_patch16_224"  # timm's name where no published one fits; model_args overrule it
-SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
+GENERIC_TIMM_MODEL = (
+    "vit_base_patch16_224"  # timm's name where no published one fits; model_args overrule it
+)
+TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
     (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),
     (384, 12, 6): ("small", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
     (768, 12, 12): ("base", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
     (1024, 24, 16): ("large", {(32, 224), (32, 384), (16, 224), (16, 384), (14, 224)}),
     (1280, 32, 16): ("huge", {(14, 224)}),
 }
-HUGGING_FACE = (  # timm's names -> transformers 4's, which 5 reads too
+HUGGING_FACE_NAMES = (  # timm's names -> transformers 4's, which 5 reads too
     (r"^(cls_token)$", r"vit.embeddings.\1"),
     (r"^pos_embed$", "vit.embeddings.position_embeddings"),
     (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
@@ -77,7 +79,7 @@ def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]
         raise InputError(
             f"{len(class_names)} class names for {model.num_classes} outputs; give one for each"
         )
-    arguments = arguments_of(model)
+    arguments = model_arguments(model)
     state, mean = model.state_dict(), preprocess.mean
     if preprocess.invert:
         mean = tuple(1 - value for value in mean)
@@ -92,7 +94,7 @@ def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]
     return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), interpolation)
 
 
-def arguments_of(model: ViT) -> dict[str, Any]:
+def model_arguments(model: ViT) -> dict[str, Any]:
     """The arguments that make this model again, without the rates of dropout."""
     return {name: value for name, value in model.config.items() if not name.endswith("_rate")}
 
@@ -122,7 +124,7 @@ def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
 
 
 def _hugging_face_name(name: str) -> str:
-    for pattern, replacement in HUGGING_FACE:
+    for pattern, replacement in HUGGING_FACE_NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -130,10 +132,12 @@ def _hugging_face_name(name: str) -> str:
 def timm_files(portable: Portable) -> dict[str, Any]:
     """config.json as timm's hub has it; ``model_args`` make the model whatever its name."""
     told = portable.arguments
-    size, published = SIZES.get((told["embed_dim"], told["depth"], told["num_heads"]), ("", set()))
+    size, published = TIMM_SIZES.get(
+        (told["embed_dim"], told["depth"], told["num_heads"]), ("", set())
+    )
     height, across = portable.model.img_size
     is_published = height == across and (told["patch_size"], height) in published
-    name = f"vit_{size}_patch{told['patch_size']}_{height}" if is_published else GENERIC
+    name = f"vit_{size}_patch{told['patch_size']}_{height}" if is_published else GENERIC_TIMM_MODEL
     own = {"patch_embed", "attention", "gpsa_blocks", "locality_strength"}
     own |= {"norm_eps", "act", "init_values"}
     model_args = {key: value for key, value in told.items() if key not in own}
@@ -222,4 +226,4 @@ def own_metadata(portable: Portable) -> dict[str, str]:
         "std": portable.std,
         "class_names": portable.class_names,
     }
-    return {METADATA: json.dumps(told)}
+    return {METADATA_KEY: json.dumps(told)}

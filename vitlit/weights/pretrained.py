@@ -20,20 +20,22 @@ from vitlit.data.datasets import find_class_names
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
-from vitlit.weights.architecture import check, check_finite, infer
+from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
 from vitlit.weights.file_reader import (
     CONFIG_NAME,
     WEIGHT_NAMES,
-    download,
-    listed,
-    read_file,
+    download_weights,
+    quoted_few,
+    read_weight_file,
     unwrap,
 )
-from vitlit.weights.key_mapping import Translated, translate
+from vitlit.weights.key_mapping import Translated, translate_keys
 from vitlit.weights.model_config import Facts, folder_facts, metadata_facts
 
-ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
-OWN = re.compile(r"vit\.patch_embed\.")  # of a checkpoint, whatever its patch embedding
+WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
+OWN_CHECKPOINT_KEY = re.compile(
+    r"vit\.patch_embed\."
+)  # of a checkpoint, whatever its patch embedding
 
 
 class Weights(NamedTuple):
@@ -63,22 +65,22 @@ def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Wei
     ``owner/model@revision``; or ``best`` or ``last`` as for checkpoints. given: arguments of ViT
     (img_size, num_heads, norm_eps, act) that hold where the source does not tell them.
     """
-    weights = _read(str(source), given or {})
+    weights = _read_source(str(source), given or {})
     check_finite(weights.state, str(source))
     return weights
 
 
-def _read(source: str, given: dict[str, Any]) -> Weights:
-    file, folder = located(source)
-    content = read_file(file)
+def _read_source(source: str, given: dict[str, Any]) -> Weights:
+    file, folder = locate_weights(source)
+    content = read_weight_file(file)
     if is_own(content.parts):
         return _from_checkpoint(file)
     tensors, notes = unwrap(content.parts, file)
     if facts := metadata_facts(content.metadata):
-        check(tensors, facts.arguments, source)
+        check_weights(tensors, facts.arguments, source)
         return Weights(tensors, *facts, [])
     facts = Facts({}) if folder is None else folder_facts(folder)
-    return _from_published(translate(tensors, source), facts, given, source, notes)
+    return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 
 
 def class_names_of(weights: Weights) -> list[str]:
@@ -89,7 +91,7 @@ def class_names_of(weights: Weights) -> list[str]:
     return weights.class_names or [str(label) for label in range(count)]
 
 
-def located(source: str) -> tuple[Path, Path | None]:
+def locate_weights(source: str) -> tuple[Path, Path | None]:
     """The file of the weights and, where it belongs to a model's folder, the folder."""
     if "://" in source:
         raise InputError(f"{source} is an address; download the file and give its path")
@@ -98,15 +100,15 @@ def located(source: str) -> tuple[Path, Path | None]:
         is_model = path.name in WEIGHT_NAMES and (path.parent / CONFIG_NAME).is_file()
         return path, path.parent if is_model else None
     if source in ("best", "last"):
-        return checkpoint.resolve(source), None
-    folder = path if path.is_dir() else download(source)
+        return checkpoint.resolve_checkpoint(source), None
+    folder = path if path.is_dir() else download_weights(source)
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name, folder
     is_run = (folder / "checkpoints").is_dir() or any(folder.glob("*.ckpt*"))
     if folder == path and is_run and not (folder / CONFIG_NAME).is_file():
-        return checkpoint.resolve(source), None
-    others = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)
+        return checkpoint.resolve_checkpoint(source), None
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHT_ENDINGS)
     way = f"give a file in it, such as {others[0]}" if others else "give a file or another folder"
     raise InputError(
         f"{source} has no {' and no '.join(WEIGHT_NAMES)}, and is no run, which has "
@@ -117,13 +119,13 @@ def located(source: str) -> tuple[Path, Path | None]:
 def is_own(parts: dict[str, Any]) -> bool:
     """Whether it is a checkpoint of ours; Lightning's of other projects lack the name."""
     state = parts.get("state_dict")
-    is_lightning = checkpoint.MODEL in parts and checkpoint.DATA in parts
-    return is_lightning and isinstance(state, dict) and any(map(OWN.match, state))
+    is_lightning = checkpoint.MODEL_KEY in parts and checkpoint.DATA_KEY in parts
+    return is_lightning and isinstance(state, dict) and any(map(OWN_CHECKPOINT_KEY.match, state))
 
 
 def _from_checkpoint(file: Path) -> Weights:
-    content = checkpoint.read(file)
-    settings = content[checkpoint.MODEL]
+    content = checkpoint.read_checkpoint(file)
+    settings = content[checkpoint.MODEL_KEY]
     known = inspect.signature(ViT).parameters.keys()
     arguments = {name: value for name, value in settings.items() if name in known}
     tensors, _ = unwrap({"state_dict": content["state_dict"]}, file)
@@ -132,8 +134,8 @@ def _from_checkpoint(file: Path) -> Weights:
         for name, value in tensors.items()
         if name.startswith("vit.")
     }
-    check(state, arguments, str(file))
-    data = ImageData(**content[checkpoint.DATA])
+    check_weights(state, arguments, str(file))
+    data = ImageData(**content[checkpoint.DATA_KEY])
     mean, std, names = data.preprocess.mean, data.preprocess.std, list(data.class_names)
     if data.preprocess.invert:
         mean = tuple(1 - value for value in mean)
@@ -148,30 +150,30 @@ def _from_published(
     told = dict(facts.arguments)
     if translated.num_heads is not None:
         told["num_heads"] = translated.num_heads
-    inferred = infer(state, told, given, kind, source, notes)
+    inferred = infer_arguments(state, told, given, kind, source, notes)
     for name, usual in (("norm_eps", kind.norm_eps), ("act", kind.act)):
         if name not in told and name not in given:
             notes.append(f"{name} {usual} assumed, as {kind.name}'s models have")
         told.setdefault(name, given.get(name, usual))
     arguments = told | inferred
-    check(state, arguments, source)
+    check_weights(state, arguments, source)
     channels, classes = arguments["in_chans"], arguments["num_classes"]
     mean, std = _of_length(channels, facts.mean), _of_length(channels, facts.std)
     if mean is None or std is None:
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
         if mean is not None and std is not None:
-            notes.append(f"{statistics(mean, std)} assumed, as for {kind.name}'s models")
-    return Weights(state, arguments, mean, std, _names(facts, classes, notes), notes)
+            notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
+    return Weights(state, arguments, mean, std, _known_class_names(facts, classes, notes), notes)
 
 
-def _names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
+def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
     """The class names that the source tells, where they are those of its head."""
     names = facts.class_names
     if not names or not classes:
         return None
     if len(names) != classes:
         notes.append(
-            f"{CONFIG_NAME} names {len(names)} classes ({listed(names)}), but the head has "
+            f"{CONFIG_NAME} names {len(names)} classes ({quoted_few(names)}), but the head has "
             f"{classes}; the names are left out"
         )
         return None
@@ -185,7 +187,7 @@ def _of_length(count: int, values: tuple[float, ...] | None) -> tuple[float, ...
     return values if values is not None and len(values) == count else None
 
 
-def statistics(mean: Sequence[float], std: Sequence[float]) -> str:
+def format_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
     """Mean and std in words."""
     first, second = (", ".join(f"{value:.4g}" for value in row) for row in (mean, std))
     return f"mean {first} and std {second}"
@@ -193,7 +195,7 @@ def statistics(mean: Sequence[float], std: Sequence[float]) -> str:
 
 def untold_statistics(mean: Sequence[float], std: Sequence[float], whose: str) -> str:
     """What is said where weights do not tell how the pixels of their images were normalised."""
-    return f"{statistics(mean, std)} assumed, which are {whose}; the weights do not tell"
+    return f"{format_statistics(mean, std)} assumed, which are {whose}; the weights do not tell"
 
 
 def untold_names(names: list[str]) -> str:
@@ -201,11 +203,11 @@ def untold_names(names: list[str]) -> str:
     is_imagenet = len(names) == 1000 and names == find_class_names("imagenet", Path())
     return (
         f"the weights do not name their {len(names)} classes; they are assumed to be "
-        f"{'those of ImageNet: ' if is_imagenet else ''}{listed(names)}, in this order"
+        f"{'those of ImageNet: ' if is_imagenet else ''}{quoted_few(names)}, in this order"
     )
 
 
-def tell(notes: Sequence[str]) -> None:
+def tell_notes(notes: Sequence[str]) -> None:
     """Log what was assumed, kept, resized or dropped, one line each, from the first process."""
     for note in notes:
         rank_zero_info(f"weights: {note}")
