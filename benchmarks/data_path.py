@@ -26,8 +26,8 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD, SOURCES
 from vitlit.data.datamodule import ImageData
-from vitlit.data.datasets import IMAGENET_MEAN, IMAGENET_STD, SOURCES
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
 

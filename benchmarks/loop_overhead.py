@@ -28,8 +28,8 @@ from measure import Cell
 from torch import nn
 
 from vitlit.cli.app import VitCLI
+from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.sampler import Batch
 from vitlit.data.splits import Split
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier

@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitlit import load
 from vitlit.cli.configs import find_config
-from vitlit.data.datasets import SOURCES
+from vitlit.data.catalog import SOURCES
 from vitlit.errors import InputError
 
 SLACK = 0.003  # a spread below this half is not believed

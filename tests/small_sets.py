@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets as tv
 
-from vitlit.data.datasets import CIFAR10_NAMES, CIFAR100_NAMES
+from vitlit.data.catalog import CIFAR10_NAMES, CIFAR100_NAMES
 
 COUNT = 200  # images of each part
 

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 
 from vitlit.errors import InputError
-from vitlit.evaluation import precision
+from vitlit.model import attention
 from vitlit.model import attention as module
 from vitlit.model.attention import Attention, attend, prefers_matmul
 

@@ -17,10 +17,11 @@ import torch
 from conftest import PhotoFolder
 from PIL import Image
 
+from vitlit import errors
 from vitlit.images import decode_cache, image_store
 from vitlit.images.decode_cache import cache_folder, open_checked, open_decoded
+from vitlit.images.find_images import list_images
 from vitlit.images.image_store import FileImages, MemoryImages
-from vitlit.images.preprocess import list_images
 
 
 @pytest.fixture(autouse=True)
@@ -321,7 +322,7 @@ def build(root: Path, log: Path, start: Barrier | None) -> None:
     def say(text: str) -> None:
         log.with_name(f"said-{os.getpid()}").write_text(text)
 
-    image_store.read_image, decode_cache.say = slow, say
+    image_store.read_image, errors.say = slow, say
     files = photos(root)
     if start is not None:
         start.wait(timeout=60)

@@ -8,12 +8,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from vitlit.training.checkpoint_callbacks import (
-    BestCheckpoint,
-    LastCheckpoint,
-    MovingAverage,
-    free_path,
-)
+from vitlit.files import free_path
+from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
+from vitlit.training.ema import MovingAverage
 from vitlit.training.loop_overhead import skip_idle_hooks
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vitlit.errors import InputError
-from vitlit.weights import checkpoint, durable_file
+from vitlit.training import checkpoint_io
+from vitlit.weights import checkpoint, durable_file, load
 
 
 def touch(path: Path, time: int = 0) -> Path:
@@ -114,7 +115,7 @@ def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
     parts = {"state_dict": {}, checkpoint.MODEL_KEY: model, checkpoint.DATA_KEY: {}}
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"settings and the weights of .*a\.ckpt do not agree"):
-        checkpoint.load_checkpoint(tmp_path / "a.ckpt")
+        load.load_checkpoint(tmp_path / "a.ckpt")
 
 
 def numbered(number: int) -> dict[str, int]:
@@ -127,13 +128,13 @@ def number_in(file: Path) -> int:
 
 def test_a_damaged_file_never_takes_the_place_of_the_good_one_before_it(tmp_path: Path) -> None:
     last, before = tmp_path / "last.ckpt", tmp_path / "last-1.ckpt"
-    first = checkpoint.DurableIO()
+    first = checkpoint_io.DurableIO()
     for number in (1, 2):
         first.save_checkpoint(numbered(number), last)
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
-    second = checkpoint.DurableIO()  # of the training that goes on
+    second = checkpoint_io.DurableIO()  # of the training that goes on
     second.save_checkpoint(numbered(3), last)
     assert (number_in(last), number_in(before)) == (3, 1)
     assert durable_file.is_intact(before)
@@ -144,7 +145,7 @@ def test_a_damaged_file_never_takes_the_place_of_the_good_one_before_it(tmp_path
 def test_what_a_process_wrote_itself_is_not_read_again_to_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving, read = checkpoint.DurableIO(), []
+    saving, read = checkpoint_io.DurableIO(), []
     monkeypatch.setattr(durable_file, "is_intact", lambda path: read.append(path) or True)
     for number in (1, 2, 3):
         saving.save_checkpoint(numbered(number), tmp_path / "last.ckpt")
@@ -153,7 +154,7 @@ def test_what_a_process_wrote_itself_is_not_read_again_to_be_kept(
 
 
 def test_damage_since_a_process_wrote_is_noticed(tmp_path: Path) -> None:
-    saving, last = checkpoint.DurableIO(), tmp_path / "last.ckpt"
+    saving, last = checkpoint_io.DurableIO(), tmp_path / "last.ckpt"
     for number in (1, 2):
         saving.save_checkpoint(numbered(number), last)
     last.write_bytes(last.read_bytes()[:-70])

@@ -15,9 +15,10 @@ from sklearn.metrics import recall_score
 from torch import Tensor
 from torch._inductor.exc import InductorError
 
+from vitlit.cli.advice import advice
+from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.sampler import Batch
-from vitlit.errors import InputError, advice
+from vitlit.errors import InputError
 from vitlit.training.classifier import Classifier
 
 SIZE: dict[str, Any] = {

@@ -10,7 +10,8 @@ import torch
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
-from vitlit.evaluation.compare import Scored, comparison_lines, some_names
+from vitlit.errors import some_names
+from vitlit.evaluation.compare import Scored, comparison_lines
 from vitlit.evaluation.inference import Rows
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]

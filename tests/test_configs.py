@@ -10,8 +10,8 @@ from small_sets import trust_small_files, write_all
 
 from vitlit.__main__ import main
 from vitlit.cli.configs import CONFIGS_FOLDER, shipped_configs
-from vitlit.cli.sources import ASK_USER
-from vitlit.data.datasets import SOURCES
+from vitlit.cli.from_weights import ASK_USER
+from vitlit.data.catalog import SOURCES
 
 OVERLAYS = {
     "ddp.yaml",

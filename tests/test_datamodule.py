@@ -17,9 +17,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vitlit.augment.pipeline import AUGMENT as STREAM
+from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.sampler import Batch
-from vitlit.data.splits import Split, check_repeats, stratified_split
+from vitlit.data.splits import Split
+from vitlit.data.stratify import check_repeats, stratified_split
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages
 from vitlit.seeding import address, uniform

@@ -16,7 +16,9 @@ from sklearn.datasets import load_digits
 from timm.data import ImageNetInfo
 from torchvision import datasets as tv
 
-from vitlit.data.datasets import SOURCES, find_class_names, part_names, prepare_data_set, read_part
+from vitlit.data.catalog import SOURCES
+from vitlit.data.datasets import prepare_data_set, read_part
+from vitlit.data.image_folder import find_class_names, part_names
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages, Images, MemoryImages
 

@@ -12,14 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 import vitlit
 from vitlit import InputError
 from vitlit.__main__ import main
+from vitlit.cli.advice import advice
 from vitlit.cli.options import option_of
-from vitlit.errors import (
-    NonFiniteError,
-    advice,
-    check_at_least,
-    check_below_one,
-    message_and_arguments,
-)
+from vitlit.errors import NonFiniteError, check_at_least, check_below_one, message_and_arguments
 from vitlit.model.attention import Attention
 from vitlit.patches import grid_size
 

@@ -9,15 +9,12 @@ from scipy import optimize
 from sklearn import metrics as sk
 from torch import Tensor
 
+from vitlit.evaluation.calibration import calibration_error, fit_temperature, mean_loss, reliability
 from vitlit.evaluation.scores import (
-    calibration_error,
     class_scores,
     class_table,
     confusion_counts,
-    fit_temperature,
-    mean_loss,
     most_confident_mistakes,
-    reliability,
     summary_scores,
 )
 

@@ -5,14 +5,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vitlit.evaluation.calibration import fit_temperature, reliability
 from vitlit.evaluation.figures import (
     MAX_CLASSES,
     confusion_matrix,
     picture_sheet,
     reliability_diagram,
-    shorten,
 )
-from vitlit.evaluation.scores import fit_temperature, reliability
+from vitlit.plotting import shorten
 
 pytestmark = pytest.mark.draws
 

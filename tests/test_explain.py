@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import Split
+from vitlit.data.splits import Split, balanced_sample, names_in
 from vitlit.errors import InputError
 from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
 from vitlit.explain.explanation import (
     MAX_IMAGES,
     Subjects,
-    balanced_sample,
     check_count,
     explain_image,
     explain_images,
-    names_in,
 )
 from vitlit.images.image_store import MemoryImages
 from vitlit.images.preprocess import Preprocess

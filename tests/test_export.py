@@ -23,8 +23,9 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.export import FACTS_NAME, Exported, export_model
+from vitlit.weights.export_mapping import GENERIC_TIMM_MODEL, TIMM_SIZES
 from vitlit.weights.load import load
-from vitlit.weights.portable import GENERIC_TIMM_MODEL, TIMM_SIZES, model_arguments
+from vitlit.weights.portable import model_arguments
 from vitlit.weights.pretrained import load_weights
 
 SMALL: dict[str, Any] = {

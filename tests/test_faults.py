@@ -23,6 +23,7 @@ from torch.distributed import TCPStore
 import vitlit
 from vitlit.fault_tolerance import signals
 from vitlit.fault_tolerance.signals import GRACE_SECONDS
+from vitlit.training import slurm
 
 pytestmark = [pytest.mark.faults, pytest.mark.first]
 
@@ -321,7 +322,7 @@ def test_a_job_is_run_again_by_its_number(
         monkeypatch.delenv(name, raising=False)
     for name, value in {**job, "PATH": f"{tools}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(name, value)
-    assert signals.requeue(signal.SIGUSR1) == f"; requeued job {number}"
+    assert slurm.requeue(signal.SIGUSR1) == f"; requeued job {number}"
     assert (tools / "calls").read_text().splitlines() == [f"requeue {number}"]
 
 

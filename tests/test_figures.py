@@ -27,7 +27,7 @@ from vitlit.explain.figures import (
     embedding_filters,
     position_grid,
 )
-from vitlit.training.history_figure import training_history
+from vitlit.training.history import training_history
 
 pytestmark = pytest.mark.draws
 

@@ -20,8 +20,8 @@ from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from vitlit.errors import FOREIGN_TEXTS, ForeignText, find_text, texts_on
 from vitlit.fault_tolerance.heartbeat import is_lost
-from vitlit.foreign_texts import FOREIGN_TEXTS, ForeignText, find_text, texts_on
 
 
 def module_of(name: str) -> str:

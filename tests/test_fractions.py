@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import stratified_part
+from vitlit.data.stratify import stratified_part
 from vitlit.errors import InputError
 
 LABELS = torch.tensor([0] * 40 + [1] * 20 + [2] * 3)[torch.randperm(63)]

@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vitlit.__main__ import main
 from vitlit.errors import InputError
-from vitlit.training.history import AttentionPictures, History
+from vitlit.explain.attention_pictures import AttentionPictures
+from vitlit.training.history import History
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

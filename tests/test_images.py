@@ -11,13 +11,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from vitlit.errors import InputError
-from vitlit.images.preprocess import (
-    Preprocess,
-    find_images,
-    match_channels,
-    read_crop,
-    read_image,
-)
+from vitlit.images.find_images import find_images
+from vitlit.images.image_io import read_crop, read_image
+from vitlit.images.preprocess import Preprocess, match_channels
 
 Pixels = NDArray[np.uint8]
 NOISE: Pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.sampler import Batch
 from vitlit.evaluation.inference import (
     Collector,
     collect,

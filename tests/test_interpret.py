@@ -13,14 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+from vitlit.explain.analysis import mean_attention_distance, position_similarity, principal_filters
 from vitlit.explain.attribution import (
     attention_maps,
     cls_map,
-    mean_attention_distance,
     overlay,
     patch_map,
-    position_similarity,
-    principal_filters,
     relevance,
     rollout,
 )

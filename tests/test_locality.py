@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from vit_pytorch import vit_for_small_dataset as small_dataset
 
 from vitlit.errors import InputError
-from vitlit.model.attention import Attention
-from vitlit.model.locality import (
+from vitlit.model.attention import (
     ATTENTIONS,
+    Attention,
     ExplicitAttention,
     GatedPositionalAttention,
     LocalitySelfAttention,

@@ -20,6 +20,7 @@ import torch
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.errors import InputError
+from vitlit.training import checkpoint_io
 from vitlit.weights import checkpoint
 from vitlit.weights.pretrained import load_weights
 
@@ -180,7 +181,7 @@ def test_the_environment_cannot_make_code_run(
     Path("a.ckpt").write_bytes(CHECKPOINTS["code in the state of callbacks"]())
     assert main(["test", "--ckpt_path=a.ckpt"]) == 2
     with pytest.raises(InputError):
-        checkpoint.DurableIO().load_checkpoint("a.ckpt", weights_only=False)
+        checkpoint_io.DurableIO().load_checkpoint("a.ckpt", weights_only=False)
     with pytest.raises(InputError):
         load_weights("a.ckpt")
 
@@ -212,7 +213,7 @@ def test_an_address_is_never_asked() -> None:
         assert main(["fit", "--config=digits.yaml", f"--model.pretrained={address}"]) == 2
         assert main(["fit", f"--config={address}"]) == 2
         with pytest.raises(InputError):
-            checkpoint.DurableIO().load_checkpoint(address)
+            checkpoint_io.DurableIO().load_checkpoint(address)
         server.shutdown()
     assert asked == []
 
@@ -220,7 +221,7 @@ def test_an_address_is_never_asked() -> None:
 def test_no_flipped_bit_of_a_checkpoint_loads_silently() -> None:
     good = content(state_dict={"vit.head.weight": torch.randn(10, 16)})
     path = Path("a.ckpt")
-    checkpoint.DurableIO().save_checkpoint(good, path)
+    checkpoint_io.DurableIO().save_checkpoint(good, path)
     data, rng = path.read_bytes(), random.Random(0)
     assert checkpoint.read_checkpoint(path)["hyper_parameters"] == MODEL
     for bit in rng.sample(range(8 * len(data)), 200):

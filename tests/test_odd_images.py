@@ -9,8 +9,7 @@ import pytest
 from odd_files import BAD, EXACT, LOSSY
 
 from vitlit.__main__ import main
-from vitlit.images.image_io import ImageInputError, check_image_file
-from vitlit.images.preprocess import read_crop, read_image
+from vitlit.images.image_io import ImageInputError, check_image_file, read_crop, read_image
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 READ = EXACT | LOSSY

@@ -14,8 +14,8 @@ from PIL import Image
 
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
-from vitlit.evaluation import precision
 from vitlit.evaluation.precision import choose_precision, computing_in, in_precision, weights_dtype
+from vitlit.model import attention
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 FIT = ["fit", "--data.dataset=digits", "--model.patch_size=4", "--model.embed_dim=16"]
@@ -51,7 +51,7 @@ def test_a_cpu_scores_as_it_trained_where_it_has_units(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for units, expected in ((True, with_units), (False, without)):
-        monkeypatch.setattr(precision, "has_bf16_units", lambda device, units=units: units)
+        monkeypatch.setattr(attention, "has_bf16_units", lambda device, units=units: units)
         assert choose_precision(command, "cpu", trained, given).name == expected
 
 
@@ -83,7 +83,7 @@ def fitted(
     """What fit printed, in the folder of its run, whose precision followed the device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("home"))
-        patch.setattr(precision, "has_bf16_units", lambda device: request.param)
+        patch.setattr(attention, "has_bf16_units", lambda device: request.param)
         yield said(*FIT)
 
 
@@ -143,5 +143,5 @@ def test_the_precision_is_said_once_by_every_command(
             said(command, *start, *more)
         lines = [text for text in caplog.messages if re.search("[Pp]recision", text)]
         assert len(lines) == 1, lines
-        wanted = "bf16-mixed" if precision.has_bf16_units("cpu") else "32-true"
+        wanted = "bf16-mixed" if attention.has_bf16_units("cpu") else "32-true"
         assert lines[0].startswith(f"precision {'32-true' if command == 'export' else wanted}")

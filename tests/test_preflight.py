@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitlit.errors import advice
+from vitlit.cli.advice import advice
 from vitlit.training.slurm import node_traps, slurm_traps
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vitlit", "SLURM_CPUS_PER_TASK": "8"}

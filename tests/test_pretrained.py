@@ -21,7 +21,7 @@ from timm.models import load_checkpoint, save_for_hf
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from vitlit.data.datasets import SOURCES
+from vitlit.data.catalog import SOURCES
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.weights.key_mapping import translate_keys

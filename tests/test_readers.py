@@ -11,8 +11,9 @@ from torchvision.transforms import v2
 
 from vitlit.augment.geometric import resized_crop_boxes
 from vitlit.images import image_store
+from vitlit.images.find_images import list_images
+from vitlit.images.image_io import read_image
 from vitlit.images.image_store import FileImages
-from vitlit.images.preprocess import list_images, read_image
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 

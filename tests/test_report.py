@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
+from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
-from vitlit.evaluation.scores import Calibration
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

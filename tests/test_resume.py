@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitlit.__main__ import main
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.training.checkpoint_callbacks import BestCheckpoint
 from vitlit.training.classifier import Classifier
 from vitlit.training.optim import warmup_cosine

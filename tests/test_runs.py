@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vitlit.__main__ import main
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.errors import InputError
-from vitlit.training import runs
+from vitlit.training import checkpoint_io, runs, slurm
 from vitlit.training.classifier import Classifier
 from vitlit.weights import checkpoint
 
@@ -55,7 +55,7 @@ def steps_of(name: str) -> int:
     ],
 )
 def test_a_job_names_its_run(environment: dict[str, str], name: str | None) -> None:
-    assert runs.job_name(environment) == name
+    assert slurm.job_name(environment) == name
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "../a", "-a", "a b", ".a", ""])
@@ -196,7 +196,7 @@ def test_a_failed_training_leaves_no_folder() -> None:
 
 def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    write = checkpoint.DurableIO.save_checkpoint
+    write = checkpoint_io.DurableIO.save_checkpoint
 
     def note(self: object, content: dict, path: Path, storage_options: object) -> None:
         saved.append(content["global_step"])
@@ -210,7 +210,7 @@ def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> No
             assert int(content["averaging_state"]["n_averaged"]) == content["global_step"]
         write(self, content, path, storage_options)
 
-    monkeypatch.setattr(checkpoint.DurableIO, "save_checkpoint", note)
+    monkeypatch.setattr(checkpoint_io.DurableIO, "save_checkpoint", note)
     args = ["--trainer.limit_train_batches=12", "--trainer.accumulate_grad_batches=2"]
     args += ["--trainer.max_epochs=1", "--checkpoints.every_n_steps=2", "--ema.decay=0.9"]
     assert main([*FIT, "--run=a", *args]) == 0
@@ -223,13 +223,13 @@ def test_a_time_between_checkpoints_counts_from_the_last(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         "vitlit.training.checkpoint_callbacks.time.monotonic", lambda: float(next(clock))
     )
-    write = checkpoint.DurableIO.save_checkpoint
+    write = checkpoint_io.DurableIO.save_checkpoint
 
     def note(self: object, content: dict, path: Path, storage_options: object) -> None:
         saved.append(content["global_step"])
         write(self, content, path, storage_options)
 
-    monkeypatch.setattr(checkpoint.DurableIO, "save_checkpoint", note)
+    monkeypatch.setattr(checkpoint_io.DurableIO, "save_checkpoint", note)
     args = ["--trainer.limit_train_batches=9", "--trainer.max_epochs=1"]
     assert main([*FIT, "--run=a", *args, "--checkpoints.every_minutes=0.5"]) == 0
     assert len(set(saved)) > 2

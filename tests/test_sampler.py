@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from vitlit.data.sampler import EvalOrder, LateLoader, Order, TrainOrder
+from vitlit.data.batch import Order
+from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
 
 
 def train(

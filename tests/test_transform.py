@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitlit.augment import geometric, mixing, policies
 from vitlit.augment.pipeline import AUGMENT, STAGES, Augmentation
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.seeding import address, uniform

@@ -9,27 +9,18 @@ import os
 import sys
 import warnings
 
-from vitlit.cli.commands import COMMANDS
-from vitlit.errors import LostProcessError, Stopped, TrainingError, advice, message_and_arguments
-from vitlit.foreign_texts import find_text, texts_on
+from vitlit.cli.advice import advice
+from vitlit.cli.commands import COMMANDS, overview
+from vitlit.errors import (
+    LostProcessError,
+    Stopped,
+    TrainingError,
+    find_text,
+    message_and_arguments,
+    texts_on,
+)
 
 MAX_LINES, MAX_WIDTH = 5, 400
-
-
-def overview() -> str:
-    """What `vitlit` alone prints; made without importing torch, so at once."""
-    from vitlit import __version__
-    from vitlit.cli.configs import shipped_configs
-
-    commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
-    return (
-        f"vitlit {__version__}: Vision Transformers for your own images\n\n"
-        f"commands (`vitlit COMMAND --help` lists every option):\n{commands}\n\n"
-        f"shipped configs, for --config from any folder:\n  "
-        + "\n  ".join(shipped_configs())
-        + "\n\n"
-        "start with: vitlit fit --config digits.yaml"
-    )
 
 
 def _shorten(message: str) -> str:

@@ -1,12 +1,125 @@
-"""Errors that a person can cause and mend."""
+"""Errors that a person can cause and fix, and the words that tell them."""
 
+import difflib
+import logging
+import os
+import re
 import signal
-import traceback
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
-from vitlit.foreign_texts import find_text
+ForeignTopic = Literal[
+    "loading process",
+    "other weights",
+    "no memory",
+    "compiler module",
+    "slurm tasks",
+    "refused setting",
+    "unknown class",
+    "code in file",
+    "cut image",
+    "damaged safetensors",
+    "download hint",
+    "lost process",
+    "denied import",
+    "option",
+    "value",
+    "expected",
+    "unknown option",
+    "no config",
+    "literal type",
+    "class type",
+    "needless warning",
+    "needless tip",
+]
+
+
+class ForeignText(NamedTuple):
+    """pattern: regular expression; seen: the program and the version that said so."""
+
+    topic: ForeignTopic
+    pattern: str
+    seen: str
+
+
+TORCH, LIGHTNING = "torch 2.15.0", "pytorch_lightning 2.6.6"
+JSONARGPARSE, PYTHON, LINUX = "jsonargparse 4.53.0", "Python 3.11", "Linux"
+FOREIGN_TEXTS = (
+    ForeignText("loading process", r"^Caught ", TORCH),
+    ForeignText("other weights", r"^Error\(s\) in loading state_dict", TORCH),
+    ForeignText("no memory", "allocate memory", TORCH),
+    ForeignText("no memory", "out of memory", TORCH),
+    ForeignText("compiler module", r"^torch\._dynamo", TORCH),
+    ForeignText("compiler module", r"^torch\._inductor", TORCH),
+    ForeignText("slurm tasks", "--ntasks=", LIGHTNING),
+    ForeignText("refused setting", "^MisconfigurationException$", LIGHTNING),
+    ForeignText("unknown class", "given class_path", JSONARGPARSE),
+    ForeignText("code in file", "(?i)weights[ _]only", TORCH),
+    ForeignText("cut image", "(?i)truncated", "Pillow 13.0.0"),
+    ForeignText("cut image", "EOF", "Pillow 13.0.0"),
+    ForeignText("damaged safetensors", "^Error while deserializing header", "safetensors 0.8.0"),
+    ForeignText("download hint", " You can use.*", "torchvision 0.29.2"),
+    # of gloo, NCCL, the store of a group, and the system
+    ForeignText("lost process", "Application timeout", TORCH),
+    ForeignText("lost process", "Broken pipe", LINUX),
+    ForeignText("lost process", "Connection closed by peer", TORCH),
+    ForeignText("lost process", "Connection refused", LINUX),
+    ForeignText("lost process", "Connection reset by peer", LINUX),
+    ForeignText("lost process", "Connection was (likely )?closed", TORCH),
+    ForeignText("lost process", "NCCL communicator", TORCH),
+    ForeignText("lost process", "Socket Timeout", TORCH),
+    ForeignText("lost process", "Timed out waiting", TORCH),
+    ForeignText("lost process", "Watchdog caught collective", TORCH),
+    ForeignText("lost process", "[Ff]ailed to recv, got 0 bytes", TORCH),  # failed: before 2.15
+    ForeignText("lost process", "[Ff]ailed to send, sent 0 bytes", TORCH),
+    ForeignText("lost process", "timed out after", TORCH),
+    ForeignText("denied import", r"Importing '([\w.]+)' is not allowed", JSONARGPARSE),
+    ForeignText("option", r'Parser key "([\w.]+)"', JSONARGPARSE),
+    ForeignText("value", r"(?:Got|Given) value: (.*)", JSONARGPARSE),
+    ForeignText("expected", r"(?m)Expected an? (.*?)(?:\. Got|$)", JSONARGPARSE),
+    ForeignText("unknown option", r"does not accept option '([\w.]+)'", JSONARGPARSE),
+    ForeignText("unknown option", r"unrecognized arguments: --([\w.]+)", JSONARGPARSE),
+    ForeignText(
+        "no config", r"Unable to load config '(.*?)' - Parser key \"([\w.]+)\"", JSONARGPARSE
+    ),
+    ForeignText("literal type", r"^typing\.Literal\[(.*)\]", PYTHON),
+    ForeignText("class type", r"^<class '(?:\w+\.)*(\w+)'>", PYTHON),
+    ForeignText("needless warning", "does not have many workers", LIGHTNING),
+    ForeignText("needless warning", "Using `DistributedSampler` with the dataloaders", LIGHTNING),
+    # what is logged is the same on every rank
+    ForeignText("needless warning", "recommended to use `self.log", LIGHTNING),
+    ForeignText("needless warning", "LeafSpec", TORCH),
+    # a run that goes on
+    ForeignText("needless warning", "Checkpoint directory .* exists and is not empty", LIGHTNING),
+    # of class names; figures show a box
+    ForeignText("needless warning", "Glyph .* missing from", "matplotlib 3.11.2"),
+    # the order of its batches is resumable
+    ForeignText("needless warning", "your dataloader is not resumable", LIGHTNING),
+    ForeignText(
+        "needless warning",
+        "callbacks used to create the checkpoint need to be provided",
+        LIGHTNING,
+    ),
+    # only the size in MB is off
+    ForeignText("needless warning", "is not supported by the model summary", LIGHTNING),
+    ForeignText("needless tip", "Tip:", LIGHTNING),
+    # our own line on the precision tells more
+    ForeignText("needless tip", "Automatic Mixed Precision", LIGHTNING),
+)
+
+
+def texts_on(topic: ForeignTopic) -> list[str]:
+    """The patterns of a topic, in the order of the table."""
+    return [text.pattern for text in FOREIGN_TEXTS if text.topic == topic]
+
+
+def find_text(topic: ForeignTopic, message: str) -> re.Match[str] | None:
+    """Where a message says something on a topic; by the first pattern that fits."""
+    found = (re.search(pattern, message) for pattern in texts_on(topic))
+    return next((match for match in found if match), None)
+
 
 NOTE = "argument: "  # begins the line of a traceback with the arguments of its error
-SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
 
 
 class ArgumentsError(Exception):
@@ -57,13 +170,6 @@ class NonFiniteError(TrainingError):
     """A loss or a gradient is not a number; the message says where."""
 
 
-def class_path_reason(text: str) -> str:
-    """Of a parser's report on a class named in a config, the lines about that class."""
-    lines = [line.strip(" -") for line in text.splitlines()]
-    start = next(i for i, line in enumerate(lines) if find_text("unknown class", line))
-    return " ".join(lines[start : start + 3])
-
-
 def check_at_least(least: float, **values: float) -> None:
     """Refuse arguments, given by their names, that are below ``least``."""
     for name, value in values.items():
@@ -91,31 +197,33 @@ def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
     return message, tuple(names.split(", ")) if names else ()
 
 
-def advice(error: Exception) -> str | None:
-    """What to tell a person about an error that their settings or machine caused, else None."""
-    if isinstance(error, InputError):
-        return message_and_arguments(error)[0]
-    text = str(error).strip()
-    if find_text("other weights", text):
-        first = text.splitlines()[1].strip()
-        return f"the checkpoint does not fit the model; leave out --model flags: {first}"
-    if isinstance(error, MemoryError) or find_text("no memory", text):
-        return "not enough memory; make --data.batch_size, --data.img_size or the model smaller"
-    if find_text("compiler module", type(error).__module__):
-        return f"compiling failed: {text.splitlines()[0]}; leave out --model.compile"
-    if isinstance(error, OSError) and error.filename:
-        return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
-    if find_text("slurm tasks", text):
-        return (
-            "SLURM has --ntasks without --ntasks-per-node; write --ntasks-per-node in the batch "
-            "script, equal to --trainer.devices"
-        )
-    if find_text("refused setting", type(error).__name__):
-        return text
-    if find_text("unknown class", text):
-        return class_path_reason(text)
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    is_setting = any(f"/{package}/" in last.replace("\\", "/") for package in SETTINGS_PACKAGES)
-    if is_setting and isinstance(error, ValueError | TypeError | ImportError):
-        return text
-    return None
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint at the known word that is nearest, if one is near."""
+    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def first_few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def some_names(names: list[str]) -> str:
+    """The first five, and how many there are."""
+    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+
+
+_log = logging.getLogger(__name__)
+
+
+def say(text: str) -> None:
+    """One line on stderr from each machine, however many processes run there."""
+    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    if rank == "0":
+        _log.warning("vitlit: %s", text)
+
+
+def quoted_few(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = [str(name)[:60] for name in names]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return (", ".join(shown[:3]) or "none") + more

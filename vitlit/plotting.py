@@ -3,9 +3,22 @@
 name, classes, probability -> one or two lines, cut in the middle where they are too long
 """
 
-from pathlib import PurePath
+from __future__ import annotations
 
-from vitlit.images.image_io import printable
+from collections.abc import Iterable
+from pathlib import PurePath
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from vitlit.files import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 MIN_CLASS_SHARE = 0.4  # of the room, for the true class beside a long name
 
@@ -58,3 +71,80 @@ def verdict_line(
     after = f" ({probability:.2f})" + {None: "", True: ", right", False: ", wrong"}[is_right]
     left = room - text_width("predicted " + after, size)
     return f"predicted {cut_text(printable(predicted), left, size)}{after}"
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Write the title on as many lines as it needs."""
+    text = fill(title, int(13 * figure.get_figwidth()))
+    figure.suptitle(text, fontsize=FONT_SMALL, parse_math=False)
+
+
+def shorten(name: str, most: int) -> str:
+    """The name, or its two ends around an ellipsis: ``most`` letters in all."""
+    end = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
+def fit_lines_to(text: str, inches: float) -> str:
+    """Each line of it, cut to a panel's width."""
+    return "\n".join(cut_text(line, 68 * inches, FONT_TINY) for line in text.split("\n"))
+
+
+WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
+COLORMAP = "viridis"
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
+
+
+def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
+    """Draw ``(C, H, W)`` in [0, 1]: three channels are colour, any other number is averaged."""
+    pixels = image.detach().float().cpu().clamp(0, 1)
+    pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
+    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
+    clear_frame(axes, title)
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
+
+
+def clear_frame(axes: Axes, title: str) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=FONT_TINY, color=GREY, parse_math=False)
+
+
+def hide_axes(axes: Iterable[Axes]) -> None:
+    for one in axes:
+        one.set_axis_off()
+
+
+def shrink_colorbar(bar: Any) -> None:
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=FONT_TINY)
+    bar.ax.yaxis.label.set_fontsize(FONT_SMALL)
+
+
+def tidy_axes(axes: Axes) -> None:
+    """Ticks at whole numbers of the horizontal axis, a light grid, no box."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=FONT_TINY)
+    axes.xaxis.label.set_fontsize(FONT_SMALL)
+    axes.yaxis.label.set_fontsize(FONT_SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#DDDDDD", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def to_array(figure: Figure) -> Any:
+    """The figure's pixels: numpy uint8 ``(height, width, 3)``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

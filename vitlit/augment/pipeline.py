@@ -34,7 +34,7 @@ from vitlit.augment.policies import (
     rand_augment,
     trivial_augment,
 )
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.errors import InputError, check_at_least
 from vitlit.images.preprocess import Preprocess
 from vitlit.seeding import address, uniform

@@ -17,13 +17,16 @@ from vitlit.cli.check_settings import (
     check_checkpoints,
     check_early_stopping,
     check_first,
+    check_place,
     check_trainer,
+    check_weights_are_given,
     warn_of_many_patches,
 )
 from vitlit.cli.commands import COMMANDS
 from vitlit.cli.fit_callbacks import make_guards, training_callbacks
-from vitlit.cli.from_checkpoint import start_from
-from vitlit.cli.options import add_options, describe_options
+from vitlit.cli.from_checkpoint import FromCheckpoint
+from vitlit.cli.from_weights import FromWeights, weights_asked_for
+from vitlit.cli.options import add_options, add_predict_options, add_test_options, describe_options
 from vitlit.cli.parser import (
     ConfigFile,
     Parser,
@@ -34,21 +37,21 @@ from vitlit.cli.parser import (
     only_safe_settings,
     refuse_linked,
 )
-from vitlit.cli.sources import check_place, check_weights_are_given
 from vitlit.cli.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.cli.trainer import OWN_COMMANDS, Trainer
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, Stopped, check_below_one
-from vitlit.evaluation.feature_writer import add_predict_options, feature_of, make_writer
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
-from vitlit.evaluation.report import Report, add_test_options, report_place, run_folder_of
+from vitlit.evaluation.prediction_writer import feature_of, make_writer
+from vitlit.evaluation.report import Report, report_place, run_folder_of
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
+from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier
 from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.training.progress_bar import Bar
 from vitlit.training.runs import Claim, find_start, has_ended
-from vitlit.weights.checkpoint import RUNS_FOLDER, with_durable
+from vitlit.weights.checkpoint import RUNS_FOLDER
 
 
 class CommandParser(Parser):
@@ -297,3 +300,13 @@ def run_command(args: list[str]) -> None:
         raise
     leave_group()
     sys.stdout.flush()
+
+
+def start_from(
+    path: Path | None, first: Any, command: str, args: list[str]
+) -> FromCheckpoint | FromWeights | None:
+    """The checkpoint at ``path``, or else what --model.pretrained names, if anything."""
+    if path is not None:
+        return FromCheckpoint(path, first, command)
+    source = weights_asked_for(first["model"])
+    return FromWeights(source, first, command, args) if source else None

@@ -8,141 +8,14 @@ from typing import Any
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_warn
 
-from vitlit.cli.parser import LINKED, did_you_mean
+from vitlit.cli.from_weights import ASK_USER
+from vitlit.cli.parser import LINKED
 from vitlit.data.datamodule import ImageData
-from vitlit.errors import InputError
+from vitlit.errors import InputError, did_you_mean
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
-from vitlit.weights.file_reader import quoted_few
-from vitlit.weights.pretrained import Weights, class_names_of
 
-# of weights
-FIXED_BY_WEIGHTS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
-HEADLESS_COMMANDS = (
-    "probe",
-    "explain",
-    "export",
-)  # commands that weights without a head will do for
-GROUP_SETTINGS = (
-    "freeze_blocks",
-    "layer_decay",
-    "decay",
-)  # what the optimiser's groups follow from
 MANY_PATCHES = 4096  # patches of an image
-RATE_SUFFIX = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
-
-
-def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, command: str) -> None:
-    """Weights fit one architecture, and the state of an optimiser that optimiser.
-
-    model: the settings asked for; saved: those of the checkpoint.
-    """
-    names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATE_SUFFIX)]
-    if command == "fit":
-        names.append("optimizer")
-        _check_groups(model, saved, path)
-    for name in names:
-        if name in model and name in saved and model[name] != saved[name]:
-            raise InputError(
-                f"model.{name} {model[name]} contradicts {path}, which has {saved[name]}; "
-                f"leave out --model.{name}"
-            )
-
-
-def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
-    """The optimiser's state is kept by groups of parameters, which these settings make."""
-    for name in GROUP_SETTINGS:
-        if name in saved and model[name] != saved[name]:
-            raise InputError(
-                f"model.{name} {model[name]} contradicts {path}, whose training goes on only with "
-                f"its own, {saved[name]}; leave out --model.{name}, or start a new training from "
-                f"its weights: --model.pretrained {path} in place of --ckpt_path"
-            )
-
-
-def check_against_weights(
-    settings: Any, weights: Weights, where: dict[str, str], command: str
-) -> None:
-    """Weights can be made to fit other sizes and classes, but not another width or depth.
-
-    settings: all of the command; where: the place that sets each of them, see :mod:`origins`.
-    """
-    model, arguments, source = settings["model"], weights.arguments, settings["model"]["pretrained"]
-    for name in FIXED_BY_WEIGHTS:
-        value, has = model[name], arguments[name]
-        if value == has:
-            continue
-        place = where.get(f"model.{name}", "--")
-        way, of = f"leave out --model.{name}", ""
-        if not place.startswith("--"):
-            way, of = f"leave it out there, or give --model.{name} {has}", f" of {place}"
-        raise InputError(f"model.{name} {value}{of} contradicts {source}, which has {has}; {way}")
-    is_answering = command not in ("fit", "probe") and settings.get("output") != "features"
-    is_head_used = is_answering and arguments["num_classes"] > 0
-    names, theirs = settings["data"]["class_names"] or [], class_names_of(weights)
-    is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
-    if is_head_used and (is_other or len(names) != len(theirs)):
-        raise InputError(
-            f"data.class_names ({quoted_few(names)}) are not the {len(theirs)} classes of {source} "
-            f"({quoted_few(theirs)}); leave them out, or fine-tune the weights with `vitlit fit`"
-        )
-
-
-def starting_points(
-    weights: Weights, wanted: Any, command: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Defaults of model and data that follow from weights to start from, or to use as they are.
-
-    wanted: settings of the command as they would be without the weights. In ``fit`` the data
-    decide classes and channels, elsewhere the weights do.
-    """
-    arguments = weights.arguments
-    data: dict[str, Any] = {"img_size": arguments["img_size"]}
-    if weights.invert:
-        data["invert"] = True
-    if weights.mean is not None and (weights.invert or not wanted["data"]["invert"]):
-        data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
-    if command == "fit":
-        return arguments, data
-    if command == "probe" and not wanted["data"]["images"]:
-        return arguments, data | {"in_chans": arguments["in_chans"]}
-    if arguments["num_classes"]:
-        names = class_names_of(weights)
-    elif command == "explain" and not wanted["data"]["images"]:
-        return arguments, data | {"dataset": "folder", "in_chans": arguments["in_chans"]}
-    elif command in HEADLESS_COMMANDS or wanted.get("output") == "features":
-        names = ["0", "1"]  # of a head that nobody will ask
-    else:
-        source = wanted["model"]["pretrained"]
-        raise InputError(
-            f"{source} has no head, so it names no classes; fine-tune it with "
-            f"`vitlit fit --config finetune.yaml --model.pretrained {source}`, or use "
-            f"{', '.join(HEADLESS_COMMANDS)} or predict --output features, which need none"
-        )
-    data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}
-    return arguments, data
-
-
-def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[str, Any]:
-    """Defaults from a checkpoint's data; ``probe`` finds the classes of whatever data it is given.
-
-    wanted: settings of the command as they would be without the checkpoint.
-    """
-    if command == "probe" and not wanted["data"]["images"]:
-        return {name: value for name, value in data.items() if name != "class_names"}
-    return data
-
-
-def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
-    """A training with an average of its weights goes on with one, and one without without."""
-    if "averaging_state" in content and not ema["decay"]:
-        raise InputError(
-            f"{path} was trained with a moving average of its weights; give --ema.decay again"
-        )
-    if "averaging_state" not in content and ema["decay"]:
-        raise InputError(
-            f"{path} was trained without a moving average of its weights; leave out --ema.decay"
-        )
 
 
 def check_first(settings: Any) -> None:
@@ -246,3 +119,36 @@ def _check_not_negative(group: str, **values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
             raise InputError(f"{group}.{name} {value} is not valid; give 0 or more")
+
+
+def check_weights_are_given(model: Any) -> None:
+    """Refuse to train a recipe of fine-tuning from scratch, which nobody would notice."""
+    if model["pretrained"] == ASK_USER:
+        raise InputError(
+            "this recipe fine-tunes weights that you choose; give --model.pretrained a file, a "
+            "model's or a run's folder or a name on the Hugging Face hub"
+        )
+    if model["freeze_blocks"] and not model["pretrained"]:
+        raise InputError(
+            f"model.freeze_blocks {model['freeze_blocks']} would keep weights as they are that "
+            f"nothing has trained; give --model.pretrained, or leave it out"
+        )
+
+
+def check_place(settings: Any, command: str) -> None:
+    """Refuse a folder of images that was not named: the default is the cache of this package."""
+    data = settings["data"]
+    default = inspect.signature(ImageData).parameters["data_dir"].default
+    places = {Path(place).expanduser().absolute() for place in (default, data["data_dir"])}
+    if data["dataset"] != "folder" or len(places) > 1 or data["images"]:
+        return
+    if command == "explain":
+        raise InputError(
+            "explain was given no images; give --data.images files or folders, or "
+            "--data.data_dir a folder with one folder for each class"
+        )
+    if command not in ("predict", "export"):
+        raise InputError(
+            f"{command} was given no folder of images; give --data.data_dir a folder with one "
+            f"folder for each class, or --data.dataset another data set"
+        )

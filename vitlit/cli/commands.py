@@ -10,3 +10,19 @@ COMMANDS = {
     "explain": "draw what a model looks at: figures, arrays and a page",
     "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
 }
+
+
+def overview() -> str:
+    """What `vitlit` alone prints; made without importing torch, so at once."""
+    from vitlit import __version__
+    from vitlit.cli.configs import shipped_configs
+
+    commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    return (
+        f"vitlit {__version__}: Vision Transformers for your own images\n\n"
+        f"commands (`vitlit COMMAND --help` lists every option):\n{commands}\n\n"
+        f"shipped configs, for --config from any folder:\n  "
+        + "\n  ".join(shipped_configs())
+        + "\n\n"
+        "start with: vitlit fit --config digits.yaml"
+    )

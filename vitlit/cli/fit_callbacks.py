@@ -12,20 +12,17 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.errors import InputError
+from vitlit.explain.attention_pictures import AttentionPictures
 from vitlit.fault_tolerance.heartbeat import Heartbeat
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.fault_tolerance.signals import Stopping
 from vitlit.training import slurm
-from vitlit.training.checkpoint_callbacks import (
-    BestCheckpoint,
-    LastCheckpoint,
-    MovingAverage,
-    monitor_mode,
-)
-from vitlit.training.history import AttentionPictures, History
-from vitlit.training.runs import CHECKPOINTS_FOLDER
+from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint, monitor_mode
+from vitlit.training.ema import MovingAverage
+from vitlit.training.history import History
 from vitlit.training.saved_settings import SaveSettings
+from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 
 class Guards(NamedTuple):

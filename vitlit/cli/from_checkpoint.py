@@ -3,26 +3,22 @@
 settings without it -> their defaults that follow from it -> settings that must agree with it
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from vitlit.cli.check_settings import (
-    check_against_weights,
-    check_average,
-    data_of_checkpoint,
-    starting_points,
-)
-from vitlit.cli.from_weights import given_arguments, note_statistics, origins, small_depth
-from vitlit.cli.parser import LINKED
-from vitlit.cli.sources import check_checkpoint, check_one_model, weights_asked_for
+from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.data.datamodule import ImageData
-from vitlit.data.split_builder import seen_note
+from vitlit.data.leakage import differing_setting, seen_note
+from vitlit.errors import InputError
+from vitlit.model.vit import ViT
 from vitlit.training import saved_settings
 from vitlit.training.classifier import Classifier
+from vitlit.training.saved_settings import is_plain_value, training_settings_of
 from vitlit.weights import checkpoint
-from vitlit.weights.pretrained import load_weights
+from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY
 
 
 class FromCheckpoint:
@@ -53,11 +49,11 @@ class FromCheckpoint:
         if self.command != "fit":
             self._note_seen(settings["data"])
             return
-        saved_settings.check_held_out(self.content, settings["data"], self.path)
+        check_held_out(self.content, settings["data"], self.path)
         check_average(settings["ema"], self.content, self.path)
-        saved_settings.check_can_go_on(self.content, settings, run, self.path)
-        saved_settings.tell_saved(self.kept, self.first, settings, self.path)
-        saved_settings.tell_changed(self.content, settings, self.path)
+        check_can_go_on(self.content, settings, run, self.path)
+        tell_saved(self.kept, self.first, settings, self.path)
+        tell_changed(self.content, settings, self.path)
 
     def _note_seen(self, data: Any) -> None:
         """Say where images that are scored may be among those that the model was trained on."""
@@ -71,52 +67,192 @@ class FromCheckpoint:
         """Nothing: the trainer loads checkpoints."""
 
 
-class FromWeights:
-    """Published weights, which give the architecture, and classes and pixels where they tell.
+GROUP_SETTINGS = (
+    "freeze_blocks",
+    "layer_decay",
+    "decay",
+)  # what the optimiser's groups follow from
+RATE_SUFFIX = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
-    source: a file, folder or name; first: settings of the command as they are without them; args:
-    the command line. words: that it lacks.
+
+def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, command: str) -> None:
+    """Weights fit one architecture, and the state of an optimiser that optimiser.
+
+    model: the settings asked for; saved: those of the checkpoint.
     """
-
-    note = ""
-    precision = None  # of their training, which no file of weights tells
-
-    def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
-        self.first, self.command = first, command
-        self.where = origins(args)
-        self.weights = load_weights(source, given_arguments(first, self.where))
-        self.words = tuple(small_depth(self.weights, self.where))
-        self.headless = command != "fit" and not self.weights.arguments["num_classes"]
-
-    def defaults(self) -> dict[str, Any]:
-        """By dotted name."""
-        model, data = starting_points(self.weights, self.first, self.command)
-        return by_dotted_name(self.first, model=model, data=data)
-
-    def check(self, settings: Any, run: Path | None) -> None:
-        """Refuse settings that the weights cannot be made to fit."""
-        check_against_weights(settings, self.weights, self.where, self.command)
-
-    def fill(self, model: Classifier, data: ImageData) -> None:
-        """Put the weights into the model, which then has its own copy."""
-        note_statistics(self.weights, data, self.where)
-        if self.headless:
-            model.vit.remove_head()
-        model.load_pretrained(self.weights)
-        del self.weights
+    names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATE_SUFFIX)]
+    if command == "fit":
+        names.append("optimizer")
+        _check_groups(model, saved, path)
+    for name in names:
+        if name in model and name in saved and model[name] != saved[name]:
+            raise InputError(
+                f"model.{name} {model[name]} contradicts {path}, which has {saved[name]}; "
+                f"leave out --model.{name}"
+            )
 
 
-def start_from(
-    path: Path | None, first: Any, command: str, args: list[str]
-) -> FromCheckpoint | FromWeights | None:
-    """The checkpoint at ``path``, or else what --model.pretrained names, if anything."""
-    if path is not None:
-        return FromCheckpoint(path, first, command)
-    source = weights_asked_for(first["model"])
-    return FromWeights(source, first, command, args) if source else None
+def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
+    """The optimiser's state is kept by groups of parameters, which these settings make."""
+    for name in GROUP_SETTINGS:
+        if name in saved and model[name] != saved[name]:
+            raise InputError(
+                f"model.{name} {model[name]} contradicts {path}, whose training goes on only with "
+                f"its own, {saved[name]}; leave out --model.{name}, or start a new training from "
+                f"its weights: --model.pretrained {path} in place of --ckpt_path"
+            )
 
 
-def by_dotted_name(known: Any, **groups: dict[str, Any]) -> dict[str, Any]:
-    """Values by dotted name, without those that follow from others, or that nothing knows."""
-    values = {f"{group}.{name}": value for group in groups for name, value in groups[group].items()}
-    return {name: values[name] for name in values if name in known and name not in LINKED}
+def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[str, Any]:
+    """Defaults from a checkpoint's data; ``probe`` finds the classes of whatever data it is given.
+
+    wanted: settings of the command as they would be without the checkpoint.
+    """
+    if command == "probe" and not wanted["data"]["images"]:
+        return {name: value for name, value in data.items() if name != "class_names"}
+    return data
+
+
+def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
+    """A training with an average of its weights goes on with one, and one without without."""
+    if "averaging_state" in content and not ema["decay"]:
+        raise InputError(
+            f"{path} was trained with a moving average of its weights; give --ema.decay again"
+        )
+    if "averaging_state" not in content and ema["decay"]:
+        raise InputError(
+            f"{path} was trained without a moving average of its weights; leave out --ema.decay"
+        )
+
+
+def check_one_model(source: str | None, saved: dict[str, Any], path: Path, command: str) -> None:
+    """Refuse a checkpoint and other weights together; one of them would be left unused.
+
+    A training that goes on may name the weights that it began with, as a job that is started
+    again by the same command does. source: what --model.pretrained asks for; saved: the settings
+    of the checkpoint's model.
+    """
+    kept = saved.get("pretrained")
+    if source is None or (command == "fit" and source == kept):
+        return
+    if command != "fit":
+        raise InputError(
+            f"model.pretrained {source} and the checkpoint {path} are two models; give {command} "
+            f"one of them: leave out --model.pretrained, or --ckpt_path and --run"
+        )
+    began = "no other weights" if kept is None else kept
+    raise InputError(
+        f"model.pretrained {source} contradicts {path}, whose training began with {began}; leave "
+        f"out --model.pretrained to go on with it, or --ckpt_path (and give another --run) to "
+        f"start anew"
+    )
+
+
+def check_checkpoint(settings: Any, saved: dict[str, Any], path: Path, command: str) -> None:
+    """Refuse settings that a checkpoint contradicts; where its training began is its own matter.
+
+    settings: those asked for; saved: those of the checkpoint's model.
+    """
+    settings["model"]["pretrained"] = saved.get("pretrained")
+    check_against_checkpoint(settings["model"], saved, path, command)
+    _check_image_shape(settings["data"], saved, path)
+
+
+def _check_image_shape(data: Any, saved: dict[str, Any], path: Path) -> None:
+    """A checkpoint's model takes images of one kind; its weights can be made to fit others."""
+    for name in ("img_size", "in_chans"):
+        asked, has = data[name], saved.get(name)
+        if asked is None or has is None or _both_sides(asked) == _both_sides(has):
+            continue
+        raise InputError(
+            f"data.{name} {asked} contradicts {path}, whose model takes {has}; leave out "
+            f"--data.{name}, since images are made to fit, or give --model.pretrained {path} in "
+            f"place of --ckpt_path, which makes the weights fit"
+        )
+
+
+def _both_sides(value: Any) -> Any:
+    """A square's size, given once or twice, as one thing."""
+    return list(value) if isinstance(value, list | tuple) else [value, value]
+
+
+def tell_saved(kept: dict[str, Any], without: Any, settings: Any, path: Path) -> None:
+    """Say which settings come from the checkpoint, so that none is a surprise.
+
+    without: the settings as they were without it.
+    """
+    taken = [
+        f"{name} {value}"
+        for name, value in kept.items()
+        if settings.get(name) == value != without.get(name)
+    ]
+    if taken:
+        rank_zero_info(f"as in {path}, unless flags or configs say otherwise: {', '.join(taken)}")
+
+
+def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
+    """Say which settings of model and data are not those that the checkpoint was trained with."""
+    changed = [
+        f"{group}.{name} {settings[group][name]} (there {value})"
+        for group, part in (("model", MODEL_KEY), ("data", DATA_KEY))
+        for name, value in content[part].items()
+        if name in settings[group] and settings[group][name] != value and is_plain_value(value)
+    ]
+    if changed:
+        rank_zero_info(f"not as in {path}: {', '.join(changed)}")
+
+
+def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
+    """Refuse to train on what was held out: all later scores would be of images that were seen."""
+    then = content[DATA_KEY]
+    name = differing_setting(data, then, "test") or differing_setting(data, then, "val")
+    if name is not None:
+        raise InputError(
+            f"data.{name} {data[name]} contradicts {path}, which has {then[name]}: images that it "
+            f"held out would be trained on; leave out --data.{name}"
+        )
+
+
+def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, path: Path) -> None:
+    """Refuse to train on from weights alone, or where nothing is left to do.
+
+    settings: those of the training to come. run: its folder, if the checkpoint may be its own: then
+    the same command as before may find that all is done.
+    """
+    for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
+        if name not in content:
+            raise InputError(
+                f"{path} has no {name}, so training cannot go on from it; give "
+                f"--model.pretrained {path} to start from its weights"
+            )
+    kept, limits = training_settings_of(content), ("trainer.max_epochs", "trainer.max_steps")
+    is_own = run is not None and path.resolve().is_relative_to(run.resolve())
+    if not is_own or any(settings[name] != kept.get(name) for name in limits):
+        check_is_unfinished(content, settings["trainer"], path)
+        check_is_not_stopped(content, settings["early_stopping"]["patience"], path)
+
+
+def check_is_not_stopped(content: dict[str, Any], patience: int, path: Path) -> None:
+    """Refuse to train longer what early stopping would end before the first step."""
+    states = [v for k, v in content["callbacks"].items() if str(k).startswith("EarlyStopping")]
+    waited = max((int(state.get("wait_count", 0)) for state in states), default=0)
+    if 0 < patience <= waited:
+        raise InputError(
+            f"{path} is of a training that early stopping ended after {waited} validations without "
+            f"a better score; give --early_stopping.patience 0, or more than {waited}"
+        )
+
+
+def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> None:
+    """Refuse a training without a step; it would end at once, without a word."""
+    try:
+        epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        steps = int(content["global_step"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path} holds no state of a training; fit needs a last.ckpt") from error
+    for name, done in (("max_epochs", epochs), ("max_steps", steps)):
+        limit = trainer[name]
+        if limit not in (None, -1) and done >= limit:
+            raise InputError(
+                f"{path} has {name} {limit} behind it; give --trainer.{name} above {done}"
+            )

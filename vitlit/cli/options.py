@@ -4,6 +4,7 @@ parser of one command -> the same with more options
 """
 
 import inspect
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser
@@ -12,6 +13,7 @@ from vitlit.augment.pipeline import Augmentation
 from vitlit.cli.parser import LINKED, TRUST_OPTION
 from vitlit.cli.parser_internals import options_of
 from vitlit.data.datamodule import ImageData
+from vitlit.model.features import FeaturePool
 from vitlit.model.vit import ViT
 from vitlit.training.checkpoint_callbacks import Monitor
 from vitlit.training.classifier import Classifier
@@ -136,4 +138,47 @@ def _add_run(parser: LightningArgumentParser) -> None:
         type=float,
         default=TIMEOUT_SECONDS,
         help="How long processes that train wait for each other before one counts as lost.",
+    )
+
+
+def add_predict_options(parser: Any) -> None:
+    """Options of ``predict`` that Lightning's has not."""
+    parser.add_argument(
+        "--output",
+        type=Literal["probabilities", "features"],
+        default="probabilities",
+        help="probabilities go to a CSV file, features to an .npz file: features (n, D), files.",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int | None,
+        default=None,
+        help="Block whose features are written, counted from 0, or from the last: -1, -2, …; the "
+        "model's last norm is applied after the last block alone.",
+    )
+    parser.add_argument(
+        "--pool",
+        type=FeaturePool | None,
+        default=None,
+        help="Features of the class token, or the average of the patches; the model's own way by "
+        "default.",
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="File to write, not existing yet."
+    )
+
+
+def add_test_options(parser: Any) -> None:
+    """Options of ``test`` that Lightning's has not."""
+    parser.add_argument(
+        "--flip",
+        type=bool,
+        default=False,
+        help="Average the logits of each image and its mirror image; all scores then say +flip.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="Folder of the report, not existing yet; test_report in the run by default.",
     )

@@ -1,6 +1,5 @@
 """The argument parser: bare config names, linked values, and errors in one sentence."""
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +18,10 @@ from pytorch_lightning.cli import LightningArgumentParser
 from yaml import YAMLError
 
 from vitlit.cli import safe_yaml
+from vitlit.cli.advice import class_path_reason
 from vitlit.cli.configs import find_config
 from vitlit.cli.parser_internals import options_of
-from vitlit.errors import InputError, class_path_reason
-from vitlit.foreign_texts import find_text, texts_on
+from vitlit.errors import InputError, did_you_mean, find_text, texts_on
 
 # each fact has one source: target -> (source, how to compute it)
 PARSE_LINKS: dict[str, tuple[str, Any]] = {
@@ -231,9 +230,3 @@ def _plain_type(text: str) -> str:
     if match := find_text("class type", text):
         return match[1].replace("NoneType", "null")
     return text.replace("typing.", "")
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint at the known word that is nearest, if one is near."""
-    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else ""

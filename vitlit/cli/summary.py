@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from vitlit.files import relative_path
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
 
 ACCURACY_GAP = 0.01  # between accuracy and balanced accuracy, from which on both are told
-
-
-def relative_path(path: str | Path) -> str:
-    """The path as one would type it here."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def fit_lines(trainer: pl.Trainer) -> list[str]:

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,24 +11,18 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import balanced_sample, names_in
 from vitlit.errors import InputError
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
-from vitlit.explain.explanation import (
-    Subjects,
-    balanced_sample,
-    check_count,
-    explain_images,
-    names_in,
-)
+from vitlit.explain.explanation import Subjects, check_count, explain_images
 from vitlit.features.probe import extractor, find_alike, probe_data_set
+from vitlit.files import named_or_free, new_folder, printable
 from vitlit.images.bad_images import refuse_bad_images
-from vitlit.images.image_io import printable
 from vitlit.images.image_store import FileImages
 from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
-from vitlit.training.checkpoint_callbacks import free_path
 from vitlit.training.classifier import Classifier
 from vitlit.weights import checkpoint
 from vitlit.weights.export import ExportFormat, export_model
@@ -241,27 +234,3 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
 def _load_weights(model: Classifier, ckpt_path: str | None) -> None:
     if ckpt_path is not None:
         model.load_state_dict(checkpoint.read_checkpoint(Path(ckpt_path))["state_dict"])
-
-
-def named_or_free(out: str | None, usual: str) -> Path:
-    return Path(out) if out else free_path(Path(usual))
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A new folder, which goes away again where an error leaves nothing in it."""
-    make_folder(folder)
-    try:
-        yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def make_folder(folder: Path) -> None:
-    if folder.exists():
-        raise InputError(f"{folder} exists; give --out another name, or remove it")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error

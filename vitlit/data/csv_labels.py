@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from vitlit.errors import InputError
-from vitlit.images.decode_cache import say
-from vitlit.images.image_io import printable
+from vitlit.errors import InputError, say
+from vitlit.files import printable
 from vitlit.images.image_store import FileImages
 
 LABEL_COLUMNS = ("file", "class")

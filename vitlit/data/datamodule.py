@@ -13,15 +13,20 @@ import torch
 from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
+from vitlit.data.batch import Batch
+from vitlit.data.catalog import SOURCES, DatasetName
 from vitlit.data.csv_labels import check_label_names, label_names
-from vitlit.data.datasets import SOURCES, DatasetName, find_class_names, prepare_data_set
-from vitlit.data.sampler import Batch, EvalOrder, LateLoader, TrainOrder
+from vitlit.data.datasets import prepare_data_set
+from vitlit.data.image_folder import find_class_names
+from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName
-from vitlit.data.splits import CroppedSplit, FoundFiles, Split, check_repeats
+from vitlit.data.splits import CroppedSplit, FoundFiles, Split
+from vitlit.data.stratify import check_repeats
 from vitlit.errors import InputError, check_at_least
 from vitlit.images.bad_images import OnBadImage, say_unread
+from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
-from vitlit.images.preprocess import Preprocess, check_statistics, find_images, per_channel
+from vitlit.images.preprocess import Preprocess, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
 
 

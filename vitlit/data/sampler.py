@@ -6,44 +6,16 @@ Lightning leaves a DistributedSampler alone and tells it the epoch, so the sampl
 yield whole batches (DataLoader with ``batch_size=None``), each with its address.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from vitlit.data.batch import Batch, Order
 from vitlit.seeding import address, permutation
 
 ORDER, DROPOUT = 1, 2  # streams of addresses, so that uses of one seed are independent
-
-
-class Order(NamedTuple):
-    """What a batch is to hold: indices and valid ``(B,)``, and the batch's address."""
-
-    indices: Tensor
-    valid: Tensor
-    epoch: int
-    key: int
-
-
-class Batch(NamedTuple):
-    """What travels to the model, and is given to its steps.
-
-    x: uint8 ``(B, C, h, w)`` from the loader, float patches ``(B, N, C*P*P)`` or images
-    ``(B, C, H, W)`` in a step; y: int64 ``(B,)``; sample: int64 ``(B,)``, its place in the
-    split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation, and
-    for files that cannot be read; epoch and key: the address of the batch; bad: sample and
-    reason for each of those files.
-    """
-
-    x: Tensor
-    y: Tensor
-    sample: Tensor
-    valid: Tensor
-    epoch: int
-    key: int
-    bad: Sequence[tuple[int, str]] = ()
 
 
 class TrainOrder(DistributedSampler[Any]):

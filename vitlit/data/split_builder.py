@@ -3,59 +3,25 @@
 data set on disk -> parts, as published -> splits, without the files that cannot be read
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vitlit.data.catalog import DatasetName
 from vitlit.data.csv_labels import labelled_images
-from vitlit.data.datasets import DatasetName, check_class_names, open_images, part_names, read_part
-from vitlit.data.splits import Split, split_members
-from vitlit.errors import InputError
+from vitlit.data.datasets import open_images, read_part
+from vitlit.data.image_folder import check_class_names, part_names
+from vitlit.data.splits import Split
+from vitlit.data.stratify import split_members
+from vitlit.errors import InputError, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
-from vitlit.images.decode_cache import say
 from vitlit.images.image_store import Images
 
 SplitName = Literal["train", "val", "test"]
-SPLIT_SETTINGS = ("split_seed", "test_fraction", "val_fraction")  # who is held out
-
-
-def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """What says which images there are: the data set and, of one on disk, where."""
-    if (name := str(settings.get("dataset"))) == "digits":
-        return (name,)
-    paths = [settings[key] for key in ("labels", "data_dir") if settings.get(key)]
-    return name, *(str(Path(path).expanduser().absolute()) for path in paths)
-
-
-def differing_setting(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
-    """The setting by which a held-out split of the same images is another one, if it is.
-
-    now, then: settings of the data.
-    """
-    if data_identity(now) != data_identity(then):
-        return None
-    there = ("all",) if now.get("labels") else part_names(now["dataset"], Path(now["data_dir"]))
-    if split in there:  # as published, whatever the settings
-        return None
-    names = SPLIT_SETTINGS[:2] if split == "test" else SPLIT_SETTINGS
-    return next((name for name in names if name in then and then[name] != now[name]), None)
-
-
-def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str:
-    """Why a model may have been trained on the images of a split, or nothing.
-
-    now: settings of the data that are scored; then: of those that the model was trained on.
-    """
-    if split == "train":
-        return "it was trained on these images" if data_identity(now) == data_identity(then) else ""
-    name = differing_setting(now, then, split)
-    if name is None:
-        return ""
-    return f"its {name} was {then[name]}: it may have been trained on these images"
 
 
 @dataclass(frozen=True)

@@ -1,87 +1,20 @@
-"""Which images of a part make which split, and a split's batches.
+"""Splits: some of the images of a part, a whole batch at a time.
 
-labels (n,) -> members of train | val | test; Order -> Batch
-"""
+Order -> Batch"""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitlit.augment.pipeline import Augmentation
-from vitlit.data.sampler import Batch, Order
-from vitlit.errors import InputError
-from vitlit.images.decode_cache import say
+from vitlit.data.batch import Batch, Order
+from vitlit.data.datamodule import ImageData
+from vitlit.data.stratify import stratified_part
+from vitlit.files import printable
 from vitlit.images.image_store import FileImages, Images, is_among
-from vitlit.seeding import address, permutation
-
-MANY_IMAGES = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
-TEST_SPLIT, VAL_SPLIT, PART_SPLIT = 4, 5, 6  # streams of addresses, see sampler.py
-
-
-def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
-    """Divide samples so that each class gives its share: (kept, held out), sorted indices.
-
-    A class of two images or more keeps at least one and gives at least one.
-    """
-    held: list[Tensor] = []
-    for label in torch.unique(labels).tolist():
-        members = (labels == label).nonzero()[:, 0]
-        most = len(members) - 1
-        count = min(max(round(fraction * len(members)), 1), most)
-        held.append(members[permutation(address(key, label), len(members))[:count]])
-    if not sum(map(len, held)):
-        raise InputError(
-            "the classes have too few images to hold some out; give each three or more, "
-            "or provide train, val and test folders"
-        )
-    is_held = torch.zeros(len(labels), dtype=torch.bool)
-    is_held[torch.cat(held)] = True
-    return (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
-
-
-def split_members(
-    labels: Tensor, name: str, *, val_fraction: float, test_fraction: float, seed: int
-) -> Tensor:
-    """Sorted indices of the split ``name`` (train, val or test) of a part with ``labels``.
-
-    The test split, a share of each class, depends on the seed alone, and the validation split is
-    a share of what is left. A test_fraction of 0 leaves all for the other two.
-    """
-    members = torch.arange(len(labels))
-    if test_fraction:
-        members, test = stratified_split(labels, test_fraction, address(seed, TEST_SPLIT))
-        if name == "test":
-            return test
-    kept, held = stratified_split(labels[members], val_fraction, address(seed, VAL_SPLIT))
-    return members[held if name == "val" else kept]
-
-
-def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Sorted indices of a share of each class, at least one image; a smaller share is part of it.
-
-    Which images, the seed alone decides.
-    """
-    kept = []
-    for label in torch.unique(labels).tolist():
-        members = (labels == label).nonzero()[:, 0]
-        order = permutation(address(address(seed, PART_SPLIT), label), len(members))
-        kept.append(members[order[: max(1, round(fraction * len(members)))]])
-    return torch.cat(kept).sort().values
-
-
-def check_repeats(size: int, batch_size: int, world: int) -> None:
-    """Say where a global batch holds training images more than once; refuse what must be a slip."""
-    total = batch_size * world
-    if batch_size > max(size, MANY_IMAGES):
-        raise InputError(
-            f"batch_size {batch_size} is more than the {size} training images; give {size} or less",
-            argument="batch_size",
-        )
-    if total > size:
-        say(
-            f"a batch of {total} holds each of the {size} training images up to "
-            f"{-(-total // size)} times; give a smaller batch_size to have each once"
-        )
 
 
 class Split(Dataset[Batch]):
@@ -148,3 +81,36 @@ class FoundFiles(Split):
             order.key,
             [(file.place, file.reason) for file in bad],
         )
+
+
+def pictures(data: ImageData, name: str, sample: Tensor) -> Tensor:
+    """Images of a split as they are, float ``(n, C, h, w)`` in [0, 1]."""
+    split = data.splits[name]
+    return split.images.gather(split.members[sample]).float() / 255
+
+
+def files_of(data: ImageData, name: str, sample: Tensor) -> list[str]:
+    """The files of images of a split, empty where they come from none."""
+    split = data.splits[name]
+    paths: Sequence[str] = getattr(split.images, "paths", ())
+    return [paths[i] if paths else "" for i in split.members[sample].tolist()]
+
+
+def balanced_sample(split: Split, count: int) -> list[int]:
+    """Places in the split of its first images, the classes taking turns: always the same ones."""
+    labels = split.labels
+    turn = torch.zeros(len(labels), dtype=torch.long)
+    for label in range(int(labels.max()) + 1):
+        members = labels == label
+        turn[members] = torch.arange(int(members.sum()))
+    order = sorted(range(len(labels)), key=lambda i: (int(turn[i]), int(labels[i])))
+    return order[:count]
+
+
+def names_in(split: Split, places: list[int], title: str) -> list[str]:
+    """Names of the images at these places: their folders and files, or the title and the place."""
+    paths = getattr(split.images, "paths", ())
+    if not paths:
+        return [f"{title} {place}" for place in places]
+    members = split.members[places].tolist()
+    return [printable(Path(*Path(paths[i]).parts[-2:])) for i in members]

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.split_builder import SPLIT_SETTINGS, data_identity, seen_note
-from vitlit.errors import InputError
+from vitlit.data.leakage import SPLIT_SETTINGS, data_identity, seen_note
+from vitlit.errors import InputError, some_names
+from vitlit.evaluation.calibration import mean_loss
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
 from vitlit.evaluation.precision import in_precision, weights_dtype
-from vitlit.evaluation.scores import balanced_accuracy, mean_loss
+from vitlit.evaluation.scores import balanced_accuracy
 from vitlit.evaluation.significance import compare, holm, wilson
 from vitlit.model.vit import ViT
-from vitlit.weights import checkpoint
+from vitlit.weights import checkpoint, load
 
 SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # of all models
 READING_SETTINGS = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
@@ -76,7 +77,7 @@ def score_all(
         precision = precision_of(checkpoint.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
         own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
-        loaded = checkpoint.load_checkpoint(path)
+        loaded = load.load_checkpoint(path)
         if loaded.class_names != data.class_names:
             raise InputError(
                 f"{name} has the classes {some_names(loaded.class_names)}; those of "
@@ -87,11 +88,6 @@ def score_all(
             Scored(str(path), run(loaded.model, own, precision), _note_seen_images(settings, data))
         )
     return found
-
-
-def some_names(names: list[str]) -> str:
-    """The first five, and how many there are."""
-    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
 
 
 def _note_seen_images(settings: dict[str, Any], data: ImageData) -> str:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vitlit import plotting
-from vitlit.evaluation.scores import Calibration, Reliability
-from vitlit.explain.figures import (
+from vitlit.evaluation.calibration import Calibration, Reliability
+from vitlit.plotting import (
     BLUE,
     COLORMAP,
     FONT_SMALL,
@@ -24,8 +22,11 @@ from vitlit.explain.figures import (
     VERMILION,
     WIDTH_INCHES,
     draw_image,
+    fit_lines_to,
     hide_axes,
     new_figure,
+    set_title,
+    shorten,
     shrink_colorbar,
     tidy_axes,
 )
@@ -67,23 +68,6 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     set_title(figure, title)
     shrink_colorbar(figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8))
     return figure
-
-
-def set_title(figure: Figure, title: str) -> None:
-    """Write the title on as many lines as it needs."""
-    text = fill(title, int(13 * figure.get_figwidth()))
-    figure.suptitle(text, fontsize=FONT_SMALL, parse_math=False)
-
-
-def shorten(name: str, most: int) -> str:
-    """The name, or its two ends around an ellipsis: ``most`` letters in all."""
-    end = (most - 1) // 2
-    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
-
-
-def fit_lines_to(text: str, inches: float) -> str:
-    """Each line of it, cut to a panel's width."""
-    return "\n".join(plotting.cut_text(line, 68 * inches, FONT_TINY) for line in text.split("\n"))
 
 
 def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.sampler import Batch, EvalOrder
+from vitlit.data.sampler import EvalOrder
 from vitlit.data.splits import Split
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify, unpatchify

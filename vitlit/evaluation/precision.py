@@ -3,14 +3,14 @@
 command, device, precision of the training, option -> precision, by Lightning's name, and why
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from vitlit.model.attention import has_bf16_units
 
 FULL_PRECISION, MIXED_PRECISION = "32-true", "bf16-mixed"
 PRECISION_ALIASES = {
@@ -20,23 +20,7 @@ PRECISION_ALIASES = {
     "64": "64-true",
 }  # of Lightning's names
 DTYPES = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-CPUS = Path("/proc/cpuinfo")  # what Linux says of the processor; other systems have no such file
-UNITS_VARIABLE = "VITLIT_BF16_UNITS"  # yes or no: what another processor would answer; tests set it
 HOW_TO_OVERRIDE = "--trainer.precision overrides it"
-
-
-def processor_has_bf16_units() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself."""
-    names = ("avx512_bf16", "amx_tile")
-    if hasattr(torch.cpu, "get_capabilities"):  # older versions of torch have no public way
-        return any(torch.cpu.get_capabilities().get(name, False) for name in names)
-    flags = CPUS.read_text(encoding="utf-8").split() if CPUS.is_file() else []
-    return any(name in flags for name in names)
-
-
-_CPU_HAS_UNITS = {"yes": True, "no": False}.get(
-    os.environ.get(UNITS_VARIABLE, ""), processor_has_bf16_units()
-)
 
 
 class PrecisionChoice(NamedTuple):
@@ -44,16 +28,6 @@ class PrecisionChoice(NamedTuple):
 
     name: str
     why: str
-
-
-def has_bf16_units(device: str) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself; others compute them slowly.
-
-    device: its type, such as cpu.
-    """
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    return device == "cpu" and _CPU_HAS_UNITS
 
 
 def device_type(accelerator: str) -> str:

@@ -14,45 +14,28 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from vitlit.cli.summary import relative_path
+from vitlit import plotting
+from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.sampler import Batch
+from vitlit.data.splits import files_of
 from vitlit.errors import InputError
+from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.inference import Collector, Rows, collect, evenly_thinned, loader_of
 from vitlit.evaluation.report_files import (
     calibration_words,
     draw_report,
-    files_of,
     fit_calibration,
     report_tables,
     write_mistakes,
     write_probabilities,
 )
-from vitlit.evaluation.scores import Calibration
 from vitlit.evaluation.scoring import Scoring
-from vitlit.explain import figures
-from vitlit.training.checkpoint_callbacks import free_path
-from vitlit.training.runs import CHECKPOINTS_FOLDER
+from vitlit.files import free_path, relative_path
+from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
 CALIBRATION_IMAGES = 5000  # validation images for the one number that a temperature is
 MAX_PROBABILITIES = 2_000_000  # probabilities that are written: 8 MB
-
-
-def add_test_options(parser: Any) -> None:
-    """Options of ``test`` that Lightning's has not."""
-    parser.add_argument(
-        "--flip",
-        type=bool,
-        default=False,
-        help="Average the logits of each image and its mirror image; all scores then say +flip.",
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="Folder of the report, not existing yet; test_report in the run by default.",
-    )
 
 
 def report_place(settings: Any) -> tuple[Path | str, str | None]:
@@ -227,5 +210,5 @@ def _log_scores(
         writer: Any = getattr(logger, "experiment", None)
         if hasattr(writer, "add_image"):
             for title, figure in drawn.items():
-                picture = figures.to_array(figure)
+                picture = plotting.to_array(figure)
                 writer.add_image(f"{name}/{title}", picture, 0, dataformats="HWC")

@@ -4,7 +4,6 @@ logits (n, K), labels (n,), temperature -> content of metrics.json, figures by n
 """
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,23 @@ import numpy as np
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import files_of, pictures
 from vitlit.evaluation import figures
-from vitlit.evaluation.inference import Rows
-from vitlit.evaluation.scores import (
+from vitlit.evaluation.calibration import (
     CONFIDENCE_BINS,
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     Calibration,
     calibration_error,
-    class_table,
-    confusion_counts,
     fit_temperature,
     mean_loss,
-    most_confident_mistakes,
     reliability,
+)
+from vitlit.evaluation.inference import Rows
+from vitlit.evaluation.scores import (
+    class_table,
+    confusion_counts,
+    most_confident_mistakes,
     summary_scores,
 )
 
@@ -112,19 +114,6 @@ def draw_report(
             title=f"{which} {len(every)} mistakes; {title}",
         )
     return found
-
-
-def pictures(data: ImageData, name: str, sample: Tensor) -> Tensor:
-    """Images of a split as they are, float ``(n, C, h, w)`` in [0, 1]."""
-    split = data.splits[name]
-    return split.images.gather(split.members[sample]).float() / 255
-
-
-def files_of(data: ImageData, name: str, sample: Tensor) -> list[str]:
-    """The files of images of a split, empty where they come from none."""
-    split = data.splits[name]
-    paths: Sequence[str] = getattr(split.images, "paths", ())
-    return [paths[i] if paths else "" for i in split.members[sample].tolist()]
 
 
 def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageData) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import flip_average
 from vitlit.evaluation.metrics import IGNORED, score_metrics
 from vitlit.model.features import Feature

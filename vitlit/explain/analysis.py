@@ -4,10 +4,11 @@ ViT -> position similarity (N, rows, cols), filters (k, C, p, p), heads' numbers
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.explain.attribution import attentions, position_similarity, principal_filters
-from vitlit.model.locality import GatedPositionalAttention, LocalitySelfAttention
+from vitlit.explain.attribution import Grid, _check_patch_count, attentions
+from vitlit.model.attention import GatedPositionalAttention, LocalitySelfAttention
 from vitlit.model.positions import rope_similarity
 from vitlit.model.vit import ViT
 
@@ -60,3 +61,45 @@ def head_arrays(model: ViT) -> dict[str, Tensor]:
     if gpsa:
         found["gate"] = torch.stack([layer.gate.detach().cpu().sigmoid() for layer in gpsa])
     return found
+
+
+def mean_attention_distance(maps: Tensor, *, grid: Grid, patch_size: int, prefix: int) -> Tensor:
+    """How far each head looks: distance between patches, weighted by attention (paper, fig. 7).
+
+    maps: ``(L, B, h, N, N)``; only attention from patches to patches counts, rescaled to sum to
+    1. Returns ``(L, h)`` in pixels, the mean over images and patches.
+    """
+    _check_patch_count(maps.shape[-1], grid, prefix)
+    down, across = (torch.arange(count, dtype=maps.dtype, device=maps.device) for count in grid)
+    places = torch.cartesian_prod(down, across) * patch_size  # (rows * cols, 2)
+    distances = (places[:, None] - places).norm(dim=2)
+    found = []
+    for heads in maps[..., prefix:, prefix:]:  # one block at a time: the product is as large
+        total = heads.sum(dim=-1).clamp(min=torch.finfo(maps.dtype).tiny)
+        found.append(((heads * distances).sum(dim=-1) / total).mean(dim=(0, 2)))
+    return torch.stack(found)
+
+
+def position_similarity(pos_embed: Tensor, *, grid: Grid, prefix: int) -> Tensor:
+    """Cosine similarity of each patch's position embedding to all others (paper, fig. 7 centre).
+
+    pos_embed: ``(1, prefix+N, D)``. Returns ``(N, rows, cols)``, 1 at the patch's own place.
+    """
+    _check_patch_count(pos_embed.shape[-2], grid, prefix)
+    table = F.normalize(pos_embed.detach().flatten(0, -2)[prefix:], dim=1)  # (N, D)
+    return torch.unflatten(table @ table.T, 1, grid)
+
+
+def principal_filters(weight: Tensor, *, count: int = 28) -> Tensor:
+    """Principal components of the patch embedding's filters (paper, fig. 7 left).
+
+    weight: ``(D, C, P, P)``. Returns ``(count, C, P, P)``, orthonormal, the strongest first,
+    fewer where the filters span fewer. The sign of a component means nothing: the largest value
+    of each is made positive.
+    """
+    filters = weight.detach().flatten(1).float()
+    _, strength, components = torch.linalg.svd(filters - filters.mean(dim=0), full_matrices=False)
+    rounding = strength[0] * max(filters.shape) * torch.finfo(torch.float32).eps
+    components = components[strength > rounding][:count]
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    return (components * largest.sign()).reshape(-1, *weight.shape[1:])

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.explain import figures
-from vitlit.explain.analysis import analyse_weights, attention_fact, head_arrays
+from vitlit.explain.analysis import (
+    analyse_weights,
+    attention_fact,
+    head_arrays,
+    mean_attention_distance,
+)
 from vitlit.explain.attribution import (
     Fusion,
     attention_maps,
     cls_map,
-    mean_attention_distance,
     patch_map,
     pooled_shares,
     relevance,
@@ -30,7 +33,6 @@ from vitlit.explain.attribution import (
 )
 from vitlit.explain.page import Example, prefix_names, without_own, write_page
 from vitlit.explain.page_figures import model_figures
-from vitlit.images.image_io import printable
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 
@@ -63,26 +65,6 @@ class Findings(NamedTuple):
     probabilities: Tensor | None  # (K,)
     distance: Tensor  # (L, h) in pixels
     shares: Tensor | None  # of the patches in the pooling seq, (rows * cols,)
-
-
-def balanced_sample(split: Split, count: int) -> list[int]:
-    """Places in the split of its first images, the classes taking turns: always the same ones."""
-    labels = split.labels
-    turn = torch.zeros(len(labels), dtype=torch.long)
-    for label in range(int(labels.max()) + 1):
-        members = labels == label
-        turn[members] = torch.arange(int(members.sum()))
-    order = sorted(range(len(labels)), key=lambda i: (int(turn[i]), int(labels[i])))
-    return order[:count]
-
-
-def names_in(split: Split, places: list[int], title: str) -> list[str]:
-    """Names of the images at these places: their folders and files, or the title and the place."""
-    paths = getattr(split.images, "paths", ())
-    if not paths:
-        return [f"{title} {place}" for place in places]
-    members = split.members[places].tolist()
-    return [printable(Path(*Path(paths[i]).parts[-2:])) for i in members]
 
 
 def check_count(count: int) -> None:

@@ -9,58 +9,42 @@ for the colour-blind: viridis, and those of Okabe and Ito (2008).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.explain.attribution import overlay
-from vitlit.images.image_io import printable
-from vitlit.plotting import cut_text, name_line, verdict_line
+from vitlit.files import printable
+from vitlit.plotting import (
+    BLUE,
+    COLORMAP,
+    FONT_SMALL,
+    FONT_TINY,
+    GREY,
+    VERMILION,
+    WIDTH_INCHES,
+    clear_frame,
+    cut_text,
+    draw_image,
+    hide_axes,
+    name_line,
+    new_figure,
+    shrink_colorbar,
+    tidy_axes,
+    verdict_line,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
-COLORMAP = "viridis"
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
-FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
 PEAK_CAPTION = (
     "each map is lit from its least to its most; peak: its most over its mean, 1.00× is flat"
 )
 MAX_TILES = 14  # patches along one side of the position figure; larger grids show every second, …
-
-
-def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
-def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
-    """Draw ``(C, H, W)`` in [0, 1]: three channels are colour, any other number is averaged."""
-    pixels = image.detach().float().cpu().clamp(0, 1)
-    pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
-    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
-    clear_frame(axes, title)
-    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
-
-
-def clear_frame(axes: Axes, title: str) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=FONT_TINY, color=GREY, parse_math=False)
-
-
-def hide_axes(axes: Iterable[Axes]) -> None:
-    for one in axes:
-        one.set_axis_off()
 
 
 def attention_overview(
@@ -149,12 +133,6 @@ def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") 
     return figure
 
 
-def shrink_colorbar(bar: Any) -> None:
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=FONT_TINY)
-    bar.ax.yaxis.label.set_fontsize(FONT_SMALL)
-
-
 def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Figure:
     """Mean attention distance by depth, one dot per head (Dosovitskiy et al., 2021, fig. 7).
 
@@ -179,19 +157,6 @@ def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Fi
     tidy_axes(axes)
     axes.set_xticks(range(0, depth, ceil(depth / 24)))
     return figure
-
-
-def tidy_axes(axes: Axes) -> None:
-    """Ticks at whole numbers of the horizontal axis, a light grid, no box."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=FONT_TINY)
-    axes.xaxis.label.set_fontsize(FONT_SMALL)
-    axes.yaxis.label.set_fontsize(FONT_SMALL)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#DDDDDD", linewidth=0.5)
-    axes.set_axisbelow(True)
 
 
 def position_grid(similarity: Tensor) -> Figure:
@@ -260,12 +225,3 @@ def embedding_filters(filters: Tensor) -> Figure:
         draw_image(one, picture)
     hide_axes(axes[count:])
     return figure
-
-
-def to_array(figure: Figure) -> Any:
-    """The figure's pixels: numpy uint8 ``(height, width, 3)``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vitlit.explain.figures import COLORMAP, MAX_TILES
+from vitlit.explain.figures import MAX_TILES
+from vitlit.plotting import COLORMAP
 
 PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)  # of the plot: size; left, right, top, bottom
 DISTANCE_CAPTION = (

@@ -16,8 +16,7 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
-from vitlit.errors import LostProcessError, Stopped, TrainingError
-from vitlit.foreign_texts import find_text
+from vitlit.errors import LostProcessError, Stopped, TrainingError, find_text
 from vitlit.training.checkpoint_callbacks import LastCheckpoint
 
 BEAT_SECONDS = 1.0  # seconds between two beats

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.errors import NonFiniteError, check_at_least
 from vitlit.fault_tolerance.lightning_internals import non_finite
 

@@ -6,7 +6,6 @@ SIGTERM, SIGUSR1, SIGINT to any process -> flag -> maximum over processes -> las
 import math
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ from pytorch_lightning.callbacks import Callback
 from vitlit.errors import Stopped
 from vitlit.fault_tolerance.heartbeat import watching_launcher
 from vitlit.fault_tolerance.signal_thread import watching_signals
-from vitlit.training.checkpoint_callbacks import LastCheckpoint, MovingAverage, is_within_step
+from vitlit.training.checkpoint_callbacks import LastCheckpoint, is_within_step
+from vitlit.training.ema import MovingAverage
+from vitlit.training.slurm import requeue
 
 CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
     (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
@@ -229,22 +230,6 @@ class Stopping(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = False
-
-
-def requeue(signum: int) -> str:
-    """Ask SLURM to run the job again, after SIGUSR1 within one; what happened, in words."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or signum == signal.SIGTERM:
-        return ""
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or b""
-        reason = " ".join(said.decode(errors="replace").split()) or str(error)
-        return f"; job {job} could not be requeued: {reason}"
-    return f"; requeued job {job}"
 
 
 def _print_now(text: str) -> None:

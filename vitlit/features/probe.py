@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitlit import plotting
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import Split
+from vitlit.data.splits import Split, balanced_sample
 from vitlit.errors import InputError
 from vitlit.evaluation import figures
 from vitlit.evaluation.inference import Rows, collect, loader_of
 from vitlit.evaluation.significance import wilson
-from vitlit.explain.explanation import balanced_sample
 from vitlit.features.probe_classifiers import Neighbours, choose_linear, fit_linear, nearest, vote
-from vitlit.images.image_io import printable
+from vitlit.files import printable
+from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
-from vitlit.images.preprocess import find_images
 
 SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the sheet, and neighbours in each
 MAX_FEATURE_VALUES = 5 * 10**7  # numbers that features.npz takes at most: 200 MB
@@ -150,7 +150,7 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
     places = balanced_sample(test, SHEET_QUERIES)
     index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)
-    names = [figures.shorten(name, 14) for name in data.class_names]
+    names = [plotting.shorten(name, 14) for name in data.class_names]
     labels = train.labels[index]
     return figures.neighbour_sheet(
         _plain_images(test, torch.tensor(places)),
@@ -205,11 +205,11 @@ def find_alike(
     first = near.row[:SHEET_QUERIES]
     figure = figures.neighbour_sheet(
         _plain_images(queries, torch.arange(len(first))),
-        [figures.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
+        [plotting.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
         _plain_image_rows(gallery, first),
         [
             [
-                f"{figures.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"
+                f"{plotting.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"
                 for i, value in zip(*pair, strict=True)
             ]
             for pair in zip(first.tolist(), near.similarity.tolist(), strict=False)

@@ -10,9 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from vitlit.errors import InputError
-from vitlit.images.decode_cache import say
-from vitlit.images.image_io import printable
+from vitlit.errors import InputError, say
+from vitlit.files import printable
 from vitlit.images.image_store import BadFile, Images, is_among
 
 OnBadImage = Literal["refuse", "skip"]

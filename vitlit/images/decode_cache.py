@@ -12,7 +12,6 @@ change while its size and time stay the same is not noticed.
 """
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,11 +25,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from vitlit.errors import say
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
 CACHE_FORMAT = 2  # to be raised when files are decoded or stored differently
 SPARE_BYTES = 64 * 2**20  # bytes to leave free on the disk
-_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -229,10 +228,3 @@ def _remove_leftovers(folder: Path) -> None:
         lock = _cache_lock(folder, part.name.split("-")[0])
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
             part.unlink()
-
-
-def say(text: str) -> None:
-    """One line on stderr from each machine, however many processes run there."""
-    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
-    if rank == "0":
-        _log.warning("vitlit: %s", text)

@@ -9,19 +9,22 @@ and files of several pages the first picture counts; colour profiles are not app
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
 
-from vitlit.errors import InputError
-from vitlit.foreign_texts import find_text
+from vitlit.errors import InputError, find_text
+from vitlit.files import printable
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MAX_FILE_BYTES = 2**29  # of a file
@@ -53,12 +56,6 @@ class ImageInputError(InputError):
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def printable(path: str | Path) -> str:
-    """A file's name; what a terminal would act on or could not show becomes an escape."""
-    text = str(path).encode(errors="backslashreplace").decode()
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _reason(error: Exception) -> str:
@@ -212,3 +209,76 @@ def _on_white(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image)
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
+    """Antialiased resampling to ``size`` (height, width): uint8 ``(C, height, width)``.
+
+    torch's is four times as fast as Pillow's and at most one level away from it.
+    """
+    pixels = torch.from_numpy(np.array(image))  # (h, w) or (h, w, C)
+    # a view with the channels last: torch resamples it twice as fast as planes
+    x = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
+    if tuple(x.shape[-2:]) != size:
+        x = F.interpolate(x, size, mode=mode, antialias=True)
+    return x[0]
+
+
+def _trim(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the ends of an image four times as long as needed: scaling it to cover stays cheap."""
+    height, width = size
+    rows = max(0, image.height - 4 * -(-image.width * height // width)) // 2
+    cols = max(0, image.width - 4 * -(-image.height * width // height)) // 2
+    if rows == cols == 0:
+        return image
+    return image.crop((cols, rows, image.width - cols, image.height - rows))
+
+
+def _fit_size(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Scale to cover ``size`` (height, width) and cut the centre, keeping proportions.
+
+    As torchvision's ``Resize`` (bicubic) and ``CenterCrop`` do it, to the pixel.
+    """
+    height, width = size
+    image = _trim(image, size)
+    if image.height * width <= image.width * height:
+        cover = height, image.width * height // image.height
+    else:
+        cover = image.height * width // image.width, width
+    top, left = round((cover[0] - height) / 2), round((cover[1] - width) / 2)
+    return _resize(image, cover, "bicubic")[:, top : top + height, left : left + width]
+
+
+def read_image(path: str | Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
+    """Decode one file, upright, in grey (1 channel) or colour (3), fitted to ``size``.
+
+    size: (height, width) in pixels. Returns uint8 ``(in_chans, height, width)``.
+    """
+    with open_image(path) as image:
+        side = 2 * max(size)
+        image.draft("RGB", (side, side))  # JPEG only: decode no larger than needed
+        return _fit_size(to_plain_image(image, in_chans), size).contiguous()
+
+
+def read_crop(
+    path: str | Path, *, in_chans: int, size: tuple[int, int], choose: Callable[[int, int], Box]
+) -> Tensor:
+    """Decode one file, cut a box out of it, and resize the box to ``size``.
+
+    choose: from the upright image's height and width to the box. Returns uint8
+    ``(in_chans, height, width)``, antialiased bilinear.
+    """
+    with open_image(path) as image:
+        full = upright_size(image)
+        top, left, height, width = choose(*full)
+        # JPEG only: a box of many pixels needs no decoding at the full resolution
+        surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
+        image.draft("RGB", (image.width // surplus, image.height // surplus))
+        whole = to_plain_image(image, in_chans)
+        x, y = whole.width / full[1], whole.height / full[0]  # 1, or less after draft
+        left, top = round(left * x), round(top * y)
+        box = left, top, left + round(width * x), top + round(height * y)
+        return _resize(whole.crop(box), size, "bilinear").contiguous()

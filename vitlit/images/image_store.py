@@ -14,8 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlit.augment.geometric import resized_crop_boxes
-from vitlit.images.image_io import ImageInputError, check_image_file
-from vitlit.images.preprocess import Box, read_crop, read_image
+from vitlit.images.image_io import Box, ImageInputError, check_image_file, read_crop, read_image
 
 CHUNK_IMAGES = 64  # images that a thread decodes before it hands them over
 MAX_THREADS = 8  # more wait for each other: a good part of decoding holds Python's lock

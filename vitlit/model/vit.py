@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.model.blocks import ActName, encoder
-from vitlit.model.locality import (
+from vitlit.model.attention import (
     AttentionName,
     GatedPositionalAttention,
     attention_layers,
     usual_gpsa_blocks,
 )
+from vitlit.model.blocks import ActName, encoder
 from vitlit.model.patch_embed import Embedding, PatchEmbed, PatchEmbedName, make_embedding
 from vitlit.model.pooling import SequencePool
 from vitlit.model.positions import fixed_table, rope2d

@@ -1,28 +1,18 @@
 """Callbacks that Lightning lacks."""
 
-import csv
-import os
 import time
 from pathlib import Path
 from typing import Any, Literal
 from weakref import proxy
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vitlit.data.sampler import Batch
-from vitlit.errors import InputError, check_at_least
-from vitlit.images.bad_images import print_bad_images, refuse_bad_images
-from vitlit.images.image_io import printable
-from vitlit.images.image_store import BadFile
+from vitlit.errors import check_at_least
 
-PREDICTIONS_FILE = "predictions.csv"
 CLOCK_STEPS = 10  # steps between two looks at the clock where processes must agree on it
-PRINTED_ROWS = 10  # rows that predict prints
 
 
 Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]
@@ -149,130 +139,3 @@ def is_within_step(trainer: pl.Trainer) -> bool:
         return False
     is_last = progress.is_last_batch or done == trainer.num_training_batches
     return trainer.strategy.handles_gradient_accumulation or not is_last
-
-
-def free_path(path: Path) -> Path:
-    """``path``, or with -2, -3, … before the ending, whichever does not exist yet."""
-    number = 2
-    candidate = path
-    while candidate.exists():
-        candidate = path.with_stem(f"{path.stem}-{number}")
-        number += 1
-    return candidate
-
-
-class MovingAverage(WeightAveraging):
-    """Exponential moving average of the weights; validation and checkpoints use it.
-
-    What is kept of the average in a step rises from 2/11 to ``decay``, as (1 + n) / (10 + n) after
-    n steps, so that short runs forget the weights they started from.
-    """
-
-    def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
-        self.decay = decay
-        self._count = torch.zeros((), dtype=torch.long)  # of steps in the average
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        for average in vars(self).values():  # Lightning has no public name for it
-            if isinstance(average, AveragedModel):
-                # a count on the CPU: no step waits for the device (PyTorch pull request 175085)
-                self._count = average.n_averaged = average.n_averaged.cpu()
-
-    def _average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        done = int(self._count)
-        decay = min(self.decay, (1 + done) / (10 + done))
-        # the average is a copy from before the weights took the precision of the run
-        same = [weight.to(average) for weight, average in zip(weights, averages, strict=True)]
-        get_ema_multi_avg_fn(decay)(averages, same, count)  # type: ignore[no-untyped-call]
-
-
-class PredictionWriter(Callback):
-    """Writes what ``predict`` finds: one row for each image, in the order they were given.
-
-    Columns: file, class, probability, top5 (``name:probability`` joined by semicolons). Files
-    that cannot be read have no row, and are listed on the screen.
-    """
-
-    def __init__(self, out: str | None, class_names: list[str]) -> None:
-        self.class_names = class_names
-        if out is not None and Path(out).exists():
-            raise InputError(f"{out} exists; give another name, or remove it", argument="out")
-        self.path = Path(out) if out else free_path(Path(PREDICTIONS_FILE))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder of {self.path}: {error}") from error
-        if not os.access(self.path.parent, os.W_OK):
-            raise InputError(
-                f"cannot write into {self.path.parent.absolute()}; give another file",
-                argument="out",
-            )
-        self._found: list[tuple[int, list[float], list[int]]] = []
-        self._bad: list[tuple[int, str]] = []
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        top = outputs.topk(min(5, outputs.shape[1]), dim=1)
-        rows = zip(
-            batch.sample.tolist(),
-            batch.valid.tolist(),
-            top.values.tolist(),
-            top.indices.tolist(),
-            strict=True,
-        )
-        self._found += [(i, values, classes) for i, valid, values, classes in rows if valid]
-        self._bad += batch.bad
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = sorted(gather_lists(self._found, trainer.world_size))
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
-        bad = self._bad_files(files, len(found), trainer.world_size)
-        if not trainer.is_global_zero:
-            return
-        rows = [self._row(files[i], values, classes) for i, values, classes in found]
-        # surrogateescape: names that are not UTF-8 are written as they are on disk
-        with self.path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "class", "probability", "top5"])
-            writer.writerows(rows)
-        self._show(rows)
-        print_bad_images(bad, len(rows))
-
-    def _bad_files(self, files: list[str], good: int, world: int) -> list[BadFile]:
-        """Those that could not be read, of all processes; refused where none could."""
-        reasons = dict(gather_lists(self._bad, world))  # once, where rows fill a batch up
-        bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
-        if not good:
-            refuse_bad_images(bad, len(bad), "mend them, or give other images", argument="images")
-        return bad
-
-    def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
-        names = [self.class_names[i] for i in classes]
-        top5 = ";".join(f"{name}:{value:.4f}" for name, value in zip(names, values, strict=True))
-        return [file, names[0], f"{values[0]:.4f}", top5]
-
-    def _show(self, rows: list[list[str]]) -> None:
-        names = [printable(row[0]) for row in rows[:PRINTED_ROWS]]
-        width = max(map(len, names))
-        for file, (_, name, probability, _) in zip(names, rows, strict=False):
-            print(f"{file:{width}}  {probability}  {name}")
-        if len(rows) > PRINTED_ROWS:
-            print(f"… and {len(rows) - PRINTED_ROWS} more")
-
-
-def gather_lists(mine: list[Any], world: int) -> list[Any]:
-    """The lists of all processes in one."""
-    if world == 1:
-        return mine
-    lists: list[Any] = [None] * world
-    torch.distributed.all_gather_object(lists, mine)
-    return [item for items in lists for item in items]

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from vitlit.data.sampler import Batch
+from vitlit.data.batch import Batch
 from vitlit.errors import InputError, check_at_least, check_below_one
 from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring

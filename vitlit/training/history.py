@@ -3,23 +3,24 @@
 scores of each epoch -> a row, a figure; a few validation images -> rollout, positions, filters
 """
 
+from __future__ import annotations
+
 import csv
-import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
-from vitlit.errors import InputError
-from vitlit.explain import figures
-from vitlit.explain.analysis import analyse_weights
-from vitlit.explain.explanation import balanced_sample, explain_image, names_in
-from vitlit.images.preprocess import Preprocess
-from vitlit.training.history_figure import training_history
+from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, VERMILION, new_figure, tidy_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 TRAINING_COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5")
 HISTORY_COLUMNS = (*TRAINING_COLUMNS, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
@@ -119,58 +120,53 @@ class History(Callback):
             part.unlink(missing_ok=True)
 
 
-class AttentionPictures(Callback):
-    """Puts pictures of what the model looks at into TensorBoard, every so many epochs.
+# titles of the panels -> the names that training logs, by the name of the line
+HISTORY_PANELS = {
+    "loss": {"train": "train/loss_epoch", "val": "val/loss"},
+    "top-1 accuracy": {"train": "train/acc", "val": "val/acc"},
+    "learning rate": {"": "lr"},
+}
 
-    The same validation images each time: rollout, and of the weights the position similarity and
-    the principal filters. The first time says how long it took.
 
-    Args:
-        every_n_epochs: Epochs between two sets of pictures.
-        count: Images of the validation split, the classes taking turns.
+def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Loss, top-1 accuracy and learning rate by epoch, of training and validation.
+
+    history: by the names that training logs (``train/loss_epoch val/loss train/acc val/acc lr``),
+    pairs of epoch and value. What is missing is left out.
     """
+    panels = {
+        title: {line: name for line, name in lines.items() if history.get(name)}
+        for title, lines in HISTORY_PANELS.items()
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    shown = {
+        epoch for lines in panels.values() for name in lines.values() for epoch, _ in history[name]
+    }
+    figure = new_figure(2.8)
+    for i, (title, lines) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), i)
+        for line, name in lines.items():
+            _draw_panel(axes, history[name], line)
+        axes.set_title(title, fontsize=FONT_SMALL)
+        axes.set_xlabel("epoch")
+        if len(lines) > 1:
+            axes.legend(fontsize=FONT_TINY, frameon=False)
+        tidy_axes(axes)
+        if len(shown) == 1:  # matplotlib would divide the one epoch, and label its parts
+            axes.set(xlim=(min(shown) - 1, min(shown) + 1), xticks=[min(shown)])
+        if "lr" in lines.values():
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter("{x:g}")
+    return figure
 
-    def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("count", count)):
-            if value < 1:
-                raise InputError(
-                    f"{name} {value} of the pictures of attention must be 1 or more", argument=name
-                )
-        self.every_n_epochs, self.count = every_n_epochs, count
-        self._told = False
 
-    @rank_zero_only
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if (trainer.current_epoch + 1) % self.every_n_epochs or not hasattr(writer, "add_image"):
-            return
-        start = time.monotonic()
-        for name, picture in self._pictures(trainer.datamodule, pl_module):  # type: ignore[attr-defined]
-            writer.add_image(f"attention/{name}", picture, trainer.current_epoch, dataformats="HWC")
-        if not self._told:
-            self._told = True
-            every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
-            spent = time.monotonic() - start
-            rank_zero_info(f"pictures of attention took {spent:.1f} s; they come every {every}")
-
-    def _pictures(self, data: Any, module: Any) -> list[tuple[str, Any]]:
-        split, preprocess = data.splits["val"], data.preprocess
-        assert isinstance(preprocess, Preprocess)
-        places = balanced_sample(split, self.count)
-        pixels = split.images.gather(split.members[places])
-        with torch.autocast(module.device.type, enabled=False):
-            found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
-        answers = [one.probabilities for one in found if one.probabilities is not None]
-        overview = figures.attention_overview(
-            torch.stack([one.shown for one in found]),
-            {"rollout": torch.stack([one.rollout for one in found])},
-            probabilities=torch.stack(answers),
-            class_names=module.class_names,
-            names=names_in(split, places, f"{data.dataset} val"),
-            labels=split.labels[places].tolist(),
-        )
-        similarity, filters = analyse_weights(module.vit)
-        drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]
-        if similarity is not None:
-            drawn.append(("positions", figures.position_grid(similarity)))
-        return [(name, figures.to_array(figure)) for name, figure in drawn]
+def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], line: str) -> None:
+    epochs, values = zip(*sorted(points), strict=True)
+    axes.plot(
+        epochs,
+        values,
+        color=VERMILION if line == "val" else BLUE,
+        marker="." if len(epochs) < 30 else "",
+        linewidth=1.2,
+        label=line,
+    )

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,23 +20,14 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vitlit.errors import InputError
-from vitlit.weights import checkpoint, durable_file
+from vitlit.training.slurm import job_name
+from vitlit.weights import checkpoint
+from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
+from vitlit.weights.durable_file import MEGABYTE
 
 RUN_NAME = re.compile(r"\w[\w.+-]*")
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"
-CHECKPOINTS_FOLDER = "checkpoints"
 LOG_BYTES = 10_000_000  # bytes for logs
-INTERACTIVE_JOBS = ("bash", "interactive")  # names of SLURM jobs in which a person types commands
-
-
-def job_name(environment: Mapping[str, str]) -> str | None:
-    """The SLURM job and array task that this process belongs to, as one name."""
-    job = environment.get("SLURM_JOB_ID")
-    if not job or environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
-        return None
-    if task := environment.get("SLURM_ARRAY_TASK_ID"):
-        return f"{environment.get('SLURM_ARRAY_JOB_ID', job)}_{task}"
-    return job
 
 
 def named_folder(root: Path, name: str | None) -> Path | None:
@@ -182,9 +172,7 @@ class Claim:
         there = sum(
             file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
         )
-        durable_file.check_room(
-            self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + LOG_BYTES
-        )
+        check_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + LOG_BYTES)
 
     def finish(self) -> None:
         """Mark the run as finished: its name is taken from now on, if it left a model."""
@@ -270,3 +258,27 @@ def has_ended(trainer: pl.Trainer) -> bool:
         for callback in trainer.callbacks  # type: ignore[attr-defined]
     )
     return stopped or (limit not in (None, -1) and done >= limit) or (most != -1 and steps >= most)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to start what could not be saved.
+
+    folder: where, existing. needed: bytes.
+    """
+    probe = folder / ".probe"
+    try:
+        probe.write_bytes(b"\0")
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder}: {error.strerror}; change its permissions, or give "
+            f"another default_root_dir",
+            argument="default_root_dir",
+        ) from error
+    if free < needed:
+        raise InputError(
+            f"{folder} has {free / MEGABYTE:.0f} MB free, and the checkpoints of this training need "
+            f"{needed / MEGABYTE:.0f} MB; free some space, or give another default_root_dir",
+            argument="default_root_dir",
+        )

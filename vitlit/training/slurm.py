@@ -4,12 +4,12 @@ environment of the process, the trainer's devices and nodes -> sentences
 """
 
 import os
+import signal
+import subprocess
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
-
-from vitlit.training.runs import INTERACTIVE_JOBS
 
 
 def warn_of_cluster_traps(trainer: pl.Trainer) -> None:
@@ -65,3 +65,32 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
             "loaded slowly; give it in the batch script, and export SRUN_CPUS_PER_TASK"
         )
     return found
+
+
+def requeue(signum: int) -> str:
+    """Ask SLURM to run the job again, after SIGUSR1 within one; what happened, in words."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or signum == signal.SIGTERM:
+        return ""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        reason = " ".join(said.decode(errors="replace").split()) or str(error)
+        return f"; job {job} could not be requeued: {reason}"
+    return f"; requeued job {job}"
+
+
+INTERACTIVE_JOBS = ("bash", "interactive")  # names of SLURM jobs in which a person types commands
+
+
+def job_name(environment: Mapping[str, str]) -> str | None:
+    """The SLURM job and array task that this process belongs to, as one name."""
+    job = environment.get("SLURM_JOB_ID")
+    if not job or environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
+        return None
+    if task := environment.get("SLURM_ARRAY_TASK_ID"):
+        return f"{environment.get('SLURM_ARRAY_JOB_ID', job)}_{task}"
+    return job

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, quoted_few
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT
 from vitlit.patches import grid_size
-from vitlit.weights.file_reader import quoted_few
 from vitlit.weights.pretrained import Weights, untold_names
 
 EXTRA_PARTS = {  # beside what all models have: what it is, and how its names end

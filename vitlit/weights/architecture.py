@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, quoted_few
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
-from vitlit.weights.file_reader import quoted_few
 from vitlit.weights.key_mapping import FILTERS_KEY, WeightFormat, positions_with_prefix
 
 PUBLISHED_NUM_HEADS = {

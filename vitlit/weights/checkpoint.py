@@ -3,22 +3,16 @@
 path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -> ViT
 """
 
-import inspect
 import zipfile
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
-from vitlit.errors import InputError
-from vitlit.foreign_texts import find_text
-from vitlit.images.preprocess import Preprocess
-from vitlit.model.vit import ViT
+from vitlit.errors import InputError, find_text
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import is_dense
@@ -27,19 +21,7 @@ RUNS_FOLDER = "lightning_logs"  # of the current folder: where `best` and `last`
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
 TRAINING = "training_settings"  # our key, of what else the training was given
 LAST_FILE = "last.ckpt"  # the one before it is kept too
-VIT_PREFIX = "vit."  # of the model's weights in a checkpoint
 VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
-
-
-class Loaded(NamedTuple):
-    """A model in evaluation mode, what turns its input into tensors, and its class names.
-
-    ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``.
-    """
-
-    model: ViT
-    preprocess: Preprocess
-    class_names: list[str]
 
 
 def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
@@ -179,67 +161,4 @@ def _check_plain(value: Any, path: Path) -> None:
         raise InputError(f"{path} has a {type(value).__name__} among its settings; use another")
 
 
-class DurableIO(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints here: durably, and as plain values alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._written: tuple[int, ...] | None = None  # the mark of the last.ckpt of this process
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        file = Path(path)
-        is_last = file.name == LAST_FILE
-        keep = is_last and self._is_good(file)
-        durable_file.write_durable(file, lambda part: torch.save(checkpoint, part), keep=keep)
-        if is_last:
-            self._written = durable_file.file_identity(file)
-
-    def _is_good(self, file: Path) -> bool:
-        """Whether it may take the place of the one before, which is good; what we wrote may."""
-        return file.is_file() and (
-            durable_file.file_identity(file) == self._written or durable_file.is_intact(file)
-        )
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """The content, on the CPU; other devices copy from there. ``weights_only`` is always on."""
-        content = _read_content(Path(path), mmap=False)
-        if not str(content.get(VERSION_KEY)).startswith("2."):  # older ones would be migrated
-            content[VERSION_KEY] = LIGHTNING_VERSION
-        return content
-
-
-def with_durable(plugins: Any) -> list[Any]:
-    """Lightning's plugins, the user's and ours."""
-    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
-    if any(isinstance(plugin, CheckpointIO) for plugin in given):
-        raise InputError(
-            "trainer.plugins has another way to write checkpoints; leave it out, since only "
-            "those written here have a checksum"
-        )
-    return [*given, DurableIO()]
-
-
-def load_checkpoint(path: str | Path) -> Loaded:
-    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve_checkpoint`."""
-    content = read_checkpoint(resolve_checkpoint(str(path)))
-    arguments = content[MODEL_KEY]
-    names = inspect.signature(ViT).parameters.keys() & arguments.keys()
-    weights = {
-        key.removeprefix(VIT_PREFIX): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(VIT_PREFIX)
-    }
-    try:
-        model = ViT(**{name: arguments[name] for name in names})
-        model.load_state_dict(weights)
-        data = ImageData(**content[DATA_KEY])
-    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"the settings and the weights of {path} do not agree: {reason}; use another checkpoint"
-        ) from error
-    return Loaded(model.eval(), data.preprocess, data.class_names)
+CHECKPOINTS_FOLDER = "checkpoints"

@@ -8,7 +8,6 @@ archives still reads it (`unzip -z` shows it). It covers all bytes before it.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -157,27 +156,3 @@ def _ends_as_archive(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-min(END, path.stat().st_size), os.SEEK_END)
         return file.read(4) == SIGNATURE  # check() refused one whose comment lacks
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Refuse to start what could not be saved.
-
-    folder: where, existing. needed: bytes.
-    """
-    probe = folder / ".probe"
-    try:
-        probe.write_bytes(b"\0")
-        probe.unlink()
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise InputError(
-            f"cannot write into {folder}: {error.strerror}; change its permissions, or give "
-            f"another default_root_dir",
-            argument="default_root_dir",
-        ) from error
-    if free < needed:
-        raise InputError(
-            f"{folder} has {free / MEGABYTE:.0f} MB free, and the checkpoints of this training need "
-            f"{needed / MEGABYTE:.0f} MB; free some space, or give another default_root_dir",
-            argument="default_root_dir",
-        )

@@ -22,17 +22,17 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
-from vitlit.weights.export_mapping import Naming, choose_naming
-from vitlit.weights.file_reader import WEIGHT_NAMES
-from vitlit.weights.portable import (
-    Portable,
+from vitlit.weights.export_mapping import (
+    Naming,
+    choose_naming,
     hugging_face_files,
     hugging_face_tensors,
-    make_portable,
     own_metadata,
     timm_files,
     timm_tensors,
 )
+from vitlit.weights.file_reader import WEIGHT_NAMES
+from vitlit.weights.portable import Portable, make_portable
 from vitlit.weights.pretrained import load_weights
 
 ExportFormat = Literal["safetensors", "onnx", "pt2"]

@@ -8,7 +8,6 @@ Nothing in a file is executed: pickles are read with ``weights_only``, arrays wi
 import argparse
 import re
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError
-from vitlit.foreign_texts import find_text
+from vitlit.errors import InputError, find_text, quoted_few
 from vitlit.weights import durable_file
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of a model folder, best first
@@ -135,13 +133,6 @@ def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[s
 def is_dense(value: Tensor) -> bool:
     """Whether a tensor holds its numbers, floats, in memory and one by one."""
     return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
-
-
-def quoted_few(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    shown = [str(name)[:60] for name in names]
-    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return (", ".join(shown[:3]) or "none") + more
 
 
 def download_weights(name: str) -> Path:

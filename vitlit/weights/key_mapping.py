@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError
-from vitlit.weights.file_reader import quoted_few
+from vitlit.errors import InputError, quoted_few
 
 Rules = tuple[tuple[str, str], ...]
 FILTERS_KEY = "patch_embed.proj.weight"

@@ -1,18 +1,18 @@
 """A model ready to use from Python, of a checkpoint or of weights from anywhere.
 
-path | folder | name on the hub | best | last -> ViT, Preprocess, class names
-"""
+path | folder | name on the hub | best | last -> ViT, Preprocess, class names"""
 
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vitlit.data.datasets import IMAGENET_MEAN, IMAGENET_STD
+from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD
+from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess, per_channel
 from vitlit.model.vit import ViT
-from vitlit.weights import checkpoint
 from vitlit.weights.adapt import adapt_weights
-from vitlit.weights.checkpoint import Loaded
+from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, read_checkpoint, resolve_checkpoint
 from vitlit.weights.file_reader import read_weight_file
 from vitlit.weights.model_config import METADATA_KEY
 from vitlit.weights.pretrained import (
@@ -25,6 +25,41 @@ from vitlit.weights.pretrained import (
     untold_names,
     untold_statistics,
 )
+
+VIT_PREFIX = "vit."  # of the model's weights in a checkpoint
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, what turns its input into tensors, and its class names.
+
+    ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``.
+    """
+
+    model: ViT
+    preprocess: Preprocess
+    class_names: list[str]
+
+
+def load_checkpoint(path: str | Path) -> Loaded:
+    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve_checkpoint`."""
+    content = read_checkpoint(resolve_checkpoint(str(path)))
+    arguments = content[MODEL_KEY]
+    names = inspect.signature(ViT).parameters.keys() & arguments.keys()
+    weights = {
+        key.removeprefix(VIT_PREFIX): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(VIT_PREFIX)
+    }
+    try:
+        model = ViT(**{name: arguments[name] for name in names})
+        model.load_state_dict(weights)
+        data = ImageData(**content[DATA_KEY])
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the settings and the weights of {path} do not agree: {reason}; use another checkpoint"
+        ) from error
+    return Loaded(model.eval(), data.preprocess, data.class_names)
 
 
 def load(
@@ -53,7 +88,7 @@ def load(
             f"{'them' if len(given) > 1 else 'it'} out"
         )
     if is_checkpoint:
-        return checkpoint.load_checkpoint(file)
+        return load_checkpoint(file)
     weights = load_weights(source, given)
     check_heads(given.get("num_heads"), weights, source)
     return _make_model(weights, given)

@@ -16,8 +16,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.datasets import find_class_names
-from vitlit.errors import InputError
+from vitlit.data.image_folder import find_class_names
+from vitlit.errors import InputError, quoted_few
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
@@ -25,7 +25,6 @@ from vitlit.weights.file_reader import (
     CONFIG_NAME,
     WEIGHT_NAMES,
     download_weights,
-    quoted_few,
     read_weight_file,
     unwrap,
 )

@@ -1,0 +1,145 @@
+"""Image folders: one folder for each class, below train, val and test or all together.
+
+folder -> parts, class names, files and their labels"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from vitlit.data.catalog import SOURCES
+from vitlit.errors import InputError, first_few
+from vitlit.images.bad_images import say_unread
+from vitlit.images.find_images import EXTENSIONS, is_hidden, is_loop, list_images
+from vitlit.images.image_store import FileImages
+
+PART_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # what people call the parts of a data set
+
+
+def _folders(root: Path) -> list[Path]:
+    """Folders below root, sorted by name; hidden ones and links that lead back are left out."""
+    if not root.is_dir():
+        return []
+    found = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+    around = (os.path.realpath(root),)
+    return [p for p in found if not (p.is_symlink() and is_loop(str(p), around))]
+
+
+def _part_root(data_dir: Path, part: str) -> Path:
+    return data_dir if part == "all" else data_dir / part
+
+
+def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
+    """The parts that a data set provides.
+
+    A folder has ``train`` and perhaps ``val`` and ``test``; otherwise its class folders are
+    ``all``. ImageNet's 50,000 validation images serve as its test part, as in the papers: the
+    labels of its test set were never published.
+    """
+    if dataset == "digits":
+        return ("all",)
+    if dataset != "folder":
+        return ("train", "test")
+    if not data_dir.is_dir():
+        message = f"no folder {data_dir}; give data_dir a folder of images"
+        raise InputError(message, argument="data_dir")
+    if not (data_dir / "train").is_dir():
+        if odd := [part for part in ("val", "test") if (data_dir / part).is_dir()]:
+            raise InputError(
+                f"{data_dir} has a folder {odd[0]} but no folder train; add train, "
+                f"or rename {odd[0]} if it is a class"
+            )
+        meant = _misnamed(data_dir)
+        if meant and len(meant) == len(_folders(data_dir)):
+            raise InputError(
+                f"{data_dir} has the folders {', '.join(meant)}; rename them to "
+                f"{', '.join(meant.values())}, if they are parts of the data and not classes"
+            )
+        return ("all",)
+    if meant := _misnamed(data_dir):
+        old, new = next(iter(meant.items()))
+        raise InputError(
+            f"{data_dir} has a folder {old}, which would be ignored beside train; rename it to "
+            f"{new}, or move it away"
+        )
+    return tuple(part for part in ("train", "val", "test") if (data_dir / part).is_dir())
+
+
+def _misnamed(data_dir: Path) -> dict[str, str]:
+    """Folders that are not called train, val or test but seem to be meant: name -> right name."""
+    names = [folder.name for folder in _folders(data_dir)]
+    meant = {name: PART_WORDS.get(name.lower(), "") for name in names}
+    return {name: part for name, part in meant.items() if part and name != part}
+
+
+def find_class_names(dataset: str, data_dir: Path) -> list[str]:
+    """Class names in the order of their labels; a folder's are its class folders, sorted."""
+    if dataset == "imagenet":
+        from torchvision.models import ViT_B_16_Weights  # its metadata needs no download
+
+        return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
+    if dataset != "folder":
+        return list(SOURCES[dataset].class_names)
+    roots = {part: _part_root(data_dir, part) for part in part_names(dataset, data_dir)}
+    names = {part: [folder.name for folder in _folders(root)] for part, root in roots.items()}
+    first_part, first = next(iter(names.items()))
+    if not first:
+        raise InputError(
+            f"no class folders in {roots[first_part]}; put the images of each class into a folder "
+            f"with its name, below {data_dir} or below {data_dir / 'train'}"
+        )
+    for part, found in names.items():
+        if found != first:
+            odd = sorted(set(found) ^ set(first))
+            raise InputError(
+                f"class folders of {first_part} and {part} differ in {data_dir}: "
+                f"{', '.join(odd[:5])}; every part needs the same classes"
+            )
+    return first
+
+
+def check_class_names(data_dir: Path, expected: list[str]) -> None:
+    """Refuse a folder whose classes are not those of the model: labels would shift in silence."""
+    found = find_class_names("folder", data_dir)
+    if found != expected:
+        more = {
+            "only the folder has": sorted(set(found) - set(expected)),
+            "only the model has": sorted(set(expected) - set(found)),
+        }
+        lists = [f"{who} {first_few(names)}" for who, names in more.items() if names]
+        if not lists:
+            raise InputError(
+                f"the classes in {data_dir} are those of the model in another order; with "
+                f"published weights give class_names '[{','.join(found)}]', an order that their "
+                f"head then takes",
+                argument="class_names",
+            )
+        raise InputError(
+            f"the classes in {data_dir} are not those of the model: {'; '.join(lists)}; give the "
+            f"data that the model is for, or of published weights the names as class_names",
+            argument="class_names",
+        )
+
+
+def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> FileImages:
+    """Image files of the class folders below root, labelled by the order of their folder."""
+    folders = _folders(root)
+    if len(folders) != count:
+        raise InputError(f"{root} has {len(folders)} class folders, expected {count}")
+    unread: list[str] = []
+    found = [list_images(folder, unread) for folder in folders]
+    say_unread(unread)
+    empty = [folder.name for folder, paths in zip(folders, found, strict=True) if not paths]
+    if empty:
+        raise InputError(
+            f"no images in {root} for class {', '.join(empty[:5])}; "
+            f"known endings: {' '.join(EXTENSIONS)}"
+        )
+    counts = torch.tensor([len(paths) for paths in found])
+    labels = torch.arange(count).repeat_interleave(counts)
+    paths = [path for paths in found for path in paths]
+    return FileImages(paths, labels, in_chans=in_chans, size=size)

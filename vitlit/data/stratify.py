@@ -1,0 +1,78 @@
+"""Which images of a part make which split, each class by its share.
+
+labels (n,) -> sorted members of train | val | test"""
+
+import torch
+from torch import Tensor
+
+from vitlit.errors import InputError, say
+from vitlit.seeding import address, permutation
+
+MANY_IMAGES = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
+TEST_SPLIT, VAL_SPLIT, PART_SPLIT = 4, 5, 6  # streams of addresses, see sampler.py
+
+
+def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
+    """Divide samples so that each class gives its share: (kept, held out), sorted indices.
+
+    A class of two images or more keeps at least one and gives at least one.
+    """
+    held: list[Tensor] = []
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero()[:, 0]
+        most = len(members) - 1
+        count = min(max(round(fraction * len(members)), 1), most)
+        held.append(members[permutation(address(key, label), len(members))[:count]])
+    if not sum(map(len, held)):
+        raise InputError(
+            "the classes have too few images to hold some out; give each three or more, "
+            "or provide train, val and test folders"
+        )
+    is_held = torch.zeros(len(labels), dtype=torch.bool)
+    is_held[torch.cat(held)] = True
+    return (~is_held).nonzero()[:, 0], is_held.nonzero()[:, 0]
+
+
+def split_members(
+    labels: Tensor, name: str, *, val_fraction: float, test_fraction: float, seed: int
+) -> Tensor:
+    """Sorted indices of the split ``name`` (train, val or test) of a part with ``labels``.
+
+    The test split, a share of each class, depends on the seed alone, and the validation split is
+    a share of what is left. A test_fraction of 0 leaves all for the other two.
+    """
+    members = torch.arange(len(labels))
+    if test_fraction:
+        members, test = stratified_split(labels, test_fraction, address(seed, TEST_SPLIT))
+        if name == "test":
+            return test
+    kept, held = stratified_split(labels[members], val_fraction, address(seed, VAL_SPLIT))
+    return members[held if name == "val" else kept]
+
+
+def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Sorted indices of a share of each class, at least one image; a smaller share is part of it.
+
+    Which images, the seed alone decides.
+    """
+    kept = []
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero()[:, 0]
+        order = permutation(address(address(seed, PART_SPLIT), label), len(members))
+        kept.append(members[order[: max(1, round(fraction * len(members)))]])
+    return torch.cat(kept).sort().values
+
+
+def check_repeats(size: int, batch_size: int, world: int) -> None:
+    """Say where a global batch holds training images more than once; refuse what must be a slip."""
+    total = batch_size * world
+    if batch_size > max(size, MANY_IMAGES):
+        raise InputError(
+            f"batch_size {batch_size} is more than the {size} training images; give {size} or less",
+            argument="batch_size",
+        )
+    if total > size:
+        say(
+            f"a batch of {total} holds each of the {size} training images up to "
+            f"{-(-total // size)} times; give a smaller batch_size to have each once"
+        )

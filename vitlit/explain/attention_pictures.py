@@ -1,0 +1,74 @@
+"""Pictures of attention in TensorBoard while a training goes on."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from vitlit import plotting
+from vitlit.data.splits import balanced_sample, names_in
+from vitlit.errors import InputError
+from vitlit.explain import figures
+from vitlit.explain.analysis import analyse_weights
+from vitlit.explain.explanation import explain_image
+from vitlit.images.preprocess import Preprocess
+
+
+class AttentionPictures(Callback):
+    """Puts pictures of what the model looks at into TensorBoard, every so many epochs.
+
+    The same validation images each time: rollout, and of the weights the position similarity and
+    the principal filters. The first time says how long it took.
+
+    Args:
+        every_n_epochs: Epochs between two sets of pictures.
+        count: Images of the validation split, the classes taking turns.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("count", count)):
+            if value < 1:
+                raise InputError(
+                    f"{name} {value} of the pictures of attention must be 1 or more", argument=name
+                )
+        self.every_n_epochs, self.count = every_n_epochs, count
+        self._told = False
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        writer: Any = getattr(trainer.logger, "experiment", None)
+        if (trainer.current_epoch + 1) % self.every_n_epochs or not hasattr(writer, "add_image"):
+            return
+        start = time.monotonic()
+        for name, picture in self._pictures(trainer.datamodule, pl_module):  # type: ignore[attr-defined]
+            writer.add_image(f"attention/{name}", picture, trainer.current_epoch, dataformats="HWC")
+        if not self._told:
+            self._told = True
+            every = "epoch" if self.every_n_epochs == 1 else f"{self.every_n_epochs} epochs"
+            spent = time.monotonic() - start
+            rank_zero_info(f"pictures of attention took {spent:.1f} s; they come every {every}")
+
+    def _pictures(self, data: Any, module: Any) -> list[tuple[str, Any]]:
+        split, preprocess = data.splits["val"], data.preprocess
+        assert isinstance(preprocess, Preprocess)
+        places = balanced_sample(split, self.count)
+        pixels = split.images.gather(split.members[places])
+        with torch.autocast(module.device.type, enabled=False):
+            found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
+        answers = [one.probabilities for one in found if one.probabilities is not None]
+        overview = figures.attention_overview(
+            torch.stack([one.shown for one in found]),
+            {"rollout": torch.stack([one.rollout for one in found])},
+            probabilities=torch.stack(answers),
+            class_names=module.class_names,
+            names=names_in(split, places, f"{data.dataset} val"),
+            labels=split.labels[places].tolist(),
+        )
+        similarity, filters = analyse_weights(module.vit)
+        drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]
+        if similarity is not None:
+            drawn.append(("positions", figures.position_grid(similarity)))
+        return [(name, plotting.to_array(figure)) for name, figure in drawn]
