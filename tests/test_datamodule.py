@@ -16,14 +16,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vitlit.augment.pipeline import AUGMENT as STREAM
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.data.stratify import check_repeats, stratified_split
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages
-from vitlit.seeding import address, uniform
+from vitlit.seeding import Stream, address, uniform
 
 IMAGENET = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 THREE = "train+val+test"
@@ -381,7 +380,7 @@ def test_large_sets_are_cut_at_the_resolution_of_their_files(photo_folder: Photo
     split = data.splits["train"]
     assert isinstance(split.images, FileImages)
     for batch in data.train_dataloader():
-        draws = uniform(address(0, STREAM, 0, 0), batch.sample, 22)
+        draws = uniform(address(0, Stream.AUGMENT, 0, 0), batch.sample, 22)
         members = split.members[batch.sample]
         boxes = {"scale": (0.3, 1.0), "ratio": (3 / 4, 4 / 3)}
         expected = split.images.gather_crops(members, draws, **boxes)

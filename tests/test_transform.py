@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vitlit.augment import geometric, mixing, policies
-from vitlit.augment.pipeline import AUGMENT, STAGES, Augmentation
+from vitlit.augment.pipeline import STAGES, Augmentation
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
-from vitlit.seeding import address, uniform
+from vitlit.seeding import Stream, address, uniform
 
 PREPROCESS = Preprocess(
     in_chans=3, source_size=(16, 16), img_size=(16, 16), mean=(0.5,) * 3, std=(0.2,) * 3
@@ -37,16 +37,19 @@ def batch(epoch: int = 0, key: int = 3, size: int = 16) -> Batch:
 
 def ready(*, epochs: int | None = 10, **settings: Any) -> Augmentation:
     augmentation = Augmentation(**{"seed": 1, "num_classes": 4, **settings})
-    augmentation.set_epochs(epochs)
-    return augmentation
+    return augmentation.of_run(epochs)
+
+
+def augmented(augmentation: Augmentation, batch: Batch, **more: bool) -> Batch:
+    return augmentation(batch, size=PREPROCESS.img_size, normalise=PREPROCESS, **more)
 
 
 def draws(stage: str, columns: int, epoch: int = 0) -> Tensor:
-    return uniform(address(1, AUGMENT, epoch, STAGES.index(stage)), SAMPLE, columns)
+    return uniform(address(1, Stream.AUGMENT, epoch, STAGES.index(stage)), SAMPLE, columns)
 
 
 def test_without_settings_images_are_only_normalised() -> None:
-    found = ready()(batch(), PREPROCESS)
+    found = augmented(ready(), batch())
     assert torch.equal(found.x, PREPROCESS(batch().x))
     assert torch.equal(found.y, batch().y)
 
@@ -64,7 +67,7 @@ STAGE_ALONE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("stage", STAGE_ALONE)
 def test_a_stage_acts_on_pixels_with_the_draws_of_its_samples(stage: str) -> None:
-    found = ready(**STRONG[stage])(batch(), PREPROCESS)
+    found = augmented(ready(**STRONG[stage]), batch())
     assert torch.equal(found.x, PREPROCESS(STAGE_ALONE[stage](batch().x)))
 
 
@@ -75,10 +78,10 @@ def test_the_stages_act_in_the_documented_order() -> None:
         x = STAGE_ALONE[stage](x)
     columns = geometric.ERASING_DRAWS
     erased = geometric.random_erasing(PREPROCESS(x), draws("erasing", columns), probability=1.0)
-    key = address(1, AUGMENT, 0, STAGES.index("mix"), 3)
+    key = address(1, Stream.AUGMENT, 0, STAGES.index("mix"), 3)
     options = {"num_classes": 4, "mixup": 1.0, "cutmix": 0.0, "probability": 1.0}
     mixed, targets = mixing.mix(erased, batch().y, key, **options)
-    found = ready(**settings)(batch(), PREPROCESS)
+    found = augmented(ready(**settings), batch())
     assert torch.equal(found.x, mixed)
     assert torch.equal(found.y, targets)
 
@@ -92,15 +95,15 @@ def test_the_policy_is_the_one_that_is_named(
 ) -> None:
     columns = {"autoaugment": policies.AUTO_DRAWS, "trivialaugment": policies.TRIVIAL_DRAWS}[name]
     expected = PREPROCESS(policy(batch().x, draws("auto_augment", columns)))
-    assert torch.equal(ready(auto_augment=name)(batch(), PREPROCESS).x, expected)
+    assert torch.equal(augmented(ready(auto_augment=name), batch()).x, expected)
 
 
 def test_a_resized_crop_ends_at_the_size_of_the_model() -> None:
-    assert ready(resized_crop=[0.5, 1.0])(batch(size=24), PREPROCESS).x.shape == (6, 3, 16, 16)
+    assert augmented(ready(resized_crop=[0.5, 1.0]), batch(size=24)).x.shape == (6, 3, 16, 16)
 
 
 def test_images_that_the_loader_cut_are_not_cut_again() -> None:
-    found = ready(resized_crop=[0.2, 0.6])(batch(), PREPROCESS, cropped=True)
+    found = augmented(ready(resized_crop=[0.2, 0.6]), batch(), cropped=True)
     assert torch.equal(found.x, PREPROCESS(batch().x))
 
 
@@ -119,7 +122,7 @@ def test_all_stages_are_on_where_no_run_is_known() -> None:
 
 def test_a_shape_thinner_than_a_pixel_leaves_a_pixel() -> None:
     thin = {"resized_crop": [0.08, 1.0], "resized_crop_ratio": [0.001, 0.002]}
-    found = ready(**thin)(batch(), PREPROCESS).x
+    found = augmented(ready(**thin), batch()).x
     assert found.isfinite().all()
     assert found.std() > 0.1
 
@@ -129,28 +132,28 @@ def test_a_stage_goes_off_for_its_share_of_the_last_epochs(stage: str) -> None:
     augmentation = ready(**STRONG[stage], off_last={stage: 0.4}, epochs=10)
     plain = PREPROCESS(batch().x)
     changed = [
-        not torch.equal(augmentation(batch(epoch), PREPROCESS).x, plain) for epoch in range(10)
+        not torch.equal(augmented(augmentation, batch(epoch)).x, plain) for epoch in range(10)
     ]
     assert changed == [True] * 6 + [False] * 4
 
 
 def test_a_stage_that_goes_off_leaves_the_others_on() -> None:
     augmentation = ready(crop_padding=4, flip=True, off_last={"flip": 1.0})
-    expected = ready(crop_padding=4)(batch(), PREPROCESS).x
-    assert torch.equal(augmentation(batch(), PREPROCESS).x, expected)
+    expected = augmented(ready(crop_padding=4), batch()).x
+    assert torch.equal(augmented(augmentation, batch()).x, expected)
 
 
 def test_targets_stay_soft_where_mixing_went_off() -> None:
-    found = ready(mixup=1.0, off_last={"mix": 1.0})(batch(), PREPROCESS)
+    found = augmented(ready(mixup=1.0, off_last={"mix": 1.0}), batch())
     assert torch.equal(found.y, torch.eye(4)[batch().y])
 
 
 @pytest.mark.parametrize("changed", [{"key": 4}, {"epoch": 1}])
 def test_mixing_follows_the_address_of_the_batch(changed: dict[str, int]) -> None:
     augmentation = ready(mixup=1.0)
-    first, again = (augmentation(batch(), PREPROCESS).y for _ in range(2))
+    first, again = (augmented(augmentation, batch()).y for _ in range(2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, augmentation(batch(**changed), PREPROCESS).y)
+    assert not torch.equal(first, augmented(augmentation, batch(**changed)).y)
 
 
 @pytest.mark.parametrize("epochs", [None, -1])
@@ -201,7 +204,7 @@ def test_nothing_is_decided_by_a_value_on_the_images_device() -> None:
     settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
     given = batch()
     hollow = given._replace(x=given.x.to("meta"), y=given.y.to("meta"))  # without values to read
-    found = ready(**{**settings, "cutmix": 1.0})(hollow, PREPROCESS)
+    found = augmented(ready(**{**settings, "cutmix": 1.0}), hollow)
     assert (found.x.shape, found.y.shape) == ((6, 3, 16, 16), (6, 4))
 
 
@@ -210,13 +213,13 @@ def test_nothing_is_decided_by_a_value_on_the_images_device() -> None:
 def test_the_stages_run_on_a_gpu_without_waiting_for_it() -> None:
     settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
     augmentation = ready(**settings)
-    expected = augmentation(batch(), PREPROCESS)
+    expected = augmented(augmentation, batch())
     given = batch()
     moved = given._replace(x=given.x.cuda(), y=given.y.cuda())
-    augmentation(moved, PREPROCESS)  # the first time makes tensors that are kept
+    augmented(augmentation, moved)  # the first time makes tensors that are kept
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = augmentation(moved, PREPROCESS)
+        found = augmented(augmentation, moved)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(found.x.cpu(), expected.x, rtol=1e-4, atol=0.06)

@@ -5,8 +5,25 @@ addresses into numbers, so they are the same on every device, for every batch si
 processes and number of workers, and a run that resumes needs no saved generator.
 """
 
+from enum import IntEnum
+
 import torch
 from torch import Tensor
+
+
+class Stream(IntEnum):
+    """First part of an address, so that different uses of one seed are independent.
+
+    The numbers are part of what a seed means: to change one changes every trained model.
+    """
+
+    ORDER = 1
+    DROPOUT = 2
+    AUGMENT = 3
+    TEST_SPLIT = 4
+    VAL_SPLIT = 5
+    PART_SPLIT = 6
+
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the step of SplitMix64

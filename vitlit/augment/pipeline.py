@@ -6,8 +6,9 @@ Order: resized crop, crop, flip, rotation, policy; normalise; erasing; MixUp or 
 has a stream of addresses of its own, so switching one on leaves the draws of the others alone.
 """
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -36,10 +37,8 @@ from vitlit.augment.policies import (
 )
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, check_at_least
-from vitlit.images.preprocess import Preprocess
-from vitlit.seeding import address, uniform
+from vitlit.seeding import Stream, address, uniform
 
-AUGMENT = 3  # stream of addresses, see sampler.py
 Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
 STAGES: tuple[str, ...] = get_args(Stage)
 CROP_RATIO = [3 / 4, 4 / 3]  # of resized crops, as in torchvision
@@ -118,7 +117,7 @@ class Augmentation:
         self.erasing = erasing
         self.mixup, self.cutmix, self.mix_prob = mixup, cutmix, mix_prob
         self.off_last = dict(off_last or {})
-        self.epochs: int | None = None  # of the whole run; the DataModule knows it in a fit
+        self.epochs: int | None = None  # of the whole run, see of_run
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Refuse what does not go with images of ``size`` (height, width)."""
@@ -129,14 +128,20 @@ class Augmentation:
                 argument="crop_padding",
             )
 
-    def set_epochs(self, epochs: int | None) -> None:
-        """Tell how many epochs the run has, None or -1 where nobody knows."""
+    def check_epochs(self, epochs: int | None) -> None:
+        """Refuse ``off_last`` where nobody knows which epochs are the last: None or -1."""
         if self.off_last and (epochs is None or epochs < 0):
             raise InputError(
                 f"off_last {self.off_last} needs to know the last epoch; give max_epochs",
                 argument="max_epochs",
             )
-        self.epochs = epochs
+
+    def of_run(self, epochs: int | None) -> "Augmentation":
+        """The same for a run of so many epochs, of which ``off_last`` leaves some out."""
+        self.check_epochs(epochs)
+        found = copy.copy(self)
+        found.epochs = epochs
+        return found
 
     @property
     def mixes(self) -> bool:
@@ -152,7 +157,7 @@ class Augmentation:
 
     def draws(self, stage: Stage, sample: Tensor, epoch: int, columns: int) -> Tensor:
         """Draws of a stage for samples int64 ``(B,)``: float32 ``(B, columns)`` in [0, 1)."""
-        key = address(self.seed, AUGMENT, epoch, STAGES.index(stage))
+        key = address(self.seed, Stream.AUGMENT, epoch, STAGES.index(stage))
         return uniform(key, sample, columns)
 
     def crop_draws(self, sample: Tensor, epoch: int) -> Tensor | None:
@@ -161,14 +166,22 @@ class Augmentation:
             return None
         return self.draws("resized_crop", sample, epoch, RESIZED_CROP_DRAWS)
 
-    def __call__(self, batch: Batch, preprocess: Preprocess, *, cropped: bool = False) -> Batch:
+    def __call__(
+        self,
+        batch: Batch,
+        *,
+        size: tuple[int, int],
+        normalise: Callable[[Tensor], Tensor],
+        cropped: bool = False,
+    ) -> Batch:
         """The batch of a loader, uint8, to normalised and perhaps mixed images.
 
-        cropped: whether the loader has done the resized crop.
+        size: (height, width) in pixels of a resized crop; normalise: uint8 ``(B, C, h, w)`` ->
+        float ``(B, C, H, W)``; cropped: whether the loader has done the resized crop.
         """
-        x = batch.x if cropped else self._cut(batch, preprocess.img_size)
+        x = batch.x if cropped else self._cut(batch, size)
         x = self._policy(self._move(x, batch), batch)
-        x = self._erase(preprocess(x), batch)
+        x = self._erase(normalise(x), batch)
         return self._mix(batch._replace(x=x))
 
     def _cut(self, batch: Batch, size: tuple[int, int]) -> Tensor:
@@ -218,7 +231,7 @@ class Augmentation:
         x, y = mix(
             batch.x,
             batch.y,
-            address(self.seed, AUGMENT, batch.epoch, STAGES.index("mix"), batch.key),
+            address(self.seed, Stream.AUGMENT, batch.epoch, STAGES.index("mix"), batch.key),
             num_classes=self.num_classes,
             mixup=self.mixup,
             cutmix=self.cutmix,

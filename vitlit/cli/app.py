@@ -180,7 +180,7 @@ class VitCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
         if self.subcommand == "fit":  # refused before the data are read
-            self.datamodule.augmentation.set_epochs(self.trainer.max_epochs)
+            self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
             warn_of_many_patches(self.model.vit)
             self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
         if self.subcommand == "test":

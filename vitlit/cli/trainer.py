@@ -11,7 +11,6 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import balanced_sample, names_in
 from vitlit.errors import InputError
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
@@ -224,9 +223,9 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
         data.prepare_data()
         data.setup("validate")
         split = data.splits["val"]
-        places = balanced_sample(split, count)
+        places = split.balanced_places(count)
         members = split.members[places]
-        names = names_in(split, places, f"{data.dataset} val")
+        names = split.names(places, f"{data.dataset} val")
         pixels = split.images.gather(members)
     return Subjects(names, pixels, split.images.labels[members])
 

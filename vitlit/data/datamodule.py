@@ -200,7 +200,7 @@ class ImageData(pl.LightningDataModule):
             case "fit":
                 names: tuple[SplitName, ...] = ("train", "val")
                 if self.trainer:
-                    self.augmentation.set_epochs(self.trainer.max_epochs)
+                    self.augmentation = self.augmentation.of_run(self.trainer.max_epochs)
             case "validate":
                 names = ("val",)
             case "test":
@@ -281,7 +281,8 @@ class ImageData(pl.LightningDataModule):
         """The batch of a loader, uint8, to the batch of a step, float patches or images."""
         if augment:
             cropped = isinstance(self.splits["train"].images, FileImages)
-            batch = self.augmentation(batch, self.preprocess, cropped=cropped)
+            size = self.preprocess.img_size
+            batch = self.augmentation(batch, size=size, normalise=self.preprocess, cropped=cropped)
         else:
             batch = batch._replace(x=self.preprocess(batch.x))
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch

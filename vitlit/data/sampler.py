@@ -13,9 +13,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vitlit.data.batch import Batch, Order
-from vitlit.seeding import address, permutation
-
-ORDER, DROPOUT = 1, 2  # streams of addresses, so that uses of one seed are independent
+from vitlit.seeding import Stream, address, permutation
 
 
 class TrainOrder(DistributedSampler[Any]):
@@ -40,14 +38,14 @@ class TrainOrder(DistributedSampler[Any]):
         self.epoch, self._resumed = epoch, (epoch, batch)
 
     def __iter__(self) -> Iterator[Order]:
-        order = permutation(address(self.seed, ORDER, self.epoch), self.size)
+        order = permutation(address(self.seed, Stream.ORDER, self.epoch), self.size)
         total = len(self) * self.batch_size * self.num_replicas
         order = order.repeat(-(-total // self.size))[:total]
         mine = order.view(len(self), self.num_replicas, self.batch_size)[:, self.rank]
         valid = torch.ones(self.batch_size, dtype=torch.bool)
         epoch, first = self._resumed
         for step in range(first if epoch == self.epoch else 0, len(self)):
-            key = address(self.seed, DROPOUT, self.epoch, step, self.rank)
+            key = address(self.seed, Stream.DROPOUT, self.epoch, step, self.rank)
             yield Order(mine[step], valid, self.epoch, key)
 
 

@@ -1,6 +1,7 @@
 """Splits: some of the images of a part, a whole batch at a time.
 
-Order -> Batch"""
+Order -> Batch
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from torch.utils.data import Dataset
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch, Order
-from vitlit.data.datamodule import ImageData
 from vitlit.data.stratify import stratified_part
 from vitlit.files import printable
 from vitlit.images.image_store import FileImages, Images, is_among
@@ -29,6 +29,36 @@ class Split(Dataset[Batch]):
         if fraction == 1.0:
             return self
         return Split(self.images, self.members[stratified_part(self.labels, fraction, seed)])
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The files of all images of the part; empty where they come from none."""
+        return getattr(self.images, "paths", ())
+
+    def files(self, places: Tensor) -> list[str]:
+        """The files of the images at these places ``(n,)``, empty where they come from none."""
+        return [self.paths[i] if self.paths else "" for i in self.members[places].tolist()]
+
+    def names(self, places: Sequence[int], title: str) -> list[str]:
+        """Names of the images at these places: folder and file, or the title and the place."""
+        if not self.paths:
+            return [f"{title} {place}" for place in places]
+        files = self.files(torch.tensor(places, dtype=torch.long))
+        return [printable(Path(*Path(file).parts[-2:])) for file in files]
+
+    def pictures(self, places: Tensor) -> Tensor:
+        """Images at these places ``(..., )`` as they are: float ``(..., C, h, w)`` in [0, 1]."""
+        images = self.images.gather(self.members[places.flatten()]).float() / 255
+        return images.view(*places.shape, *images.shape[1:])
+
+    def balanced_places(self, count: int) -> list[int]:
+        """Places of the first images, the classes taking turns: always the same ones."""
+        turn = torch.zeros(len(self.labels), dtype=torch.long)
+        for label in range(int(self.labels.max()) + 1):
+            members = self.labels == label
+            turn[members] = torch.arange(int(members.sum()))
+        order = sorted(range(len(self)), key=lambda i: (int(turn[i]), int(self.labels[i])))
+        return order[:count]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -81,36 +111,3 @@ class FoundFiles(Split):
             order.key,
             [(file.place, file.reason) for file in bad],
         )
-
-
-def pictures(data: ImageData, name: str, sample: Tensor) -> Tensor:
-    """Images of a split as they are, float ``(n, C, h, w)`` in [0, 1]."""
-    split = data.splits[name]
-    return split.images.gather(split.members[sample]).float() / 255
-
-
-def files_of(data: ImageData, name: str, sample: Tensor) -> list[str]:
-    """The files of images of a split, empty where they come from none."""
-    split = data.splits[name]
-    paths: Sequence[str] = getattr(split.images, "paths", ())
-    return [paths[i] if paths else "" for i in split.members[sample].tolist()]
-
-
-def balanced_sample(split: Split, count: int) -> list[int]:
-    """Places in the split of its first images, the classes taking turns: always the same ones."""
-    labels = split.labels
-    turn = torch.zeros(len(labels), dtype=torch.long)
-    for label in range(int(labels.max()) + 1):
-        members = labels == label
-        turn[members] = torch.arange(int(members.sum()))
-    order = sorted(range(len(labels)), key=lambda i: (int(turn[i]), int(labels[i])))
-    return order[:count]
-
-
-def names_in(split: Split, places: list[int], title: str) -> list[str]:
-    """Names of the images at these places: their folders and files, or the title and the place."""
-    paths = getattr(split.images, "paths", ())
-    if not paths:
-        return [f"{title} {place}" for place in places]
-    members = split.members[places].tolist()
-    return [printable(Path(*Path(paths[i]).parts[-2:])) for i in members]

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, say
-from vitlit.seeding import address, permutation
+from vitlit.seeding import Stream, address, permutation
 
 MANY_IMAGES = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
-TEST_SPLIT, VAL_SPLIT, PART_SPLIT = 4, 5, 6  # streams of addresses, see sampler.py
 
 
 def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
@@ -43,10 +42,10 @@ def split_members(
     """
     members = torch.arange(len(labels))
     if test_fraction:
-        members, test = stratified_split(labels, test_fraction, address(seed, TEST_SPLIT))
+        members, test = stratified_split(labels, test_fraction, address(seed, Stream.TEST_SPLIT))
         if name == "test":
             return test
-    kept, held = stratified_split(labels[members], val_fraction, address(seed, VAL_SPLIT))
+    kept, held = stratified_split(labels[members], val_fraction, address(seed, Stream.VAL_SPLIT))
     return members[held if name == "val" else kept]
 
 
@@ -58,7 +57,7 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
     kept = []
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
-        order = permutation(address(address(seed, PART_SPLIT), label), len(members))
+        order = permutation(address(address(seed, Stream.PART_SPLIT), label), len(members))
         kept.append(members[order[: max(1, round(fraction * len(members)))]])
     return torch.cat(kept).sort().values
 

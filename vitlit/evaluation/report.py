@@ -17,7 +17,6 @@ from pytorch_lightning.callbacks import Callback
 from vitlit import plotting
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import files_of
 from vitlit.errors import InputError
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.inference import Collector, Rows, collect, evenly_thinned, loader_of
@@ -115,7 +114,7 @@ class Report(Callback):
             figure.savefig(self.folder / f"{name}.png")
         write_mistakes(self.folder / "mistakes.csv", rows, names, data)
         if rows.values.numel() <= MAX_PROBABILITIES:
-            files = files_of(data, data.split, rows.sample)
+            files = data.splits[data.split].files(rows.sample)
             write_probabilities(self.folder / "probabilities.npz", rows, names, files)
         _log_scores(trainer, module.tested, self.metrics["scores"], drawn)
 

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import files_of, pictures
 from vitlit.evaluation import figures
 from vitlit.evaluation.calibration import (
     CONFIDENCE_BINS,
@@ -73,8 +72,8 @@ def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
     fit = f"temperature {fitted['value']:.3f}, fitted on {fitted['images']} validation images"
     if fitted["at_limit"]:
         return (
-            f"{error}; no temperature: of {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} an end is best for "
-            f"{fitted['images']} validation images, as for too few of them"
+            f"{error}; no temperature: of {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} an end is "
+            f"best for {fitted['images']} validation images, as for too few of them"
         )
     if fitted["ece"] >= found["ece"]:
         return f"{error}; {fit}, does not lower it here: {fitted['ece']:.4f}"
@@ -109,7 +108,7 @@ def draw_report(
         words = [f"is: {class_names[a]}\nsaid: {class_names[b]} ({p:.2f})" for a, b, p in triples]
         which = "all" if len(wrong) == len(every) else f"the {len(wrong)} surest of"
         found["mistakes"] = figures.picture_sheet(
-            pictures(data, data.split, sample[wrong]),
+            data.splits[data.split].pictures(sample[wrong]),
             words,
             title=f"{which} {len(every)} mistakes; {title}",
         )
@@ -128,7 +127,7 @@ def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageDa
             [place, name, class_names[label], class_names[other], f"{share:.4f}"]
             for place, name, label, other, share in zip(
                 sample.tolist(),
-                files_of(data, data.split, sample),
+                data.splits[data.split].files(sample),
                 rows.labels[wrong].tolist(),
                 taken.tolist(),
                 sure.tolist(),

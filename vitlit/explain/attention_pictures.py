@@ -9,7 +9,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from vitlit import plotting
-from vitlit.data.splits import balanced_sample, names_in
 from vitlit.errors import InputError
 from vitlit.explain import figures
 from vitlit.explain.analysis import analyse_weights
@@ -54,7 +53,7 @@ class AttentionPictures(Callback):
     def _pictures(self, data: Any, module: Any) -> list[tuple[str, Any]]:
         split, preprocess = data.splits["val"], data.preprocess
         assert isinstance(preprocess, Preprocess)
-        places = balanced_sample(split, self.count)
+        places = split.balanced_places(self.count)
         pixels = split.images.gather(split.members[places])
         with torch.autocast(module.device.type, enabled=False):
             found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
@@ -64,7 +63,7 @@ class AttentionPictures(Callback):
             {"rollout": torch.stack([one.rollout for one in found])},
             probabilities=torch.stack(answers),
             class_names=module.class_names,
-            names=names_in(split, places, f"{data.dataset} val"),
+            names=split.names(places, f"{data.dataset} val"),
             labels=split.labels[places].tolist(),
         )
         similarity, filters = analyse_weights(module.vit)

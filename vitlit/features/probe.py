@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitlit import plotting
 from vitlit.data.datamodule import ImageData
-from vitlit.data.splits import Split, balanced_sample
+from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.evaluation import figures
 from vitlit.evaluation.inference import Rows, collect, loader_of
@@ -148,14 +148,14 @@ def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str
 
 def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
-    places = balanced_sample(test, SHEET_QUERIES)
+    places = test.balanced_places(SHEET_QUERIES)
     index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)
     names = [plotting.shorten(name, 14) for name in data.class_names]
     labels = train.labels[index]
     return figures.neighbour_sheet(
-        _plain_images(test, torch.tensor(places)),
+        test.pictures(torch.tensor(places)),
         [names[i] for i in test.labels[places].tolist()],
-        _plain_image_rows(train, index),
+        train.pictures(index),
         [
             [f"{names[label]} {value:.2f}" for label, value in zip(*pair, strict=True)]
             for pair in zip(
@@ -165,16 +165,6 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
         (labels == test.labels[places][:, None]).tolist(),
         title="test images, and the training images nearest to them (cosine)",
     )
-
-
-def _plain_images(split: Split, places: Tensor) -> Tensor:
-    """Images as they are, float ``(n, C, h, w)`` in [0, 1]."""
-    return split.images.gather(split.members[places]).float() / 255
-
-
-def _plain_image_rows(split: Split, places: Tensor) -> Tensor:
-    """As :func:`_plain_images`, of places ``(q, k)``: ``(q, k, C, h, w)``."""
-    return torch.stack([_plain_images(split, row) for row in places])
 
 
 def find_alike(
@@ -204,9 +194,9 @@ def find_alike(
     np.savez(folder / "features.npz", allow_pickle=False, features=own.numpy(), files=files)
     first = near.row[:SHEET_QUERIES]
     figure = figures.neighbour_sheet(
-        _plain_images(queries, torch.arange(len(first))),
+        queries.pictures(torch.arange(len(first))),
         [plotting.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
-        _plain_image_rows(gallery, first),
+        gallery.pictures(first),
         [
             [
                 f"{plotting.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"

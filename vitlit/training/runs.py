@@ -186,7 +186,8 @@ def _check_is_new(folder: Path) -> None:
     if (folder / FINISHED_FILE).exists():
         raise InputError(
             f"run {folder.name} is finished; give --run another name, and "
-            f"--ckpt_path {folder / CHECKPOINTS_FOLDER / checkpoint.LAST_FILE} to train its model longer"
+            f"--ckpt_path {folder / CHECKPOINTS_FOLDER / checkpoint.LAST_FILE} to train its model "
+            f"longer"
         )
 
 

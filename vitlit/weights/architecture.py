@@ -174,8 +174,9 @@ def _note_given(grid: tuple[int, int], patch: int, notes: list[str]) -> None:
     count, side = math.prod(grid), math.isqrt(math.prod(grid))
     if grid[0] != grid[1] and side**2 == count:
         notes.append(
-            f"img_size {_grid_pixels(*grid, patch)} taken for the weights' own: their {count} positions "
-            f"are {grid[0]}x{grid[1]} patches as given, though {side}x{side} would fit too"
+            f"img_size {_grid_pixels(*grid, patch)} taken for the weights' own: their {count} "
+            f"positions are {grid[0]}x{grid[1]} patches as given, though {side}x{side} would fit "
+            f"too"
         )
 
 

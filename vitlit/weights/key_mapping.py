@@ -122,8 +122,8 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     marker, end = next(found, (None, ""))
     if marker is None:
         raise InputError(
-            f"{source} holds no Vision Transformer known here: it has {quoted_few(tensors)}, and no "
-            f"patch embedding ({' or '.join(WEIGHT_FORMATS)})"
+            f"{source} holds no Vision Transformer known here: it has {quoted_few(tensors)}, and "
+            f"no patch embedding ({' or '.join(WEIGHT_FORMATS)})"
         )
     notes: list[str] = []
     kind = WEIGHT_FORMATS[end]
