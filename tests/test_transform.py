@@ -41,7 +41,9 @@ def ready(*, epochs: int | None = 10, **settings: Any) -> Augmentation:
 
 
 def augmented(augmentation: Augmentation, batch: Batch, **more: bool) -> Batch:
-    return augmentation(batch, size=PREPROCESS.img_size, normalise=PREPROCESS, **more)
+    size = PREPROCESS.img_size
+    x, y = augmentation(batch.x, batch.y, batch.address, size=size, normalise=PREPROCESS, **more)
+    return batch._replace(x=x, y=y)
 
 
 def draws(stage: str, columns: int, epoch: int = 0) -> Tensor:

@@ -1,10 +1,57 @@
 """Files and folders that commands write: whole or not at all, and never over old ones."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vitlit.errors import InputError
+
+
+@contextmanager
+def replacing(
+    path: Path,
+    *,
+    part: Path | None = None,
+    sync: bool = False,
+    before: Callable[[], None] | None = None,
+) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of ``path`` once all went well.
+
+    Whenever the process may end, ``path`` is the old file or the new one, never half of one. With
+    ``sync`` that holds for a machine that loses its power too: the file's bytes reach the disk
+    before its name does, and its name before this returns.
+
+    part: where to write, in the same folder, since only there a rename is atomic; before: called
+    when the new file is whole and the old one still in place.
+    """
+    part = part or path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        if sync:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        if before is not None:
+            before()
+        part.replace(path)
+        if sync:
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # which has no such call, and needs none
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems refuse; the file itself is written
+        pass
+    finally:
+        os.close(handle)
 
 
 def relative_path(path: str | Path) -> str:
@@ -14,7 +61,26 @@ def relative_path(path: str | Path) -> str:
 
 
 def named_or_free(out: str | None, usual: str) -> Path:
+    """What --out names, or ``usual``, or usual-2 and so on, which does not exist yet."""
     return Path(out) if out else free_path(Path(usual))
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, beside ``folder`` and renamed to it once all went well.
+
+    Unlike :func:`new_folder` it leaves nothing where an error ends the writing.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with beside as name:
+        part = Path(name) / "export"
+        part.mkdir()
+        yield part
+        part.rename(folder)
 
 
 @contextmanager
@@ -29,6 +95,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
+    """Make a folder that must not exist yet."""
     if folder.exists():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
     try:

@@ -6,6 +6,7 @@ processes and number of workers, and a run that resumes needs no saved generator
 """
 
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ class Stream(IntEnum):
     TEST_SPLIT = 4
     VAL_SPLIT = 5
     PART_SPLIT = 6
+
+
+class BatchAddress(NamedTuple):
+    """What the randomness of a batch follows from.
+
+    sample: int64 ``(B,)``, each image's place in its split; epoch: from 0; key: of the batch as a
+    whole, for what is drawn for all of it (mixing, dropout).
+    """
+
+    sample: Tensor
+    epoch: int
+    key: int
 
 
 _MASK = (1 << 64) - 1

@@ -35,9 +35,8 @@ from vitlit.augment.policies import (
     rand_augment,
     trivial_augment,
 )
-from vitlit.data.batch import Batch
 from vitlit.errors import InputError, check_at_least
-from vitlit.seeding import Stream, address, uniform
+from vitlit.seeding import BatchAddress, Stream, address, uniform
 
 Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
 STAGES: tuple[str, ...] = get_args(Stage)
@@ -168,49 +167,52 @@ class Augmentation:
 
     def __call__(
         self,
-        batch: Batch,
+        x: Tensor,
+        y: Tensor,
+        at: BatchAddress,
         *,
         size: tuple[int, int],
         normalise: Callable[[Tensor], Tensor],
         cropped: bool = False,
-    ) -> Batch:
-        """The batch of a loader, uint8, to normalised and perhaps mixed images.
+    ) -> tuple[Tensor, Tensor]:
+        """Images uint8 ``(B, C, h, w)`` and labels ``(B,)`` to normalised, perhaps mixed ones.
 
-        size: (height, width) in pixels of a resized crop; normalise: uint8 ``(B, C, h, w)`` ->
-        float ``(B, C, H, W)``; cropped: whether the loader has done the resized crop.
+        at: what the draws follow from; size: (height, width) in pixels of a resized crop;
+        normalise: uint8 ``(B, C, h, w)`` -> float ``(B, C, H, W)``; cropped: whether the loader
+        has done the resized crop. Returns images and labels ``(B,)`` or targets
+        ``(B, num_classes)``.
         """
-        x = batch.x if cropped else self._cut(batch, size)
-        x = self._policy(self._move(x, batch), batch)
-        x = self._erase(normalise(x), batch)
-        return self._mix(batch._replace(x=x))
+        x = x if cropped else self._cut(x, at, size)
+        x = self._policy(self._move(x, at), at)
+        x = self._erase(normalise(x), at)
+        return self._mix(x, y, at)
 
-    def _cut(self, batch: Batch, size: tuple[int, int]) -> Tensor:
-        draws = self.crop_draws(batch.sample, batch.epoch)
+    def _cut(self, x: Tensor, at: BatchAddress, size: tuple[int, int]) -> Tensor:
+        draws = self.crop_draws(at.sample, at.epoch)
         if draws is None:
-            return batch.x
-        return random_resized_crop(batch.x, draws, size=size, scale=self.scale, ratio=self.ratio)
+            return x
+        return random_resized_crop(x, draws, size=size, scale=self.scale, ratio=self.ratio)
 
-    def _move(self, x: Tensor, batch: Batch) -> Tensor:
-        sample, epoch = batch.sample, batch.epoch
-        if self.crop_padding and self.is_on("crop", epoch):
-            draws = self.draws("crop", sample, epoch, CROP_DRAWS)
+    def _move(self, x: Tensor, at: BatchAddress) -> Tensor:
+        if self.crop_padding and self.is_on("crop", at.epoch):
+            draws = self.draws("crop", at.sample, at.epoch, CROP_DRAWS)
             x = random_crop(x, draws, padding=self.crop_padding)
-        if self.flip and self.is_on("flip", epoch):
-            x = random_flip(x, self.draws("flip", sample, epoch, FLIP_DRAWS))
-        if self.rotation and self.is_on("rotation", epoch):
-            draws = self.draws("rotation", sample, epoch, ROTATION_DRAWS)
+        if self.flip and self.is_on("flip", at.epoch):
+            x = random_flip(x, self.draws("flip", at.sample, at.epoch, FLIP_DRAWS))
+        if self.rotation and self.is_on("rotation", at.epoch):
+            draws = self.draws("rotation", at.sample, at.epoch, ROTATION_DRAWS)
             x = random_rotation(x, draws, degrees=self.rotation)
         return x
 
-    def _policy(self, x: Tensor, batch: Batch) -> Tensor:
-        if self.auto_augment == "none" or not self.is_on("auto_augment", batch.epoch):
+    def _policy(self, x: Tensor, at: BatchAddress) -> Tensor:
+        if self.auto_augment == "none" or not self.is_on("auto_augment", at.epoch):
             return x
         columns = {
             "autoaugment": AUTO_DRAWS,
             "trivialaugment": TRIVIAL_DRAWS,
             "randaugment": RAND_DRAWS * self.rand_augment["num_ops"],
         }[self.auto_augment]
-        draws = self.draws("auto_augment", batch.sample, batch.epoch, columns)
+        draws = self.draws("auto_augment", at.sample, at.epoch, columns)
         match self.auto_augment:
             case "autoaugment":
                 return auto_augment(x, draws)
@@ -219,25 +221,25 @@ class Augmentation:
             case _:
                 return rand_augment(x, draws, **self.rand_augment)
 
-    def _erase(self, x: Tensor, batch: Batch) -> Tensor:
-        if not self.erasing or not self.is_on("erasing", batch.epoch):
+    def _erase(self, x: Tensor, at: BatchAddress) -> Tensor:
+        if not self.erasing or not self.is_on("erasing", at.epoch):
             return x
-        draws = self.draws("erasing", batch.sample, batch.epoch, ERASING_DRAWS)
+        draws = self.draws("erasing", at.sample, at.epoch, ERASING_DRAWS)
         return random_erasing(x, draws, probability=self.erasing)
 
-    def _mix(self, batch: Batch) -> Batch:
+    def _mix(self, x: Tensor, y: Tensor, at: BatchAddress) -> tuple[Tensor, Tensor]:
         if not self.mixes:
-            return batch
-        x, y = mix(
-            batch.x,
-            batch.y,
-            address(self.seed, Stream.AUGMENT, batch.epoch, STAGES.index("mix"), batch.key),
+            return x, y
+        return mix(
+            x,
+            y,
+            address(self.seed, Stream.AUGMENT, at.epoch, STAGES.index("mix"), at.key),
             num_classes=self.num_classes,
             mixup=self.mixup,
             cutmix=self.cutmix,
-            probability=self.mix_prob if self.is_on("mix", batch.epoch) else 0.0,
+            # not skipped where mixing went off: targets stay soft, so the loss is one function
+            probability=self.mix_prob if self.is_on("mix", at.epoch) else 0.0,
         )
-        return batch._replace(x=x, y=y)
 
 
 def _pair(name: str, values: list[float], most: float) -> tuple[float, float]:

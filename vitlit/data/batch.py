@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from vitlit.seeding import BatchAddress
+
 
 class Order(NamedTuple):
     """What a batch is to hold: indices and valid ``(B,)``, and the batch's address."""
@@ -32,3 +34,7 @@ class Batch(NamedTuple):
     epoch: int
     key: int
     bad: Sequence[tuple[int, str]] = ()
+
+    @property
+    def address(self) -> BatchAddress:
+        return BatchAddress(self.sample, self.epoch, self.key)

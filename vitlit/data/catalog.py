@@ -1,9 +1,11 @@
 """The catalogue of data sets: image size, channels, statistics and class names."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torchvision import datasets as tv
+
+from vitlit.errors import InputError
 
 DatasetName = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folder"
@@ -58,3 +60,12 @@ SOURCES: dict[str, Source] = {
     "imagenet": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
     "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
 }
+
+
+def check_dataset(dataset: str, labels: str | None) -> None:
+    """Refuse a name that is not in the table, and labels beside a set that has its own."""
+    known = get_args(DatasetName)
+    if dataset not in known:
+        raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
+    if labels is not None and dataset != "folder":
+        raise InputError(f"labels {labels} needs --data.dataset folder; {dataset} has its own")

@@ -6,7 +6,7 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch
-from vitlit.data.catalog import SOURCES, DatasetName
+from vitlit.data.catalog import SOURCES, DatasetName, check_dataset
 from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
@@ -100,7 +100,7 @@ class ImageData(pl.LightningDataModule):
         **augmentation: Any,
     ) -> None:
         super().__init__()
-        _check_dataset(dataset, labels)
+        check_dataset(dataset, labels)
         _check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
@@ -151,7 +151,7 @@ class ImageData(pl.LightningDataModule):
         return Preprocess(
             in_chans=self.in_chans,
             source_size=size if is_files else pair(SOURCES[self.dataset].size),
-            img_size=size,
+            img_size=self.preprocess.img_size,
             mean=(0.0,) * self.in_chans if plain else means,
             std=(1.0,) * self.in_chans if plain else self.std,
             invert=invert,
@@ -280,9 +280,15 @@ class ImageData(pl.LightningDataModule):
     def transform(self, batch: Batch, *, augment: bool) -> Batch:
         """The batch of a loader, uint8, to the batch of a step, float patches or images."""
         if augment:
-            cropped = isinstance(self.splits["train"].images, FileImages)
-            size = self.preprocess.img_size
-            batch = self.augmentation(batch, size=size, normalise=self.preprocess, cropped=cropped)
+            x, y = self.augmentation(
+                batch.x,
+                batch.y,
+                batch.address,
+                size=self.preprocess.img_size,
+                normalise=self.preprocess,
+                cropped=isinstance(self.splits["train"].images, FileImages),
+            )
+            batch = batch._replace(x=x, y=y)
         else:
             batch = batch._replace(x=self.preprocess(batch.x))
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vitlit.errors import say
+from vitlit.files import replacing
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
 CACHE_FORMAT = 2  # to be raised when files are decoded or stored differently
@@ -149,12 +150,8 @@ def _read_list(path: Path, images: FileImages, *, thorough: bool) -> list[BadFil
 
 def _write_list(path: Path, bad: Sequence[BadFile], *, thorough: bool) -> None:
     noted: Any = {"thorough": thorough, "bad": [(file.place, file.reason) for file in bad]}
-    part = _unfinished_path(path)
-    try:
+    with replacing(path, part=_unfinished_path(path)) as part:
         part.write_text(json.dumps(noted), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -179,20 +176,14 @@ def _build_cache(path: Path, images: FileImages) -> MemoryImages:
     free = shutil.disk_usage(path.parent).free
     if images.nbytes + SPARE_BYTES > free:
         raise OSError(f"{images.nbytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
-    part = _unfinished_path(path)
-    try:
+    with replacing(path, part=_unfinished_path(path), sync=True) as part:
         with part.open("wb") as file:
             _write_header(file, images.shape)
             bad = images.decode(lambda chunk: file.write(chunk.numpy().data))
             file.seek(0)  # for the true count: numpy's headers have room for any
             _write_header(file, (len(images) - len(bad), *images.shape[1:]))
-            file.flush()
-            os.fsync(file.fileno())
         if bad:  # first: pixels without the list would not be believed
             _write_list(path.with_suffix(".json"), bad, thorough=True)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     _remove_older(path)
     found = _open_cache(path, images)
     if found is None:

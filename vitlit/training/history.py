@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
+from vitlit.files import replacing
 from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, VERMILION, new_figure, tidy_axes
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class History(Callback):
         self.rows.append({"epoch": epoch, "step": step, **scores})
         path = Path(self._folder) / "history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            names = ["epoch", "step", *(name for name in HISTORY_COLUMNS if name in self._known())]
+        names = ["epoch", "step", *(name for name in HISTORY_COLUMNS if name in self._known())]
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -112,12 +113,8 @@ class History(Callback):
             for name in HISTORY_COLUMNS
         }
         path = Path(self._folder) / "history.png"
-        part = path.with_name(".history.part.png")
-        try:
-            training_history(points).savefig(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part:
+            training_history(points).savefig(part, format="png")
 
 
 # titles of the panels -> the names that training logs, by the name of the line

@@ -23,8 +23,8 @@ from vitlit.errors import InputError
 from vitlit.training.slurm import job_name
 from vitlit.weights import checkpoint
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
-from vitlit.weights.durable_file import MEGABYTE
 
+MEGABYTE = 1e6  # bytes
 RUN_NAME = re.compile(r"\w[\w.+-]*")
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"
 LOG_BYTES = 10_000_000  # bytes for logs

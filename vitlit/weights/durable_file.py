@@ -9,17 +9,17 @@ archives still reads it (`unzip -z` shows it). It covers all bytes before it.
 import hashlib
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vitlit.errors import InputError
+from vitlit.files import replacing
 
 MARK = b"vitlit sha256 "
 COMMENT = len(MARK) + 64  # the digest in hexadecimal digits
 END, SIGNATURE = 22, b"PK\5\6"  # of a zip archive: its last record, without the comment
 CHUNK_BYTES = 1 << 20
-MEGABYTE = 1e6
 
 
 class _Summed:
@@ -51,19 +51,16 @@ def write_durable(path: Path, save: Callable[[Any], None], *, keep: bool = False
     keep: leave the old file under the name :func:`older_path` gives.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    is_kept = keep and path.exists()
     try:
-        with part.open("wb") as file:
+        with (
+            replacing(
+                path, sync=True, before=partial(_keep_older, path) if is_kept else None
+            ) as part,
+            part.open("wb") as file,
+        ):
             _write_summed(file, save)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            _keep_older(path)
-        part.replace(path)
-        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         cause = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         if cause is None:
             raise
@@ -98,18 +95,6 @@ def _keep_older(path: Path) -> None:
         return
     spare.replace(older_path(path))
     spare.unlink(missing_ok=True)  # a rename between two names of one file does nothing
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # which has no such call, and needs none
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems refuse; the file itself is written
-        pass
-    finally:
-        os.close(handle)
 
 
 def check_durable(path: Path) -> bool:

@@ -7,7 +7,6 @@ Whatever is written is read again, and its logits compared with the model's.
 
 import importlib
 import json
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch import Tensor
 
 import vitlit
 from vitlit.errors import InputError
+from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
@@ -81,7 +81,7 @@ def export_model(
     check_finite(model.state_dict(), "the model")
     portable = make_portable(model, preprocess, class_names)
     chosen, why = choose_naming(naming, portable.arguments)
-    with _complete_or_absent(folder) as part:
+    with whole_folder(folder) as part:
         match format:
             case "safetensors":
                 program = _write_safetensors(portable, part, chosen)
@@ -109,21 +109,6 @@ def _check_export_choices(format: str, naming: Naming | None) -> None:
         raise InputError(
             f"naming is of format safetensors; leave it out with {format}", argument="naming"
         )
-
-
-@contextmanager
-def _complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``folder`` and renamed to it once all went well."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    with beside as name:
-        part = Path(name) / "export"
-        part.mkdir()
-        yield part
-        part.rename(folder)
 
 
 def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Program:
