@@ -10,7 +10,7 @@ import torch
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
-from vitlit.errors import some_names
+from vitlit.errors import first_few
 from vitlit.evaluation.compare import Scored, comparison_lines
 from vitlit.evaluation.inference import Rows
 
@@ -107,8 +107,8 @@ def test_a_difference_is_noise_until_chance_is_unlikely(right: int, verdict: str
 
 
 def test_of_many_classes_five_are_named_and_all_are_counted() -> None:
-    assert some_names(list("abcde")) == "a, b, c, d, e"
-    assert some_names(list("abcdefg")) == "a, b, c, d, e … (7)"
+    assert first_few(list("abcde")) == "a, b, c, d, e"
+    assert first_few(list("abcdefg")) == "a, b, c, d, e and 2 more"
 
 
 def test_models_of_other_classes_are_refused(

@@ -203,13 +203,11 @@ def did_you_mean(word: str, known: list[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def first_few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def some_names(names: list[str]) -> str:
-    """The first five, and how many there are."""
-    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
+def first_few(names: Iterable[str], count: int = 5) -> str:
+    """The first names, and how many more there are; long ones are cut."""
+    shown = [str(name)[:60] for name in names]
+    more = f" and {len(shown) - count} more" if len(shown) > count else ""
+    return (", ".join(shown[:count]) or "none") + more
 
 
 _log = logging.getLogger(__name__)
@@ -220,10 +218,3 @@ def say(text: str) -> None:
     rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     if rank == "0":
         _log.warning("vitlit: %s", text)
-
-
-def quoted_few(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    shown = [str(name)[:60] for name in names]
-    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return (", ".join(shown[:3]) or "none") + more

@@ -10,7 +10,7 @@ from vitlit.cli.configs import CONFIGS_FOLDER, find_config
 from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.data.datamodule import ImageData
-from vitlit.errors import InputError, quoted_few
+from vitlit.errors import InputError, first_few
 from vitlit.training.classifier import Classifier
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
@@ -99,8 +99,8 @@ def check_against_weights(
     is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
     if is_head_used and (is_other or len(names) != len(theirs)):
         raise InputError(
-            f"data.class_names ({quoted_few(names)}) are not the {len(theirs)} classes of {source} "
-            f"({quoted_few(theirs)}); leave them out, or fine-tune the weights with `vitlit fit`"
+            f"data.class_names ({first_few(names)}) are not the {len(theirs)} classes of {source} "
+            f"({first_few(theirs)}); leave them out, or fine-tune the weights with `vitlit fit`"
         )
 
 

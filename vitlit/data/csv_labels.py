@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vitlit.errors import InputError, say
+from vitlit.errors import InputError, first_few, say
 from vitlit.files import printable
 from vitlit.images.image_store import FileImages
 
@@ -89,8 +89,8 @@ def labelled_images(
     numbers = {name: number for number, name in enumerate(class_names)}
     if odd := sorted(set(found.values()) - set(numbers)):
         raise InputError(
-            f"{file} names the class {', '.join(odd[:5])}, which the model does not know; "
-            f"it knows {', '.join(class_names[:5])}"
+            f"{file} names the class {first_few(odd)}, which the model does not know; "
+            f"it knows {first_few(class_names)}"
         )
     labels = torch.tensor([numbers[name] for name in found.values()])
     return FileImages(list(found), labels, in_chans=in_chans, size=size)

@@ -97,7 +97,7 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
             odd = sorted(set(found) ^ set(first))
             raise InputError(
                 f"class folders of {first_part} and {part} differ in {data_dir}: "
-                f"{', '.join(odd[:5])}; every part needs the same classes"
+                f"{first_few(odd)}; every part needs the same classes"
             )
     return first
 
@@ -136,7 +136,7 @@ def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> Fi
     empty = [folder.name for folder, paths in zip(folders, found, strict=True) if not paths]
     if empty:
         raise InputError(
-            f"no images in {root} for class {', '.join(empty[:5])}; "
+            f"no images in {root} for class {first_few(empty)}; "
             f"known endings: {' '.join(EXTENSIONS)}"
         )
     counts = torch.tensor([len(paths) for paths in found])

@@ -17,7 +17,7 @@ from vitlit.data.datasets import open_images, read_part
 from vitlit.data.image_folder import check_class_names, part_names
 from vitlit.data.splits import Split
 from vitlit.data.stratify import split_members
-from vitlit.errors import InputError, say
+from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.image_store import Images
 
@@ -90,10 +90,7 @@ class SplitBuilder:
         there = set(labels[members].tolist())
         missing = [self.class_names[i] for i in torch.unique(labels).tolist() if i not in there]
         if missing:
-            say(
-                f"the {name} split has no image of class {', '.join(missing[:5])}"
-                f"{' and others' if len(missing) > 5 else ''}, which has too few"
-            )
+            say(f"the {name} split has no image of class {first_few(missing)}, which has too few")
 
     def _part(self, part: str) -> Images:
         thorough = self.on_bad_image == "skip"

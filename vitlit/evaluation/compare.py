@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import SPLIT_SETTINGS, data_identity, seen_note
-from vitlit.errors import InputError, some_names
+from vitlit.errors import InputError, first_few
 from vitlit.evaluation.calibration import mean_loss
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
 from vitlit.evaluation.precision import in_precision, weights_dtype
@@ -80,8 +80,8 @@ def score_all(
         loaded = load.load_checkpoint(path)
         if loaded.class_names != data.class_names:
             raise InputError(
-                f"{name} has the classes {some_names(loaded.class_names)}; those of "
-                f"{paths[0]} are {some_names(data.class_names)}: compare models of the same"
+                f"{name} has the classes {first_few(loaded.class_names)}; those of "
+                f"{paths[0]} are {first_few(data.class_names)}: compare models of the same"
             )
         own.setup("test")
         found.append(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.errors import InputError, quoted_few
+from vitlit.errors import InputError, first_few, quoted_few
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT
 from vitlit.patches import grid_size
@@ -240,7 +240,7 @@ def _is_same(old: list[str] | None, new: list[str] | None) -> bool:
 
 
 def _quoted_names(names: list[str] | None) -> str:
-    return f" ({quoted_few(names)})" if names else ""
+    return f" ({first_few(names)})" if names else ""
 
 
 def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:

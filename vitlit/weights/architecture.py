@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError, quoted_few
+from vitlit.errors import InputError, first_few
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
 from vitlit.weights.key_mapping import FILTERS_KEY, WeightFormat, positions_with_prefix
@@ -219,7 +219,7 @@ def _refuse_other(state: dict[str, Tensor], source: str) -> None:
         raise InputError(f"{source} has no {lacks}; it is cut short or of another model")
     raise InputError(
         f"{source} is of another architecture than this Vision Transformer: it has "
-        f"{quoted_few(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"
+        f"{first_few(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"
     )
 
 
@@ -240,10 +240,10 @@ def check_weights(state: dict[str, Tensor], arguments: dict[str, Any], source: s
     unknown = [name for name in state if name not in wanted]
     if unknown:
         raise InputError(
-            f"{source} has parts that this Vision Transformer has not: {quoted_few(unknown)}"
+            f"{source} has parts that this Vision Transformer has not: {first_few(unknown)}"
         )
     if missing:
-        raise InputError(f"{source} lacks {quoted_few(sorted(missing))}; is it complete?")
+        raise InputError(f"{source} lacks {first_few(sorted(missing))}; is it complete?")
     for name, shape in wanted.items():
         if state[name].shape != shape:
             raise InputError(

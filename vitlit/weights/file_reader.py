@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError, find_text, quoted_few
+from vitlit.errors import InputError, find_text, first_few, quoted_few
 from vitlit.weights import durable_file
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of a model folder, best first
@@ -126,7 +126,7 @@ def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[s
         if isinstance(name, str) and isinstance(value, Tensor) and is_dense(value)
     }
     if not tensors:
-        raise InputError(f"{path} holds no weights; its parts are {quoted_few(parts)}")
+        raise InputError(f"{path} holds no weights; its parts are {first_few(parts)}")
     return tensors, notes
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError, quoted_few
+from vitlit.errors import InputError, first_few
 
 Rules = tuple[tuple[str, str], ...]
 FILTERS_KEY = "patch_embed.proj.weight"
@@ -122,7 +122,7 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     marker, end = next(found, (None, ""))
     if marker is None:
         raise InputError(
-            f"{source} holds no Vision Transformer known here: it has {quoted_few(tensors)}, and "
+            f"{source} holds no Vision Transformer known here: it has {first_few(tensors)}, and "
             f"no patch embedding ({' or '.join(WEIGHT_FORMATS)})"
         )
     notes: list[str] = []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import find_class_names
-from vitlit.errors import InputError, quoted_few
+from vitlit.errors import InputError, first_few
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
@@ -172,7 +172,7 @@ def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str
         return None
     if len(names) != classes:
         notes.append(
-            f"{CONFIG_NAME} names {len(names)} classes ({quoted_few(names)}), but the head has "
+            f"{CONFIG_NAME} names {len(names)} classes ({first_few(names)}), but the head has "
             f"{classes}; the names are left out"
         )
         return None
@@ -202,7 +202,7 @@ def untold_names(names: list[str]) -> str:
     is_imagenet = len(names) == 1000 and names == find_class_names("imagenet", Path())
     return (
         f"the weights do not name their {len(names)} classes; they are assumed to be "
-        f"{'those of ImageNet: ' if is_imagenet else ''}{quoted_few(names)}, in this order"
+        f"{'those of ImageNet: ' if is_imagenet else ''}{first_few(names)}, in this order"
     )
 
 
