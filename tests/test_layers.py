@@ -1,4 +1,4 @@
-"""The shape of the package, read from its source: imports only go down, files stay small."""
+"""The shape of the package, read from its source: who imports whom, and how large things are."""
 
 import ast
 from collections.abc import Iterator
@@ -75,10 +75,19 @@ def imports(source: str) -> Iterator[str]:
 
 
 def own(source: str) -> set[str]:
-    """The modules of the package that a source imports: ``from vitlit import x`` may mean both."""
-    parts = [name.split(".") for name in imports(source)]
-    paths = [path[1:] for path in parts if path[0] == "vitlit"]
-    return {path[0] if path and path[0] in SOURCES else "__init__" for path in paths}
+    """The modules of the package that a source imports: ``from vitlit.data import x`` and more."""
+    found = set()
+    for name in imports(source):
+        parts = name.split(".")
+        if parts[0] == "vitlit":
+            whole = (".".join(parts[1:end]) for end in range(len(parts), 1, -1))
+            found.add(next((module for module in whole if module in SOURCES), "__init__"))
+    return found
+
+
+def package(module: str) -> str:
+    """The package of a module; its own name, where it is shared by all."""
+    return module.split(".")[0]
 
 
 def reach(name: str) -> set[str]:
@@ -91,13 +100,14 @@ def reach(name: str) -> set[str]:
     return found
 
 
-def test_every_module_has_a_layer() -> None:
-    assert set(SOURCES) == set(LAYER)
+def test_every_module_is_in_a_package_or_shared() -> None:
+    assert {package(name) for name in SOURCES} == {"__init__", "__main__", *SHARED, *PACKAGES}
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_imports_go_down_or_stay_in_their_layer(name: str) -> None:
-    assert [other for other in own(SOURCES[name]) if LAYER[other] > LAYER[name]] == []
+@pytest.mark.parametrize("name", [name for name in SOURCES if package(name) in PACKAGES])
+def test_a_package_imports_only_those_below_it(name: str) -> None:
+    allowed = {package(name), "__init__", *SHARED, *PACKAGES[package(name)].split()}
+    assert {other for other in own(SOURCES[name]) if package(other) not in allowed} == set()
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS[0]))
@@ -114,10 +124,42 @@ def test_imports_within_the_package_are_absolute(name: str) -> None:
     assert [target for target in imports(SOURCES[name]) if target.startswith(".")] == []
 
 
-@pytest.mark.parametrize("name", WITHOUT_LIGHTNING)
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name
+        for name in SOURCES
+        if package(name) in {*TORCH_ONLY, *SHARED} and name not in USES_LIGHTNING
+    ),
+)
 def test_tensor_modules_never_reach_lightning(name: str) -> None:
     targets = {target for module in reach(name) for target in imports(SOURCES[module])}
     assert [target for target in targets if "lightning" in target.split(".")[0]] == []
+
+
+@pytest.mark.parametrize("name", AT_START)
+def test_help_imports_nothing_heavy(name: str) -> None:
+    heavy = ("torch", "pytorch_lightning", "numpy", "jsonargparse")
+    targets = list(imports(SOURCES[name], at_start=True))
+    assert [target for target in targets if target.split(".")[0] in heavy] == []
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.endswith(".__init__")])
+def test_the_init_of_a_package_is_one_docstring(name: str) -> None:
+    [node] = ast.parse(SOURCES[name]).body
+    assert ast.get_docstring(ast.parse(SOURCES[name]))
+    assert isinstance(node, ast.Expr)
+
+
+def test_the_picture_is_small() -> None:
+    names = [path for path in FOLDER.iterdir() if path.name not in ("__pycache__", "configs")]
+    assert sum(path.is_dir() for path in names) in (10, 11)
+    assert sum(path.is_file() for path in names) <= 8
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages_have_at_most_16_modules(name: str) -> None:
+    assert len(list((FOLDER / name).glob("*.py"))) <= 16
 
 
 @pytest.mark.parametrize("name", SOURCES)
