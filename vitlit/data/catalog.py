@@ -68,4 +68,5 @@ def check_dataset(dataset: str, labels: str | None) -> None:
     if dataset not in known:
         raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
     if labels is not None and dataset != "folder":
-        raise InputError(f"labels {labels} needs --data.dataset folder; {dataset} has its own")
+        message = f"labels {labels} needs dataset folder; {dataset} has its own"
+        raise InputError(message, argument="dataset")

@@ -294,15 +294,6 @@ class ImageData(pl.LightningDataModule):
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
 
 
-def _check_dataset(dataset: str, labels: str | None) -> None:
-    known = get_args(DatasetName)
-    if dataset not in known:
-        raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
-    if labels is not None and dataset != "folder":
-        message = f"labels {labels} needs dataset folder; {dataset} has its own"
-        raise InputError(message, argument="dataset")
-
-
 def _check_fractions(**fractions: float) -> None:
     for name, value in fractions.items():
         if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):

@@ -279,7 +279,7 @@ def check_room(folder: Path, needed: int) -> None:
         ) from error
     if free < needed:
         raise InputError(
-            f"{folder} has {free / MEGABYTE:.0f} MB free, and the checkpoints of this training need "
-            f"{needed / MEGABYTE:.0f} MB; free some space, or give another default_root_dir",
+            f"{folder} has {free / MEGABYTE:.0f} MB free, and the checkpoints of this training "
+            f"need {needed / MEGABYTE:.0f} MB; free some space, or give another default_root_dir",
             argument="default_root_dir",
         )

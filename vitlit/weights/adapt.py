@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.errors import InputError, first_few, quoted_few
+from vitlit.errors import InputError, first_few
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT
 from vitlit.patches import grid_size
@@ -109,8 +109,8 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
     ]
     if wrong:
         raise InputError(
-            f"the weights do not fit the model at {quoted_few(wrong)}; leave out {', '.join(SHAPING)}, "
-            f"or give those of the weights",
+            f"the weights do not fit the model at {first_few(wrong)}; leave out "
+            f"{', '.join(SHAPING)}, or give those of the weights",
             argument=SHAPING,
         )
     return Adapted({name: state[name] for name in own}, notes)
