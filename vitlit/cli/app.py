@@ -4,6 +4,7 @@ A value comes from the first of: flag, --config file, checkpoint, default of the
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,24 @@ from pytorch_lightning.utilities import rank_zero_info
 from vitlit.cli.check_settings import (
     check_checkpoints,
     check_early_stopping,
-    check_first,
-    check_place,
     check_trainer,
-    check_weights_are_given,
     warn_of_many_patches,
 )
 from vitlit.cli.commands import COMMANDS
-from vitlit.cli.fit_callbacks import make_guards, training_callbacks
-from vitlit.cli.from_checkpoint import FromCheckpoint
-from vitlit.cli.from_weights import FromWeights, weights_asked_for
+from vitlit.cli.fit_callbacks import Guards, make_guards, training_callbacks
 from vitlit.cli.options import add_options, add_predict_options, add_test_options, describe_options
 from vitlit.cli.parser import (
     ConfigFile,
     Parser,
-    join_lists,
-    keys_of,
     link_settings,
-    name_checkpoints,
     only_safe_settings,
-    refuse_linked,
 )
+from vitlit.cli.request import Request, read_request
 from vitlit.cli.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.cli.trainer import OWN_COMMANDS, Trainer
 from vitlit.data.datamodule import ImageData
-from vitlit.errors import InputError, Stopped, check_below_one
-from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
-from vitlit.evaluation.prediction_writer import feature_of, make_writer
+from vitlit.errors import Stopped, check_below_one
+from vitlit.evaluation.prediction_writer import PredictionWriter, feature_of, make_writer
 from vitlit.evaluation.report import Report, report_place, run_folder_of
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
@@ -50,7 +42,7 @@ from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier
 from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.training.progress_bar import Bar
-from vitlit.training.runs import Claim, find_start, has_ended
+from vitlit.training.runs import Claim, has_ended
 from vitlit.weights.checkpoint import RUNS_FOLDER
 
 
@@ -74,12 +66,30 @@ class CommandParser(Parser):
         return added
 
 
+@dataclass(frozen=True)
+class Writers:
+    """What a command writes with: a training its run and guards, others their one callback."""
+
+    run: Path | None = None
+    guards: Guards | None = None
+    report: Report | None = None
+    predictions: PredictionWriter | None = None
+
+    def callbacks(self, settings: Any) -> list[Callback]:
+        """What the command has besides the callbacks that the user configured, and the bar."""
+        if self.guards is not None:
+            return training_callbacks(settings, self.run, self.guards)
+        return [one for one in (self.report, self.predictions) if one is not None]
+
+
 class VitCLI(LightningCLI):
     """``vitlit fit | validate | test | predict | explain | export | compare | probe``."""
 
+    request: Request  # once the command line is parsed
+    writers: Writers  # once the model and the data are made
+
     def __init__(self, args: list[str], claim: Claim) -> None:
         self.claim, self._command = claim, args[0]
-        self.run: Path | None = None
         super().__init__(
             Classifier,
             ImageData,
@@ -122,125 +132,89 @@ class VitCLI(LightningCLI):
         link_settings(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse to find the checkpoint, take its settings as defaults, and parse again."""
-        args = join_lists(name_checkpoints(args))
-        named = keys_of(args)
-        refuse_linked(named, "the command line")
-        self.has_precision_option = "trainer.precision" in named
-        command = self._command
-        quiet = [arg for arg in args if not arg.startswith("--print_config")]
-        first = parser.parse_args(quiet)[command]
-        self.named, path = find_start(first, command)
-        self.start = start_from(path, first, command, args)
-        if self.start is not None:
-            self.command_parser.set_defaults(self.start.defaults())
-            args = [*args, *self.start.words]
-        elif command != "fit" and quiet == args:
-            raise InputError(
-                f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last; or "
-                f"--model.pretrained: published weights"
-            )
-        self.config = parser.parse_args(args)
-        settings = self.config[command]
-        check_first(settings)
-        check_place(settings, command)
-        self.ckpt_path = settings["ckpt_path"] = None if path is None else str(path)
-        if self.start is not None:
-            self.start.check(settings, self.named)
-        else:
-            check_weights_are_given(settings["model"])
-        settings["ckpt_path"] = None  # for now: Lightning would let the checkpoint override flags
+        self.request = read_request(self._command, parser, self.command_parser, args)
+        self.config = self.request.config
+        # for now: Lightning would let the checkpoint override flags
+        self.request.settings["ckpt_path"] = None
 
     def before_instantiate_classes(self) -> None:
-        settings_of = self.config[self.subcommand]
-        settings_of["ckpt_path"] = self.ckpt_path
-        settings = settings_of["trainer"]
-        check_trainer(settings, str(self.subcommand))
-        check_early_stopping(**settings_of["early_stopping"])
-        check_checkpoints(**settings_of["checkpoints"])
-        check_below_one(**{"ema.decay": settings_of["ema"]["decay"]})
-        self._set_precision(settings)
-        if self.subcommand != "fit" or settings["logger"] is False:
+        settings, trainer = self.request.settings, self.request.settings["trainer"]
+        settings["ckpt_path"] = self.request.ckpt_path
+        check_trainer(trainer, self._command)
+        check_early_stopping(**settings["early_stopping"])
+        check_checkpoints(**settings["checkpoints"])
+        check_below_one(**{"ema.decay": settings["ema"]["decay"]})
+        self.precision_rule = self.request.precision_rule()
+        start = self.request.start
+        choice = self.precision_rule(None if start is None else start.precision)
+        trainer["precision"] = choice.name
+        rank_zero_info(f"precision {choice.name}, {choice.why}")
+        if self._command != "fit" or trainer["logger"] is False:
             self.save_config_callback = None
 
-    def _set_precision(self, settings: Any) -> None:
-        """By the rule of all commands; what a config says in scoring is what training used."""
-        device, asked = device_type(str(settings["accelerator"])), settings["precision"]
-        given = asked if self.subcommand == "fit" or self.has_precision_option else None
-
-        def rule(trained: str | None) -> PrecisionChoice:
-            trained = trained if asked is None else asked
-            return choose_precision(self._command, device, trained, given)
-
-        self.precision_rule = rule
-        choice = rule(None if self.start is None else self.start.precision)
-        settings["precision"] = choice.name
-        rank_zero_info(f"precision {choice.name}, {choice.why}")
-
     def after_instantiate_classes(self) -> None:
-        settings = self.config[self.subcommand]
-        if self.subcommand == "fit":  # refused before the data are read
-            self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
-            warn_of_many_patches(self.model.vit)
-            self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
-        if self.subcommand == "test":
-            self.model.flip = settings["flip"]
-        if self.subcommand == "predict":
-            self.model.feature = feature_of(settings, self.model.vit)
-        if self.start is not None:
-            self.start.fill(self.model, self.datamodule)
+        settings = self.request.settings
+        match self._command:
+            case "fit":  # refused before the data are read
+                self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
+                warn_of_many_patches(self.model.vit)
+                self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
+            case "test":
+                self.model.configure_scoring(flip=settings["flip"])
+            case "predict":
+                self.model.configure_scoring(feature=feature_of(settings, self.model.vit))
+        if self.request.start is not None:
+            self.request.start.fill(self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        settings = self.config_init[self.subcommand]["trainer"]
-        root = Path(settings["default_root_dir"] or ".")
-        if self.subcommand == "fit":
-            self.run = self.claim.take_for(settings, root, self.named)
+        trainer = self.config_init[self._command]["trainer"]
+        self.writers = self._make_writers(trainer)
+        run, root = self.writers.run, Path(trainer["default_root_dir"] or ".")
         # in a SLURM job without ckpt_path Lightning starts from any hpc_ckpt_N.ckpt in its root,
         # and there is none in folders of ours
-        kwargs["default_root_dir"] = self.run or root / RUNS_FOLDER
-        if settings["logger"] in (None, True):
+        kwargs["default_root_dir"] = run or root / RUNS_FOLDER
+        if trainer["logger"] in (None, True):
             kwargs["logger"] = self._logger()
-        kwargs["plugins"] = with_durable(settings["plugins"])
-        if settings["profiler"] is None:
+        kwargs["plugins"] = with_durable(trainer["plugins"])
+        if trainer["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
-        given = settings["callbacks"] or []
+        given = trainer["callbacks"] or []
         given = [given] if isinstance(given, Callback) else given
-        settings["callbacks"] = [*given, *self._callbacks(settings, given)]
-        trainer = super().instantiate_trainer(**kwargs)
-        skip_idle_hooks([*trainer.callbacks, self.model])  # type: ignore[attr-defined]
-        leave_signals_alone(trainer)
-        return trainer
+        has_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        bars = [] if has_bar or trainer["enable_progress_bar"] is False else [Bar()]
+        trainer["callbacks"] = [*given, *bars, *self.writers.callbacks(self.request.settings)]
+        made = super().instantiate_trainer(**kwargs)
+        skip_idle_hooks([*made.callbacks, self.model])  # type: ignore[attr-defined]
+        leave_signals_alone(made)
+        return made
+
+    def _make_writers(self, trainer: Any) -> Writers:
+        """What the command writes with; trainer: its settings, with their classes made."""
+        request, settings = self.request, self.request.settings
+        match self._command:
+            case "fit":
+                root = Path(trainer["default_root_dir"] or ".")
+                run = self.claim.take_for(trainer, root, request.run_folder)
+                return Writers(run=run, guards=make_guards(settings))
+            case "test":
+                assert request.start is not None
+                return Writers(report=Report(*report_place(settings), note=request.start.note))
+            case "predict":
+                return Writers(predictions=make_writer(settings, self.datamodule.class_names))
+        return Writers()
 
     def _logger(self) -> TensorBoardLogger | bool:
         """Of the run that is trained or tested, if there is one to write into."""
-        run = self.run
-        if self.subcommand == "test":
-            run = run_folder_of(report_place(self.config[self.subcommand])[0])
+        run = self.writers.run
+        if self._command == "test":
+            run = run_folder_of(report_place(self.request.settings)[0])
         return run is not None and TensorBoardLogger(
             run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
         )
 
-    def _callbacks(self, settings: Any, given: list[Callback]) -> list[Callback]:
-        """What every run has besides the callbacks that the user configured."""
-        callbacks: list[Callback] = []
-        shows_bar = settings["enable_progress_bar"] is not False
-        if shows_bar and not any(isinstance(callback, ProgressBar) for callback in given):
-            callbacks.append(Bar())
-        settings_of = self.config[self.subcommand]
-        if self.subcommand == "test":
-            assert self.start is not None
-            self.report = Report(*report_place(settings_of), note=self.start.note)
-            callbacks.append(self.report)
-        if self.subcommand == "predict":
-            self.predictions = make_writer(settings_of, self.datamodule.class_names)
-            callbacks.append(self.predictions)
-        if self.subcommand != "fit":
-            return callbacks
-        self.guards = make_guards(settings_of)
-        return [*callbacks, *training_callbacks(settings_of, self.run, self.guards)]
-
     def fit(self, **kwargs: Any) -> None:
-        self.guards.fit(self.trainer, **kwargs)
+        assert self.writers.guards is not None
+        self.writers.guards.fit(self.trainer, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Lightning would gather all outputs; the writer has what is needed of them."""
@@ -256,7 +230,9 @@ class VitCLI(LightningCLI):
 
     def explain(self, **kwargs: Any) -> None:
         assert isinstance(self.trainer, Trainer)
-        self.folder = self.trainer.explain(**kwargs)
+        self._print(
+            *explain_lines(self.trainer.explain(**kwargs), has_head=self.model.num_classes > 0)
+        )
 
     def export(self, **kwargs: Any) -> None:
         assert isinstance(self.trainer, Trainer)
@@ -272,10 +248,11 @@ class VitCLI(LightningCLI):
         self._print(*fit_lines(self.trainer))
 
     def after_test(self) -> None:
-        self._print_scores(self.model.tested, self.report.lines())
+        assert self.writers.report is not None
+        self._print_scores(self.model.tested, self.writers.report.lines())
 
     def _print_scores(self, split: str, more: list[str]) -> None:
-        settings = self.config[self.subcommand]
+        settings = self.request.settings
         weights = weights_option(settings["ckpt_path"], settings["model"]["pretrained"])
         first, *others = score_lines(self.trainer, split, self.model.scored, weights)
         self._print(first, *more, *others)
@@ -284,10 +261,8 @@ class VitCLI(LightningCLI):
         self._print_scores("val", [])
 
     def after_predict(self) -> None:
-        self._print(f"wrote       {self.predictions.path}")
-
-    def after_explain(self) -> None:
-        self._print(*explain_lines(self.folder, has_head=self.model.num_classes > 0))
+        assert self.writers.predictions is not None
+        self._print(f"wrote       {self.writers.predictions.path}")
 
 
 def run_command(args: list[str]) -> None:
@@ -300,13 +275,3 @@ def run_command(args: list[str]) -> None:
         raise
     leave_group()
     sys.stdout.flush()
-
-
-def start_from(
-    path: Path | None, first: Any, command: str, args: list[str]
-) -> FromCheckpoint | FromWeights | None:
-    """The checkpoint at ``path``, or else what --model.pretrained names, if anything."""
-    if path is not None:
-        return FromCheckpoint(path, first, command)
-    source = weights_asked_for(first["model"])
-    return FromWeights(source, first, command, args) if source else None

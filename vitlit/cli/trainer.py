@@ -29,7 +29,7 @@ from vitlit.weights.export_mapping import Naming
 
 EXPLAINED_IMAGES = 8  # images of the validation split to explain
 EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
-OWN_COMMANDS = ("explain", EXPORT_FOLDER, "compare", PROBE_FOLDER)  # commands
+OWN_COMMANDS = ("explain", "export", "compare", "probe")  # those that Lightning lacks
 
 
 class Trainer(pl.Trainer):
@@ -127,11 +127,11 @@ class Trainer(pl.Trainer):
             precision_of: What a model is scored in, by the precision of its training; None is the
                 precision of this trainer for all of them.
         """
-        paths = compare.shown_name([*([ckpt_path] if ckpt_path else []), *(others or [])])
+        paths = compare.shown_paths([*([ckpt_path] if ckpt_path else []), *(others or [])])
         run = compare.make_runner(self.strategy.root_device, flip=flip)
         rule = precision_of or (lambda trained: self.precision)
         scored = compare.score_all(paths, datamodule, run, rule)
-        title = compare.unique_title(datamodule, len(scored[0].rows.labels), flip=flip)
+        title = compare.comparison_title(datamodule, len(scored[0].rows.labels), flip=flip)
         self._print(*compare.comparison_lines(scored, title))
 
     def probe(

@@ -1,7 +1,7 @@
 """Images to batches of patches: splits, loaders, and the stages that run where the model is.
 
 dataset -> train | val | test -> uint8 (B, C, h, w)
-        -> augmentation (transform.py), resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
+        -> augmentation, resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
 """
 
 import os
@@ -21,7 +21,7 @@ from vitlit.data.image_folder import find_class_names
 from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName
 from vitlit.data.splits import CroppedSplit, FoundFiles, Split
-from vitlit.data.stratify import check_repeats
+from vitlit.data.stratify import check_fractions, check_repeats
 from vitlit.errors import InputError, check_at_least
 from vitlit.images.bad_images import OnBadImage, say_unread
 from vitlit.images.find_images import find_images
@@ -101,7 +101,7 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         check_dataset(dataset, labels)
-        _check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
+        check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
@@ -126,7 +126,7 @@ class ImageData(pl.LightningDataModule):
         self._check_pixels()
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
-        self._division = self._make_division()
+        self._split_builder = self._make_split_builder()
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:
@@ -151,7 +151,7 @@ class ImageData(pl.LightningDataModule):
         return Preprocess(
             in_chans=self.in_chans,
             source_size=size if is_files else pair(SOURCES[self.dataset].size),
-            img_size=self.preprocess.img_size,
+            img_size=size,
             mean=(0.0,) * self.in_chans if plain else means,
             std=(1.0,) * self.in_chans if plain else self.std,
             invert=invert,
@@ -163,7 +163,7 @@ class ImageData(pl.LightningDataModule):
         cut = self.augmentation.resized_crop  # which leaves images of the model's size
         self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
 
-    def _make_division(self) -> SplitBuilder:
+    def _make_split_builder(self) -> SplitBuilder:
         return SplitBuilder(
             dataset=self.dataset,
             data_dir=self.data_dir,
@@ -208,7 +208,9 @@ class ImageData(pl.LightningDataModule):
             case _:
                 names = ()
                 self.splits["predict"] = self._predict_split()
-        self.splits |= self._division.splits([name for name in names if name not in self.splits])
+        self.splits |= self._split_builder.splits(
+            [name for name in names if name not in self.splits]
+        )
 
     def _predict_split(self) -> Split:
         if not self.image_paths:
@@ -292,11 +294,3 @@ class ImageData(pl.LightningDataModule):
         else:
             batch = batch._replace(x=self.preprocess(batch.x))
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
-
-
-def _check_fractions(**fractions: float) -> None:
-    for name, value in fractions.items():
-        if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):
-            name = f"{name}_fraction"
-            message = f"{name} {value} is not a share; give one between 0 and 1"
-            raise InputError(message, argument=name)

@@ -75,3 +75,12 @@ def check_repeats(size: int, batch_size: int, world: int) -> None:
             f"a batch of {total} holds each of the {size} training images up to "
             f"{-(-total // size)} times; give a smaller batch_size to have each once"
         )
+
+
+def check_fractions(**fractions: float) -> None:
+    """Refuse shares of the images, by split, outside (0, 1); all of ``train`` is a share too."""
+    for name, value in fractions.items():
+        if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):
+            name = f"{name}_fraction"
+            message = f"{name} {value} is not a share; give one between 0 and 1"
+            raise InputError(message, argument=name)

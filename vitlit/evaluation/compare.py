@@ -145,13 +145,13 @@ def _difference_line(found: Any, p: float) -> str:
     )
 
 
-def unique_title(data: ImageData, count: int, *, flip: bool) -> str:
+def comparison_title(data: ImageData, count: int, *, flip: bool) -> str:
     """What was scored, and how."""
     more = ", each averaged with its mirror image" if flip else ""
     return f"{count} images of {data.dataset} {data.split}{more}; p by McNemar's exact test"
 
 
-def shown_name(paths: list[str]) -> list[str]:
+def shown_paths(paths: list[str]) -> list[str]:
     """Paths that differ, as they were given; refuses fewer than two."""
     if len(paths) < 2:
         raise InputError("compare needs two checkpoints or more; give `vitlit compare A B`")

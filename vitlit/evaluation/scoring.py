@@ -31,6 +31,10 @@ class Scoring(pl.LightningModule):
     feature: Feature | None = None
     scored: int = 0
 
+    def configure_scoring(self, *, flip: bool = False, feature: Feature | None = None) -> None:
+        """Say what ``test`` averages and ``predict`` gives; by default neither is special."""
+        self.flip, self.feature = flip, feature
+
     def _add_metrics(self, num_classes: int) -> None:
         self.val_metrics = score_metrics(num_classes)
         self.test_metrics = score_metrics(num_classes)
