@@ -8,7 +8,6 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from torch import nn
 
 from vitlit.errors import InputError
-from vitlit.model import attention
 from vitlit.model import attention as module
 from vitlit.model.attention import Attention, attend, prefers_matmul
 
@@ -111,20 +110,18 @@ def test_dropout_of_the_unfused_way_spares_the_expected_share(
 def test_only_cpus_with_bfloat16_units_prefer_matrix_products_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vitlit.precision.has_bf16_units", lambda device: True)
+    monkeypatch.setattr("vitlit.module.has_bf16_units", lambda device: True)
     cases = [("cpu", torch.bfloat16), ("cpu", torch.float32), ("cuda", torch.bfloat16)]
     assert [prefers_matmul(*case) for case in cases] == [True, False, False]
-    monkeypatch.setattr("vitlit.precision.has_bf16_units", lambda device: False)
+    monkeypatch.setattr("vitlit.module.has_bf16_units", lambda device: False)
     assert not prefers_matmul("cpu", torch.bfloat16)
 
 
-@pytest.mark.skipif(
-    not precision.CPUS.is_file(), reason="Linux alone describes processors in a file"
-)
+@pytest.mark.skipif(not module.CPUS.is_file(), reason="Linux alone describes processors in a file")
 def test_linux_and_torch_agree_on_bfloat16_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_torch = precision.processor_has_bf16_units()
+    by_torch = module.processor_has_bf16_units()
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert precision.processor_has_bf16_units() == by_torch
+    assert module.processor_has_bf16_units() == by_torch
 
 
 @pytest.mark.parametrize(("flag", "expected"), [("avx512_bf16", True), ("avx512f", False)])
@@ -132,7 +129,7 @@ def test_processors_are_known_by_their_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, expected: bool
 ) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    monkeypatch.setattr(precision, "CPUS", tmp_path / "cpuinfo")
-    assert not precision.processor_has_bf16_units()  # there is no such file
-    precision.CPUS.write_text(f"flags : fpu avx2 {flag} sse\n")
-    assert precision.processor_has_bf16_units() == expected
+    monkeypatch.setattr(module, "CPUS", tmp_path / "cpuinfo")
+    assert not module.processor_has_bf16_units()  # there is no such file
+    module.CPUS.write_text(f"flags : fpu avx2 {flag} sse\n")
+    assert module.processor_has_bf16_units() == expected

@@ -94,7 +94,8 @@ def check_rand_augment(num_ops: int, magnitude: int) -> None:
         )
     if not 0 <= magnitude < MAGNITUDE_BINS:
         raise InputError(
-            f"rand_augment_magnitude {magnitude} is not in 0..{MAGNITUDE_BINS - 1}; the usual one is 9",
+            f"rand_augment_magnitude {magnitude} is not in 0..{MAGNITUDE_BINS - 1}; "
+            f"the usual one is 9",
             argument="rand_augment_magnitude",
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError, find_text, first_few, quoted_few
+from vitlit.errors import InputError, find_text, first_few
 from vitlit.weights import durable_file
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of a model folder, best first
