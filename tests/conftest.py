@@ -4,10 +4,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
+from photo_folder import PhotoFolder
 from PIL import Image
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
@@ -65,19 +65,6 @@ def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda self, renderer: None)
     if "vitlit.training.history" in sys.modules:
         monkeypatch.setattr("vitlit.training.history.History._draw", lambda self: None)
-
-
-class PhotoFolder(Protocol):
-    """Makes a data folder; ``layout`` is "flat" or names its parts: "train+val+test"."""
-
-    def __call__(
-        self,
-        layout: str = "flat",
-        *,
-        classes: Sequence[str] = ("cat", "dog"),
-        count: int = 4,
-        size: tuple[int, int] = (20, 24),
-    ) -> Path: ...
 
 
 @pytest.fixture

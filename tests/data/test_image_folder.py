@@ -1,0 +1,147 @@
+"""Parts, classes and labels of image folders."""
+
+from pathlib import Path
+
+import pytest
+from photo_folder import PhotoFolder
+from PIL import Image
+
+from vitlit.data.datasets import read_part
+from vitlit.data.image_folder import find_class_names, part_names
+from vitlit.errors import InputError
+from vitlit.images.image_store import FileImages, Images
+
+NOWHERE = Path("nowhere")
+
+
+def read(
+    dataset: str,
+    part: str,
+    data_dir: Path,
+    *,
+    num_classes: int = 2,
+    in_chans: int = 3,
+    size: tuple[int, int] = (8, 8),
+    memory_gb: float = 1.0,
+) -> Images:
+    return read_part(
+        dataset,
+        part,
+        data_dir,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        size=size,
+        memory_gb=memory_gb,
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ("flat", ("all",)),
+        ("train", ("train",)),
+        ("train+test", ("train", "test")),
+        ("test+val+train", ("train", "val", "test")),
+    ],
+)
+def test_a_folder_has_the_parts_that_it_names(
+    photo_folder: PhotoFolder, layout: str, expected: tuple[str, ...]
+) -> None:
+    assert part_names("folder", photo_folder(layout)) == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [("digits", ("all",)), ("mnist", ("train", "test")), ("imagenet", ("train", "test"))],
+)
+def test_known_sets_have_their_published_parts(dataset: str, expected: tuple[str, ...]) -> None:
+    assert part_names(dataset, NOWHERE) == expected
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("train+valid", "folder valid, which would be ignored beside train; rename it to val"),
+        ("train+val+Test", "folder Test, which would be ignored beside train; rename it to test"),
+        ("training+validation", "folders training, validation; rename them to train, val"),
+    ],
+)
+def test_parts_under_other_names_are_refused(
+    photo_folder: PhotoFolder, layout: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        part_names("folder", photo_folder(layout))
+
+
+def test_a_class_may_be_called_as_parts_often_are(photo_folder: PhotoFolder) -> None:
+    assert part_names("folder", photo_folder(classes=("dev", "lead"))) == ("all",)
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(InputError, match=r"no folder nowhere.*data_dir"):
+        part_names("folder", NOWHERE)
+
+
+@pytest.mark.parametrize("layout", ["flat", "train+test"])
+def test_classes_are_the_sorted_folders(photo_folder: PhotoFolder, layout: str) -> None:
+    root = photo_folder(layout, classes=["dog", "Ape", "cat"])
+    assert find_class_names("folder", root) == ["Ape", "cat", "dog"]
+
+
+def test_images_are_labelled_by_the_order_of_their_folder(photo_folder: PhotoFolder) -> None:
+    images = read("folder", "all", photo_folder(count=3), memory_gb=0)
+    assert isinstance(images, FileImages)
+    names = [Path(path).parent.name for path in images.paths]
+    assert names == [["cat", "dog"][label] for label in images.labels.tolist()]
+
+
+def test_hidden_folders_are_no_classes(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    (root / ".cache").mkdir()
+    assert find_class_names("folder", root) == ["cat", "dog"]
+
+
+def test_links_that_lead_back_are_no_classes(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    (root / "ant").symlink_to(root)
+    (root / "bee").symlink_to(root.parent)
+    assert find_class_names("folder", root) == ["cat", "dog"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_a_class(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    (root / "dog").rename(root.parent / "elsewhere")
+    (root / "dog").symlink_to(root.parent / "elsewhere")
+    assert len(read("folder", "all", root)) == 8
+
+
+def test_images_in_subfolders_belong_to_their_class(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(count=2)
+    (root / "dog" / "more").mkdir()
+    Image.new("RGB", (9, 9)).save(root / "dog" / "more" / "x.png")
+    assert read("folder", "all", root).labels.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_parts_of_different_classes_are_refused(photo_folder: PhotoFolder, part: str) -> None:
+    root = photo_folder("train+val+test")
+    (root / part / "dog").rename(root / part / "wolf")
+    with pytest.raises(InputError, match=rf"train and {part} differ .*dog, wolf"):
+        find_class_names("folder", root)
+
+
+def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no class folders in .*put the images of each class"):
+        find_class_names("folder", tmp_path)
+
+
+def test_a_class_without_images_is_named(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    (root / "emu").mkdir()
+    with pytest.raises(InputError, match=r"no images in .* for class emu.*\.png"):
+        read("folder", "all", root, num_classes=3)
+
+
+def test_a_wrong_number_of_classes_is_refused(photo_folder: PhotoFolder) -> None:
+    with pytest.raises(InputError, match="2 class folders, expected 5"):
+        read("folder", "all", photo_folder(), num_classes=5)

@@ -1,0 +1,168 @@
+"""The benchmarks' arithmetic and text, and that their contestants compute the same."""
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import measure
+import peers
+import pytest
+import recipe
+import run_all
+import torch
+
+from vitlit.__main__ import main
+
+SECONDS = {"timm": [2.0, 4.0, 3.0], "vitlit": [1.0, 4.0, 2.0]}
+
+
+def test_contestants_take_turns_and_warm_up_first() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    seconds = measure.take_turns(calls, rounds=2, warmup=1, device="cpu")
+    assert "".join(order) == "abcbcacab"
+    assert {name: len(own) for name, own in seconds.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_a_ratio_above_one_is_faster_than_the_reference() -> None:
+    cell = measure.Cell("step", SECONDS, "timm", items=6)
+    assert cell.ratio("vitlit") == 1.5  # of medians: 3 over 2
+    assert cell.ratios("vitlit") == [2.0, 1.0, 1.5]
+
+
+def test_records_hold_speed_and_ratio() -> None:
+    records = measure.Cell("step", SECONDS, "timm", items=6).records()
+    assert records[1] == {
+        "name": "step: vitlit",
+        "value": 3.0,
+        "unit": "images/s",
+        "ratio_to": "timm",
+        "ratio": 1.5,
+    }
+
+
+def test_a_table_file_keeps_the_section_of_the_other_device(tmp_path: Path) -> None:
+    path = tmp_path / "data_path.md"
+    measure.write_section(path, "cpu", "first")
+    assert path.read_text() == "# Data path\n\n## cpu\n\nfirst\n\n## cuda\n\nnot measured\n"
+    measure.write_section(path, "cuda", "### cell\n\n| a |")
+    measure.write_section(path, "cpu", "second")
+    expected = "# Data path\n\n## cpu\n\nsecond\n\n## cuda\n\n### cell\n\n| a |\n"
+    assert path.read_text() == expected
+
+
+def test_a_report_goes_where_it_is_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = Namespace(device="cpu", threads=1, json=tmp_path / "a.json", write=True)
+    cell = measure.Cell("a cell", SECONDS, "timm", items=6)
+    measure.report(args, str(tmp_path / "data_path.py"), [cell])
+    assert "| vitlit | 3 |" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "a.json").read_text())) == 2
+    assert "### a cell" in (tmp_path / "data_path.md").read_text()
+
+
+def test_a_table_does_not_say_where_this_machine_has_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = ["x/recipe.py", "a.yaml", "--data-dir", "/d/e", "--keep=/k", "--json", "/j", "--write"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert measure.command() == "python benchmarks/recipe.py a.yaml --data-dir DIR --write"
+
+
+def test_a_run_that_is_cut_short_keeps_the_cells_it_has(tmp_path: Path) -> None:
+    args = Namespace(device="cpu", threads=1, json=tmp_path / "a.json", write=True)
+
+    def cells() -> Iterator[measure.Cell]:
+        yield measure.Cell("the first cell", SECONDS, "timm", items=6)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.report(args, str(tmp_path / "data_path.py"), cells())
+    text = (tmp_path / "data_path.md").read_text()
+    assert "### the first cell" in text
+    assert measure.UNFINISHED.strip() in text
+    assert len(json.loads((tmp_path / "a.json").read_text())) == 2
+
+
+def test_a_script_past_its_limit_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    assert run_all.run([sys.executable, "-c", script], minutes=1 / 60) == 1
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_the_status_of_a_script_is_passed_on() -> None:
+    assert run_all.run([sys.executable, "-c", "raise SystemExit(3)"], minutes=1) == 3
+
+
+@pytest.mark.parametrize("name", sorted(set(peers.BUILDERS) - set(peers.OTHER_FUNCTION)))
+def test_peers_of_the_same_function_give_the_same_logits(name: str) -> None:
+    shape = dict(zip(peers.ARGUMENTS, (8, 4, 12, 2, 3, 5), strict=True))
+    weights = peers.reference_weights(shape)
+    images = torch.randn(2, 3, 8, 8)
+    ours, theirs = (
+        peers.BUILDERS[peer](shape, weights).eval()(images) for peer in ("vitlit", name)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("# expected: test/acc 0.9836 +- 0.0050 (split seeds 0 to 9)", (0.9836, 0.0050)),
+        ("# expected: test/acc 0.9928 (1 seed)", (0.9928, 0.0)),
+        ("# expected: not measured", None),
+    ],
+)
+def test_a_recipe_says_what_it_expects(
+    tmp_path: Path, line: str, found: tuple[float, float] | None
+) -> None:
+    (tmp_path / "own.yaml").write_text(f"# A recipe.\n{line}\ndata: {{dataset: digits}}\n")
+    assert recipe.expected(str(tmp_path / "own.yaml")) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "scores", "status"),
+    [
+        ("test/acc 0.9800 +- 0.0050 (x)", [0.972, 0.970], 0),  # no lower than 0.97
+        ("test/acc 0.9800 +- 0.0050 (x)", [0.970, 0.969], 1),
+        ("test/acc 0.9900 (x)", [0.9875], 0),  # no lower than 0.987
+        ("test/acc 0.9900 (x)", [0.9865], 1),
+    ],
+)
+def test_a_recipe_passes_within_its_spread(
+    tmp_path: Path, line: str, scores: list[float], status: int
+) -> None:
+    (tmp_path / "own.yaml").write_text(f"# expected: {line}\n")
+    assert recipe.verdict(str(tmp_path / "own.yaml"), scores) == status
+
+
+def vitlit_here(args: list[str], folder: Path) -> str:
+    """The command without a process of its own, which takes seconds to start."""
+    with chdir(folder), redirect_stdout(StringIO()) as text:
+        assert main(args) == 0
+    return text.getvalue()
+
+
+def test_a_recipe_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "vitlit", vitlit_here)
+    small = ["--model.embed_dim=8", "--model.depth=1", "--model.num_heads=2"]
+    options = ["--config=digits.yaml", *small, "--trainer.max_epochs=2", "--data.batch_size=50"]
+    run = recipe.train(options, [], tmp_path / "run")
+    assert run.epochs == 2
+    assert 0 < run.last < 1
+    assert run.seconds > 0
+    assert run.speed > 100
+    images = 2 * (1295 // 50) * 50
+    tokens, width = 17 - 1, 8  # average pooling: no class token
+    block = 2 * tokens * width * (3 * width + width + 8 * width) + 4 * tokens**2 * width
+    forward = 2 * tokens * 4 * width + block + 2 * width * 10
+    assert run.petaflops == pytest.approx(3 * forward * images / 1e15, rel=1e-6)

@@ -1,0 +1,152 @@
+"""The folder that explain writes, and what it is made from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vitlit.errors import InputError
+from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
+from vitlit.explain.explanation import (
+    MAX_IMAGES,
+    Subjects,
+    check_count,
+    explain_image,
+    explain_images,
+)
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+
+NAMES = ["ant", "bee", "<cat>"]
+
+
+def small(**changes: Any) -> ViT:
+    torch.manual_seed(0)
+    size = {"img_size": [8, 12], "patch_size": 4, "in_chans": 3, "num_classes": 3}
+    model = ViT(**{**size, "embed_dim": 12, "depth": 2, "num_heads": 3, **changes}).eval()
+    if model.num_classes:
+        torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def preprocess(in_chans: int = 3) -> Preprocess:
+    statistics: Any = {"mean": (0.4,) * in_chans, "std": (0.3,) * in_chans}
+    return Preprocess(in_chans=in_chans, source_size=(8, 12), img_size=(8, 12), **statistics)
+
+
+def subjects(count: int = 2, in_chans: int = 3) -> Subjects:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, in_chans, 8, 12), generator=generator).byte()
+    return Subjects([f"{i}.png" for i in range(count)], pixels, torch.zeros(count).long())
+
+
+@pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
+def test_too_many_images_are_refused(count: int) -> None:
+    with pytest.raises(InputError, match=rf"{count} images are not 1 to {MAX_IMAGES}"):
+        check_count(count)
+
+
+def test_a_model_of_no_finite_numbers_is_refused() -> None:
+    model = small()
+    torch.nn.init.constant_(model.head.bias, torch.nan)
+    with pytest.raises(InputError, match="its weights are broken"):
+        explain_image(model, subjects().pixels[0], preprocess(), "mean")
+
+
+def test_an_image_is_shown_as_the_model_sees_it_but_for_normalisation() -> None:
+    one = subjects().pixels[0]
+    shown = explain_image(small(), one, preprocess(), "mean").shown
+    torch.testing.assert_close(shown, one / 255)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_the_maps_are_those_of_interpret(pool: Any) -> None:
+    model, one = small(global_pool=pool), subjects().pixels[0]
+    found = explain_image(model, one, preprocess(), "mean")
+    maps, logits = attention_maps(model, preprocess()(one[None]))
+    place: Any = {"grid": (2, 3), "prefix": model.num_prefix_tokens, "pool": pool}
+    torch.testing.assert_close(found.attention, maps[:, 0])
+    torch.testing.assert_close(found.cls_map, cls_map(maps, **place)[0])
+    flow = rollout(maps, prefix=model.num_prefix_tokens)
+    torch.testing.assert_close(found.rollout, patch_map(flow, **place)[0])
+    torch.testing.assert_close(found.probabilities, logits[0].softmax(dim=0))
+
+
+@pytest.mark.parametrize("pool", ["avg", "seq"])
+def test_relevance_is_without_what_each_patch_says_of_itself(pool: Any) -> None:
+    model = small(global_pool=pool)
+    found = explain_image(model, subjects().pixels[0], preprocess(), "mean")
+    shares = torch.full((6,), 1 / 6) if found.shares is None else found.shares
+    expected = torch.zeros(6)
+    for i in range(6):
+        for j in range(6):
+            expected[j] += shares[i] * (found.relevant[i, j] - float(i == j))
+    torch.testing.assert_close(found.relevance.flatten(), expected, atol=1e-6, rtol=1e-4)
+
+
+FILES = {"overview.png", "heads.png", "distance.png", "filters.png", "arrays.npz", "index.html"}
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize(
+    ("changes", "positions"),
+    [({}, True), ({"global_pool": "avg", "in_chans": 1}, True), ({"pos_embed": "none"}, False)],
+)
+def test_the_folder_holds_figures_and_arrays(
+    tmp_path: Path, changes: dict[str, Any], positions: bool
+) -> None:
+    channels = changes.get("in_chans", 3)
+    images = subjects(2, channels)
+    explain_images(small(**changes), images, preprocess(channels), NAMES, tmp_path)
+    extra = {"positions.png"} if positions else set()
+    assert {path.name for path in tmp_path.iterdir()} == FILES | extra
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        shapes = {name: arrays[name].shape for name in arrays.files}
+    expected: dict[str, tuple[int, ...]] = {
+        "attention": (2, 2, 3, 2, 3),
+        "rollout": (2, 2, 3),
+        "cls_map": (2, 2, 3),
+        "relevance": (2, 2, 3),
+        "probabilities": (2, 3),
+        "distance": (2, 3),
+        "filters": shapes["filters"],
+        "names": (2,),
+        "class_names": (3,),
+    }
+    assert shapes == expected | ({"similarity": (6, 2, 3)} if positions else {})
+
+
+@pytest.fixture
+def headless(tmp_path: Path) -> Path:
+    """What is written of a model without a head."""
+    explain_images(small(num_classes=0), subjects(), preprocess(), NAMES, tmp_path)
+    return tmp_path
+
+
+def test_a_model_without_a_head_is_explained_but_for_classes(headless: Path) -> None:
+    assert {path.name for path in headless.iterdir()} == FILES | {"positions.png"}
+    with np.load(headless / "arrays.npz") as arrays:
+        found = set(arrays.files)
+    assert {"attention", "rollout", "cls_map", "distance", "filters"} < found
+    assert not {"relevance", "probabilities", "class_names"} & found
+
+
+def test_the_rollout_needs_no_head() -> None:
+    one = subjects().pixels[0]
+    model, without = small(), small(num_classes=0)
+    without.load_state_dict(model.state_dict(), strict=False)
+    wanted, found = (explain_image(vit, one, preprocess(), "mean") for vit in (model, without))
+    torch.testing.assert_close(found.rollout, wanted.rollout)
+    assert found.relevance is None
+    assert found.probabilities is None
+
+
+def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
+    model = small().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    explain_images(model, subjects(), preprocess(), NAMES, tmp_path)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,201 @@
+"""probe and predict --output features, end to end."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from photo_folder import PhotoFolder
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import KNeighborsClassifier
+
+from vitlit import load
+from vitlit.__main__ import main
+from vitlit.data.datamodule import ImageData
+
+SMALL = ["--model.embed_dim=16", "--model.depth=2", "--model.num_heads=2", "--trainer.max_epochs=3"]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FILES = {"metrics.json", "features.npz", "nearest.png"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, and eight digits as files in a folder digits beside it."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET, "--run=first"]) == 0
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    split = data.splits["test"]
+    (folder / "digits").mkdir()
+    for i, pixels in enumerate(split.images.gather(split.members[:8])[:, 0].numpy()):
+        Image.fromarray(pixels).save(folder / "digits" / f"{i}.png")
+    return folder / "lightning_logs" / "first"
+
+
+@pytest.fixture(scope="module")
+def probed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probed") / "probe"
+    assert main(["probe", "--ckpt_path", str(run), f"--out={folder}", *QUIET]) == 0
+    return folder
+
+
+def arrays_of(path: Path) -> dict[str, Any]:
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def test_accuracies_are_those_of_scikit_learn_on_the_features(probed: Path) -> None:
+    assert {path.name for path in probed.iterdir()} == FILES
+    found = json.loads((probed / "metrics.json").read_text())
+    x = arrays_of(probed / "features.npz")
+    train = x["train_features"], x["train_labels"]
+    test = x["test_features"], x["test_labels"]
+    knn = KNeighborsClassifier(10, metric="cosine").fit(*train)
+    linear = LogisticRegression(C=found["c"], tol=1e-8, max_iter=20000)
+    linear.fit(train[0].astype(np.float64), train[1])
+    assert found["knn"]["acc"] == pytest.approx(knn.score(*test))
+    assert found["linear"]["acc"] == pytest.approx(linear.score(*test))
+    assert (found["train_images"], found["test_images"]) == (1295, 359)
+
+
+def test_features_are_those_of_the_loaded_model(run: Path, probed: Path) -> None:
+    model, preprocess, _ = load(run)
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    split = data.splits["test"]
+    with torch.no_grad():
+        x = preprocess(split.images.gather(split.members))
+        expected = model.pool(model.forward_features(x)).numpy()
+    found = arrays_of(probed / "features.npz")
+    np.testing.assert_allclose(found["test_features"], expected, rtol=1e-3, atol=1e-5)
+    assert found["test_labels"].tolist() == split.labels.tolist()
+
+
+def test_other_data_with_other_classes_can_be_probed(
+    run: Path, photo_folder: PhotoFolder, tmp_path: Path
+) -> None:
+    root = photo_folder("train+test", classes=("ant", "bee", "cat"), count=6)
+    data = ["--data.dataset=folder", f"--data.data_dir={root}"]
+    for source in ("--ckpt_path", "--model.pretrained"):
+        out = tmp_path / source
+        weights = run / "checkpoints" / "best.ckpt"
+        assert main(["probe", source, str(weights), *data, "--k=3", f"--out={out}", *QUIET]) == 0
+    same = [
+        arrays_of(tmp_path / name / "features.npz")
+        for name in ("--ckpt_path", "--model.pretrained")
+    ]
+    assert same[0]["class_names"].tolist() == ["ant", "bee", "cat"]
+    np.testing.assert_allclose(same[0]["test_features"], same[1]["test_features"], rtol=1e-4)
+
+
+def test_neighbours_in_a_folder_are_the_most_alike_but_not_the_image_itself(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    args = ["--data.images", "digits", "--query", "digits/3.png", f"--out={tmp_path / 'alike'}"]
+    assert main(["probe", "--ckpt_path", str(run), *args, *QUIET]) == 0
+    x = arrays_of(tmp_path / "alike" / "features.npz")
+    similarity = cosine_similarity(x["features"])[3]
+    order = [i for i in similarity.argsort()[::-1] if i != 3]
+    with (tmp_path / "alike" / "nearest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [x["files"][i] for i in order[:7]]
+    assert [float(row["similarity"]) for row in rows] == pytest.approx(
+        similarity[order].tolist(), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        ("--k 0", "k 0 must be"),
+        ("--c 0", "c 0"),
+        ("--k 1296", "k 1296 is more than the 1295 training images"),
+        ("--query a.png", "give --data.images too"),
+        ("--layer 7", "no block 7"),
+        ("--pool token", "no class token"),
+        ("--data.split val", "probe scores the test split"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused(
+    args: str,
+    part: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["probe", "--ckpt_path", str(run), *args.split(), *QUIET]) == 2
+    assert part in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def predict(run: Path, *args: str) -> int:
+    images = ["--data.images", str(run.parent.parent / "digits")]
+    return main(["predict", "--ckpt_path", str(run), *images, *args, *QUIET])
+
+
+@torch.no_grad()
+def test_predict_writes_features_with_the_names_of_their_files(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.features"
+    assert predict(run, "--output=features", "--layer=0", f"--out={out}") == 0
+    found = arrays_of(out)
+    model, preprocess, _ = load(run)
+    x = torch.cat([preprocess(preprocess.read(str(file))[None]) for file in found["files"]])
+    tokens = model.blocks[0](model.embed(x))
+    np.testing.assert_allclose(found["features"], tokens.mean(dim=1).numpy(), rtol=1e-3, atol=1e-5)
+    assert [Path(str(file)).name for file in found["files"]] == [f"{i}.png" for i in range(8)]
+
+
+def test_features_never_replace_a_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert predict(run, "--output=features") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"features.npz", "features-2.npz"}
+
+
+def test_a_layer_without_features_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(run, "--layer=0") == 2
+    assert "give output features too (--layer, --pool, --output)" in capsys.readouterr().err
+
+
+def test_weights_without_a_head_give_features(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    state = {
+        name.removeprefix("vit."): value
+        for name, value in content["state_dict"].items()
+        if name.startswith("vit.") and "head" not in name
+    }
+    torch.save(state, tmp_path / "body.pth")
+    out = tmp_path / "features.npz"
+    images = ["--data.images", str(run.parent.parent / "digits"), "--data.invert=false"]
+    source = ["--model.pretrained", str(tmp_path / "body.pth"), "--model.num_heads=2"]
+    assert main(["predict", *source, *images, "--output=features", f"--out={out}", *QUIET]) == 0
+    assert arrays_of(out)["features"].shape == (8, 16)
+
+
+def test_files_that_cannot_be_read_have_no_features_and_are_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for file in (run.parent.parent / "digits").iterdir():
+        (tmp_path / "pictures" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pictures" / "3.png").write_bytes(b"no image")
+    images = ["--ckpt_path", str(run), "--data.images", str(tmp_path / "pictures"), *QUIET]
+    assert main(["predict", *images, "--output=features", f"--out={tmp_path / 'a.npz'}"]) == 0
+    assert "3.png" in capsys.readouterr().out
+    assert main(["probe", *images, f"--out={tmp_path / 'alike'}"]) == 0
+    assert "1 cannot be read" in capsys.readouterr().out
+    for path in (tmp_path / "a.npz", tmp_path / "alike" / "features.npz"):
+        names = [Path(str(file)).name for file in arrays_of(path)["files"]]
+        assert names == [f"{i}.png" for i in (0, 1, 2, 4, 5, 6, 7)]
