@@ -226,14 +226,14 @@ def test_every_attention_but_softmax_is_explicit() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("softmax", 2, GRID, 0, 1), "^gpsa_blocks 1 is of attention gpsa"),
+        (("softmax", 2, GRID, 0, 1), "^gpsa_blocks 1 applies to attention gpsa only"),
         (
             ("lsa", 2, GRID, 0, None, 2.0),
-            r"^locality_strength 2\.0 is of attention gpsa; leave it out with lsa",
+            r"^locality_strength 2\.0 applies to attention gpsa only; leave it out with lsa",
         ),
-        (("gpsa", 2, GRID, 0, 3), "gpsa_blocks 3 is not 1 to the 2 blocks"),
-        (("gpsa", 2, GRID, 0, 0), "gpsa_blocks 0 is not 1 to the 2 blocks"),
-        (("gpsa", 2, GRID, 0, None, -1.0), r"locality_strength -1\.0 is not 0 or more"),
+        (("gpsa", 2, GRID, 0, 3), r"gpsa_blocks 3 is not in 1\.\.2"),
+        (("gpsa", 2, GRID, 0, 0), r"gpsa_blocks 0 is not in 1\.\.2"),
+        (("gpsa", 2, GRID, 0, None, -1.0), r"locality_strength -1\.0 is negative or not finite"),
         (("gpsa", 2, GRID, 0, None, math.nan), "locality_strength nan"),
     ],
 )

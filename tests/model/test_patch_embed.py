@@ -140,5 +140,5 @@ def test_a_stem_for_patches_that_no_halving_leads_to_is_refused(patch_size: int)
 
 
 def test_patches_of_one_pixel_cannot_be_shifted_by_half() -> None:
-    with pytest.raises(InputError, match="patch_size 1 has no half"):
+    with pytest.raises(InputError, match="patch_size 1 is too small"):
         embedding("shifted", patch_size=1)

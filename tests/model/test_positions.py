@@ -131,5 +131,5 @@ def test_the_similarity_of_places_under_rope_is_that_of_equal_rotated_vectors() 
 
 
 def test_heads_too_narrow_for_rope_are_refused() -> None:
-    with pytest.raises(InputError, match="heads 6 wide cannot turn"):
+    with pytest.raises(InputError, match="embed_dim / num_heads is 6"):
         rope2d(2, 3, 6)

@@ -1,4 +1,4 @@
-"""Batched augmentations that draw per image, on any device.
+"""Geometric augmentations and erasing on whole batches, drawn per image, on any device.
 
 images (B, C, H, W), draws (B, k) in [0, 1) -> images (B, C, H, W)
 
@@ -11,35 +11,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BOX_TRIES = (
-    10  # boxes that a resized crop or an erasing draws before it gives up, as in torchvision
-)
+# Boxes that a resized crop or an erasing tries before it gives up, as in torchvision. All are drawn
+# for every image, so that no draw depends on whether an earlier one was used.
+BOX_TRIES = 10
+# Columns of draws per image. Another number changes the augmentation of every seed.
 CROP_DRAWS, FLIP_DRAWS, ROTATION_DRAWS = 2, 1, 1
 RESIZED_CROP_DRAWS = 2 * BOX_TRIES + 2
 ERASING_DRAWS = 1 + 2 * BOX_TRIES + 2
 
 
 def random_crop(images: Tensor, draws: Tensor, *, padding: int) -> Tensor:
-    """Pad with black on all sides and cut the original size anywhere.
+    """Pad with black on all sides and cut out a random window of the original size.
 
-    draws: ``(B, 2)``, for the vertical and the horizontal offset; each of the ``2*padding + 1``
+    draws: ``(B, 2)`` for the vertical and the horizontal offset; each of the ``2*padding + 1``
     offsets is equally likely.
     """
+    # One index_select of whole rows is faster than gathering single pixels: three times in uint8.
     batch, channels, height, width = images.shape
     offsets = (draws * (2 * padding + 1)).long().to(images.device, non_blocking=True)
     padded = F.pad(images, (padding,) * 4)
     planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1)
     rows = (
         planes * padded.shape[2] + offsets[:, :1, None] + torch.arange(height, device=images.device)
-    )  # (B, C, H), counted through the whole batch
+    )  # (B, C, H), numbered through the whole batch
     starts = rows * padded.shape[3] + offsets[:, 1:, None]
-    # every run of W pixels, one beginning at each pixel: a row is copied as a piece
+    # a view of every run of W pixels, one starting at each pixel: each row is copied as one piece
     runs = padded.flatten().as_strided((padded.numel() - width + 1, width), (1, 1))
     return runs.index_select(0, starts.view(-1)).view(images.shape)
 
 
 def random_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Mirror left and right with probability one half; draws: ``(B, 1)``."""
+    """Mirror images horizontally with probability one half; draws: ``(B, 1)``."""
     width = images.shape[3]
     mirrored = (draws < 0.5).to(images.device, non_blocking=True)  # (B, 1)
     cols = torch.arange(width, device=images.device)
@@ -48,9 +50,9 @@ def random_flip(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def random_rotation(images: Tensor, draws: Tensor, *, degrees: float) -> Tensor:
-    """Turn about the centre by up to ``degrees`` either way, bilinear, black outside.
+    """Rotate about the centre by up to ``degrees`` either way, bilinear, black outside.
 
-    images: uint8; draws: ``(B, 1)``, for the angle, uniform.
+    images: uint8; draws: ``(B, 1)`` for the angle, which is uniform.
     """
     height, width = images.shape[2:]
     angle = torch.deg2rad((2 * draws - 1) * degrees)
@@ -58,15 +60,19 @@ def random_rotation(images: Tensor, draws: Tensor, *, degrees: float) -> Tensor:
     cos, sin = turn.view(-1, 2, 1, 1).unbind(1)  # (B, 1, 1)
     x = torch.arange(width, device=images.device) - (width - 1) / 2  # from the centre
     y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
-    # affine_grid would multiply matrices, where autocast and TF32 round the positions; the units
-    # are those of grid_sample, half the image's sides
+    # Not affine_grid: it multiplies matrices, and autocast or TF32 would round the positions. The
+    # units are those of grid_sample: half of the image's height or width.
     grid = torch.stack([(x * cos - y * sin) * (2 / width), (x * sin + y * cos) * (2 / height)], 3)
-    turned = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
-    return turned.round_().to(images.dtype)
+    rotated = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
+    return rotated.round_().to(images.dtype)
 
 
 def _first_that_fits(tried: Tensor, fits: Tensor) -> Tensor:
-    """The first column of ``tried`` where ``fits``, both ``(B, tries)``: ``(B, 1)``."""
+    """The first column of ``tried`` where ``fits``, both ``(B, tries)``: ``(B, 1)``.
+
+    Where none fits it is the first of all, which callers must replace.
+    """
+    # argmax returns the first of equal values, and takes no bool tensors
     return tried.gather(1, fits.byte().argmax(dim=1, keepdim=True))
 
 
@@ -80,14 +86,15 @@ def resized_crop_boxes(
 ) -> Tensor:
     """Boxes of random area and shape (Szegedy et al., 2015; torchvision's RandomResizedCrop).
 
-    draws: ``(B, 22)``: ten tries of (area, shape), then the vertical and the horizontal position;
-    height, width: pixels, one number or ``(B,)``; scale: shares of the area, uniform; ratio: width
-    to height, uniform in its logarithm. Of the tries the first that fits counts; if none does, the
-    largest central box with the nearest allowed ratio. Returns int64 ``(B, 4)``, rows of top, left,
-    height, width.
+    draws: ``(B, 22)``: ten tries of (area, ratio), then the vertical and the horizontal position;
+    height, width: pixels, one number or ``(B,)``; scale: range of the share of the area, uniform;
+    ratio: range of width / height, uniform in its logarithm. The first try that fits is used; if
+    none fits, the largest central box whose ratio is allowed. Returns int64 ``(B, 4)``, rows of
+    top, left, height, width in pixels.
     """
     full_h = torch.as_tensor(height, device=draws.device).expand(len(draws))[:, None]
     full_w = torch.as_tensor(width, device=draws.device).expand(len(draws))[:, None]
+    # float64, like the Python numbers of torchvision: float32 rounds some sides to another pixel
     tries = draws[:, : 2 * BOX_TRIES].double().view(-1, BOX_TRIES, 2)
     area = full_h * full_w * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -98,7 +105,7 @@ def resized_crop_boxes(
     central = full_w / full_h
     last_h = torch.where(central < ratio[0], (full_w / ratio[0]).round().long(), full_h)
     last_w = torch.where(central > ratio[1], (full_h * ratio[1]).round().long(), full_w)
-    last_h, last_w = last_h.clamp(min=1), last_w.clamp(min=1)
+    last_h, last_w = last_h.clamp(min=1), last_w.clamp(min=1)  # a thin image may round to 0
     found = fits.any(dim=1, keepdim=True)
     box_h = torch.where(found, _first_that_fits(tried_h, fits), last_h)  # (B, 1)
     box_w = torch.where(found, _first_that_fits(tried_w, fits), last_w)
@@ -116,32 +123,34 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Tensor:
-    """Cut the boxes of :func:`resized_crop_boxes` and resize them to ``size`` (height, width).
+    """Cut out the boxes of :func:`resized_crop_boxes` and resize them to ``size`` (height, width).
 
-    images: uint8 ``(B, C, h, w)``. Antialiased bilinear resampling is linear in rows and in
-    columns, so two matrix products do it; the result is rounded once, and so within one grey level
-    of torchvision's. Returns uint8 ``(B, C, H, W)``.
+    images: uint8 ``(B, C, h, w)``; draws: ``(B, 22)``. Returns uint8 ``(B, C, H, W)``, antialiased
+    bilinear, within one grey level of torchvision's.
     """
     height, width = images.shape[2:]
     boxes = resized_crop_boxes(draws, height=height, width=width, scale=scale, ratio=ratio)
     top, left, box_h, box_w = boxes.to(images.device, non_blocking=True).float().unbind(1)
     rows = _resampling(top, box_h, full=height, size=size[0])  # (B, H, h)
     cols = _resampling(left, box_w, full=width, size=size[1])  # (B, W, w)
+    # Resampling is linear along each axis, so two matrix products resize every image from its own
+    # box. The result is rounded once; torchvision's uint8 kernel rounds after each axis.
     resized = rows[:, None] @ images.float() @ cols[:, None].mT  # (B, C, H, W)
     return resized.round_().to(images.dtype)
 
 
 def _resampling(start: Tensor, length: Tensor, *, full: int, size: int) -> Tensor:
-    """Weights that turn a line of ``full`` pixels into ``size`` of a box: ``(B, size, full)``.
+    """Matrices that resample a box of a line of ``full`` pixels to ``size``: ``(B, size, full)``.
 
-    start, length: of the box in pixels, ``(B,)``. A triangle about the centre of each new pixel,
-    as wide as a new pixel or an old one, whichever is wider; rows sum to 1.
+    start, length: of the box in pixels, ``(B,)``. Each row is a triangle about the centre of a new
+    pixel, as wide as two new or two old pixels, whichever is wider; rows sum to 1.
     """
     pixel = torch.arange(full, device=start.device)
     start, stop = start[:, None, None], (start + length)[:, None, None]  # (B, 1, 1)
     step = (stop - start) / size
     centre = start + step * (torch.arange(size, device=start.device)[:, None] + 0.5)
     weights = (1 - (pixel + 0.5 - centre).abs() / step.clamp(min=1)).clamp(min=0)
+    # pixels outside the box have no weight, as if the box had been cut out first
     weights = torch.where((pixel >= start) & (pixel < stop), weights, 0.0)
     return weights / weights.sum(dim=2, keepdim=True)
 
@@ -156,9 +165,9 @@ def random_erasing(
 ) -> Tensor:
     """Set a rectangle to 0, the mean of normalised images (Zhong et al., 2020), as torchvision.
 
-    draws: ``(B, 23)``: whether, ten tries of (area, shape), vertical and horizontal position;
-    scale: shares of the area, uniform; ratio: height to width, uniform in its logarithm. If no try
-    is smaller than the image, nothing is erased.
+    draws: ``(B, 23)``: whether, ten tries of (area, ratio), vertical and horizontal position;
+    scale: range of the share of the area, uniform; ratio: range of height / width, uniform in its
+    logarithm. If no try is smaller than the image, nothing is erased.
     """
     height, width = images.shape[2:]
     tries = draws[:, 1 : 2 * BOX_TRIES + 1].double().view(-1, BOX_TRIES, 2)
@@ -169,7 +178,7 @@ def random_erasing(
     fits = (tried_h < height) & (tried_w < width)
     happens = fits.any(dim=1, keepdim=True) & (draws[:, :1] < probability)
     box_h, box_w = _first_that_fits(tried_h, fits), _first_that_fits(tried_w, fits)  # (B, 1)
-    box_h = torch.where(happens, box_h, 0)
+    box_h = torch.where(happens, box_h, 0)  # no rows: an empty box erases nothing
     place = draws[:, -2:].double()
     top = (place[:, :1] * (height - box_h + 1)).floor()
     left = (place[:, 1:] * (width - box_w + 1)).floor()
@@ -181,4 +190,5 @@ def random_erasing(
     inside_rows = (rows >= box[:, :1]) & (rows < box[:, 1:2])  # (B, H)
     inside_cols = (cols >= box[:, 2:3]) & (cols < box[:, 3:])  # (B, W)
     inside = inside_rows[:, None, :, None] & inside_cols[:, None, None]  # (B, 1, H, W)
+    # one mask for the batch: slices would need a loop over the images
     return images.masked_fill(inside, 0.0)

@@ -18,21 +18,19 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float64, but for Apple's GPUs, which have none."""
+    """In float64; in float32 on Apple's GPUs, which have no float64."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
 def _to_bytes(values: Tensor) -> Tensor:
-    """Clip floats to 0..255, in place, and cut the fraction; torch is quicker by way of int16."""
+    """Clip floats to 0..255, in place, and drop the fraction; going through int16 is faster."""
     return values.clamp_(0, 255).short().to(torch.uint8)
 
 
 def _blend(values: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
-    """``(1 + magnitude) * values - magnitude * other``: away from other, or towards it.
-
-    The sum is rounded once, as ``add(alpha=...)`` does, which takes no alpha per image: blends of
-    bytes often fall next to a whole number, where one more rounding would show.
-    """
+    """``(1 + magnitude) * values - magnitude * other``: away from other, or towards it."""
+    # Torchvision uses add(alpha=...), which rounds once but takes no alpha per image; float64 does
+    # the same. Blends of bytes often fall next to a whole number, where a second rounding shows.
     scaled = _wide(values * (1 + magnitude))
     return _to_bytes(scaled.add_(_wide(other) * -_wide(magnitude)).float())
 
@@ -55,13 +53,14 @@ def _values(images: Tensor) -> Tensor:
 
 
 def _brightness_table(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Times ``1 + magnitude``; magnitude in [-1, 1]."""
+    """Multiply by ``1 + magnitude``; magnitude in [-1, 1]."""
     return _to_bytes(_values(images) * (1 + magnitude.view(-1, 1, 1)))
 
 
 def _contrast_table(images: Tensor, magnitude: Tensor) -> Tensor:
     """Away from the image's mean grey by the share ``magnitude``; magnitude in [-1, 1]."""
-    mean = _wide(_luma(images.float())).mean(dim=(1, 2, 3)).float()  # wide: a sum of any size
+    # float64 sums of whole numbers are exact at any image size, whatever the order of addition
+    mean = _wide(_luma(images.float())).mean(dim=(1, 2, 3)).float()
     return _blend(_values(images), mean.view(-1, 1, 1), magnitude.view(-1, 1, 1))
 
 
@@ -97,17 +96,16 @@ def _equalize_table(images: Tensor, magnitude: Tensor) -> Tensor:
     step = (pixels.shape[2] - brightest) // 255  # (B, C, 1)
     below = counts.cumsum(dim=2) - counts
     table = (below + step // 2) // step.clamp(min=1)
-    table[:, :, 0] = 0
     return torch.where(step == 0, _values(images), table.clamp_(max=255)).to(torch.uint8)
 
 
 def _invert_table(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Each value v to ``255 - v``. The magnitude has no effect."""
+    """Replace each value v by ``255 - v``. The magnitude has no effect."""
     return (255 - _values(images)).to(torch.uint8)
 
 
 def _look_up(images: Tensor, tables: Tensor) -> Tensor:
-    """Replace each byte by its entry in the tables, ``(B, C, 256)``."""
+    """Replace each byte by its entry in the tables ``(B, C, 256)``."""
     return tables.gather(2, images.flatten(2).long()).view_as(images)
 
 
@@ -116,7 +114,7 @@ def _look_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def _maps(**entries: Tensor) -> Tensor:
-    """The identity but for the named entries, each ``(B,)``: "xy" is what y adds to x."""
+    """Identity maps with the named entries replaced, each ``(B,)``: "xy" is what y adds to x."""
     like = next(iter(entries.values()))
     maps = torch.eye(2, 3, device=like.device).repeat(len(like), 1, 1)
     for name, values in entries.items():
@@ -135,17 +133,17 @@ def _shear_y_map(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _translate_x_map(images: Tensor, magnitude: Tensor) -> Tensor:
-    """To the right by ``int(magnitude)`` pixels."""
+    """Move to the right by ``int(magnitude)`` pixels."""
     return _maps(x1=-magnitude.trunc())
 
 
 def _translate_y_map(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Down by ``int(magnitude)`` pixels."""
+    """Move down by ``int(magnitude)`` pixels."""
     return _maps(y1=-magnitude.trunc())
 
 
 def _rotate_map(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Anticlockwise by ``magnitude`` degrees about the centre."""
+    """Rotate anticlockwise by ``magnitude`` degrees about the centre."""
     angle = _wide(magnitude).deg2rad()
     cosine, sine = angle.cos(), angle.sin()
     return _maps(xx=cosine, xy=-sine, yx=sine, yy=cosine)
@@ -193,8 +191,10 @@ def sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     inner = inner.float()
     detail = inner - blurred
     share = magnitude.view(-1, 1, 1, 1)
-    coarse = share.mul(2**15).round_() / 2**15  # exact in products and sums with bytes
-    sharp = inner.addcmul_(detail, coarse).addcmul_(detail, share - coarse)  # so one rounding
+    # torchvision rounds once. coarse has so few bits that its product with a byte and the sum are
+    # exact in float32; only adding the rest rounds.
+    coarse = share.mul(2**15).round_() / 2**15
+    sharp = inner.addcmul_(detail, coarse).addcmul_(detail, share - coarse)
     result = images.clone()
     result[:, :, 1:-1, 1:-1] = _to_bytes(sharp)
     return result
@@ -210,7 +210,8 @@ def _geometric(to_map: Operation) -> Operation:
     return lambda images, magnitude: _warp(images, to_map(images, magnitude))
 
 
-# apply_operations sorts the images by operation: the order makes the maps one run, and the tables
+# The order matters: apply_operations sorts the images by operation, so that all maps are one slice
+# of the batch and all tables another. It also numbers the operations, and policies draw numbers.
 _PIXELWISE: dict[str, Operation] = {"identity": identity, "color": color, "sharpness": sharpness}
 _MAPS: dict[str, Operation] = {
     "shear_x": _shear_x_map,
@@ -245,7 +246,7 @@ invert = _point(_invert_table)
 
 
 def _runs(operations: Tensor) -> dict[str, slice]:
-    """Where each operation that occurs stands among the sorted numbers."""
+    """The slice of each operation that occurs, among the sorted numbers ``(B,)``."""
     counts = operations.bincount(minlength=len(OPERATION_NAMES)).tolist()
     runs = zip(OPERATION_NAMES, counts, accumulate(counts), strict=True)
     return {name: slice(end - count, end) for name, count, end in runs if count}
@@ -258,7 +259,7 @@ def _change(
     parts: dict[str, Operation],
     apply: Operation,
 ) -> None:
-    """In place: each run of ``parts`` makes its tables, or maps, then one pass applies them all."""
+    """In place: make the tables (or maps) of each run of ``parts``, then apply all in one pass."""
     found = {name: run for name, run in runs.items() if name in parts}
     if not found:
         return
@@ -268,10 +269,10 @@ def _change(
 
 
 def apply_operations(images: Tensor, operations: Tensor, magnitude: Tensor) -> Tensor:
-    """Do operation ``NAMES[operations[i]]`` with ``magnitude[i]`` to image i.
+    """Apply operation ``OPERATION_NAMES[operations[i]]`` with ``magnitude[i]`` to image i.
 
-    operations int64 and magnitude float32, both ``(B,)`` on the CPU, where they are sorted: the
-    images' device only gets index tensors, so nothing waits for it.
+    operations: int64, magnitude: float32, both ``(B,)`` on the CPU, where they are sorted. The
+    images' device only gets index tensors, so the CPU never waits for it.
     """
     order, runs = operations.argsort(stable=True), _runs(operations)
     back = order.argsort()

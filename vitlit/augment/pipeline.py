@@ -1,9 +1,9 @@
-"""What happens to a batch of training images where the model is, and what decides it.
+"""The augmentation of a batch of training images, on the device of the model.
 
 uint8 (B, C, h, w), labels (B,) -> float (B, C, H, W), labels (B,) or targets (B, num_classes)
 
 Order: resized crop, crop, flip, rotation, policy; normalise; erasing; MixUp or CutMix. Each stage
-has a stream of addresses of its own, so switching one on leaves the draws of the others alone.
+has its own stream of addresses, so switching one on does not change the draws of the others.
 """
 
 import copy
@@ -39,8 +39,9 @@ from vitlit.errors import InputError, check_at_least
 from vitlit.seeding import BatchAddress, Stream, address, uniform
 
 Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
+# A stage's place is part of its address: new stages go to the end, or every seed changes its draws.
 STAGES: tuple[str, ...] = get_args(Stage)
-CROP_RATIO = [3 / 4, 4 / 3]  # of resized crops, as in torchvision
+CROP_RATIO = [3 / 4, 4 / 3]  # width / height of resized crops, as in torchvision
 Policy = Literal["none", "autoaugment", "randaugment", "trivialaugment"]
 
 
@@ -49,21 +50,21 @@ class Augmentation:
 
     Args:
         seed: Decides the draws, together with the epoch and the sample.
-        num_classes: Columns of the targets where images are mixed.
+        num_classes: Columns of the targets when images are mixed.
         crop_padding: Pixels of black around a training image before a random crop of its size.
-        flip: Mirror training images left and right with probability one half.
+        flip: Mirror training images horizontally with probability one half.
         resized_crop: Smallest and largest share of a training image's area that is cut out and
-            resized to img_size, such as [0.08, 1.0]. Sets larger than memory_gb are cut at the
-            full resolution of their files, others as they are held in memory.
-        resized_crop_ratio: Smallest and largest width of that cut in units of its height, 3/4
-            and 4/3 by default.
-        rotation: Turn training images by up to this many degrees either way.
+            resized to img_size, such as [0.08, 1.0]. Data sets larger than memory_gb are cropped
+            at the full resolution of their files, others at the size held in memory.
+        resized_crop_ratio: Smallest and largest width / height of that crop; 3/4 and 4/3 by
+            default.
+        rotation: Rotate training images by up to this many degrees either way.
         auto_augment: Policy: autoaugment (that of CIFAR-10), randaugment, trivialaugment or none.
-        rand_augment_ops: Operations that randaugment applies in turn.
+        rand_augment_ops: Number of operations that randaugment applies in turn.
         rand_augment_magnitude: Strength of randaugment's operations, 0 to 30.
-        erasing: Probability that a rectangle of a training image is erased, after normalising.
+        erasing: Probability that a rectangle of a training image is erased, after normalisation.
         mixup: MixUp's alpha: the larger, the more even the mixture; 0 is off. With mixup or
-            cutmix the targets are soft, and train/acc counts the class of the larger share.
+            cutmix the targets are soft, and train/acc counts the class with the larger share.
         cutmix: CutMix's alpha; 0 is off. With both, each image takes one of them.
         mix_prob: Share of the images that are mixed.
         off_last: Share of the epochs, at the end, without a stage, such as {mix: 0.4}, rounded up
@@ -109,17 +110,17 @@ class Augmentation:
         self.ratio = _pair(
             "resized_crop_ratio",
             CROP_RATIO if resized_crop_ratio is None else resized_crop_ratio,
-            1e4,
+            1e4,  # an arbitrary limit, which refuses infinity
         )
         self.auto_augment = auto_augment
         self.rand_augment = {"num_ops": rand_augment_ops, "magnitude": rand_augment_magnitude}
         self.erasing = erasing
         self.mixup, self.cutmix, self.mix_prob = mixup, cutmix, mix_prob
         self.off_last = dict(off_last or {})
-        self.epochs: int | None = None  # of the whole run, see of_run
+        self.epochs: int | None = None  # of the whole run; only of_run knows them
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse what does not go with images of ``size`` (height, width)."""
+        """Raise InputError if a setting does not fit images of ``size`` (height, width)."""
         if self.crop_padding > min(size):
             raise InputError(
                 f"crop_padding {self.crop_padding} is larger than the image, "
@@ -128,7 +129,7 @@ class Augmentation:
             )
 
     def check_epochs(self, epochs: int | None) -> None:
-        """Refuse ``off_last`` where nobody knows which epochs are the last: None or -1."""
+        """Raise InputError if ``off_last`` is set and the last epoch is unknown (None or -1)."""
         if self.off_last and (epochs is None or epochs < 0):
             raise InputError(
                 f"off_last {self.off_last} needs to know the last epoch; give max_epochs",
@@ -136,22 +137,24 @@ class Augmentation:
             )
 
     def of_run(self, epochs: int | None) -> "Augmentation":
-        """The same for a run of so many epochs, of which ``off_last`` leaves some out."""
+        """A copy that knows the number of epochs, which ``off_last`` counts from the end."""
         self.check_epochs(epochs)
+        # a copy: the settings may serve another run of another length
         found = copy.copy(self)
         found.epochs = epochs
         return found
 
     @property
     def mixes(self) -> bool:
-        """Whether targets are soft, ``(B, num_classes)``: in all epochs alike."""
+        """Whether targets are soft, ``(B, num_classes)``, which is the same in all epochs."""
         return self.mixup > 0 or self.cutmix > 0
 
     def is_on(self, stage: Stage, epoch: int) -> bool:
-        """Whether ``off_last`` leaves the stage on in this epoch."""
+        """Whether the stage is still on in this epoch, according to ``off_last``."""
         if stage not in self.off_last or self.epochs is None:
             return True
-        off = math.ceil(round(self.off_last[stage] * self.epochs, 6))  # 0.07 * 100 is above 7
+        # rounded first: 0.07 * 100 is slightly above 7 in floating point, and would become 8
+        off = math.ceil(round(self.off_last[stage] * self.epochs, 6))
         return epoch < self.epochs - off
 
     def draws(self, stage: Stage, sample: Tensor, epoch: int, columns: int) -> Tensor:
@@ -160,7 +163,7 @@ class Augmentation:
         return uniform(key, sample, columns)
 
     def crop_draws(self, sample: Tensor, epoch: int) -> Tensor | None:
-        """Draws of the resized crop, None where it is off."""
+        """Draws ``(B, 22)`` of the resized crop for samples ``(B,)``; None if it is off."""
         if not self.resized_crop or not self.is_on("resized_crop", epoch):
             return None
         return self.draws("resized_crop", sample, epoch, RESIZED_CROP_DRAWS)
@@ -175,16 +178,18 @@ class Augmentation:
         normalise: Callable[[Tensor], Tensor],
         cropped: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Images uint8 ``(B, C, h, w)`` and labels ``(B,)`` to normalised, perhaps mixed ones.
+        """Augment and normalise images uint8 ``(B, C, h, w)`` with labels ``(B,)``.
 
-        at: what the draws follow from; size: (height, width) in pixels of a resized crop;
-        normalise: uint8 ``(B, C, h, w)`` -> float ``(B, C, H, W)``; cropped: whether the loader
-        has done the resized crop. Returns images and labels ``(B,)`` or targets
+        at: the address that the draws follow from; size: (height, width) in pixels of a resized
+        crop; normalise: uint8 ``(B, C, h, w)`` -> float ``(B, C, H, W)``; cropped: whether the
+        loader has done the resized crop. Returns images, and labels ``(B,)`` or soft targets
         ``(B, num_classes)``.
         """
+        # Images stay uint8 until they are normalised: a quarter of the memory of float32, and the
+        # operations of the policies are defined on bytes.
         x = x if cropped else self._cut(x, at, size)
         x = self._policy(self._move(x, at), at)
-        x = self._erase(normalise(x), at)
+        x = self._erase(normalise(x), at)  # after it: erased pixels are 0, the mean
         return self._mix(x, y, at)
 
     def _cut(self, x: Tensor, at: BatchAddress, size: tuple[int, int]) -> Tensor:
@@ -237,16 +242,17 @@ class Augmentation:
             num_classes=self.num_classes,
             mixup=self.mixup,
             cutmix=self.cutmix,
-            # not skipped where mixing went off: targets stay soft, so the loss is one function
+            # called even when off_last has ended mixing: targets stay soft, so the loss stays the
+            # same function
             probability=self.mix_prob if self.is_on("mix", at.epoch) else 0.0,
         )
 
 
-def _pair(name: str, values: list[float], most: float) -> tuple[float, float]:
-    """Smallest and largest number of a setting."""
-    if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
+def _pair(name: str, values: list[float], maximum: float) -> tuple[float, float]:
+    """The (smallest, largest) value of a setting; raises InputError for anything else."""
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= maximum:
         raise InputError(
-            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {most:g}",
+            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {maximum:g}",
             argument=name,
         )
     return values[0], values[1]
@@ -256,7 +262,7 @@ def _check_finite(**values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value < math.inf:
             raise InputError(
-                f"{name} {value} is not a number from 0; give 0 or more", argument=name
+                f"{name} {value} is negative or not finite; give 0 or more", argument=name
             )
 
 

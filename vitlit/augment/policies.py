@@ -3,8 +3,8 @@
 images uint8 (B, C, H, W) with C 1 or 3, draws float32 (B, k) in [0, 1) -> uint8 (B, C, H, W)
 
 Row i of the draws alone decides what happens to image i. Operations, magnitudes, signs and
-probabilities are torchvision.transforms.v2's. The choices are made on the CPU: where the draws are
-there already, nothing waits for the images' device.
+probabilities are those of torchvision.transforms.v2. The choices are made on the CPU, where the
+draws are, so nothing waits for the images' device.
 """
 
 import torch
@@ -13,15 +13,15 @@ from torch import Tensor
 from vitlit.augment.operations import OPERATION_NAMES, apply_operations
 from vitlit.errors import InputError
 
-RAND_DRAWS = 2  # columns for each of RandAugment's operations: which one, sign
+# Columns of draws per image. Another number or order changes the augmentation of every seed.
+RAND_DRAWS = 2  # for each of RandAugment's operations: which one, sign
 TRIVIAL_DRAWS = 3  # which operation, magnitude, sign
 AUTO_DRAWS = 5  # sub-policy, then for each of its two operations: whether, sign
 
-MAGNITUDE_BINS = 31  # magnitudes that RandAugment and TrivialAugment tell apart
-_AUTO_MAGNITUDE_BINS = 10
-_CHOICES = OPERATION_NAMES.index(
-    "invert"
-)  # RandAugment and TrivialAugment have all operations before it
+MAGNITUDE_BINS = 31  # levels of strength of RandAugment and TrivialAugment, 0 to 30
+_AUTO_MAGNITUDE_BINS = 10  # levels of AutoAugment's published policy, 0 to 9
+# invert comes last: only AutoAugment has it, RandAugment and TrivialAugment draw from the others
+_CHOICES = OPERATION_NAMES.index("invert")
 _BLENDS = ("brightness", "color", "contrast", "sharpness")
 _SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *_BLENDS)
 
@@ -59,7 +59,8 @@ _CIFAR10 = (
 def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> Tensor:
     """Each operation's magnitudes, weakest first: float32 ``(operations, bins)``.
 
-    tops: the strongest of the operations in ``_SIGNED``; bits: how many posterize drops at most.
+    tops: the largest magnitudes of the operations in ``_SIGNED``; bits: the maximum number of bits
+    that posterize drops.
     """
     rows = {name: torch.linspace(0.0, top, bins) for name, top in zip(_SIGNED, tops, strict=True)}
     rows["posterize"] = (8 - torch.arange(bins) / ((bins - 1) / bits)).round()
@@ -68,8 +69,9 @@ def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> Tensor:
 
 
 def _narrow_magnitudes(bins: int, images: Tensor) -> Tensor:
-    """Those of AutoAugment and RandAugment; the paper's images had 331 pixels a side."""
+    """Magnitudes of AutoAugment and RandAugment: float32 ``(operations, bins)``."""
     height, width = images.shape[2:]
+    # AutoAugment translates by up to 150 pixels of images 331 pixels wide; torchvision scales that
     far = (150.0 / 331.0 * width, 150.0 / 331.0 * height)
     return _magnitudes(bins, tops=(0.3, 0.3, *far, 30.0, 0.9, 0.9, 0.9, 0.9), bits=4)
 
@@ -80,13 +82,13 @@ def _pick(draw: Tensor, count: int) -> Tensor:
 
 
 def _sign(magnitude: Tensor, operations: Tensor, draw: Tensor) -> Tensor:
-    """Negative with probability one half, for the operations that know both directions."""
+    """Negate with probability one half, for the operations that have two directions."""
     signed = torch.tensor([name in _SIGNED for name in OPERATION_NAMES])[operations]
     return torch.where(signed & (draw < 0.5), -magnitude, magnitude)
 
 
 def check_rand_augment(num_ops: int, magnitude: int) -> None:
-    """Refuse settings that RandAugment does not know."""
+    """Raise InputError for settings of RandAugment that are out of range."""
     if num_ops < 0:
         raise InputError(
             f"rand_augment_ops {num_ops} is negative; give 0 or more operations",
@@ -94,14 +96,13 @@ def check_rand_augment(num_ops: int, magnitude: int) -> None:
         )
     if not 0 <= magnitude < MAGNITUDE_BINS:
         raise InputError(
-            f"rand_augment_magnitude {magnitude} is not in 0..{MAGNITUDE_BINS - 1}; "
-            f"the usual one is 9",
+            f"rand_augment_magnitude {magnitude} is not in 0..{MAGNITUDE_BINS - 1}; 9 is usual",
             argument="rand_augment_magnitude",
         )
 
 
 def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: int = 9) -> Tensor:
-    """RandAugment (Cubuk et al., 2020): ``num_ops`` operations in turn, all of one strength.
+    """RandAugment (Cubuk et al., 2020): ``num_ops`` random operations in turn, of one strength.
 
     draws: ``(B, RAND_DRAWS * num_ops)``; magnitude: 0 to 30.
     """
@@ -115,9 +116,9 @@ def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: 
 
 
 def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
-    """TrivialAugment (Müller and Hutter, 2021), wide: one operation of any strength.
+    """TrivialAugmentWide (Müller and Hutter, 2021): one operation of random strength.
 
-    draws: ``(B, TRIVIAL_DRAWS)``. Images are moved by up to 32 pixels, whatever their size.
+    draws: ``(B, TRIVIAL_DRAWS)``. Images are translated by up to 32 pixels, whatever their size.
     """
     tops = (0.99, 0.99, 32.0, 32.0, 135.0, 0.99, 0.99, 0.99, 0.99)
     table = _magnitudes(MAGNITUDE_BINS, tops=tops, bits=6)
@@ -128,7 +129,7 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
-    """AutoAugment (Cubuk et al., 2019): one of 25 sub-policies that were searched on CIFAR-10.
+    """AutoAugment (Cubuk et al., 2019): one of the 25 sub-policies found for CIFAR-10.
 
     draws: ``(B, AUTO_DRAWS)``.
     """
@@ -139,6 +140,7 @@ def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
         names, chances, bins = zip(*(pair[step] for pair in _CIFAR10), strict=True)
         happens = draws[:, column] < torch.tensor(chances)[chosen]
         planned = torch.tensor([OPERATION_NAMES.index(name) for name in names])[chosen]
+        # the whole batch in one call: images whose operation does not happen get the identity
         operations = torch.where(happens, planned, OPERATION_NAMES.index("identity"))
         magnitude = table[operations, torch.tensor(bins)[chosen]]
         images = apply_operations(images, operations, _sign(magnitude, operations, draws[:, sign]))

@@ -1,4 +1,4 @@
-"""Image files that cannot be read: listed by name with the reason, and refused or left out.
+"""Image files that cannot be read: listed with the reason, and refused or left out.
 
 Images, members of a split -> members that can be read
 """
@@ -15,62 +15,66 @@ from vitlit.files import printable
 from vitlit.images.image_store import BadFile, Images, is_among
 
 OnBadImage = Literal["refuse", "skip"]
-MAX_LISTED = 10  # files of a list
+MAX_LISTED = 10  # files that a message lists before it only counts
 
 
 def list_bad_images(headline: str, bad: Sequence[BadFile]) -> str:
-    """A line for each of the first files, and how many more there are."""
+    """The headline, a line for each of the first files, and how many more there are."""
     lines = [f"  {printable(file.path)}: {file.reason}" for file in bad[:MAX_LISTED]]
     more = [f"  … and {len(bad) - MAX_LISTED} more"] if len(bad) > MAX_LISTED else []
     return "\n".join([headline, *lines, *more])
 
 
 def say_unread(paths: Sequence[str]) -> None:
-    """Say which image files in folders are of kinds that are not read."""
+    """Tell how many of the image files have a format that is not read, and name the first."""
     if not paths:
         return
     kinds = Counter(Path(path).suffix.lower() for path in paths)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     say(
-        f"left out images of kinds that are not read ({counts}), the first is "
+        f"left out images in formats that are not read ({counts}), the first is "
         f"{printable(paths[0])}; convert them to PNG or JPEG"
     )
 
 
 def print_bad_images(bad: Sequence[BadFile], good: int) -> None:
-    """Where files could not be read and ``good`` others could, how many, which and why."""
+    """Print which files could not be read, and why, beside ``good`` others that could."""
     if bad:
         print(list_bad_images(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
 
 
 def refuse_bad_images(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -> None:
-    """List bad files, and raise an error that names the first of ``total`` images.
+    """List bad files and raise an InputError that names the first; do nothing if there are none.
 
-    way_out: what to do; argument: what it is given to.
+    total: images, good and bad; way_out: what the message tells the user to do; argument: the
+    argument that it concerns.
     """
     if not bad:
         return
     count = f"{len(bad)} of {total} images cannot be read"
+    # A list of its own: the command line cuts an error to a few lines.
     say(list_bad_images(f"{count}:", bad))
     first = f"{printable(bad[0].path)} ({bad[0].reason})"
     raise InputError(f"{count}, the first is {first}; {way_out}", argument=argument)
 
 
 def refuse_parts_with_bad_images(parts: Sequence[Images]) -> None:
-    """Refuse parts of a data set with files that cannot be read."""
+    """Raise InputError if any part of a data set has files that cannot be read."""
     bad = [file for images in parts for file in images.bad]
     total = sum(map(len, parts))
-    way_out = "mend or remove them, or leave them out with on_bad_image skip"
+    way_out = "fix or remove them, or leave them out with on_bad_image skip"
     refuse_bad_images(bad, total, way_out, argument="on_bad_image")
 
 
 def leave_out_bad_images(
     splits: Mapping[str, tuple[Images, Tensor]], class_names: Sequence[str]
 ) -> dict[str, tuple[Images, Tensor]]:
-    """The splits (images, members) without the files that cannot be read; says how many and which.
+    """The splits (images, members) without the files that cannot be read; tells how many and which.
 
-    Who is in which split is decided before: to mend a file moves no other image to another split.
+    Raises InputError if a class loses all its training images, or a split all its images.
     """
+    # Splits are decided before bad files are left out, so fixing a file later moves no other image
+    # from one split to another.
     kept: dict[str, tuple[Images, Tensor]] = {}
     bad: list[BadFile] = []
     counts: list[str] = []
@@ -90,10 +94,10 @@ def leave_out_bad_images(
 def _check_classes_left(
     name: str, before: Tensor, after: Tensor, class_names: Sequence[str]
 ) -> None:
-    """Refuse to train without a class, and to score nothing."""
+    """Refuse to train without any image of a class, and to score an empty split."""
     lost = sorted(set(before.tolist()) - set(after.tolist()))
     if lost and (name == "train" or not len(after)):
         raise InputError(
-            f"no image of class {class_names[lost[0]]} can be read in the {name} split; mend its "
+            f"no image of class {class_names[lost[0]]} can be read in the {name} split; fix its "
             f"files"
         )

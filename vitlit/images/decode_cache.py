@@ -1,14 +1,14 @@
-"""Folders decoded once, into files that processes and runs share.
+"""The cache of decoded images: folders are decoded once, for all processes and later runs.
 
 FileImages -> a memory-mapped .npy, uint8 (rows, C, h, w) -> MemoryImages
 
-Files that cannot be read have no row; a .json beside the .npy lists them, with the reasons. Of sets
-that are too large to be decoded at once there is only that list.
+Files that cannot be read have no row; a .json beside the .npy lists them with the reasons. Sets
+that are too large for memory have only that list.
 
 Caches lie in ``$VITLIT_CACHE/decoded``, by default ``~/.cache/vitlit/decoded``, and may be deleted
-at any time. A cache is named by its folder and settings, and by a key: a hash of the path, size
-and modification time of every file. This is the rule of make and rsync: a file whose pixels
-change while its size and time stay the same is not noticed.
+at any time. The name of a cache holds a hash of its folder and settings, and a key: a hash of the
+path, size and modification time of every file. This is the rule of make and rsync: a change of
+pixels that keeps the size and the time of a file is not noticed.
 """
 
 import json
@@ -29,31 +29,33 @@ from vitlit.errors import say
 from vitlit.files import replacing
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
-CACHE_FORMAT = 2  # to be raised when files are decoded or stored differently
-SPARE_BYTES = 64 * 2**20  # bytes to leave free on the disk
+CACHE_FORMAT = 2  # raise it when files are decoded or stored differently: old caches become invalid
+SPARE_BYTES = 64 * 2**20  # to leave free on the disk
 
 
 def cache_folder() -> Path:
-    """Where decoded folders lie."""
+    """The folder that holds the caches; it may not exist yet."""
     home = os.environ.get("VITLIT_CACHE") or "~/.cache/vitlit"
     return Path(home).expanduser() / "decoded"
 
 
 def open_decoded(images: FileImages, root: Path) -> MemoryImages:
-    """The images of a folder from its cache, which is built where it is missing or outdated.
+    """The images of a folder from its cache, which is built if it is missing or outdated.
 
-    root: the folder that ``images.paths`` lie below. Where the cache cannot be written, the
-    images are decoded into memory, and a sentence says so.
+    root: the folder that contains all of ``images.paths``. If the cache cannot be written, the
+    images are decoded into memory and a message says so.
     """
     path = _cache_path(images, root)
     found = _open_cache(path, images)
     if found is None:
         try:
             with _only_builder(path):
-                found = _open_cache(path, images)
+                found = _open_cache(path, images)  # again: another process may have built it
                 if found is None:
                     found = _build_cache(path, images)
-        except OSError as error:  # from the cache: what is wrong with an image is in images.bad
+        except (
+            OSError
+        ) as error:  # of the cache's disk: bad image files do not raise, they are listed
             reason = error.strerror or error
             say(f"cannot keep decoded images in {path.parent}: {reason}; decoding them into memory")
             return images.decode_all()
@@ -61,9 +63,10 @@ def open_decoded(images: FileImages, root: Path) -> MemoryImages:
 
 
 def open_checked(images: FileImages, root: Path, *, thorough: bool) -> FileImages:
-    """The same images with a list of those that cannot be read, which is kept in the cache.
+    """The same images, with the list of those that cannot be read, which is kept in the cache.
 
-    thorough: whether every file is decoded once; otherwise only its header, size and end are read.
+    root: the folder that contains all of ``images.paths``; thorough: whether every file is decoded
+    once; otherwise only its size, header and last bytes are read.
     """
     path = _cache_path(images, root).with_suffix(".json")
     bad = _read_list(path, images, thorough=thorough)
@@ -76,13 +79,14 @@ def open_checked(images: FileImages, root: Path, *, thorough: bool) -> FileImage
                     _write_list(path, bad, thorough=thorough)
                     _remove_older(path)
         except OSError as error:
-            say(f"cannot note in {path.parent} which images are sound: {error.strerror or error}")
+            say(f"cannot keep the list of bad images in {path.parent}: {error.strerror or error}")
             bad = _find_bad_images(images, thorough=thorough) if bad is None else bad
     images.bad = bad
     return images
 
 
 def _find_bad_images(images: FileImages, *, thorough: bool) -> list[BadFile]:
+    """The files that cannot be read; decoded pixels are thrown away."""
     return images.decode(lambda chunk: None) if thorough else images.check()
 
 
@@ -92,11 +96,12 @@ def _cache_path(images: FileImages, root: Path) -> Path:
 
 
 def _digest(text: str) -> str:
+    # surrogateescape: file names on Linux are bytes and need not be UTF-8
     return blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
 def _cache_family(images: FileImages, root: Path) -> str:
-    """What caches of the same folder and settings share: only the newest of them is kept."""
+    """Hash of the folder and the settings; only the newest cache of a family is kept."""
     return _digest(f"{root.absolute()}\0{images.shape[1:]}")
 
 
@@ -107,7 +112,7 @@ def _cache_key(images: FileImages, root: Path) -> str:
     for path in images.paths:
         try:
             found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
-        except OSError:  # decoding will name the file
+        except OSError:  # decoding will name the file and the reason
             lines.append(path[start:])
         else:
             lines.append(f"{path[start:]}\0{found.st_size}\0{found.st_mtime_ns}")
@@ -115,19 +120,18 @@ def _cache_key(images: FileImages, root: Path) -> str:
 
 
 def _open_cache(path: Path, images: FileImages) -> MemoryImages | None:
-    """The images in a cache; None where it is missing or not what it should be."""
+    """The images in a cache; None if it is missing or does not fit the files."""
     bad = _read_list(path.with_suffix(".json"), images, thorough=True) or []
     pixels = _map_pixels(path, (len(images) - len(bad), *images.shape[1:]))
     return None if pixels is None else MemoryImages(pixels, images.labels, bad, images.paths)
 
 
 def _map_pixels(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """The pixels in a cache; None where it is missing or not what it should be.
-
-    Copy on write: whoever changes the tensor changes memory of its own, never the file.
-    """
+    """The pixels in a cache, uint8 of this shape; None if it is missing or holds anything else."""
     if shape[0] == 0:  # no file could be read, and no empty file can be mapped
         return torch.empty(shape, dtype=torch.uint8)
+    # Copy on write ("c"): changing the tensor never changes the file. allow_pickle=False: a file in
+    # the cache folder must not run code.
     try:
         pixels = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -138,7 +142,7 @@ def _map_pixels(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _read_list(path: Path, images: FileImages, *, thorough: bool) -> list[BadFile] | None:
-    """The bad files that were noted; None where none were looked for, or not so thoroughly."""
+    """The bad files on the list; None if there is no valid list, or a less thorough one."""
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
         if thorough and not noted["thorough"]:
@@ -156,12 +160,13 @@ def _write_list(path: Path, bad: Sequence[BadFile], *, thorough: bool) -> None:
 
 @contextmanager
 def _only_builder(path: Path) -> Iterator[None]:
-    """Be the only process that builds caches of these images, after waiting for one that is."""
+    """Hold the lock for building caches of these images; wait if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)
+    # One lock per family, not per key: only the newest cache of a family is kept.
     lock = _cache_lock(path.parent, path.name.split("-")[0])
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0)  # without waiting first, so that a wait is announced
     except Timeout:
         say("another process is reading these images; waiting for it")
         lock.acquire()
@@ -172,7 +177,10 @@ def _only_builder(path: Path) -> Iterator[None]:
 
 
 def _build_cache(path: Path, images: FileImages) -> MemoryImages:
-    """Write the cache beside its place, then move it there: a cache is whole or is not there."""
+    """Write the cache under a temporary name, then rename it: a cache is complete or absent.
+
+    Raises OSError if the disk has no room, or the cache cannot be read back.
+    """
     free = shutil.disk_usage(path.parent).free
     if images.nbytes + SPARE_BYTES > free:
         raise OSError(f"{images.nbytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
@@ -180,9 +188,10 @@ def _build_cache(path: Path, images: FileImages) -> MemoryImages:
         with part.open("wb") as file:
             _write_header(file, images.shape)
             bad = images.decode(lambda chunk: file.write(chunk.numpy().data))
-            file.seek(0)  # for the true count: numpy's headers have room for any
+            # The number of rows is known only now. NumPy pads headers, so a smaller number fits.
+            file.seek(0)
             _write_header(file, (len(images) - len(bad), *images.shape[1:]))
-        if bad:  # first: pixels without the list would not be believed
+        if bad:  # before the rename: without the list the pixels would not fit the files
             _write_list(path.with_suffix(".json"), bad, thorough=True)
     _remove_older(path)
     found = _open_cache(path, images)
@@ -192,20 +201,21 @@ def _build_cache(path: Path, images: FileImages) -> MemoryImages:
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    """The header of a .npy file, by hand: rows are appended as they are decoded."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def _unfinished_path(path: Path) -> Path:
-    """The name of a file until it is whole."""
+    """A temporary name, one for each process: family-PID.npy.tmp."""
     return path.with_name(f"{path.name.split('-')[0]}-{os.getpid()}{path.suffix}.tmp")
 
 
 def _remove_older(path: Path) -> None:
-    """Remove what was kept of the same folder in another state."""
+    """Remove the caches of earlier states of the same folder."""
     for old in path.parent.glob(f"{path.name.split('-')[0]}-*.*"):
         if old.stem != path.stem and old.suffix in (".npy", ".json"):
-            with suppress(OSError):  # Windows keeps what a reader has mapped
+            with suppress(OSError):  # Windows does not remove a file that a process has mapped
                 old.unlink()
 
 
@@ -214,7 +224,7 @@ def _cache_lock(folder: Path, family: str) -> FileLock:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left: unfinished caches whose lock nobody holds."""
+    """Remove unfinished caches of killed processes: those whose lock nobody holds."""
     for part in folder.glob("*.tmp"):
         lock = _cache_lock(folder, part.name.split("-")[0])
         with suppress(Timeout, OSError), lock.acquire(timeout=0):

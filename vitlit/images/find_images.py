@@ -1,6 +1,7 @@
-"""Finding image files: which names are images, and what lies below a folder.
+"""Finding image files: which names are images, and which of them lie below a folder.
 
-files and folders -> paths of image files, sorted"""
+files and folders -> paths of image files, sorted within each folder
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -8,52 +9,42 @@ from pathlib import Path
 
 from vitlit.errors import InputError
 
+# Endings that are read: those of image_io.IMAGE_FORMATS.
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-UNREAD_EXTENSIONS: tuple[str, ...] = (
-    ".avif",
-    ".eps",
-    ".exr",
-    ".heic",
-    ".heif",
-    ".ico",
-    ".jfif",
-    ".jp2",
-)
-UNREAD_EXTENSIONS += (
-    ".jxl",
-    ".psd",
-    ".svg",
-    ".tga",
-    ".arw",
-    ".cr2",
-    ".cr3",
-    ".dng",
-    ".nef",
-    ".raw",
-)
+# Endings of images that are not read. They are counted and named, because a folder of photographs
+# from a phone (.heic) would otherwise seem empty.
+UNREAD_EXTENSIONS = (
+    ".avif", ".eps", ".exr", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jxl",
+    ".psd", ".svg", ".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw",
+)  # fmt: skip
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name looks like an image, of any kind; hidden files do not."""
+    """Whether a file name is that of an image, read or not; hidden files are no images."""
     return name.lower().endswith(EXTENSIONS + UNREAD_EXTENSIONS) and not name.startswith(".")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder is none of the user's: hidden, or left by a Mac or a network drive."""
+    """Whether a folder holds no images of the user: hidden, or left by a program."""
+    # __MACOSX: archives packed on a Mac; @eaDir: thumbnails of Synology network drives
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def is_loop(folder: str, around: tuple[str, ...]) -> bool:
-    """Whether a link leads back to one of the folders ``around`` it (real paths), or above."""
+    """Whether a link leads back to a folder that contains it, or above.
+
+    around: the real paths of the folders that contain the link.
+    """
+    # With a separator at the end, so that /data/cat is not taken for a parent of /data/cats.
     real = os.path.realpath(folder).rstrip(os.sep) + os.sep
     return any((other + os.sep).startswith(real) for other in around)
 
 
 def list_images(folder: str | Path, unread: list[str] | None = None) -> list[str]:
-    """Image files below a folder, sorted, hidden files and folders left out.
+    """Paths of the image files below a folder, sorted, without hidden files and folders.
 
-    Links to folders are followed, but for those that lead back. Images of the kinds ``UNREAD``
-    are not among them; they are added to the list ``unread``.
+    Links to folders are followed unless they lead back. Images with ``UNREAD_EXTENSIONS`` are left
+    out and appended to the list ``unread``. Raises InputError if a folder cannot be listed.
     """
     found = list(_walk(str(folder), (os.path.realpath(folder),)))
     if unread is not None:
@@ -62,12 +53,14 @@ def list_images(folder: str | Path, unread: list[str] | None = None) -> list[str
 
 
 def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
-    """Files of a folder, then those below it; around: its real path, after those above it."""
+    """Image files of a folder, then of its folders; around: real paths of it and its parents."""
+    # os.scandir, not Path.rglob: it tells files from folders without a call for each file.
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:  # images that are left out in silence would be missed later
-        raise InputError(f"cannot list the folder {folder}: {error.strerror}; mend it") from error
+    except OSError as error:  # its images would be left out silently
+        reason = f"cannot list the folder {folder}: {error.strerror}; check its permissions"
+        raise InputError(reason) from error
     is_folder = [_is_folder(entry) for entry in entries]
     for entry, folded in zip(entries, is_folder, strict=True):
         if not folded and is_image_name(entry.name):
@@ -82,16 +75,18 @@ def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: reading it will say so
+    except OSError:  # a link to itself: reading it will give the reason
         return False
 
 
 def find_images(
     paths: Iterable[str], unread: list[str] | None = None, *, argument: str = "images"
 ) -> list[str]:
-    """Image files named directly, or found below the folders among the paths.
+    """Image files that are given by name, or lie below the folders among ``paths``.
 
-    unread: see list_images; argument: which one the paths were given to.
+    Files that are given by name may have any ending. unread: see list_images; argument: the
+    argument that ``paths`` come from. Raises InputError for a missing path and for a folder
+    without images.
     """
 
     def expand(path: Path) -> Iterator[str]:

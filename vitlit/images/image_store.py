@@ -1,4 +1,4 @@
-"""Images with labels, read a batch at a time, from memory or from files.
+"""Images with labels, gathered a batch at a time, from memory or from files.
 
 indices int64 (B,) -> uint8 (B, C, h, w)
 """
@@ -17,12 +17,12 @@ from vitlit.augment.geometric import resized_crop_boxes
 from vitlit.images.image_io import Box, ImageInputError, check_image_file, read_crop, read_image
 
 CHUNK_IMAGES = 64  # images that a thread decodes before it hands them over
-MAX_THREADS = 8  # more wait for each other: a good part of decoding holds Python's lock
+MAX_THREADS = 8  # more would wait for each other: much of decoding holds Python's global lock
 Found = TypeVar("Found")
 
 
 class BadFile(NamedTuple):
-    """A file that cannot be read: its place among the files of its set, its path, and why."""
+    """A file that cannot be read: its index among all files of its set, its path, and why."""
 
     place: int
     path: str
@@ -30,7 +30,7 @@ class BadFile(NamedTuple):
 
 
 class Images(Protocol):
-    """Images with labels, read a batch at a time; those in ``bad`` cannot be."""
+    """Images with labels int64 ``(n,)``, gathered a batch at a time; files in ``bad`` cannot be."""
 
     labels: Tensor
     bad: Sequence[BadFile]
@@ -38,15 +38,15 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, indices: Tensor) -> Tensor:
-        """uint8 ``(B, C, h, w)`` of the samples at ``indices`` int64 ``(B,)``."""
+        """Pixels uint8 ``(B, C, h, w)`` of the samples ``indices``, int64 ``(B,)``."""
         ...
 
 
 class MemoryImages:
     """All pixels in one uint8 tensor ``(rows, C, h, w)``, in memory or mapped from a file.
 
-    bad: the files of which there is no row; labels, ``(n,)``, and indices count them. paths: of
-    the files, where the images come from any.
+    bad: the files that have no row, although labels ``(n,)`` and indices count them; paths: the
+    files that the images come from, if any.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MemoryImages:
         if bad:
             good = torch.ones(len(labels), dtype=torch.bool)
             good[[file.place for file in bad]] = False
-            # past the end where there is no row: an error, never another image
+            # a bad file points past the end: gathering it is an error, never another image
             self._rows = (good.cumsum(0) - 1).masked_fill(~good, len(pixels))
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class MemoryImages:
 
 
 class FileImages:
-    """Files decoded each time they are asked for: for sets too large for memory."""
+    """Files that are decoded each time they are gathered, for sets too large for memory."""
 
     def __init__(
         self, paths: list[str], labels: Tensor, *, in_chans: int, size: tuple[int, int]
@@ -86,12 +86,12 @@ class FileImages:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """``(n, C, h, w)`` of all images once decoded."""
+        """``(n, C, h, w)`` of all images when decoded."""
         return len(self), self.in_chans, *self.size
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all images take once decoded."""
+        """Bytes that all images take when decoded."""
         return len(self) * self.in_chans * self.size[0] * self.size[1]
 
     def gather(self, indices: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class FileImages:
         )
 
     def read(self, indices: Tensor) -> tuple[Tensor, list[BadFile]]:
-        """Like ``gather``, but black, and listed, where a file cannot be read."""
+        """Like ``gather``, but a file that cannot be read gives a black image and an entry."""
         pixels = torch.zeros(len(indices), *self.shape[1:], dtype=torch.uint8)
         bad = []
         for row, index in enumerate(indices.tolist()):
@@ -119,10 +119,11 @@ class FileImages:
         scale: tuple[float, float],
         ratio: tuple[float, float],
     ) -> Tensor:
-        """Random boxes of the images as they are on disk, resized (antialiased bilinear).
+        """Random boxes cut out at the files' own resolution, resized (antialiased bilinear).
 
-        draws: ``(B, 22)`` in [0, 1); scale: shares of the area; ratio: width to height; see
-        :func:`vitlit.augment.geometric.resized_crop_boxes`. Returns uint8 ``(B, C, h, w)``.
+        draws: ``(B, 22)`` in [0, 1); scale: range of the share of the area; ratio: range of width /
+        height; see :func:`vitlit.augment.geometric.resized_crop_boxes`. Returns uint8
+        ``(B, C, h, w)``.
         """
 
         def read(index: int, row: Tensor) -> Tensor:
@@ -143,10 +144,11 @@ class FileImages:
     def decode(self, take: Callable[[Tensor], object]) -> list[BadFile]:
         """Decode every file once, on all cores; ``take`` gets uint8 ``(k, C, h, w)`` in order.
 
-        Returns the files that cannot be read, which ``take`` does not get.
+        Returns the files that cannot be read; ``take`` does not get them.
         """
         bad: list[BadFile] = []
         chunks = torch.split(torch.arange(len(self)), CHUNK_IMAGES)
+        # closing: if take fails, because the disk is full, the threads stop at once
         with closing(_on_all_cores(self.read, chunks)) as results:
             for chunk, (pixels, found) in zip(chunks, results, strict=True):
                 bad += found
@@ -167,7 +169,7 @@ class FileImages:
         return MemoryImages(pixels[:count], self.labels, bad, self.paths)
 
     def check(self) -> list[BadFile]:
-        """The files whose header, size or end says that they cannot be read."""
+        """The files whose size, header or last bytes say that they cannot be read."""
 
         def check(indices: Tensor) -> list[BadFile]:
             bad = []
@@ -183,18 +185,20 @@ class FileImages:
 
 
 def is_among(bad: Sequence[BadFile], indices: Tensor) -> Tensor:
-    """Which of the indices are those of bad files: bool, of the same shape."""
+    """Whether each index is that of a bad file: bool, the shape of ``indices``."""
     return torch.isin(indices, torch.tensor([file.place for file in bad], dtype=torch.long))
 
 
 def _on_all_cores(work: Callable[[Tensor], Found], chunks: Sequence[Tensor]) -> Generator[Found]:
-    """What ``work`` makes of each chunk of indices, in order."""
+    """The result of ``work`` for each chunk of indices, in order, from a pool of threads."""
+    # Threads, not processes: pixels need no copy from one process to another.
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     total = sum(map(len, chunks))
     try:
+        # delay: no bar for sets that are read within a second
         with tqdm(total=total, desc="reading images", unit="img", leave=False, delay=1) as bar:
             for chunk, found in zip(chunks, pool.map(work, chunks), strict=True):
                 yield found
                 bar.update(len(chunk))
     finally:
-        pool.shutdown(cancel_futures=True)  # what is left is not wanted after an error
+        pool.shutdown(cancel_futures=True)  # after an error the remaining chunks are not wanted

@@ -1,8 +1,9 @@
-"""Multi-head self-attention, fused for speed and explicit on demand, and its two local kinds.
+"""Multi-head self-attention, fused for speed and explicit on demand, and two local variants.
 
 tokens (B, N, D) -> tokens (B, N, D); weights (B, h, N, N)
 
-softmax (Vaswani et al., 2017); lsa (Lee et al., 2021); gpsa (d'Ascoli et al., 2021)."""
+softmax (Vaswani et al., 2017), lsa (Lee et al., 2021), gpsa (d'Ascoli et al., 2021).
+"""
 
 import math
 import os
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from vitlit.errors import InputError
 from vitlit.model.positions import rotate_pairs
 
-CPUS = Path("/proc/cpuinfo")  # what Linux says of the processor; other systems have no such file
-UNITS_VARIABLE = "VITLIT_BF16_UNITS"  # yes or no: what another processor would answer; tests set it
+CPUS = Path("/proc/cpuinfo")  # of Linux; elsewhere float32 is the safe answer
+# Environment variable, yes or no, that overrides what the processor reports: tests pass with both.
+UNITS_VARIABLE = "VITLIT_BF16_UNITS"
 
 
 def processor_has_bf16_units() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself."""
+    """Whether this CPU has instructions that multiply bfloat16 matrices."""
     names = ("avx512_bf16", "amx_tile")
     if hasattr(torch.cpu, "get_capabilities"):  # older versions of torch have no public way
         return any(torch.cpu.get_capabilities().get(name, False) for name in names)
@@ -31,17 +33,18 @@ def processor_has_bf16_units() -> bool:
     return any(name in flags for name in names)
 
 
+# Asked once: prefers_matmul needs the answer in every block of every step.
 _CPU_HAS_UNITS = {"yes": True, "no": False}.get(
     os.environ.get(UNITS_VARIABLE, ""), processor_has_bf16_units()
 )
 
 
 def has_bf16_units(device: str) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself; others compute them slowly.
+    """Whether the hardware multiplies bfloat16 matrices; without such units bfloat16 is slow.
 
-    device: its type, such as cpu.
+    device: the type of the device, such as cpu.
     """
-    if device == "cuda":
+    if device == "cuda":  # compute capability 8.0 is Ampere, the first with bfloat16
         return torch.cuda.get_device_capability() >= (8, 0)
     return device == "cpu" and _CPU_HAS_UNITS
 
@@ -49,16 +52,19 @@ def has_bf16_units(device: str) -> bool:
 def prefers_matmul(device: str, dtype: torch.dtype) -> bool:
     """Whether softmax between two matrix products trains faster than the fused kernel.
 
-    It does on a CPU with bfloat16 units, where the fused kernel's backward pass does not use them
-    (about twice as fast). In float32, on GPUs, and on CPUs without such units the fused one wins.
+    It does on a CPU with bfloat16 units, because the backward pass of the fused kernel does not
+    use them: a training step is 2.1 times as fast with 12 heads, 1.5 times with 3 heads
+    (benchmarks/train_step.py). In float32, on GPUs and on CPUs without such units the fused kernel
+    is the faster one.
     """
     return device == "cpu" and dtype == torch.bfloat16 and has_bf16_units(device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of ``(B, h, N, d)`` each, by whichever way is faster here."""
+    """softmax(q k^T / sqrt(d)) v, each ``(B, h, N, d)``, by the faster way on this device."""
     if not prefers_matmul(q.device.type, q.dtype):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    # The scale goes on q, (N, d), which is smaller than the product, (N, N).
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
     return F.dropout(weights, dropout, training=dropout > 0) @ v
 
@@ -66,8 +72,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
 class Attention(nn.Module):
     """Multi-head softmax attention with timm's parameter names (``qkv``, ``proj``).
 
-    ``forward`` is fused; ``weights`` gives the matrices that the same input leads to. Subclasses
-    that attend otherwise override :meth:`compare` and :meth:`mix`.
+    ``forward`` is fused; ``weights`` computes the attention matrices of the same input, equal to
+    1e-6. Subclasses with another kind of attention override :meth:`compare` and :meth:`mix`.
     """
 
     rope: Tensor | None
@@ -82,7 +88,7 @@ class Attention(nn.Module):
         proj_drop: float = 0.0,
         rope: Tensor | None = None,
     ) -> None:
-        """rope: cosines and sines ``(2, N, D/h)`` of rotary positions, for all tokens."""
+        """rope: cosines and sines ``(2, N, D/h)`` of the rotary positions of all tokens."""
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise InputError(
@@ -95,14 +101,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
-        self.register_buffer("rope", rope, persistent=False)  # follows from the arguments
+        # Not saved: it follows from the arguments, and timm's state dicts have no such key.
+        self.register_buffer("rope", rope, persistent=False)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens ``(B, N, D)``, each ``(B, h, N, D/h)``."""
         b, n, _ = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        if self.rope is not None:
+        if self.rope is not None:  # values carry no position: only q k^T sees the offset
             q, k = rotate_pairs(q, self.rope), rotate_pairs(k, self.rope)
         return q, k, v
 
@@ -111,7 +118,8 @@ class Attention(nn.Module):
         return (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        """Values ``(B, h, N, D/h)`` in the shares of :meth:`compare`, after dropout."""
+        """Values ``(B, h, N, D/h)`` averaged with the weights of :meth:`compare`, after dropout."""
+        # Without compare: attend fuses it with the product, so the two must stay the same function.
         return attend(q, k, v, dropout)
 
     def weights(self, x: Tensor) -> Tensor:
@@ -131,18 +139,18 @@ AttentionName = Literal["softmax", "lsa", "gpsa"]
 
 
 class ExplicitAttention(Attention):
-    """Computes the matrices that the fused kernels cannot: dropout(:meth:`compare`) times v."""
+    """Attention that no fused kernel computes: dropout(:meth:`compare`) times v."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        weights = self.compare(q, k)
+        weights = self.compare(q, k)  # float32 under autocast, because softmax is
         return F.dropout(weights, dropout, training=dropout > 0).to(v.dtype) @ v
 
 
 class LocalitySelfAttention(ExplicitAttention):
-    """LSA (Lee et al., 2021): no token attends to itself, and heads learn their temperature.
+    """LSA (Lee et al., 2021): no token attends to itself, and each head learns its temperature.
 
-    ``sharpness`` ``(h,)`` is what q k^T is multiplied by, 1 / temperature: 1 / sqrt(D/h) at
-    first, as in the paper's code. (A single token, which has no other, attends to itself.)
+    ``sharpness`` ``(h,)`` is 1 / temperature, the factor of q k^T. It starts at 1 / sqrt(D/h), as
+    in the paper's code. (A single token has no other token, so it attends to itself.)
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -150,22 +158,24 @@ class LocalitySelfAttention(ExplicitAttention):
         self.sharpness = nn.Parameter(torch.full((self.num_heads,), self.scale))
 
     def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        # The cast keeps q in its own type: float32 parameters would promote a bfloat16 q.
         logits = q * self.sharpness.view(-1, 1, 1).to(q.dtype) @ k.transpose(-2, -1)
         itself = torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
-        lowest = torch.finfo(logits.dtype).min  # not -inf, whose softmax alone is no number
+        # Not -inf: the softmax of a single token would be NaN.
+        lowest = torch.finfo(logits.dtype).min
         return logits.masked_fill(itself, lowest).softmax(dim=-1)
 
 
 class GatedPositionalAttention(ExplicitAttention):
     """GPSA (ConViT, d'Ascoli et al., 2021): each head weighs content against position.
 
-    (1 - g) softmax(q k^T) + g softmax(position), with g = sigmoid(gate) of the head and, of the
-    offset (x, y) from one patch to another, position = locality . (x, y, x^2 + y^2).
+    (1 - g) softmax(q k^T / sqrt(d)) + g softmax(position). Each head has g = sigmoid(gate), and
+    position = locality . (x, y, x^2 + y^2) for the offset (x, y) from one patch to another.
 
-    ``gate`` ``(h,)`` is 1 at first; ``locality`` ``(h, 3)`` begins as a Gaussian around one
-    offset for each head, see :meth:`start_local`. The paper lets the class token join after the
-    gated blocks; here the prefix tokens are there from the first block on, and what they attend
-    to, and how much they are attended to, is decided by content alone.
+    ``gate`` ``(h,)`` starts at 1; ``locality`` ``(h, 3)`` starts as a Gaussian around one offset
+    for each head, see :meth:`start_local`. In the paper the class token joins after the gated
+    blocks. Here the prefix tokens are there from the first block on; content alone decides what
+    they attend to and how much they are attended to.
     """
 
     def __init__(
@@ -173,29 +183,33 @@ class GatedPositionalAttention(ExplicitAttention):
     ) -> None:
         super().__init__(**arguments)
         self.grid, self.prefix, self.locality_strength = grid, prefix, locality_strength
+        # As in ConViT's code: sigmoid(1) gives position 73 % of the attention at first.
         self.gate = nn.Parameter(torch.ones(self.num_heads))
         self.locality = nn.Parameter(torch.zeros(self.num_heads, 3))
 
     @torch.no_grad()
     def start_local(self) -> None:
-        """Begin as a convolution: head i looks at place i of a K x K kernel, values pass as is.
+        """Start as a convolution: head i looks at cell i of a K x K kernel, values are copied.
 
-        Places are counted column by column, as in ConViT's code. K is the root of the number of
-        heads, rounded down; heads beyond K x K look at the centre.
+        Cells are counted column by column, as in ConViT's code. K is the square root of the number
+        of heads, rounded down; heads beyond K x K look at the centre.
         """
         side = math.isqrt(self.num_heads)
-        places = torch.arange(side) - (side - 1) / 2
-        x, y = torch.meshgrid(places, places, indexing="ij")
-        start = torch.zeros(self.num_heads, 3)  # -|offset - place|^2, less what all keys share
+        cells = torch.arange(side) - (side - 1) / 2
+        x, y = torch.meshgrid(cells, cells, indexing="ij")
+        # -|offset - cell|^2 = 2 x cell_x + 2 y cell_y - (x^2 + y^2) - |cell|^2; the softmax drops
+        # the last term, which is the same for all keys.
+        start = torch.zeros(self.num_heads, 3)
         start[: side * side, 0], start[: side * side, 1] = 2 * x.flatten(), 2 * y.flatten()
         start[:, 2] = -1
         self.locality.copy_(self.locality_strength * start)
         self.qkv.weight.chunk(3)[2].copy_(torch.eye(self.qkv.in_features))
 
     def positional(self) -> Tensor:
-        """Attention by position alone, among the patches: ``(h, N, N)``, rows sum to 1.
+        """Attention among the patches by position alone: ``(h, N, N)``, rows sum to 1.
 
-        Its logits are a sum over the two axes, so it is the product of a softmax along each.
+        The logits are a sum over the two axes, so their softmax is the product of one softmax
+        along each: (rows^2 + cols^2) exponentials for each head instead of N^2.
         """
         across, down = (
             self._along(count, axis) for axis, count in enumerate(reversed(self.grid))
@@ -204,14 +218,17 @@ class GatedPositionalAttention(ExplicitAttention):
         return both.flatten(3).flatten(1, 2)
 
     def _along(self, count: int, axis: int) -> Tensor:
+        """Softmax over offsets along one axis (0 is x, 1 is y): ``(h, count, count)``."""
         place = torch.arange(count, device=self.locality.device, dtype=self.locality.dtype)
-        offset = place - place[:, None]  # from the token that looks
+        offset = place - place[:, None]  # row: the query's place; column: the key's
         linear, square = self.locality[:, axis, None, None], self.locality[:, 2, None, None]
         return (linear * offset + square * offset**2).softmax(dim=-1)
 
     def compare(self, q: Tensor, k: Tensor) -> Tensor:
         content = super().compare(q, k)  # (B, h, N, N)
         gate = self.gate.sigmoid().view(-1, 1, 1)
+        # Prefix tokens have no position: their rows take content alone (share 1), and their columns
+        # get no position. Rows still sum to 1.
         position = F.pad(gate * self.positional(), (self.prefix, 0, self.prefix, 0))
         share = F.pad(1 - gate.expand(-1, math.prod(self.grid), 1), (0, 0, self.prefix, 0), value=1)
         return share * content + position
@@ -225,7 +242,7 @@ ATTENTIONS: dict[str, type[Attention]] = {
 
 
 def usual_gpsa_blocks(depth: int) -> int:
-    """How many blocks have gpsa where nobody says: all but the last two, as in ConViT."""
+    """The default number of gpsa blocks: all but the last two, as in ConViT."""
     return max(1, depth - 2)
 
 
@@ -237,9 +254,10 @@ def attention_layers(
     gpsa_blocks: int | None = None,
     locality_strength: float = 1.0,
 ) -> list[Callable[..., Attention]]:
-    """What makes the attention of each block, from the arguments that all kinds share.
+    """One constructor of an attention layer for each block; it takes the arguments all kinds share.
 
-    gpsa_blocks: see ViT; the blocks after them have softmax.
+    gpsa_blocks: see ViT; the blocks after them have softmax. Raises InputError if gpsa_blocks or
+    locality_strength is out of range, or is given with another kind of attention.
     """
     if kind != "gpsa":
         for name, value, usual in (
@@ -248,20 +266,20 @@ def attention_layers(
         ):
             if value != usual:
                 raise InputError(
-                    f"{name} {value} is of attention gpsa; leave it out with {kind}, or give "
-                    f"attention gpsa",
+                    f"{name} {value} applies to attention gpsa only; leave it out with {kind}, "
+                    f"or give attention gpsa",
                     argument=(name, "attention"),
                 )
         return [ATTENTIONS[kind]] * depth
     if not (math.isfinite(locality_strength) and locality_strength >= 0):
         raise InputError(
-            f"locality_strength {locality_strength} is not 0 or more; 1 is usual",
+            f"locality_strength {locality_strength} is negative or not finite; 1 is usual",
             argument="locality_strength",
         )
     count = usual_gpsa_blocks(depth) if gpsa_blocks is None else gpsa_blocks
     if not 1 <= count <= depth:
         raise InputError(
-            f"gpsa_blocks {count} is not 1 to the {depth} blocks of the model; "
+            f"gpsa_blocks {count} is not in 1..{depth}, the blocks of the model; "
             f"give attention softmax for none",
             argument=("gpsa_blocks", "attention"),
         )

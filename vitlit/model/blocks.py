@@ -1,4 +1,4 @@
-"""The encoder: blocks of attention and MLP, each behind a norm and beside a residual.
+"""The encoder: blocks of attention and MLP, each with a LayerNorm before and a residual around it.
 
 tokens (B, N, D) -> tokens (B, N, D)
 """
@@ -16,16 +16,18 @@ ActName = Literal["gelu", "gelu_tanh"]
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU between: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
+    """Two linear layers with a GELU between: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
 
     def __init__(self, *, dim: int, hidden: int, drop: float = 0.0, act: ActName = "gelu") -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        # Logits move by 1.3e-4 if published weights run with the other GELU.
         self.act = nn.GELU(approximate="tanh" if act == "gelu_tanh" else "none")
         self.drop = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Dropout after both layers, as in the paper's code and timm.
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
@@ -54,12 +56,15 @@ class Block(nn.Module):
         init_values: float | None,
     ) -> None:
         super().__init__()
+        # The order of these lines is the order of the state dict and of every parameter list that
+        # an optimiser state is saved by.
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = attn
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = mlp
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
+        # Mode "row" decides for each image (Huang et al., 2016); "batch" would drop all or none.
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,11 +81,12 @@ def encoder(
     mlp: dict[str, Any],
     block: dict[str, Any],
 ) -> nn.Sequential:
-    """One block for each of ``layers``, which make the attentions from the arguments ``attn``.
+    """The blocks, one for each of ``layers``: constructors of attention that get ``attn``.
 
-    drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+    drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
     mlp, block: arguments of Mlp and Block.
     """
+    # On the CPU even for a model on the meta device, whose tensors hold no numbers to list.
     rates = torch.linspace(0, drop_path_rate, len(layers), device="cpu").tolist()
     blocks = nn.Sequential()
     for make_attention, rate in zip(layers, rates, strict=True):

@@ -1,4 +1,4 @@
-"""Features: one vector per image from the inside of a model, for other programs to work with.
+"""Features: one vector per image from inside a model, for probes, neighbours and other programs.
 
 images (B, C, H, W) or patches (B, N, C*P*P) -> (B, D)
 """
@@ -16,18 +16,18 @@ FeaturePool = Literal["token", "avg"]
 
 @dataclass(frozen=True)
 class Feature:
-    """Which feature: by default what the model's head reads.
+    """Which feature: by default the input of the model's head.
 
-    layer: block whose output is taken, counted from 0, or from the last with -1, -2, …; None is the
-    last. pool: token (the class token) or avg (the mean of the patch tokens); None is the model's
-    own way. The model's last norm is applied to the output of the last block alone.
+    layer: the block whose output is taken, counted from 0, or from the end with -1, -2, …; None is
+    the last. pool: token (the class token) or avg (the mean of the patch tokens); None is the
+    model's own pooling. The model's final norm is applied to the output of the last block only.
     """
 
     layer: int | None = None
     pool: FeaturePool | None = None
 
     def check(self, model: ViT) -> None:
-        """Refuse what the model does not have."""
+        """Raise InputError if the model has no such block or no class token."""
         depth = model.config["depth"]
         if self.layer is not None and not -depth <= self.layer < depth:
             raise InputError(
@@ -40,17 +40,19 @@ class Feature:
             )
 
     def __call__(self, model: ViT, x: Tensor) -> Tensor:
-        """Features ``(B, D)`` of images or patches, as the model takes them."""
+        """Features ``(B, D)`` of images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``."""
         depth = model.config["depth"]
         end = depth if self.layer is None else self.layer % depth + 1
         tokens = model.embed(x)
+        # Later blocks are not run, so an early layer costs its share of a forward pass.
         for block in list(model.blocks)[:end]:
             tokens = block(tokens)
         is_last = end == depth
-        if is_last:
+        if is_last:  # the final norm was trained on these tokens alone
             tokens = model.norm(tokens)
         if self.pool is None and is_last:
             return model.pool(tokens)
+        # Sequence pooling learned to score the last block; earlier blocks are averaged instead.
         own = "token" if model.global_pool == "token" else "avg"
         pooled = (
             tokens[:, 0]

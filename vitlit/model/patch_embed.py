@@ -1,4 +1,4 @@
-"""Embedding of patches as tokens.
+"""Patch embedding: linear, convolutional, convolutional stem (CCT) and shifted patches (SPT).
 
 images (B, C, H, W) or patches (B, N, C*P*P) -> tokens (B, N, D)
 """
@@ -14,14 +14,15 @@ from vitlit.errors import InputError
 from vitlit.patches import patchify
 
 PatchEmbedName = Literal["linear", "conv", "conv_stem", "shifted"]
-STEM_WIDTH = 64  # of all layers of a convolutional stem but the last
+STEM_WIDTH = 64  # channels of every layer of a convolutional stem but the last, as in CCT's code
 
 
 class Embedding(nn.Module):
-    """What the kinds of patch embedding have in common: ``(B, C, H, W)`` -> ``(B, N, D)``.
+    """Base class of the patch embeddings: images ``(B, C, H, W)`` -> tokens ``(B, N, D)``.
 
-    takes_patches: whether the input may be patches ``(B, N, C*P*P)`` as well; odd: the parameter
-    that has to change its sign for the tokens to stay as they are when the images do.
+    takes_patches: whether the input may also be patches ``(B, N, C*P*P)``. odd: the parameter to
+    negate so that negated images give the same tokens, as exports of models trained on inverted
+    pixels need it.
     """
 
     takes_patches = False
@@ -33,16 +34,16 @@ class Embedding(nn.Module):
         self.patch_size = patch_size
 
     def filters(self) -> Tensor:
-        """What it looks for in the pixels: ``(D, C, p, p)``."""
+        """The filters that read the pixels, for figures: ``(D, C, p, p)``."""
         raise NotImplementedError
 
 
 class PatchEmbed(Embedding):
     """Project each patch to a token; images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``.
 
-    Both kinds hold ``proj.weight`` as ``(D, C, P, P)`` and compute the same function. They differ
-    in how they compute it from images (flattened patches times a matrix, or a strided
-    convolution) and in their initial values: see ``vit.init_weights``.
+    Both kinds, linear and conv, hold ``proj.weight`` as ``(D, C, P, P)`` and compute the same
+    function. They differ in how they compute it from images (flattened patches times a matrix, or
+    a strided convolution) and in their initial values: see ``vit.init_weights``.
     """
 
     takes_patches = True
@@ -52,6 +53,7 @@ class PatchEmbed(Embedding):
         self, *, kind: PatchEmbedName, patch_size: int, in_chans: int, embed_dim: int
     ) -> None:
         super().__init__(kind, patch_size)
+        # A Conv2d for kind linear too, so that timm's state dicts load into either kind unchanged.
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def filters(self) -> Tensor:
@@ -63,16 +65,17 @@ class PatchEmbed(Embedding):
             return self.proj(x).flatten(2).transpose(1, 2)  # (B, N, D)
         if x.ndim == 4:
             x = patchify(x, self.patch_size)  # (B, N, C*P*P)
+        # patchify orders a patch (C, P, P) like the filter: equal to the convolution within 2e-7.
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, N, D)
 
 
 class ConvStem(Embedding):
-    """3x3 convolutions over overlapping pixels, as in the Compact Convolutional Transformer.
+    """The convolutional stem of the Compact Convolutional Transformer (CCT).
 
-    Hassani et al., 2021, section 3.3 (CCT-7/3x1 has one layer, for patches of 2 pixels): each
-    layer is a convolution without bias, ReLU and a 3x3 max pooling that halves the image, until
-    one token is left of each patch. Nothing is normalised over the batch, so that the tokens of
-    an image depend on no other image.
+    Hassani et al., 2021, section 3.3. Each layer is a 3x3 convolution without bias, a ReLU and a
+    3x3 max pooling that halves the image, until one token is left of each patch; CCT-7/3x1 has one
+    layer, for patches of 2 pixels. There is no batch normalisation, so the tokens of an image
+    depend on no other image. Raises InputError if patch_size is not a power of 2.
     """
 
     odd = "convs.0.weight"
@@ -81,22 +84,22 @@ class ConvStem(Embedding):
         self, *, kind: PatchEmbedName, patch_size: int, in_chans: int, embed_dim: int
     ) -> None:
         super().__init__(kind, patch_size)
-        layers = patch_size.bit_length() - 1
+        layers = patch_size.bit_length() - 1  # log2 of a power of 2; each layer halves the image
         if patch_size != 2**layers or layers < 1:
             raise InputError(
-                f"patch_size {patch_size} is not 2, 4, 8, 16 or 32, as patch_embed conv_stem "
-                f"needs, whose layers halve the image; give one of these",
+                f"patch_size {patch_size} is not 2, 4, 8, 16 or 32; patch_embed conv_stem needs "
+                f"a power of 2, because each of its layers halves the image",
                 argument="patch_size",
             )
         widths = [in_chans, *[STEM_WIDTH] * (layers - 1), embed_dim]
         self.convs = nn.ModuleList()
         for width, following in pairwise(widths):
             conv = nn.Conv2d(width, following, kernel_size=3, padding=1, bias=False)
-            nn.init.kaiming_normal_(conv.weight)
+            nn.init.kaiming_normal_(conv.weight)  # here: vit.init_weights leaves it as it is
             self.convs.append(conv)
 
     def filters(self) -> Tensor:
-        """Those of the first layer, which alone sees pixels: ``(64, C, 3, 3)``."""
+        """The filters of the first layer, the only one that reads pixels: ``(64, C, 3, 3)``."""
         return cast(nn.Conv2d, self.convs[0]).weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,10 +109,11 @@ class ConvStem(Embedding):
 
 
 class ShiftedPatches(Embedding):
-    """Shifted patch tokenisation (SPT, Lee et al., 2021), section 3.1.
+    """Shifted patch tokenisation (SPT, Lee et al., 2021, section 3.1).
 
-    The image and four copies, moved by half a patch along the diagonals with zeros moving in, are
-    cut into patches together; each, ``(5*C*P*P,)`` long, is normalised and projected.
+    The image and four copies, shifted by half a patch along the diagonals and filled with zeros,
+    are stacked as channels and cut into patches. Each patch, a vector of 5*C*P*P numbers, goes
+    through a LayerNorm and a linear layer. Raises InputError if patch_size is 1.
     """
 
     odd = "norm.weight"
@@ -126,8 +130,8 @@ class ShiftedPatches(Embedding):
         super().__init__(kind, patch_size)
         if patch_size < 2:
             raise InputError(
-                f"patch_size {patch_size} has no half by which patch_embed shifted could move "
-                f"the image; give 2 or more",
+                f"patch_size {patch_size} is too small for patch_embed shifted, which shifts the "
+                f"image by half a patch; give 2 or more",
                 argument="patch_size",
             )
         length = 5 * in_chans * patch_size * patch_size
@@ -135,12 +139,13 @@ class ShiftedPatches(Embedding):
         self.proj = nn.Linear(length, embed_dim)
         half = patch_size // 2
         ends = (0, 2 * half)
+        # Where each copy starts in the padded image: first the image itself, then the four shifts.
         self.starts = [(half, half), *((down, right) for down in ends for right in ends)]
 
     def filters(self) -> Tensor:
-        """The five filters of a token, each at its place: ``(D, C, 2P, 2P)``, 2P-1 for odd P."""
+        """The five filters of a token, added where they read: ``(D, C, 2P, 2P)``, odd P: 2P-1."""
         size, half = self.patch_size, self.patch_size // 2
-        flat = self.proj.weight * self.norm.weight
+        flat = self.proj.weight * self.norm.weight  # the norm scales what the projection reads
         parts = flat.view(len(flat), 5, -1, size, size).unbind(1)  # each (D, C, P, P)
         total = flat.new_zeros(*parts[0].shape[:2], size + 2 * half, size + 2 * half)
         for part, (down, right) in zip(parts, self.starts, strict=True):
@@ -149,6 +154,7 @@ class ShiftedPatches(Embedding):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
+        # One padding serves all shifts, which are slices of it; torch.cat makes the copy.
         padded = F.pad(x, (self.patch_size // 2,) * 4)
         views = [
             padded[..., down : down + height, right : right + width] for down, right in self.starts
@@ -160,7 +166,7 @@ class ShiftedPatches(Embedding):
 def make_embedding(
     kind: PatchEmbedName, *, patch_size: int, in_chans: int, embed_dim: int, norm_eps: float
 ) -> Embedding:
-    """The embedding of this kind; norm_eps: of the norm that shifted patches have."""
+    """The patch embedding of this kind; norm_eps applies to the LayerNorm of shifted patches."""
     match kind:
         case "conv_stem":
             return ConvStem(

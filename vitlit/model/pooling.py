@@ -1,4 +1,4 @@
-"""Pooling with learned shares, after the Compact Convolutional Transformer.
+"""Sequence pooling: a mean of the tokens with learned weights (CCT, Hassani et al., 2021).
 
 tokens (B, N, D) -> features (B, D)
 """
@@ -7,19 +7,20 @@ from torch import Tensor, nn
 
 
 class SequencePool(nn.Module):
-    """Mean of the tokens in shares that follow from the tokens (Hassani et al., 2021, eq. 5).
+    """Weighted mean of the tokens, with weights from the tokens (Hassani et al., 2021, eq. 5).
 
-    The shares are the softmax over the tokens of a linear map of each to one number;
-    a bias would change none of them.
+    A linear layer scores each token; the weights are the softmax of the scores over the tokens.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        # No bias: it would add the same number to all scores, and the softmax would drop it.
         self.score = nn.Linear(dim, 1, bias=False)
 
     def shares(self, tokens: Tensor) -> Tensor:
-        """What each of the tokens ``(B, N, D)`` counts: ``(B, N)``, summing to 1."""
+        """The weight of each of the tokens ``(B, N, D)``: ``(B, N)``, rows sum to 1."""
         return self.score(tokens).squeeze(2).softmax(dim=1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # The cast is for autocast, which computes softmax in float32.
         return (self.shares(tokens)[:, None].to(tokens.dtype) @ tokens).squeeze(1)

@@ -1,6 +1,8 @@
-"""Fixed position tables, computed in float64 and stored in float32, and rotary positions.
+"""Position tables: sines and cosines in one and two dimensions, and rotary positions (RoPE).
 
-grid (rows, cols) -> table (N, D); queries or keys (B, h, N, d) -> the same, rotated
+grid (rows, cols) -> table (N, D); queries or keys (B, h, N, D/h) -> the same, rotated
+
+Angles are computed in float64, and tables are stored in float32.
 """
 
 import torch
@@ -9,11 +11,13 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 
-ROPE_BASE = 100.0  # for grids of some ten patches; the 10000 of texts hardly turns within them
+# RoPE-ViT's base (Heo et al., 2024), for grids of some ten patches: with the 10000 of language
+# models most pairs would hardly rotate within them.
+ROPE_BASE = 100.0
 
 
 def _angles(positions: Tensor, pairs: int, base: float = 10000.0) -> Tensor:
-    """positions ``(N,)`` -> angles ``(N, pairs)`` with wavelengths from 2*pi to base * 2*pi."""
+    """positions ``(N,)`` -> angles ``(N, pairs)``, wavelengths from 2*pi to base * 2*pi."""
     rates = base ** (-torch.arange(pairs, dtype=torch.float64, device=positions.device) / pairs)
     return positions.double()[:, None] * rates
 
@@ -21,7 +25,7 @@ def _angles(positions: Tensor, pairs: int, base: float = 10000.0) -> Tensor:
 def sincos1d(count: int, dim: int) -> Tensor:
     """The Transformer's table: PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos of the same.
 
-    Vaswani et al., 2017, section 3.5. Returns ``(count, dim)``; ``dim`` must be even.
+    Vaswani et al., 2017, section 3.5. Returns ``(count, dim)``; raises InputError if dim is odd.
     """
     if dim % 2:
         raise InputError(
@@ -34,8 +38,8 @@ def sincos1d(count: int, dim: int) -> Tensor:
 def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
     """Sines and cosines of the column, then of the row, a quarter of the width each.
 
-    The fixed table of MAE (He et al., 2022). Returns ``(rows*cols, dim)``, row by row;
-    ``dim`` must be a multiple of 4.
+    The fixed table of MAE (He et al., 2022). Returns ``(rows*cols, dim)``, row by row. Raises
+    InputError if dim is not a multiple of 4.
     """
     if dim % 4:
         raise InputError(
@@ -45,14 +49,15 @@ def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     across = _angles(x.flatten(), dim // 4)
     down = _angles(y.flatten(), dim // 4)
+    # The column first: MAE's code builds its grid with the width in front.
     return torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], dim=1).float()
 
 
 def fixed_table(kind: str, grid: tuple[int, int], dim: int, prefix: int) -> Tensor | None:
-    """Positions ``(1, prefix+N, D)`` of kind sincos1d or sincos2d; None for any other.
+    """The table ``(1, prefix+N, D)`` of kind sincos1d or sincos2d; None for any other kind.
 
-    The prefix tokens take the first positions of one dimension; in two, they have no place and
-    get zeros.
+    In sincos1d the prefix tokens take the first positions; in sincos2d they get zeros, because they
+    have no place in the image.
     """
     rows, cols = grid
     match kind:
@@ -64,43 +69,47 @@ def fixed_table(kind: str, grid: tuple[int, int], dim: int, prefix: int) -> Tens
 
 
 def rope2d(rows: int, cols: int, width: int, *, prefix: int = 0) -> Tensor:
-    """Cosines and sines by which :func:`rotate_pairs` turns the queries and keys of a head.
+    """Cosines and sines by which :func:`rotate_pairs` rotates the queries and keys of a head.
 
-    RoFormer's rotation (Su et al., 2021) along the two axes of an image, with the base 100 of
-    RoPE-ViT (Heo et al., 2024, axial): the first half of the width turns with the row of a patch,
-    the second with its column. The first ``prefix`` tokens, which have no place, do not turn.
-    width: of one head, a multiple of 4. Returns ``(2, prefix + rows*cols, width)``.
+    RoFormer's rotation (Su et al., 2021) along the two axes of an image, as in the axial variant of
+    RoPE-ViT (Heo et al., 2024): the first half of the width rotates with the row of a patch, the
+    second with its column. The first ``prefix`` tokens have no place and do not rotate.
+    width: of one head, D/h. Returns ``(2, prefix + rows*cols, width)``; raises InputError if width
+    is not a multiple of 4.
     """
     if width % 4:
         raise InputError(
-            f"heads {width} wide cannot turn with rows and columns; pos_embed rope needs "
-            f"embed_dim / num_heads to be a multiple of 4",
+            f"embed_dim / num_heads is {width}, and pos_embed rope needs a multiple of 4; "
+            f"change either",
             argument=("embed_dim", "num_heads"),
         )
-    # real numbers even for a model on the meta device, since no saved state brings them
+    # On the CPU even for a model on the meta device: the table is not saved, so no checkpoint would
+    # fill in the numbers.
     device = torch.device("cpu") if torch.get_default_device().type == "meta" else None
     y, x = (torch.arange(count, device=device) for count in (rows, cols))
     down = _angles(y.repeat_interleave(cols), width // 4, ROPE_BASE)
     across = _angles(x.repeat(rows), width // 4, ROPE_BASE)
-    angles = torch.cat([down, across], dim=1).repeat_interleave(2, dim=1)  # one for two numbers
-    angles = F.pad(angles, (0, 0, prefix, 0))
+    angles = torch.cat([down, across], dim=1).repeat_interleave(2, dim=1)  # one angle per pair
+    angles = F.pad(angles, (0, 0, prefix, 0))  # angle 0 is no rotation
     return torch.stack([angles.cos(), angles.sin()]).float()
 
 
 def rotate_pairs(x: Tensor, table: Tensor) -> Tensor:
-    """Turn the pairs (x0, x1), (x2, x3), ... of each token by the angles of its place.
+    """Rotate the pairs (x0, x1), (x2, x3), ... of each token by the angles of its place.
 
-    x: ``(..., N, d)``; table: ``(2, N, d)`` of :func:`rope2d`. The type of x is kept.
+    Pairs are neighbours, as in RoFormer, not the two halves of the width as in DINOv3.
+    x: ``(..., N, d)``; table: ``(2, N, d)`` from :func:`rope2d`. The dtype of x is kept.
     """
-    quarter = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)  # turned by 90 degrees
+    quarter = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)  # rotated by 90 degrees
+    # The float32 table makes this float32 for bfloat16 too; only the result is rounded.
     return (x * table[0] + quarter * table[1]).to(x.dtype)
 
 
 def rope_similarity(rows: int, cols: int, width: int) -> Tensor:
-    """How well a query of one patch fits an equal key at another, by their places alone.
+    """Similarity of a query at one patch and an equal key at another, from position alone.
 
-    The mean of the cosine of the angle between them, over the pairs of a head of ``width``.
-    Returns ``(N, N)``, 1 on the diagonal.
+    It is the cosine of the angle between the two rotations, averaged over the pairs of a head of
+    ``width`` numbers. Returns ``(N, N)``, 1 on the diagonal.
     """
     cosines, sines = rope2d(rows, cols, width).double()
     return ((cosines @ cosines.T + sines @ sines.T) / width).float()

@@ -37,8 +37,9 @@ VIT_CHOICES = {
 class ViT(nn.Module):
     """Vision Transformer (arXiv 2010.11929) with timm's argument and parameter names.
 
-    ``config`` holds the arguments as plain values, those that were unset as they turned out:
-    ``ViT(**vit.config)`` is the same architecture, newly initialised.
+    ``config`` holds the arguments as plain values, with defaults that depend on others filled in:
+    ``ViT(**vit.config)`` is the same architecture, newly initialised. Raises InputError for
+    arguments that are out of range or contradict each other.
 
     Args:
         img_size: Height and width in pixels, one number or two.
@@ -57,23 +58,23 @@ class ViT(nn.Module):
         attention: softmax, lsa (locality self-attention: heads learn their temperature, and no
             token attends to itself; Lee et al., 2021) or gpsa (gated positional self-attention:
             heads weigh content against distance; ConViT, d'Ascoli et al., 2021).
-        gpsa_blocks: First blocks that have gpsa; the others have softmax. Unset, all but the
-            last two, as in ConViT.
-        locality_strength: How narrowly the heads of gpsa look at first; 1 in ConViT.
+        gpsa_blocks: Number of blocks with gpsa, from the first; the others have softmax. By
+            default all but the last two, as in ConViT.
+        locality_strength: How narrow the attention of gpsa is at the start; 1 in ConViT.
         pos_embed: learn (a free table), sincos1d (the Transformer's fixed table), sincos2d
-            (fixed, rows and columns apart), rope (queries and keys turn with row and column:
+            (fixed, rows and columns apart), rope (queries and keys rotate with row and column:
             Su et al., 2021; Heo et al., 2024) or none.
         global_pool: token (a class token, as in the paper), avg (mean of the patch tokens) or seq
-            (their mean in learned shares: sequence pooling of CCT, Hassani et al., 2021).
-        class_token: Whether there is a class token; unset, it goes with global_pool token.
+            (their mean with learned weights: sequence pooling of CCT, Hassani et al., 2021).
+        class_token: Whether there is a class token; by default only with global_pool token.
         reg_tokens: Register tokens after the class token (Darcet et al., 2024).
-        fc_norm: Whether the last norm follows the pooling; unset, it does with avg. Google's
-            code norms before it averages: false.
+        fc_norm: Whether the final norm follows the pooling; by default only with avg. Weights of
+            Google's code with average pooling need false.
         norm_eps: Epsilon of every LayerNorm: 1e-6 in the paper's code and timm, 1e-12 in
             Hugging Face's.
         act: gelu (exact, as timm and Hugging Face) or gelu_tanh (as the paper's code).
-        init_values: First value of LayerScale, a learned factor per channel after attention and
-            MLP; unset leaves it out.
+        init_values: Initial value of LayerScale, a learned factor per channel after attention
+            and MLP; by default there is none.
         drop_rate: Dropout before the head.
         pos_drop_rate: Dropout on the embedded patches (embedding dropout).
         proj_drop_rate: Dropout after the attention projection and in the MLP.
@@ -112,6 +113,7 @@ class ViT(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        # int() fails for infinity and NaN; 0 sends them to the message below
         hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
         check_at_least(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
         check_at_least(0, num_classes=num_classes, reg_tokens=reg_tokens)
@@ -120,14 +122,9 @@ class ViT(nn.Module):
                 f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual", argument="mlp_ratio"
             )
         _check_arguments(locals())
-        check_below_one(
-            norm_eps=norm_eps,
-            drop_rate=drop_rate,
-            pos_drop_rate=pos_drop_rate,
-            proj_drop_rate=proj_drop_rate,
-            attn_drop_rate=attn_drop_rate,
-            drop_path_rate=drop_path_rate,
-        )
+        check_below_one(norm_eps=norm_eps, drop_rate=drop_rate, pos_drop_rate=pos_drop_rate)
+        check_below_one(proj_drop_rate=proj_drop_rate, attn_drop_rate=attn_drop_rate)
+        check_below_one(drop_path_rate=drop_path_rate)
         self.img_size = pair(img_size)
         self.grid_size = grid_size(self.img_size, patch_size)
         self.num_classes, self.in_chans, self.embed_dim = num_classes, in_chans, embed_dim
@@ -136,6 +133,7 @@ class ViT(nn.Module):
         fc_norm = global_pool == "avg" if fc_norm is None else fc_norm
         if attention == "gpsa" and gpsa_blocks is None:
             gpsa_blocks = usual_gpsa_blocks(depth)
+        # after the defaults above are filled in: config keeps the locals named like arguments
         self.config = _plain_arguments(locals())
         self.patch_embed: Embedding = make_embedding(
             patch_embed,
@@ -165,12 +163,12 @@ class ViT(nn.Module):
         init_weights(self)
 
     def remove_head(self) -> None:
-        """Give features ``(B, D)`` in place of logits, as with ``num_classes=0``."""
+        """Return features ``(B, D)`` from now on, as with ``num_classes=0``."""
         self.num_classes, self.head = 0, nn.Identity()
         self.config["num_classes"] = 0
 
     def _add_norm(self, dim: int, eps: float, *, after_pooling: bool) -> None:
-        """Set ``norm``, before the pooling, and ``fc_norm``, after it: one of them does nothing."""
+        """Set ``norm`` (before the pooling) and ``fc_norm`` (after it); one is the identity."""
         norm = nn.LayerNorm(dim, eps=eps)
         self.norm = nn.Identity() if after_pooling else norm
         self.fc_norm = norm if after_pooling else nn.Identity()
@@ -179,7 +177,7 @@ class ViT(nn.Module):
         """Set ``cls_token`` ``(1, 1, D)`` and ``reg_token`` ``(1, R, D)``, or None."""
         if self.global_pool == "token" and not class_token:
             raise InputError(
-                "class_token false leaves global_pool token nothing to read; give avg as well",
+                "global_pool token needs a class token; leave out class_token false, or give avg",
                 argument="global_pool",
             )
         self.num_prefix_tokens = int(class_token) + reg_tokens
@@ -199,10 +197,10 @@ class ViT(nn.Module):
             self.register_buffer("pos_embed", fixed_table(kind, self.grid_size, dim, prefix))
 
     def _rope(self, num_heads: int) -> Tensor | None:
-        """What turns queries and keys with ``pos_embed=rope``, of all blocks."""
+        """The rotation table that all blocks share with ``pos_embed=rope``, else None."""
         if self.config["pos_embed"] != "rope":
             return None
-        width = self.embed_dim // max(1, num_heads)
+        width = self.embed_dim // max(1, num_heads)  # Attention refuses num_heads below 1, later
         return rope2d(*self.grid_size, width, prefix=self.num_prefix_tokens)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -211,13 +209,14 @@ class ViT(nn.Module):
         x = self.patch_embed(x)  # (B, N, D)
         prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
         if prefix:
+            # class token first, then registers, then patches: timm's order, and pos_embed's
             x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         return self.pos_drop(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens ``(B, prefix+N, D)`` after the last block and, without fc_norm, the norm."""
+        """Tokens ``(B, prefix+N, D)`` after the last block, normalised unless fc_norm does it."""
         return self.norm(self.blocks(self.embed(x)))
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -247,14 +246,14 @@ class ViT(nn.Module):
 
 
 def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """ViT's arguments among the values of its constructor, as a YAML file can hold them."""
+    """ViT's arguments among the local variables of its constructor, as values for a YAML file."""
     found = {name: values[name] for name in inspect.signature(ViT).parameters}
     height, width = pair(found["img_size"])
     return found | {"img_size": height if height == width else [height, width]}
 
 
 def _check_arguments(values: dict[str, Any]) -> None:
-    """values: of ViT's constructor."""
+    """Refuse unknown choices among the local variables of ViT's constructor."""
     for name, names in VIT_CHOICES.items():
         value, known = values[name], get_args(names)
         if value not in known:
@@ -264,7 +263,7 @@ def _check_arguments(values: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def init_weights(model: ViT) -> None:
-    """Initial values, after the paper's published code (google-research/vision_transformer).
+    """Initial values as in the paper's published code (google-research/vision_transformer).
 
     * every matrix: Xavier uniform, queries, keys and values as three separate matrices;
     * every bias and the class token: 0; the head: all 0, so the first loss is log(num_classes);
@@ -272,11 +271,12 @@ def init_weights(model: ViT) -> None:
     * ``patch_embed=linear``: Xavier uniform on the flattened patch;
     * ``patch_embed=conv``: left as PyTorch initialises a Conv2d (Kaiming uniform, a = sqrt 5);
     * the layers of ``patch_embed=conv_stem``: Kaiming normal, as in CCT's code;
-    * ``attention=gpsa``: as ConViT, see ``GatedPositionalAttention.start_local``;
+    * ``attention=gpsa``: as in ConViT, see ``GatedPositionalAttention.start_local``;
     * the scores of ``global_pool=seq``: normal with standard deviation 0.02, as in CCT's code.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
+            # Xavier's bound depends on the shape: (3D, D) as one matrix would start smaller
             parts = 3 if name.endswith("attn.qkv") else 1
             for matrix in module.weight.chunk(parts):
                 nn.init.xavier_uniform_(matrix)
@@ -290,9 +290,9 @@ def init_weights(model: ViT) -> None:
             nn.init.zeros_(model.patch_embed.proj.bias)
     if isinstance(model.pos_embed, nn.Parameter):
         nn.init.normal_(model.pos_embed, std=0.02)
-    if model.reg_token is not None:  # equal registers would stay equal
+    if model.reg_token is not None:  # equal registers would get equal gradients and stay equal
         nn.init.normal_(model.reg_token, std=0.02)
     if model.seq_pool is not None:
         nn.init.normal_(model.seq_pool.score.weight, std=0.02)
-    if isinstance(model.head, nn.Linear):
+    if isinstance(model.head, nn.Linear):  # last: the loop above gave it Xavier's values
         nn.init.zeros_(model.head.weight)
