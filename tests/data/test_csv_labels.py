@@ -76,7 +76,10 @@ def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
         ("file,class\n../x.png,cat\n", "is not a file below"),
         ("file,class\n,cat\n", "is not a file below"),
         ("file;class\n00.png;cat\n", "separated by a comma, .* and has 'file;class'"),
-        ("file,class\n00.png,cat\n00.png,dog\n", "00.png is dog, and cat before"),
+        (
+            "file,class\n00.png,cat\n00.png,dog\n",
+            "00.png has the class dog, and cat in an earlier line",
+        ),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(text: str, part: str, photos: Path) -> None:
@@ -92,7 +95,7 @@ def test_empty_lines_are_left_out_and_repeats_are_told(
     file = photos.parent / "again.csv"
     file.write_text("file,class\n00.png,cat\n01.png,dog\n00.png,cat\n,\n")
     assert list(read_labels(file, photos).values()) == ["cat", "dog"]
-    assert "again.csv names 1 images again, with the same class" in caplog.text
+    assert "again.csv repeats 1 images with the same class" in caplog.text
 
 
 def test_classes_that_are_no_text_are_refused(photos: Path) -> None:

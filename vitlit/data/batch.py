@@ -1,4 +1,7 @@
-"""What travels from the data to the model: a batch, and the address its randomness follows from."""
+"""What travels from the data to the model: a batch, and the address of its random draws.
+
+Order: indices (B,) -> Batch: uint8 (B, C, h, w) -> float (B, N, C*P*P) or (B, C, H, W)
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +12,10 @@ from vitlit.seeding import BatchAddress
 
 
 class Order(NamedTuple):
-    """What a batch is to hold: indices and valid ``(B,)``, and the batch's address."""
+    """The request for a batch: indices int64 and valid bool ``(B,)``, and the batch's address.
+
+    Samplers yield it. A loader knows its epoch and key from it even in a worker process.
+    """
 
     indices: Tensor
     valid: Tensor
@@ -18,13 +24,13 @@ class Order(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What travels to the model, and is given to its steps.
+    """A batch as the loader yields it, and as the steps of the model get it.
 
-    x: uint8 ``(B, C, h, w)`` from the loader, float patches ``(B, N, C*P*P)`` or images
-    ``(B, C, H, W)`` in a step; y: int64 ``(B,)``; sample: int64 ``(B,)``, its place in the
-    split; valid: bool ``(B,)``, False for rows that only fill up a batch of an evaluation, and
-    for files that cannot be read; epoch and key: the address of the batch; bad: sample and
-    reason for each of those files.
+    x: uint8 ``(B, C, h, w)`` from the loader; in a step float patches ``(B, N, C*P*P)`` or images
+    ``(B, C, H, W)``. y: labels int64 ``(B,)``, or soft targets float ``(B, num_classes)`` after
+    mixing. sample: int64 ``(B,)``, each image's index in its split. valid: bool ``(B,)``, False for
+    rows that only pad an evaluation and for files that cannot be read. epoch, key: the address of
+    the batch. bad: sample and reason for each file that cannot be read.
     """
 
     x: Tensor
@@ -37,4 +43,5 @@ class Batch(NamedTuple):
 
     @property
     def address(self) -> BatchAddress:
+        """What the random draws of this batch are functions of."""
         return BatchAddress(self.sample, self.epoch, self.key)

@@ -1,4 +1,7 @@
-"""The catalogue of data sets: image size, channels, statistics and class names."""
+"""The catalogue of data sets: image size, channels, statistics and class names.
+
+The order of the names is the order of the published labels: to sort them would rename classes.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -37,13 +40,16 @@ CIFAR100_NAMES = (
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table: size in pixels, channels, and statistics of pixels in [0, 1]."""
+    """One row of the catalogue: side in pixels, channels, mean and std of pixels in [0, 1].
+
+    torchvision: the class of torchvision.datasets that downloads and reads the set, if any.
+    """
 
     size: int
     in_chans: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    class_names: tuple[str, ...] = ()  # empty: found on disk
+    class_names: tuple[str, ...] = ()  # empty: read from the folders on disk
     torchvision: Any = None
 
 
@@ -63,7 +69,7 @@ SOURCES: dict[str, Source] = {
 
 
 def check_dataset(dataset: str, labels: str | None) -> None:
-    """Refuse a name that is not in the table, and labels beside a set that has its own."""
+    """Raise InputError for an unknown data set, and for labels beside a set that has its own."""
     known = get_args(DatasetName)
     if dataset not in known:
         raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")

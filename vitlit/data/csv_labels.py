@@ -1,4 +1,4 @@
-"""Which image is of which class, said by a CSV file: an alternative to class folders.
+"""Labels from a CSV file, an alternative to class folders.
 
 labels.csv (columns file, class; others are ignored), data_dir -> FileImages
 """
@@ -14,11 +14,16 @@ from vitlit.files import printable
 from vitlit.images.image_store import FileImages
 
 LABEL_COLUMNS = ("file", "class")
-say_once = cache(say)  # the file is read for the names and for the images
+say_once = cache(say)  # the file is read twice, for the class names and for the images
 
 
 def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
-    """Class by path, in the order of the file; the paths it holds are relative to data_dir."""
+    """The class of each path, in the order of the file, whose paths are relative to data_dir.
+
+    Raises InputError, with the number of the line, for what cannot be read or contradicts itself.
+    """
+    # utf-8-sig: spreadsheets write a mark before the first column's name. surrogateescape: other
+    # encodings get as far as check_label_names, which names the class.
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
             reader = csv.DictReader(lines)
@@ -35,27 +40,30 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
         )
     found: dict[str, str] = {}
     repeats = 0
-    for number, (name, label) in enumerate(rows, start=2):
+    for number, (name, label) in enumerate(rows, start=2):  # line 1 names the columns
         if not name and not label:
-            continue  # spreadsheets leave such lines at the end
+            continue  # spreadsheets leave empty lines at the end
         path = str(_path_inside(name, data_dir, f"{file}, line {number}"))
         if not label or not label.strip():
             raise InputError(f"{file}, line {number}: {name} has no class; give it one")
         repeats += path in found
         if found.setdefault(path, label.strip()) != label.strip():
             raise InputError(
-                f"{file}, line {number}: {name} is {label.strip()}, and {found[path]} before; "
-                f"leave one of them out"
+                f"{file}, line {number}: {name} has the class {label.strip()}, and "
+                f"{found[path]} in an earlier line; remove one of the two"
             )
     if not found:
         raise InputError(f"{file} names no images; give it a line for each")
     if repeats:
-        say_once(f"{file} names {repeats} images again, with the same class")
+        say_once(f"{file} repeats {repeats} images with the same class; each is used once")
     return found
 
 
 def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
-    """The path of a file that must be in data_dir, where caches look for it."""
+    """The path of an existing file below data_dir; anything else is refused.
+
+    The cache of decoded images takes paths relative to data_dir.
+    """
     path = Path(name) if name and name.strip() else None
     if path is None or path.is_absolute() or ".." in path.parts:
         raise InputError(
@@ -67,14 +75,15 @@ def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
 
 
 def label_names(file: Path, data_dir: Path) -> list[str]:
-    """The classes that the file names, sorted."""
+    """The class names in the file, sorted: their order is the order of the labels."""
     return sorted(set(read_labels(file, data_dir).values()))
 
 
 def check_label_names(names: list[str], place: Path) -> None:
-    """Refuse names of classes that are no text, which no report or export could hold."""
+    """Raise InputError for class names that are not text: no report or export could hold them."""
     for name in names:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps odd bytes
+        # surrogates: Python decodes bytes that are not UTF-8 to them (PEP 383)
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise InputError(
                 f"the class {printable(name)} of {place} is not text in UTF-8; rename its folder, "
                 f"or save the file of labels as UTF-8"
@@ -84,13 +93,16 @@ def check_label_names(names: list[str], place: Path) -> None:
 def labelled_images(
     file: Path, data_dir: Path, class_names: list[str], *, in_chans: int, size: tuple[int, int]
 ) -> FileImages:
-    """The images that the file names; their classes must be among ``class_names``."""
+    """The images that the file names, labelled by the order of ``class_names``.
+
+    Raises InputError for a class that is not among them.
+    """
     found = read_labels(file, data_dir)
     numbers = {name: number for number, name in enumerate(class_names)}
-    if odd := sorted(set(found.values()) - set(numbers)):
+    if unknown := sorted(set(found.values()) - set(numbers)):
         raise InputError(
-            f"{file} names the class {first_few(odd)}, which the model does not know; "
-            f"it knows {first_few(class_names)}"
+            f"{file} names the class {first_few(unknown)}, which the model does not have; "
+            f"it has {first_few(class_names)}"
         )
     labels = torch.tensor([numbers[name] for name in found.values()])
     return FileImages(list(found), labels, in_chans=in_chans, size=size)

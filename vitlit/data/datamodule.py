@@ -1,4 +1,4 @@
-"""Images to batches of patches: splits, loaders, and the stages that run where the model is.
+"""Images to batches of patches: splits, loaders, and the stages on the model's device.
 
 dataset -> train | val | test -> uint8 (B, C, h, w)
         -> augmentation, resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
@@ -31,39 +31,39 @@ from vitlit.patches import grid_size, pair, patchify
 
 
 class ImageData(pl.LightningDataModule):
-    """Batches of patches from a data set: test data are read by ``test`` alone.
+    """Batches of patches from a data set; only the ``test`` stage reads test images.
 
     Args:
         dataset: digits (shipped with the package), mnist, fashion_mnist, cifar10, cifar100,
             imagenet, or folder: data_dir then holds train/ and perhaps val/ and test/, each with
             a folder for each class; or the class folders themselves, which are split into three.
-        data_dir: Where the data set is, or is downloaded to.
-        labels: With folder: a CSV file with the columns file, below data_dir, and class, in place
-            of class folders; its images are split into three.
+        data_dir: The folder that holds the data set, or that it is downloaded to.
+        labels: With folder: a CSV file in place of class folders, with the columns file (a path
+            below data_dir) and class; its images are split into three.
         img_size: Height and width of the model's input in pixels, one number or two, such as 64
             or '[32,48]'; the data set's own by default, 224 for a folder.
-        in_chans: 1 for grey, 3 for colour; the data set's own by default.
+        in_chans: 1 for grey, 3 for RGB; the data set's own by default.
         class_names: Names in the order of the labels; by default those of the data set.
         batch_size: Images in a batch of one process.
-        val_fraction: Share of the training images held out for validation, from each class,
-            where the data set has no validation part.
-        test_fraction: Share held out for testing, from each class, where the data set has no
-            test part (digits and a folder of class folders).
+        val_fraction: Share of the training images held out for validation, from each class, if
+            the data set has no validation part.
+        test_fraction: Share held out for testing, from each class, if the data set has no test
+            part (digits and a folder of class folders).
         train_fraction: Share of the training images to use, of each class; 1 uses all.
         split_seed: Decides which images are held out, and which are used.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
-            (ImageNet's for a folder); none leaves pixels in [0, 1], whatever mean and std say.
+            (ImageNet's for a folder); none leaves pixels in [0, 1] and ignores mean and std.
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
         std: Standard deviation of each channel in place of the data set's.
-        invert: Turn pixels p into 1 - p; the mean becomes 1 - mean.
+        invert: Replace pixels p by 1 - p; the mean becomes 1 - mean.
         num_workers: Processes that load batches; by default none for sets in memory.
-        memory_gb: Image files that fit this many gigabytes decoded are decoded once, into a cache
-            in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded for each epoch.
-        on_bad_image: What becomes of image files that cannot be read: refuse names them before
-            training, validation or testing starts; skip leaves them out of every split, and says
+        memory_gb: Image files that fit this many gigabytes when decoded are decoded once, into a
+            cache in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded in each epoch.
+        on_bad_image: What to do with image files that cannot be read: refuse lists them before
+            training, validation or testing starts; skip leaves them out of every split and says
             how many (sets larger than memory_gb are decoded once to find them).
-        download: Download mnist, fashion_mnist, cifar10 or cifar100 where they are missing.
-        split: Which split ``test`` scores: train, val or test.
+        download: Download mnist, fashion_mnist, cifar10 or cifar100 if they are missing.
+        split: The split that ``test`` scores: train, val or test.
         images: Files and folders that predict, explain and probe read.
         patch_size: Side of a patch in pixels, from the model.
         patchify: Whether batches hold patches or images, from the model.
@@ -104,6 +104,7 @@ class ImageData(pl.LightningDataModule):
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
+        # not saved: what differs from command to command
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
         source = SOURCES[dataset]
         self.dataset = dataset
@@ -180,7 +181,7 @@ class ImageData(pl.LightningDataModule):
         )
 
     def _save_what_follows(self) -> None:
-        """Put into checkpoints what the data set decided, so that other images are seen alike."""
+        """Save what the data set decided, so that predict needs no data set to see images alike."""
         self.hparams.update(
             class_names=self.class_names,
             data_dir=str(self.data_dir),
@@ -208,9 +209,8 @@ class ImageData(pl.LightningDataModule):
             case _:
                 names = ()
                 self.splits["predict"] = self._predict_split()
-        self.splits |= self._split_builder.splits(
-            [name for name in names if name not in self.splits]
-        )
+        missing = [name for name in names if name not in self.splits]  # validate after fit has val
+        self.splits |= self._split_builder.splits(missing)
 
     def _predict_split(self) -> Split:
         if not self.image_paths:
@@ -218,14 +218,14 @@ class ImageData(pl.LightningDataModule):
         unread: list[str] = []
         self.files = find_images(self.image_paths, unread)
         say_unread(unread)
-        labels = torch.full((len(self.files),), -1)
+        labels = torch.full((len(self.files),), -1)  # unknown
         channels = 1 if self.in_chans == 1 else 3
         images = FileImages(self.files, labels, in_chans=channels, size=self.preprocess.source_size)
         return FoundFiles(images, torch.arange(len(labels)))
 
     @property
     def place(self) -> dict[str, int]:
-        """This process's rank, and the number of processes."""
+        """The rank of this process and the number of processes, as keyword arguments."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return {"rank": rank, "world": world}
@@ -234,11 +234,12 @@ class ImageData(pl.LightningDataModule):
         in_files = isinstance(split.images, FileImages)
         workers = self.num_workers
         if workers is None:
+            # a few files are read before workers have started; images in memory need no worker
             workers = min(8, os.cpu_count() or 1) if in_files and len(split) > 256 else 0
         return LateLoader(
             dataset=split,
             sampler=order,
-            batch_size=None,
+            batch_size=None,  # an Order is a whole batch
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -252,6 +253,7 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         split = self.splits["train"]
         if isinstance(split.images, FileImages):
+            # files keep their resolution for the crop, so it happens where they are decoded
             split = CroppedSplit(split.images, split.members, self.augmentation)
         check_repeats(len(split), self.batch_size, self.place["world"])
         order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
@@ -269,18 +271,17 @@ class ImageData(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """All but the sample numbers: what is drawn for them is decided without the device."""
-        x, y, valid = (
-            part.to(device, non_blocking=True) for part in (batch.x, batch.y, batch.valid)
-        )
+        """Move all but ``sample``: its draws are computed on the CPU, so nothing waits."""
+        parts = (batch.x, batch.y, batch.valid)
+        x, y, valid = (part.to(device, non_blocking=True) for part in parts)
         return batch._replace(x=x, y=y, valid=valid)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        training = self.trainer is not None and self.trainer.training
+        training = self.trainer is not None and self.trainer.training  # False in validation
         return self.transform(batch, augment=training)
 
     def transform(self, batch: Batch, *, augment: bool) -> Batch:
-        """The batch of a loader, uint8, to the batch of a step, float patches or images."""
+        """A loader's batch (uint8 images) to a step's batch (float patches or images)."""
         if augment:
             x, y = self.augmentation(
                 batch.x,

@@ -1,9 +1,9 @@
-"""The table of data sets: where their images and labels are on disk, and what they are.
+"""Reading data sets: downloading them, and opening the images of their parts.
 
-data set, part -> images that ``gather(indices (B,))`` -> uint8 (B, C, h, w), labels int64 (n,)
+data set, part -> Images: gather(indices (B,)) -> uint8 (B, C, h, w), labels int64 (n,)
 
-A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``all`` where nobody
-published a division. How parts become splits is the DataModule's business.
+A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``all`` if no division
+was published. ``split_builder`` turns parts into splits.
 """
 
 from importlib.resources import files
@@ -14,14 +14,14 @@ import torch
 from torchvision import datasets as tv
 
 from vitlit.data.catalog import SOURCES
-from vitlit.data.image_folder import _part_root, _scan
+from vitlit.data.image_folder import part_root, scan_class_folders
 from vitlit.errors import InputError, find_text
 from vitlit.images.decode_cache import open_checked, open_decoded
 from vitlit.images.image_store import FileImages, Images, MemoryImages
 
 
 def _read_digits() -> MemoryImages:
-    """The 1,797 digits of the package; values 0..16 are spread over 0..255."""
+    """The 1,797 digits shipped with the package; values 0..16 are scaled to 0..255."""
     with (
         (files("vitlit.data") / "digits" / "digits.npz").open("rb") as file,
         np.load(file) as arrays,
@@ -34,11 +34,12 @@ def _read_digits() -> MemoryImages:
 def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
     try:
         source = SOURCES[dataset].torchvision(str(data_dir), train=part == "train")
-    except Exception as error:  # torchvision raises many kinds for files cut short
+    except Exception as error:  # torchvision raises many types for files that were cut short
+        # its hint goes on with an argument of Python's
         hint = find_text("download hint", str(error))
         reason = str(error)[: hint.start()] if hint else str(error)
         raise InputError(
-            f"cannot read {dataset} in {data_dir}: {reason}; remove what is there of it, and give "
+            f"cannot read {dataset} in {data_dir}: {reason}; remove its files there, and give "
             f"download true",
             argument="download",
         ) from error
@@ -48,7 +49,7 @@ def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
 
 
 def prepare_data_set(dataset: str, data_dir: Path, *, download: bool) -> None:
-    """Fetch or unpack what is missing on disk; called by one process of each machine."""
+    """Download or unpack what is missing on disk; one process of each machine calls it."""
     source = SOURCES[dataset].torchvision
     if dataset == "imagenet":
         for split in ("train", "val"):
@@ -56,7 +57,7 @@ def prepare_data_set(dataset: str, data_dir: Path, *, download: bool) -> None:
                 _unpack_imagenet(data_dir, split)
     elif source is not None and download:
         try:
-            for train in (True, False):
+            for train in (True, False):  # both: the other commands must not need the network
                 source(str(data_dir), train=train, download=True)
         except (OSError, RuntimeError) as error:
             raise InputError(
@@ -74,7 +75,7 @@ def _unpack_imagenet(data_dir: Path, split: str) -> None:
         )
     try:
         tv.ImageNet(str(data_dir), split=split)
-    except (ImportError, OSError, RuntimeError) as error:  # it reads the devkit with scipy
+    except (ImportError, OSError, RuntimeError) as error:  # ImportError: it needs scipy
         raise InputError(f"cannot unpack ImageNet in {data_dir}: {error}") from error
 
 
@@ -91,23 +92,24 @@ def read_part(
 ) -> Images:
     """The images of one part, with a list of the files that cannot be read.
 
-    in_chans and size apply to image files, which are decoded to them; sets that come as arrays
-    keep their own. Files that fit ``memory_gb`` (10**9 bytes) decoded are decoded once, into a
-    cache on disk that is mapped into memory; larger sets are decoded each time. Of these, ``bad``
-    lists the files that a look at the header condemns, or decoding, if ``thorough``.
+    in_chans, size (height, width): what image files are decoded to; sets that come as arrays keep
+    their own. memory_gb: sets of files that fit it decoded (in 10**9 bytes) are decoded once, into
+    a cache on disk that is mapped into memory; larger sets are decoded each time. thorough: whether
+    the files of larger sets are decoded once to find the bad ones, or only their headers are read.
     """
     if dataset == "digits":
         return _read_digits()
     if SOURCES[dataset].torchvision is not None:
         return _read_torchvision(dataset, part, data_dir)
+    # ImageNet's test labels were never published: papers report the validation images
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
-    root = _part_root(data_dir, folder)
-    images = _scan(root, num_classes, in_chans=in_chans, size=size)
+    root = part_root(data_dir, folder)
+    images = scan_class_folders(root, num_classes, in_chans=in_chans, size=size)
     return open_images(images, root, memory_gb=memory_gb, thorough=thorough)
 
 
 def open_images(images: FileImages, root: Path, *, memory_gb: float, thorough: bool) -> Images:
-    """Files below ``root`` decoded into memory where they fit it, else as they are; checked."""
+    """Image files below ``root``, from the cache if they fit ``memory_gb`` decoded; checked."""
     if images.nbytes <= memory_gb * 1e9:
         return open_decoded(images, root)
     return open_checked(images, root, thorough=thorough)

@@ -1,6 +1,7 @@
-"""Image folders: one folder for each class, below train, val and test or all together.
+"""Image folders: one folder for each class, below train, val and test or side by side.
 
-folder -> parts, class names, files and their labels"""
+folder -> names of its parts, class names -> paths and labels (n,)
+"""
 
 import os
 from pathlib import Path
@@ -13,15 +14,17 @@ from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import EXTENSIONS, is_hidden, is_loop, list_images
 from vitlit.images.image_store import FileImages
 
+# What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
+# silently, and without "train" it would become a class.
 PART_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
-}  # what people call the parts of a data set
+}
 
 
 def _folders(root: Path) -> list[Path]:
-    """Folders below root, sorted by name; hidden ones and links that lead back are left out."""
+    """Folders in root, sorted by name, without hidden ones and links that lead back."""
     if not root.is_dir():
         return []
     found = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
@@ -29,16 +32,17 @@ def _folders(root: Path) -> list[Path]:
     return [p for p in found if not (p.is_symlink() and is_loop(str(p), around))]
 
 
-def _part_root(data_dir: Path, part: str) -> Path:
+def part_root(data_dir: Path, part: str) -> Path:
+    """The folder that holds the class folders of a part."""
     return data_dir if part == "all" else data_dir / part
 
 
 def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
-    """The parts that a data set provides.
+    """The parts that a data set provides: train, val and test, or all.
 
     A folder has ``train`` and perhaps ``val`` and ``test``; otherwise its class folders are
-    ``all``. ImageNet's 50,000 validation images serve as its test part, as in the papers: the
-    labels of its test set were never published.
+    ``all``. ImageNet's 50,000 validation images are its test part, as in the papers. Raises
+    InputError for a missing folder and for folders that are probably misnamed parts.
     """
     if dataset == "digits":
         return ("all",)
@@ -54,6 +58,7 @@ def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
                 f"or rename {odd[0]} if it is a class"
             )
         meant = _misnamed(data_dir)
+        # Only if all folders look like parts: "test" alone may well be a class among others.
         if meant and len(meant) == len(_folders(data_dir)):
             raise InputError(
                 f"{data_dir} has the folders {', '.join(meant)}; rename them to "
@@ -70,21 +75,24 @@ def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
 
 
 def _misnamed(data_dir: Path) -> dict[str, str]:
-    """Folders that are not called train, val or test but seem to be meant: name -> right name."""
+    """Folders that are probably parts under another name: that name -> train, val or test."""
     names = [folder.name for folder in _folders(data_dir)]
     meant = {name: PART_WORDS.get(name.lower(), "") for name in names}
     return {name: part for name, part in meant.items() if part and name != part}
 
 
 def find_class_names(dataset: str, data_dir: Path) -> list[str]:
-    """Class names in the order of their labels; a folder's are its class folders, sorted."""
+    """Class names in the order of their labels; for a folder its class folders, sorted.
+
+    Raises InputError for a folder without classes, and if its parts differ in them.
+    """
     if dataset == "imagenet":
         from torchvision.models import ViT_B_16_Weights  # its metadata needs no download
 
         return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
     if dataset != "folder":
         return list(SOURCES[dataset].class_names)
-    roots = {part: _part_root(data_dir, part) for part in part_names(dataset, data_dir)}
+    roots = {part: part_root(data_dir, part) for part in part_names(dataset, data_dir)}
     names = {part: [folder.name for folder in _folders(root)] for part, root in roots.items()}
     first_part, first = next(iter(names.items()))
     if not first:
@@ -103,13 +111,14 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
 
 
 def check_class_names(data_dir: Path, expected: list[str]) -> None:
-    """Refuse a folder whose classes are not those of the model: labels would shift in silence."""
+    """Raise InputError if a folder has other classes than the model: labels would be wrong."""
     found = find_class_names("folder", data_dir)
     if found != expected:
         more = {
             "only the folder has": sorted(set(found) - set(expected)),
             "only the model has": sorted(set(expected) - set(found)),
         }
+        # Labels are places in the sorted names: one class more shifts all that follow.
         lists = [f"{who} {first_few(names)}" for who, names in more.items() if names]
         if not lists:
             raise InputError(
@@ -125,8 +134,10 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
         )
 
 
-def _scan(root: Path, count: int, *, in_chans: int, size: tuple[int, int]) -> FileImages:
-    """Image files of the class folders below root, labelled by the order of their folder."""
+def scan_class_folders(
+    root: Path, count: int, *, in_chans: int, size: tuple[int, int]
+) -> FileImages:
+    """Image files of the ``count`` class folders in root, labelled by the order of the folders."""
     folders = _folders(root)
     if len(folders) != count:
         raise InputError(f"{root} has {len(folders)} class folders, expected {count}")

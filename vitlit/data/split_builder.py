@@ -1,4 +1,4 @@
-"""A data set divided into train, val and test.
+"""Dividing a data set into the splits train, val and test.
 
 data set on disk -> parts, as published -> splits, without the files that cannot be read
 """
@@ -26,10 +26,11 @@ SplitName = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class SplitBuilder:
-    """How a data set is read and divided; see the arguments of ImageData.
+    """How a data set is read and divided; the fields are arguments of ImageData.
 
-    size: (height, width) in pixels that files are decoded to; seed: decides who is held out;
-    labels: a CSV file in place of class folders; train_fraction: of the training images.
+    size: (height, width) in pixels that files are decoded to; seed: decides which images are held
+    out; labels: a CSV file in place of class folders; train_fraction: share of the training images
+    that is used.
     """
 
     dataset: DatasetName
@@ -44,12 +45,17 @@ class SplitBuilder:
     on_bad_image: OnBadImage
     labels: Path | None = None
     train_fraction: float = 1.0
-    _parts: dict[str, Images] = field(default_factory=dict)
+    _parts: dict[str, Images] = field(default_factory=dict)  # opened parts: two splits share one
 
     def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
-        """The splits of these names; files that cannot be read are refused, or left out of them."""
+        """The splits of these names.
+
+        Files that cannot be read raise InputError or are left out, as ``on_bad_image`` says.
+        """
         found: dict[str, tuple[Images, Tensor]] = {name: self._members(name) for name in names}
-        if self.on_bad_image == "refuse":
+        if (
+            self.on_bad_image == "refuse"
+        ):  # after all parts are open, so one message lists all files
             refuse_parts_with_bad_images(list(self._parts.values()))
         else:
             found = leave_out_bad_images(found, self.class_names)
@@ -60,10 +66,12 @@ class SplitBuilder:
         }
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
-        """The images that a split is taken from, and its places among them."""
+        """The images of the part that a split is taken from, and the split's indices among them."""
         found = ("all",) if self.labels else part_names(self.dataset, self.data_dir)
         if self.dataset == "folder" and not self.labels:
+            # a checkpoint may have brought the names, and the folder may be another one
             check_class_names(self.data_dir, self.class_names)
+        # Published parts are used whole, but train gives up images if there is no val part.
         if name in found and (name != "train" or "val" in found):
             images = self._part(name)
             return images, torch.arange(len(images))
@@ -81,18 +89,20 @@ class SplitBuilder:
             test_fraction=self.test_fraction if part == "all" else 0.0,
             seed=self.seed,
         )
-        if name != "train":
+        if name != "train":  # every class keeps a training image, see stratified_split
             self._say_missing(name, images.labels, members)
         return images, members
 
     def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
-        """Name the classes that are too small to give an image to the split."""
+        """Tell which classes have too few images to give one to the split."""
         there = set(labels[members].tolist())
         missing = [self.class_names[i] for i in torch.unique(labels).tolist() if i not in there]
         if missing:
             say(f"the {name} split has no image of class {first_few(missing)}, which has too few")
 
     def _part(self, part: str) -> Images:
+        """The images of a part, which is opened once."""
+        # To skip files, all bad ones must be known before training: headers do not show them all.
         thorough = self.on_bad_image == "skip"
         if self.labels and part not in self._parts:
             images = labelled_images(

@@ -1,6 +1,8 @@
-"""Splits: some of the images of a part, a whole batch at a time.
+"""Splits: the images that train, validate, test or predict, gathered a whole batch at a time.
 
-Order -> Batch
+Order: indices (B,) -> Batch: uint8 (B, C, h, w), labels (B,)
+
+"Places" are indices of a split; ``members`` turns them into indices of all images of its part.
 """
 
 from collections.abc import Sequence
@@ -18,41 +20,45 @@ from vitlit.images.image_store import FileImages, Images, is_among
 
 
 class Split(Dataset[Batch]):
-    """Some of the images of a part, gathered a whole batch at a time."""
+    """Some of the images of a part, gathered a whole batch at a time.
+
+    members: int64 ``(n,)``, the indices of the split's images among those of the part.
+    """
 
     def __init__(self, images: Images, members: Tensor) -> None:
         self.images, self.members = images, members
         self.labels = images.labels[members]
 
     def part(self, fraction: float, seed: int) -> "Split":
-        """This split, or a share of each of its classes."""
+        """A share of each of the split's classes; the split itself for a fraction of 1."""
         if fraction == 1.0:
             return self
         return Split(self.images, self.members[stratified_part(self.labels, fraction, seed)])
 
     @property
     def paths(self) -> Sequence[str]:
-        """The files of all images of the part; empty where they come from none."""
+        """The files of all images of the part; empty if the images come from no files."""
         return getattr(self.images, "paths", ())
 
     def files(self, places: Tensor) -> list[str]:
-        """The files of the images at these places ``(n,)``, empty where they come from none."""
+        """The files of the images at these places ``(n,)``; empty strings if there are none."""
         return [self.paths[i] if self.paths else "" for i in self.members[places].tolist()]
 
     def names(self, places: Sequence[int], title: str) -> list[str]:
-        """Names of the images at these places: folder and file, or the title and the place."""
+        """Names of the images at these places: "folder/file", or ``title`` and the place."""
         if not self.paths:
             return [f"{title} {place}" for place in places]
         files = self.files(torch.tensor(places, dtype=torch.long))
         return [printable(Path(*Path(file).parts[-2:])) for file in files]
 
     def pictures(self, places: Tensor) -> Tensor:
-        """Images at these places ``(..., )`` as they are: float ``(..., C, h, w)`` in [0, 1]."""
+        """Images at these places ``(...,)``, not normalised: float ``(..., C, h, w)`` in [0, 1]."""
         images = self.images.gather(self.members[places.flatten()]).float() / 255
         return images.view(*places.shape, *images.shape[1:])
 
     def balanced_places(self, count: int) -> list[int]:
-        """Places of the first images, the classes taking turns: always the same ones."""
+        """Places of ``count`` images, one class after the other in turns; always the same ones."""
+        # turn: how many images of the same class come before each image
         turn = torch.zeros(len(self.labels), dtype=torch.long)
         for label in range(int(self.labels.max()) + 1):
             members = self.labels == label
@@ -67,13 +73,14 @@ class Split(Dataset[Batch]):
         return self.images.gather(self.members[order.indices])
 
     def __getitem__(self, order: Order) -> Batch:
+        # order stands for a whole batch: one gather instead of B calls
         x = self._gather(order)
         y = self.labels[order.indices]
         return Batch(x, y, order.indices, order.valid, order.epoch, order.key)
 
 
 class CroppedSplit(Split):
-    """Training images cut at random out of files, at the files' own resolution."""
+    """Training images cropped at random at the resolution of their files, as they are decoded."""
 
     images: FileImages
 
@@ -83,7 +90,7 @@ class CroppedSplit(Split):
 
     def _gather(self, order: Order) -> Tensor:
         draws = self.augmentation.crop_draws(order.indices, order.epoch)
-        if draws is None:
+        if draws is None:  # off_last: the epochs without this stage see whole images
             return super()._gather(order)
         return self.images.gather_crops(
             self.members[order.indices],
@@ -94,7 +101,7 @@ class CroppedSplit(Split):
 
 
 class FoundFiles(Split):
-    """Files of which some may be unreadable: their rows are black, not valid, and explained."""
+    """Files for predict, which goes on past bad ones: their rows are black, not valid, listed."""
 
     images: FileImages
 

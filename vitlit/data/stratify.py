@@ -1,6 +1,7 @@
-"""Which images of a part make which split, each class by its share.
+"""Stratified splits: which images of a part are held out, the same share of each class.
 
-labels (n,) -> sorted members of train | val | test"""
+labels (n,) -> sorted members of train | val | test
+"""
 
 import torch
 from torch import Tensor
@@ -8,19 +9,21 @@ from torch import Tensor
 from vitlit.errors import InputError, say
 from vitlit.seeding import Stream, address, permutation
 
-MANY_IMAGES = 1024  # images of a batch; smaller ones may fill up with repeats of a small set
+# Batches up to this size may repeat a small training set; a larger batch_size is taken for a slip.
+MANY_IMAGES = 1024
 
 
 def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
-    """Divide samples so that each class gives its share: (kept, held out), sorted indices.
+    """Hold out ``fraction`` of each class: (kept, held out), sorted indices int64.
 
-    A class of two images or more keeps at least one and gives at least one.
+    A class of two or more images keeps at least one and gives at least one. Raises InputError if
+    no class can give any.
     """
     held: list[Tensor] = []
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
-        most = len(members) - 1
-        count = min(max(round(fraction * len(members)), 1), most)
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        # An address for each class, so that the images of one class do not decide about another.
         held.append(members[permutation(address(key, label), len(members))[:count]])
     if not sum(map(len, held)):
         raise InputError(
@@ -37,9 +40,9 @@ def split_members(
 ) -> Tensor:
     """Sorted indices of the split ``name`` (train, val or test) of a part with ``labels``.
 
-    The test split, a share of each class, depends on the seed alone, and the validation split is
-    a share of what is left. A test_fraction of 0 leaves all for the other two.
+    val_fraction is a share of what the test split leaves; a test_fraction of 0 leaves everything.
     """
+    # The test split is taken first, so val_fraction never moves an image into or out of it.
     members = torch.arange(len(labels))
     if test_fraction:
         members, test = stratified_split(labels, test_fraction, address(seed, Stream.TEST_SPLIT))
@@ -50,9 +53,10 @@ def split_members(
 
 
 def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Sorted indices of a share of each class, at least one image; a smaller share is part of it.
+    """Sorted indices of a share of each class, at least one image.
 
-    Which images, the seed alone decides.
+    The seed alone decides the order in which images are taken, so a smaller share is always part of
+    a larger one.
     """
     kept = []
     for label in torch.unique(labels).tolist():
@@ -63,7 +67,7 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def check_repeats(size: int, batch_size: int, world: int) -> None:
-    """Say where a global batch holds training images more than once; refuse what must be a slip."""
+    """Tell if a global batch repeats training images; raise InputError if it must be a slip."""
     total = batch_size * world
     if batch_size > max(size, MANY_IMAGES):
         raise InputError(
@@ -78,7 +82,7 @@ def check_repeats(size: int, batch_size: int, world: int) -> None:
 
 
 def check_fractions(**fractions: float) -> None:
-    """Refuse shares of the images, by split, outside (0, 1); all of ``train`` is a share too."""
+    """Raise InputError for shares, by split, outside (0, 1); ``train`` may be 1 as well."""
     for name, value in fractions.items():
         if not 0.0 < value < 1.0 and not (name == "train" and value == 1.0):
             name = f"{name}_fraction"

@@ -28,12 +28,9 @@ from vitlit.files import printable
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MAX_FILE_BYTES = 2**29  # larger files are refused before they are read into memory
-MAX_PIXELS = (
-    178_956_970  # the limit at which Pillow warns: small files can unpack to fill the memory
-)
-LARGE_PIXELS = (
-    2**25
-)  # larger images are decoded one at a time, so that threads do not fill the memory
+# Pillow refuses more, too, unless its limit is changed: a small file can unpack to fill the memory.
+MAX_PIXELS = 178_956_970
+LARGE_PIXELS = 2**25  # a process decodes larger images one at a time, to spare memory
 # The last bytes of complete files, by which a file that was cut short is found without decoding.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 # TIFF 6.0: three tags, and the value of the third for signed integers.
@@ -97,7 +94,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         _check_file_size(path)
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             pixels = image.width * image.height
-            if pixels > MAX_PIXELS:  # Pillow's own check may be switched off or moved elsewhere
+            if pixels > MAX_PIXELS:  # not left to Pillow: its limit is a global variable
                 raise Image.DecompressionBombError
             _scale_key(image)
             with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
@@ -113,7 +110,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 def check_image_file(path: str | Path) -> None:
     """Raise ImageInputError if a file's size, header or last bytes say that it cannot be read.
 
-    A file that does not end with the marker of its format is decoded, to see whether it is complete.
+    A file that does not end with the marker of its format is decoded, to see if it is complete.
     """
     with open_image(path) as image:
         mark = END_MARKERS.get(str(image.format))
