@@ -1,4 +1,7 @@
-"""Errors that a person can cause and fix, and the words that tell them."""
+"""Errors that a user can cause and fix, and how they are worded.
+
+exception -> message and the arguments that it names
+"""
 
 import difflib
 import logging
@@ -119,37 +122,41 @@ def find_text(topic: ForeignTopic, message: str) -> re.Match[str] | None:
     return next((match for match in found if match), None)
 
 
-NOTE = "argument: "  # begins the line of a traceback with the arguments of its error
+NOTE = "argument: "  # begins the line of a traceback that names the arguments of an error
 
 
 class ArgumentsError(Exception):
-    """An error that an argument caused, or that another value of it would mend.
+    """An error that an argument caused, or that another value of it would fix.
 
-    argument: its name in Python, such as ``patch_size``, or several; ``arguments`` is a tuple of
-    them in any case. Messages speak of these names; the command line adds its options for them.
+    argument: its name in Python, such as ``patch_size``, or a tuple of names; ``arguments`` is
+    always a tuple. Messages use these names, and the command line adds its options for them.
     """
 
     def __init__(self, message: str, *, argument: str | tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.arguments = (argument,) if isinstance(argument, str) else argument
-        if self.arguments:  # of an error in a process that loads, torch passes on the text alone
+        # A note is part of the traceback, which is all that torch passes on from a worker of a
+        # DataLoader; message_and_arguments reads the names there.
+        if self.arguments:
             self.add_note(NOTE + ", ".join(self.arguments))
 
 
 class InputError(ArgumentsError, ValueError):
-    """Bad input: the message names the value, the rule it breaks and the way out.
+    """Bad input: the message names the value, the rule that it breaks, and the way out.
 
-    The command line prints the message with its options for the arguments, and exits with status
-    2. Any other exception is a defect of the program and exits with status 1.
+    The command line prints the message with its options for the arguments and exits with status 2.
+    An exception that :func:`advice` has no answer to is a defect of the program: status 1.
     """
 
 
 class Stopped(BaseException):
-    """A signal ended the training; its message says where, and what was saved.
+    """A signal ended the training; the message says where, and what was saved.
 
-    Not an Exception, so that nothing takes it for an error. ``status`` is the exit status: that of
-    the signal, of SIGTERM for SIGUSR1, which asks for the same.
+    ``status`` is the exit status, 128 + the signal's number; SIGUSR1 counts as SIGTERM, because it
+    asks for the same. quiet: the message is not printed.
     """
+
+    # A BaseException, so that no "except Exception" on its way takes it for an error.
 
     def __init__(self, signum: int, where: str, *, quiet: bool = False) -> None:
         name = signal.Signals(signum).name
@@ -159,7 +166,7 @@ class Stopped(BaseException):
 
 
 class TrainingError(ArgumentsError, RuntimeError):
-    """A training cannot go on, and no setting was wrong: exit status 1, and the message alone."""
+    """A training cannot go on although no setting was wrong: message alone, exit status 1."""
 
 
 class LostProcessError(TrainingError):
@@ -167,29 +174,28 @@ class LostProcessError(TrainingError):
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient is not a number; the message says where."""
+    """A loss or a gradient is NaN or infinite; the message says where."""
 
 
-def check_at_least(least: float, **values: float) -> None:
-    """Refuse arguments, given by their names, that are below ``least``."""
+def check_at_least(minimum: float, **values: float) -> None:
+    """Raise InputError for arguments, passed by name, that are below ``minimum``."""
     for name, value in values.items():
-        if value < least:
-            raise InputError(f"{name} {value} is too small; give {least} or more", argument=name)
+        if value < minimum:
+            raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
 
 
 def check_below_one(**values: float) -> None:
-    """Refuse shares and rates, given by their names, outside [0, 1)."""
+    """Raise InputError for shares and rates, passed by name, outside [0, 1)."""
     for name, value in values.items():
-        if not 0.0 <= value < 1.0:
+        if not 0.0 <= value < 1.0:  # so written, NaN is refused too
             raise InputError(f"{name} {value} is not in [0, 1); give another", argument=name)
 
 
 def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
-    """What an error says, and the arguments it names.
-
-    One of a process that loads comes with its whole traceback as its text, and with no arguments:
-    both are at the end of that.
-    """
+    """The message of an error, and the arguments that it names."""
+    # torch raises the error of a DataLoader's worker again, with the whole traceback as its text
+    # ("Caught InputError in DataLoader worker process 0. …") and without our attributes. At its end
+    # are the message and the note with the arguments.
     text = str(error).strip()
     if not find_text("loading process", text):
         return text, error.arguments if isinstance(error, ArgumentsError) else ()
@@ -198,13 +204,13 @@ def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint at the known word that is nearest, if one is near."""
+    """A hint at the known word that is most similar to ``word``, or an empty string."""
     found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def first_few(names: Iterable[str], count: int = 5) -> str:
-    """The first names, and how many more there are; long ones are cut."""
+    """The first ``count`` names, each cut to 60 letters, and how many more there are."""
     shown = [str(name)[:60] for name in names]
     more = f" and {len(shown) - count} more" if len(shown) > count else ""
     return (", ".join(shown[:count]) or "none") + more
@@ -214,7 +220,9 @@ _log = logging.getLogger(__name__)
 
 
 def say(text: str) -> None:
-    """One line on stderr from each machine, however many processes run there."""
+    """Print one line to stderr, from one process of each machine."""
+    # From the environment: torch.distributed may not be set up yet. torchrun and Lightning set the
+    # first variable, srun the second.
     rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     if rank == "0":
         _log.warning("vitlit: %s", text)

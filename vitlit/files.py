@@ -1,4 +1,4 @@
-"""Files and folders that commands write: whole or not at all, and never over old ones."""
+"""Files and folders that commands write: completely or not at all, never half of one."""
 
 import os
 import tempfile
@@ -17,67 +17,69 @@ def replacing(
     sync: bool = False,
     before: Callable[[], None] | None = None,
 ) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of ``path`` once all went well.
+    """Yield a path to write to; if the block succeeds, its file replaces ``path``.
 
-    Whenever the process may end, ``path`` is the old file or the new one, never half of one. With
-    ``sync`` that holds for a machine that loses its power too: the file's bytes reach the disk
-    before its name does, and its name before this returns.
+    Whenever the process ends, ``path`` is the old file or the new one, never half of one. With
+    ``sync`` that also holds if the machine loses power.
 
-    part: where to write, in the same folder, since only there a rename is atomic; before: called
-    when the new file is whole and the old one still in place.
+    part: the path to write to, in the folder of ``path``; before: called when the new file is
+    complete and the old one still in place.
     """
+    # In the same folder: a rename is atomic only within one file system.
     part = part or path.with_name(f".{path.name}.part")
     try:
         yield part
-        if sync:
+        if sync:  # the bytes before the name: a name alone could survive as an empty file
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
         if before is not None:
             before()
         part.replace(path)
         if sync:
-            _sync_folder(path.parent)
+            _sync_folder(path.parent)  # the name itself is data of the folder
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # a second error would hide the first
             part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # which has no such call, and needs none
+    """Make the disk keep a folder's names, as fsync does for a file's bytes."""
+    if os.name == "nt":  # Windows cannot open a folder as a file
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # some network file systems refuse; the file itself is written
+    except OSError:  # some network file systems refuse; the file itself is on the disk
         pass
     finally:
         os.close(handle)
 
 
 def relative_path(path: str | Path) -> str:
-    """The path as one would type it here."""
+    """The path relative to the current folder if it is below that, else unchanged."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def named_or_free(out: str | None, usual: str) -> Path:
-    """What --out names, or ``usual``, or usual-2 and so on, which does not exist yet."""
+    """The path that the user gave with --out; by default ``usual`` or the next free usual-2, …."""
     return Path(out) if out else free_path(Path(usual))
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in, beside ``folder`` and renamed to it once all went well.
+    """Yield a temporary folder that is renamed to ``folder`` if the block succeeds.
 
-    Unlike :func:`new_folder` it leaves nothing where an error ends the writing.
+    Unlike :func:`new_folder` it leaves nothing if an error ends the writing.
     """
     try:
+        # Beside it, so that the rename stays within one file system.
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
     with beside as name:
-        part = Path(name) / "export"
+        part = Path(name) / "export"  # a folder inside: the temporary one removes itself
         part.mkdir()
         yield part
         part.rename(folder)
@@ -85,7 +87,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A new folder, which goes away again where an error leaves nothing in it."""
+    """Make and yield a new folder; remove it afterwards if it is empty."""
     make_folder(folder)
     try:
         yield folder
@@ -95,7 +97,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that must not exist yet."""
+    """Make a folder; raise InputError if it exists or cannot be made."""
     if folder.exists():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
     try:
@@ -105,13 +107,14 @@ def make_folder(folder: Path) -> None:
 
 
 def printable(path: str | Path) -> str:
-    """A file's name; what a terminal would act on or could not show becomes an escape."""
+    r"""A path as text that is safe to print: other characters become escapes such as \x1b."""
+    # Names of files come from anyone, and a terminal obeys escape sequences in them.
     text = str(path).encode(errors="backslashreplace").decode()
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def free_path(path: Path) -> Path:
-    """``path``, or with -2, -3, … before the ending, whichever does not exist yet."""
+    """``path``, or the first of name-2, name-3, … that does not exist yet."""
     number = 2
     candidate = path
     while candidate.exists():

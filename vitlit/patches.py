@@ -14,7 +14,7 @@ from vitlit.errors import InputError
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as two."""
+    """A size given as one number or two, as (height, width); raises InputError for more."""
     if isinstance(size, int):
         return size, size
     if len(size) != 2:
@@ -25,7 +25,10 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
-    """Number of patches (down, across) in an image of ``img_size`` pixels."""
+    """Number of patches (rows, columns) in an image of ``img_size`` pixels.
+
+    Raises InputError if patch_size does not divide the image.
+    """
     height, width = pair(img_size)
     if patch_size < 1:
         raise InputError(
@@ -52,6 +55,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     *lead, channels, height, width = images.shape
     rows, cols = grid_size((height, width), patch_size)
     x = images.reshape(*lead, channels, rows, patch_size, cols, patch_size)
+    # from (..., C, rows, P, cols, P); by movedim, since permute cannot leave leading axes alone
     x = x.movedim((-4, -2), (-5, -4))  # (..., rows, cols, C, P, P)
     return x.reshape(*lead, rows * cols, channels * patch_size * patch_size)
 
@@ -60,7 +64,7 @@ def unpatchify(patches: Tensor, patch_size: int, img_size: int | Sequence[int]) 
     """Put patches back together: the inverse of :func:`patchify`.
 
     patches: ``(..., N, C*P*P)``; img_size: pixels, one number or (height, width).
-    Returns ``(..., C, H, W)``.
+    Returns ``(..., C, H, W)``. Raises InputError if the patches do not tile such an image.
     """
     *lead, count, length = patches.shape
     rows, cols = grid_size(img_size, patch_size)

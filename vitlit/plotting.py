@@ -1,6 +1,7 @@
-"""Words above a picture, within the room there is: its name, its true class, what was predicted.
+"""What all figures share: their style, images on axes, and titles that fit their width.
 
-name, classes, probability -> one or two lines, cut in the middle where they are too long
+name, classes, probability -> lines of a title, cut in the middle if they are too long;
+image (C, H, W) -> axes; figure -> uint8 (height, width, 3)
 """
 
 from __future__ import annotations
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-MIN_CLASS_SHARE = 0.4  # of the room, for the true class beside a long name
+WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
+COLORMAP = "viridis"
+BLUE, VERMILION, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#666666",
+)  # Okabe and Ito's, safe for colour-blind readers
+FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
+MIN_CLASS_SHARE = 0.4  # share of a line that the true class may take beside a long name
 
 
 def text_width(text: str, size: float) -> float:
-    """Points across of one line in matplotlib's font, of ``size`` points."""
+    """Width in points of one line in matplotlib's font of ``size`` points."""
+    # measured, not counted: an m is three times as wide as an i
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -34,8 +43,9 @@ def text_width(text: str, size: float) -> float:
 
 
 def cut_text(text: str, room: float, size: float) -> str:
-    """The text, or its two ends around an ellipsis, at most ``room`` points across."""
+    """The text, or its two ends around an ellipsis, at most ``room`` points wide."""
     found = text_width(text, size)
+    # a guess from the mean width of a letter, then letter by letter
     kept = len(text) if found <= room else int(len(text) * room / found)
     while kept > 2 and text_width(_both_ends(text, kept), size) > room:
         kept -= 1
@@ -43,15 +53,17 @@ def cut_text(text: str, room: float, size: float) -> str:
 
 
 def _both_ends(text: str, kept: int) -> str:
+    """The first and last letters of a text, ``kept`` in all, around an ellipsis."""
     if kept >= len(text):
         return text
     return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
 
 
 def name_line(name: str, label: str | None, room: float, size: float) -> str:
-    """``cat.png, true class cat``, or of these what is known.
+    """``cat.png, true class cat``, or the part of it that is known.
 
-    name: a file, of which folders are left out, or other words; empty where there is none.
+    name: a path, whose folders are left out, or other words; may be empty. room: the width in
+    points; size: of the font in points.
     """
     name = printable(PurePath(name).name)
     if label is None:
@@ -67,7 +79,7 @@ def name_line(name: str, label: str | None, room: float, size: float) -> str:
 def verdict_line(
     predicted: str, probability: float, is_right: bool | None, room: float, size: float
 ) -> str:
-    """``predicted dog (0.71), wrong``; is_right: None where the true class is not known."""
+    """``predicted dog (0.71), wrong``; is_right: None if the true class is not known."""
     after = f" ({probability:.2f})" + {None: "", True: ", right", False: ", wrong"}[is_right]
     left = room - text_width("predicted " + after, size)
     return f"predicted {cut_text(printable(predicted), left, size)}{after}"
@@ -75,61 +87,62 @@ def verdict_line(
 
 def set_title(figure: Figure, title: str) -> None:
     """Write the title on as many lines as it needs."""
-    text = fill(title, int(13 * figure.get_figwidth()))
+    text = fill(title, int(13 * figure.get_figwidth()))  # about 13 letters of 9 points in an inch
+    # parse_math: names of files and classes may hold a $, which would start a formula
     figure.suptitle(text, fontsize=FONT_SMALL, parse_math=False)
 
 
-def shorten(name: str, most: int) -> str:
-    """The name, or its two ends around an ellipsis: ``most`` letters in all."""
-    end = (most - 1) // 2
-    return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+def shorten(name: str, maximum: int) -> str:
+    """The name, or its two ends around an ellipsis: at most ``maximum`` letters in all."""
+    end = (maximum - 1) // 2
+    return name if len(name) <= maximum else f"{name[: maximum - 1 - end]}…{name[-end:]}"
 
 
 def fit_lines_to(text: str, inches: float) -> str:
-    """Each line of it, cut to a panel's width."""
+    """Each line of a text, cut to the width of a panel in inches."""
+    # 72 points are an inch; 4 of them stay free between neighbours
     return "\n".join(cut_text(line, 68 * inches, FONT_TINY) for line in text.split("\n"))
 
 
-WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
-COLORMAP = "viridis"
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
-FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
-
-
 def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:
+    """An empty figure, height and width in inches."""
+    # Not pyplot: it keeps figures alive and may look for a display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
-    """Draw ``(C, H, W)`` in [0, 1]: three channels are colour, any other number is averaged."""
+    """Draw an image ``(C, H, W)`` in [0, 1]: 3 channels as RGB, others as the mean in grey."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
     axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
     clear_frame(axes, title)
-    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # white ends on white paper
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # or white images have no edge
 
 
 def clear_frame(axes: Axes, title: str) -> None:
+    """Remove the ticks and the frame, and set a small title."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=FONT_TINY, color=GREY, parse_math=False)
 
 
 def hide_axes(axes: Iterable[Axes]) -> None:
+    """Leave panels of a grid empty."""
     for one in axes:
         one.set_axis_off()
 
 
 def shrink_colorbar(bar: Any) -> None:
+    """Small type and no outline, as the panels beside it have."""
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=FONT_TINY)
     bar.ax.yaxis.label.set_fontsize(FONT_SMALL)
 
 
 def tidy_axes(axes: Axes) -> None:
-    """Ticks at whole numbers of the horizontal axis, a light grid, no box."""
+    """Ticks at whole numbers of the horizontal axis, a light grid, no box around it."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -142,7 +155,8 @@ def tidy_axes(axes: Axes) -> None:
 
 
 def to_array(figure: Figure) -> Any:
-    """The figure's pixels: numpy uint8 ``(height, width, 3)``."""
+    """The figure's pixels: NumPy uint8 ``(height, width, 3)``."""
+    # Agg by name, which needs no display, whatever backend the user has set
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,8 +1,10 @@
-"""Addressed randomness: every draw is a function of where it is used, not of what came before.
+"""Addressed randomness: every draw is a function of where it is used, not of earlier draws.
 
-A draw's address is a few integers (seed, epoch, sample index, ...). A counter-based hash turns
-addresses into numbers, so they are the same on every device, for every batch size, number of
-processes and number of workers, and a run that resumes needs no saved generator.
+(seed, epoch, sample, ...) -> key -> draws (B, k) in [0, 1), or a permutation (n,)
+
+A draw's address is a few integers. A counter-based hash (SplitMix64) turns addresses into numbers,
+so they are the same on every device and for every batch size, number of processes and number of
+workers, and a run that resumes needs no saved generator.
 """
 
 from enum import IntEnum
@@ -13,10 +15,9 @@ from torch import Tensor
 
 
 class Stream(IntEnum):
-    """First part of an address, so that different uses of one seed are independent.
+    """The second part of an address, after the seed: different uses of one seed are independent."""
 
-    The numbers are part of what a seed means: to change one changes every trained model.
-    """
+    # Never renumber: that would change what every seed gives, and a resumed run would draw anew.
 
     ORDER = 1
     DROPOUT = 2
@@ -27,10 +28,10 @@ class Stream(IntEnum):
 
 
 class BatchAddress(NamedTuple):
-    """What the randomness of a batch follows from.
+    """The address of a batch: its random draws are functions of these values and the seed.
 
-    sample: int64 ``(B,)``, each image's place in its split; epoch: from 0; key: of the batch as a
-    whole, for what is drawn for all of it (mixing, dropout).
+    sample: int64 ``(B,)``, each image's index in its split, for draws of one image; epoch: from 0;
+    key: for draws of the batch as a whole (mixing, dropout).
     """
 
     sample: Tensor
@@ -40,11 +41,11 @@ class BatchAddress(NamedTuple):
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the step of SplitMix64
-_MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MIX1, _MIX2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # factors of SplitMix64's finaliser
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as a signed number, which is what int64 tensors hold."""
+    """The same 64 bits as a signed number, because int64 tensors hold no others."""
     return value - (1 << 64) if value >> 63 else value
 
 
@@ -56,7 +57,9 @@ def _mix(value: int) -> int:
 
 
 def _mix_tensor(value: Tensor) -> Tensor:
-    """:func:`_mix` on an int64 tensor, which multiplies modulo 2**64; shifts must be logical."""
+    """:func:`_mix` on an int64 tensor, bit for bit."""
+    # int64 products wrap modulo 2**64 as needed. Right shifts copy the sign bit, so each is masked
+    # to the bits that a logical shift leaves.
     value = (value ^ ((value >> 30) & ((1 << 34) - 1))) * _signed(_MIX1)
     value = (value ^ ((value >> 27) & ((1 << 37) - 1))) * _signed(_MIX2)
     return value ^ ((value >> 31) & ((1 << 33) - 1))
@@ -71,7 +74,7 @@ def address(*parts: int) -> int:
 
 
 def uniform(key: int, index: Tensor, columns: int) -> Tensor:
-    """Draws in [0, 1): row i belongs to ``index[i]`` alone, whatever else is in the batch.
+    """Draws in [0, 1): row i depends on ``key`` and ``index[i]`` alone, not on the other rows.
 
     key: from :func:`address`; index: int64 ``(B,)``. Returns float32 ``(B, columns)``,
     multiples of 2**-24.
@@ -79,24 +82,21 @@ def uniform(key: int, index: Tensor, columns: int) -> Tensor:
     rows = _mix_tensor(index.long() + _signed((key + _GOLDEN) & _MASK))
     steps = torch.arange(1, columns + 1, device=index.device) * _signed(_GOLDEN)
     bits = _mix_tensor(rows[:, None] + steps)
+    # The top 24 bits: float32 holds them exactly, so that no draw is rounded up to 1.
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
 
 
 def permutation(key: int, count: int) -> Tensor:
-    """An order of ``count`` items that depends on the key alone. Returns int64 ``(count,)``.
-
-    torch's generator takes 32 bits of the key, which :func:`address` has mixed well.
-    """
+    """A random order of ``count`` items that depends on the key alone: int64 ``(count,)``."""
+    # torch's CPU generator uses 32 bits of the seed; address has mixed all 64 into them.
     generator = torch.Generator().manual_seed(_signed(key))
     return torch.randperm(count, generator=generator)
 
 
 def seed_dropout(key: int, device: torch.device) -> None:
-    """Reseed the device's global generator, which only dropout and stochastic depth draw from.
-
-    torch.manual_seed would queue a seed, and a stack trace with it, for each kind of device that is
-    not in use: milliseconds in every step, and memory that is never freed.
-    """
+    """Reseed the device's global generator, which only dropout and stochastic depth draw from."""
+    # Not torch.manual_seed: it queues a seed, and a stack trace with it, for each kind of device
+    # that is not in use: milliseconds in every step, and memory that is never freed.
     if device.type == "cpu":
         torch.default_generator.manual_seed(_signed(key))
     else:

@@ -6,18 +6,22 @@ import traceback
 
 from vitlit.errors import InputError, find_text, message_and_arguments
 
+# A ValueError, TypeError or ImportError raised by these is taken for a setting that they refuse.
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
 
 
 def class_path_reason(text: str) -> str:
-    """Of a parser's report on a class named in a config, the lines about that class."""
+    """The lines about a class that a config names, of the parser's long report on it."""
     lines = [line.strip(" -") for line in text.splitlines()]
     start = next(i for i, line in enumerate(lines) if find_text("unknown class", line))
     return " ".join(lines[start : start + 3])
 
 
 def advice(error: Exception) -> str | None:
-    """What to tell a person about an error that their settings or machine caused, else None."""
+    """The message for an error that settings or the machine caused; None for a defect.
+
+    Errors of other libraries have no common type, so they are told by their texts.
+    """
     if isinstance(error, InputError):
         return message_and_arguments(error)[0]
     text = str(error).strip()
@@ -39,6 +43,7 @@ def advice(error: Exception) -> str | None:
         return text
     if find_text("unknown class", text):
         return class_path_reason(text)
+    # Where it was raised decides: a ValueError from our own code that is no InputError is a defect.
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     is_setting = any(f"/{package}/" in last.replace("\\", "/") for package in SETTINGS_PACKAGES)
     if is_setting and isinstance(error, ValueError | TypeError | ImportError):

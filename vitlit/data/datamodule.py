@@ -104,7 +104,7 @@ class ImageData(pl.LightningDataModule):
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
-        # not saved: what differs from command to command
+        # not saved: split and images are of one command, and seed comes from seed_everything
         self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
         source = SOURCES[dataset]
         self.dataset = dataset
