@@ -122,7 +122,7 @@ def find_text(topic: ForeignTopic, message: str) -> re.Match[str] | None:
     return next((match for match in found if match), None)
 
 
-NOTE = "argument: "  # begins the line of a traceback that names the arguments of an error
+NOTE_PREFIX = "argument: "  # begins the line of a traceback that names the arguments of an error
 
 
 class ArgumentsError(Exception):
@@ -138,7 +138,7 @@ class ArgumentsError(Exception):
         # A note is part of the traceback, which is all that torch passes on from a worker of a
         # DataLoader; message_and_arguments reads the names there.
         if self.arguments:
-            self.add_note(NOTE + ", ".join(self.arguments))
+            self.add_note(NOTE_PREFIX + ", ".join(self.arguments))
 
 
 class InputError(ArgumentsError, ValueError):
@@ -199,7 +199,7 @@ def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
     text = str(error).strip()
     if not find_text("loading process", text):
         return text, error.arguments if isinstance(error, ArgumentsError) else ()
-    message, _, names = text.rpartition("InputError: ")[2].partition(f"\n{NOTE}")
+    message, _, names = text.rpartition("InputError: ")[2].partition(f"\n{NOTE_PREFIX}")
     return message, tuple(names.split(", ")) if names else ()
 
 

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 
 WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
 COLORMAP = "viridis"
-BLUE, VERMILION, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#666666",
-)  # Okabe and Ito's, safe for colour-blind readers
+# Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
 MIN_CLASS_SHARE = 0.4  # share of a line that the true class may take beside a long name
 

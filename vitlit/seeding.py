@@ -49,15 +49,15 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _mix(value: int) -> int:
+def _finalise(value: int) -> int:
     """SplitMix64's finaliser (Steele et al., 2014) on one unsigned 64-bit number."""
     value = ((value ^ (value >> 30)) * _MIX1) & _MASK
     value = ((value ^ (value >> 27)) * _MIX2) & _MASK
     return value ^ (value >> 31)
 
 
-def _mix_tensor(value: Tensor) -> Tensor:
-    """:func:`_mix` on an int64 tensor, bit for bit."""
+def _finalise_tensor(value: Tensor) -> Tensor:
+    """:func:`_finalise` on an int64 tensor, bit for bit."""
     # int64 products wrap modulo 2**64 as needed. Right shifts copy the sign bit, so each is masked
     # to the bits that a logical shift leaves.
     value = (value ^ ((value >> 30) & ((1 << 34) - 1))) * _signed(_MIX1)
@@ -69,7 +69,7 @@ def address(*parts: int) -> int:
     """Hash integers to one unsigned 64-bit key: ``address(seed, epoch, step)``."""
     key = 0
     for part in parts:
-        key = _mix((key + _GOLDEN + part) & _MASK)
+        key = _finalise((key + _GOLDEN + part) & _MASK)
     return key
 
 
@@ -79,9 +79,9 @@ def uniform(key: int, index: Tensor, columns: int) -> Tensor:
     key: from :func:`address`; index: int64 ``(B,)``. Returns float32 ``(B, columns)``,
     multiples of 2**-24.
     """
-    rows = _mix_tensor(index.long() + _signed((key + _GOLDEN) & _MASK))
+    rows = _finalise_tensor(index.long() + _signed((key + _GOLDEN) & _MASK))
     steps = torch.arange(1, columns + 1, device=index.device) * _signed(_GOLDEN)
-    bits = _mix_tensor(rows[:, None] + steps)
+    bits = _finalise_tensor(rows[:, None] + steps)
     # The top 24 bits: float32 holds them exactly, so that no draw is rounded up to 1.
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
 

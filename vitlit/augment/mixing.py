@@ -35,7 +35,7 @@ def mix(
     if not (mixup or cutmix) or probability == 0:
         return images, targets
     height, width = images.shape[2:]
-    plan = _plan(key, len(labels), (height, width), (mixup, cutmix), probability)
+    plan = _plan_mixing(key, len(labels), (height, width), (mixup, cutmix), probability)
     share, opacity, *box = plan.to(images.device, non_blocking=True).unbind(1)  # each (B,)
     top, bottom, left, right = (side[:, None] for side in box)
     rows = torch.arange(height, device=images.device)
@@ -49,7 +49,7 @@ def mix(
     return mixed, torch.lerp(targets.roll(1, 0), targets, shares)
 
 
-def _plan(
+def _plan_mixing(
     key: int, batch: int, size: tuple[int, int], alphas: tuple[float, float], probability: float
 ) -> Tensor:
     """What happens to each image: float32 ``(B, 6)`` on the CPU.

@@ -245,14 +245,14 @@ equalize = _point(_equalize_table)
 invert = _point(_invert_table)
 
 
-def _runs(operations: Tensor) -> dict[str, slice]:
+def _find_runs(operations: Tensor) -> dict[str, slice]:
     """The slice of each operation that occurs, among the sorted numbers ``(B,)``."""
     counts = operations.bincount(minlength=len(OPERATION_NAMES)).tolist()
     runs = zip(OPERATION_NAMES, counts, accumulate(counts), strict=True)
     return {name: slice(end - count, end) for name, count, end in runs if count}
 
 
-def _change(
+def _apply_runs(
     images: Tensor,
     magnitude: Tensor,
     runs: dict[str, slice],
@@ -274,13 +274,13 @@ def apply_operations(images: Tensor, operations: Tensor, magnitude: Tensor) -> T
     operations: int64, magnitude: float32, both ``(B,)`` on the CPU, where they are sorted. The
     images' device only gets index tensors, so the CPU never waits for it.
     """
-    order, runs = operations.argsort(stable=True), _runs(operations)
+    order, runs = operations.argsort(stable=True), _find_runs(operations)
     back = order.argsort()
     magnitude = magnitude[order].to(images.device, non_blocking=True)
     ordered = images.index_select(0, order.to(images.device, non_blocking=True))
     for name in _PIXELWISE.keys() & runs.keys():
         run = runs[name]
         ordered[run] = _PIXELWISE[name](ordered[run], magnitude[run])
-    _change(ordered, magnitude, runs, _MAPS, _warp)
-    _change(ordered, magnitude, runs, _TABLES, _look_up)
+    _apply_runs(ordered, magnitude, runs, _MAPS, _warp)
+    _apply_runs(ordered, magnitude, runs, _TABLES, _look_up)
     return ordered.index_select(0, back.to(images.device, non_blocking=True))

@@ -104,10 +104,10 @@ class Augmentation:
         self.seed, self.num_classes = seed, num_classes
         self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
         self.resized_crop = resized_crop is not None
-        self.scale = _pair(
+        self.scale = _range(
             "resized_crop", [1.0, 1.0] if resized_crop is None else resized_crop, 1.0
         )
-        self.ratio = _pair(
+        self.ratio = _range(
             "resized_crop_ratio",
             CROP_RATIO if resized_crop_ratio is None else resized_crop_ratio,
             1e4,  # an arbitrary limit, which refuses infinity
@@ -187,18 +187,18 @@ class Augmentation:
         """
         # Images stay uint8 until they are normalised: a quarter of the memory of float32, and the
         # operations of the policies are defined on bytes.
-        x = x if cropped else self._cut(x, at, size)
-        x = self._policy(self._move(x, at), at)
+        x = x if cropped else self._resized_crop(x, at, size)
+        x = self._apply_policy(self._apply_geometric(x, at), at)
         x = self._erase(normalise(x), at)  # after it: erased pixels are 0, the mean
-        return self._mix(x, y, at)
+        return self._apply_mixing(x, y, at)
 
-    def _cut(self, x: Tensor, at: BatchAddress, size: tuple[int, int]) -> Tensor:
+    def _resized_crop(self, x: Tensor, at: BatchAddress, size: tuple[int, int]) -> Tensor:
         draws = self.crop_draws(at.sample, at.epoch)
         if draws is None:
             return x
         return random_resized_crop(x, draws, size=size, scale=self.scale, ratio=self.ratio)
 
-    def _move(self, x: Tensor, at: BatchAddress) -> Tensor:
+    def _apply_geometric(self, x: Tensor, at: BatchAddress) -> Tensor:
         if self.crop_padding and self.is_on("crop", at.epoch):
             draws = self.draws("crop", at.sample, at.epoch, CROP_DRAWS)
             x = random_crop(x, draws, padding=self.crop_padding)
@@ -209,7 +209,7 @@ class Augmentation:
             x = random_rotation(x, draws, degrees=self.rotation)
         return x
 
-    def _policy(self, x: Tensor, at: BatchAddress) -> Tensor:
+    def _apply_policy(self, x: Tensor, at: BatchAddress) -> Tensor:
         if self.auto_augment == "none" or not self.is_on("auto_augment", at.epoch):
             return x
         columns = {
@@ -232,7 +232,7 @@ class Augmentation:
         draws = self.draws("erasing", at.sample, at.epoch, ERASING_DRAWS)
         return random_erasing(x, draws, probability=self.erasing)
 
-    def _mix(self, x: Tensor, y: Tensor, at: BatchAddress) -> tuple[Tensor, Tensor]:
+    def _apply_mixing(self, x: Tensor, y: Tensor, at: BatchAddress) -> tuple[Tensor, Tensor]:
         if not self.mixes:
             return x, y
         return mix(
@@ -248,7 +248,7 @@ class Augmentation:
         )
 
 
-def _pair(name: str, values: list[float], maximum: float) -> tuple[float, float]:
+def _range(name: str, values: list[float], maximum: float) -> tuple[float, float]:
     """The (smallest, largest) value of a setting; raises InputError for anything else."""
     if len(values) != 2 or not 0 < values[0] <= values[1] <= maximum:
         raise InputError(

@@ -21,7 +21,7 @@ AUTO_DRAWS = 5  # sub-policy, then for each of its two operations: whether, sign
 MAGNITUDE_BINS = 31  # levels of strength of RandAugment and TrivialAugment, 0 to 30
 _AUTO_MAGNITUDE_BINS = 10  # levels of AutoAugment's published policy, 0 to 9
 # invert comes last: only AutoAugment has it, RandAugment and TrivialAugment draw from the others
-_CHOICES = OPERATION_NAMES.index("invert")
+_NUM_CHOICES = OPERATION_NAMES.index("invert")
 _BLENDS = ("brightness", "color", "contrast", "sharpness")
 _SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", *_BLENDS)
 
@@ -76,7 +76,7 @@ def _narrow_magnitudes(bins: int, images: Tensor) -> Tensor:
     return _magnitudes(bins, tops=(0.3, 0.3, *far, 30.0, 0.9, 0.9, 0.9, 0.9), bits=4)
 
 
-def _pick(draw: Tensor, count: int) -> Tensor:
+def _pick_number(draw: Tensor, count: int) -> Tensor:
     """One of ``count`` equally likely numbers: ``(B,)`` in [0, 1) -> int64 ``(B,)``."""
     return (draw * count).long()
 
@@ -109,7 +109,7 @@ def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: 
     check_rand_augment(num_ops, magnitude)
     draws, table = draws.cpu(), _narrow_magnitudes(MAGNITUDE_BINS, images)
     for column in range(0, RAND_DRAWS * num_ops, RAND_DRAWS):
-        operations = _pick(draws[:, column], _CHOICES)
+        operations = _pick_number(draws[:, column], _NUM_CHOICES)
         signed = _sign(table[operations, magnitude], operations, draws[:, column + 1])
         images = apply_operations(images, operations, signed)
     return images
@@ -123,8 +123,8 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
     tops = (0.99, 0.99, 32.0, 32.0, 135.0, 0.99, 0.99, 0.99, 0.99)
     table = _magnitudes(MAGNITUDE_BINS, tops=tops, bits=6)
     which, strength, sign = draws.cpu().unbind(1)
-    operations = _pick(which, _CHOICES)
-    magnitude = table[operations, _pick(strength, MAGNITUDE_BINS)]
+    operations = _pick_number(which, _NUM_CHOICES)
+    magnitude = table[operations, _pick_number(strength, MAGNITUDE_BINS)]
     return apply_operations(images, operations, _sign(magnitude, operations, sign))
 
 
@@ -135,7 +135,7 @@ def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
     """
     table = _narrow_magnitudes(_AUTO_MAGNITUDE_BINS, images)
     draws = draws.cpu()
-    chosen = _pick(draws[:, 0], len(_CIFAR10))
+    chosen = _pick_number(draws[:, 0], len(_CIFAR10))
     for step, (column, sign) in enumerate(((1, 2), (3, 4))):
         names, chances, bins = zip(*(pair[step] for pair in _CIFAR10), strict=True)
         happens = draws[:, column] < torch.tensor(chances)[chosen]

@@ -53,9 +53,7 @@ class SplitBuilder:
         Files that cannot be read raise InputError or are left out, as ``on_bad_image`` says.
         """
         found: dict[str, tuple[Images, Tensor]] = {name: self._members(name) for name in names}
-        if (
-            self.on_bad_image == "refuse"
-        ):  # after all parts are open, so one message lists all files
+        if self.on_bad_image == "refuse":  # once all parts are open: one message for all files
             refuse_parts_with_bad_images(list(self._parts.values()))
         else:
             found = leave_out_bad_images(found, self.class_names)

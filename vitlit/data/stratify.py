@@ -9,8 +9,8 @@ from torch import Tensor
 from vitlit.errors import InputError, say
 from vitlit.seeding import Stream, address, permutation
 
-# Batches up to this size may repeat a small training set; a larger batch_size is taken for a slip.
-MANY_IMAGES = 1024
+# Images: batches up to this size may repeat a small training set, larger ones must be a slip.
+MAX_REPEATING_BATCH = 1024
 
 
 def stratified_split(labels: Tensor, fraction: float, key: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
 def check_repeats(size: int, batch_size: int, world: int) -> None:
     """Tell if a global batch repeats training images; raise InputError if it must be a slip."""
     total = batch_size * world
-    if batch_size > max(size, MANY_IMAGES):
+    if batch_size > max(size, MAX_REPEATING_BATCH):
         raise InputError(
             f"batch_size {batch_size} is more than the {size} training images; give {size} or less",
             argument="batch_size",

@@ -53,9 +53,7 @@ def open_decoded(images: FileImages, root: Path) -> MemoryImages:
                 found = _open_cache(path, images)  # again: another process may have built it
                 if found is None:
                     found = _build_cache(path, images)
-        except (
-            OSError
-        ) as error:  # of the cache's disk: bad image files do not raise, they are listed
+        except OSError as error:  # of the cache alone: bad image files are listed, not raised
             reason = error.strerror or error
             say(f"cannot keep decoded images in {path.parent}: {reason}; decoding them into memory")
             return images.decode_all()

@@ -46,13 +46,13 @@ def list_images(folder: str | Path, unread: list[str] | None = None) -> list[str
     Links to folders are followed unless they lead back. Images with ``UNREAD_EXTENSIONS`` are left
     out and appended to the list ``unread``. Raises InputError if a folder cannot be listed.
     """
-    found = list(_walk(str(folder), (os.path.realpath(folder),)))
+    found = list(_walk_images(str(folder), (os.path.realpath(folder),)))
     if unread is not None:
         unread += [path for path in found if path.lower().endswith(UNREAD_EXTENSIONS)]
     return [path for path in found if path.lower().endswith(EXTENSIONS)]
 
 
-def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
+def _walk_images(folder: str, around: tuple[str, ...]) -> Iterator[str]:
     """Image files of a folder, then of its folders; around: real paths of it and its parents."""
     # os.scandir, not Path.rglob: it tells files from folders without a call for each file.
     try:
@@ -69,7 +69,7 @@ def _walk(folder: str, around: tuple[str, ...]) -> Iterator[str]:
         if folded and not is_hidden(entry.name):
             path = f"{folder}{os.sep}{entry.name}"
             if not (entry.is_symlink() and is_loop(path, around)):
-                yield from _walk(path, (*around, os.path.realpath(path)))
+                yield from _walk_images(path, (*around, os.path.realpath(path)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

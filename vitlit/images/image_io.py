@@ -45,7 +45,7 @@ EXIF_TURNS = {  # what makes an image upright, by the value of the tag
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_one_at_a_time = Lock()
+_large_image_lock = Lock()
 
 
 class ImageInputError(InputError):
@@ -56,7 +56,7 @@ class ImageInputError(InputError):
         self.reason = reason
 
 
-def _reason(error: Exception) -> str:
+def _short_reason(error: Exception) -> str:
     """Why a file cannot be read, in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
@@ -97,12 +97,12 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             if pixels > MAX_PIXELS:  # not left to Pillow: its limit is a global variable
                 raise Image.DecompressionBombError
             _scale_key(image)
-            with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
+            with _large_image_lock if pixels > LARGE_PIXELS else nullcontext():
                 yield image
     except InputError:
         raise
     except Exception as error:  # Pillow raises many types; whatever it is, this file is the cause
-        reason = _reason(error)
+        reason = _short_reason(error)
         message = f"cannot read the image {printable(path)}: {reason}; fix or remove it"
         raise ImageInputError(message, reason) from error
 
@@ -227,7 +227,7 @@ def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
     return x[0]
 
 
-def _trim(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _trim_ends(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Cut the ends of an image that is more than four times as long as ``size`` needs."""
     # A panorama of 1 x 10,000 pixels scaled to cover 224 x 224 would have 2.24 million columns.
     height, width = size
@@ -244,7 +244,7 @@ def _fit_size(image: Image.Image, size: tuple[int, int]) -> Tensor:
     Sizes and offsets equal those of torchvision's ``Resize`` (bicubic) and ``CenterCrop``.
     """
     height, width = size
-    image = _trim(image, size)
+    image = _trim_ends(image, size)
     if image.height * width <= image.width * height:
         cover = height, image.width * height // image.height
     else:

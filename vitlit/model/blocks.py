@@ -56,8 +56,7 @@ class Block(nn.Module):
         init_values: float | None,
     ) -> None:
         super().__init__()
-        # The order of these lines is the order of the state dict and of every parameter list that
-        # an optimiser state is saved by.
+        # Keep the order of these lines: optimisers save their state by the place of a parameter.
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = attn
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
