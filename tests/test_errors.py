@@ -148,7 +148,7 @@ def test_an_error_of_a_process_that_loads_says_what_it_would_say_here(
         ("--ema.decay=2", "ema.decay 2.0 is not in [0, 1); give another (--ema.decay)"),
         (
             '--data.off_last={"flip":0.5} --trainer.max_epochs=-1 --trainer.max_steps=3',
-            "off_last {'flip': 0.5} needs to know the last epoch; give max_epochs "
+            "off_last {'flip': 0.5} needs to know the final epoch; give max_epochs "
             "(--trainer.max_epochs)",
         ),
     ],

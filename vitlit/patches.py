@@ -19,7 +19,8 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
         return size, size
     if len(size) != 2:
         raise InputError(
-            f"size {list(size)} is not one number, or height and width", argument="img_size"
+            f"size {list(size)} is not one number or two; give height and width",
+            argument="img_size",
         )
     return size[0], size[1]
 

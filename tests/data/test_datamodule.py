@@ -556,7 +556,7 @@ def test_predict_without_images_names_the_argument(images: list[str] | None) -> 
         ({"dataset": "minst"}, "'minst'; known: digits, mnist"),
         ({"std": [0.0]}, r"std \[0\.0\] must be positive"),
         ({"std": [float("nan")]}, r"std \[nan\] must be positive"),
-        ({"mean": [float("nan")]}, r"mean \[nan\] must be numbers"),
+        ({"mean": [float("nan")]}, r"mean \[nan\] is not finite"),
         ({"crop_padding": 9, "img_size": 64}, "crop_padding 9 is larger than the image, 8x8"),
         ({"mean": [0.5, 0.5]}, r"mean \[0\.5, 0\.5\] has 2 numbers for 1 channels"),
         ({"std": [0.5] * 3, "dataset": "cifar10", "mean": [0.1] * 4}, "4 numbers for 3 channels"),

@@ -132,7 +132,7 @@ class Augmentation:
         """Raise InputError if ``off_last`` is set and the last epoch is unknown (None or -1)."""
         if self.off_last and (epochs is None or epochs < 0):
             raise InputError(
-                f"off_last {self.off_last} needs to know the last epoch; give max_epochs",
+                f"off_last {self.off_last} needs to know the final epoch; give max_epochs",
                 argument="max_epochs",
             )
 

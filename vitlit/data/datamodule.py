@@ -140,8 +140,8 @@ class ImageData(pl.LightningDataModule):
         expected = len(SOURCES[self.dataset].class_names) or max(2, count)
         if len(set(self.class_names)) != count or count != expected:
             raise InputError(
-                f"{count} class_names {self.class_names[:5]} are not {expected} different ones, "
-                f"as {self.dataset} needs; check {place} or class_names",
+                f"{count} class_names {self.class_names[:5]} are not {expected} different names, "
+                f"which {self.dataset} needs; check {place} or class_names",
                 argument="class_names",
             )
 

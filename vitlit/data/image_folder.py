@@ -58,7 +58,7 @@ def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
                 f"or rename {odd[0]} if it is a class"
             )
         meant = _misnamed(data_dir)
-        # Only if all folders look like parts: "test" alone may well be a class among others.
+        # Only if all folders look like parts: one called "dev" may well be a class among others.
         if meant and len(meant) == len(_folders(data_dir)):
             raise InputError(
                 f"{data_dir} has the folders {', '.join(meant)}; rename them to "
@@ -123,13 +123,13 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
         if not lists:
             raise InputError(
                 f"the classes in {data_dir} are those of the model in another order; with "
-                f"published weights give class_names '[{','.join(found)}]', an order that their "
-                f"head then takes",
+                f"published weights give class_names '[{','.join(found)}]', and their head is "
+                f"reordered",
                 argument="class_names",
             )
         raise InputError(
-            f"the classes in {data_dir} are not those of the model: {'; '.join(lists)}; give the "
-            f"data that the model is for, or of published weights the names as class_names",
+            f"the classes in {data_dir} are not those of the model: {'; '.join(lists)}; give "
+            f"the data of the model, or, with published weights, the folder's names as class_names",
             argument="class_names",
         )
 

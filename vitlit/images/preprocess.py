@@ -49,7 +49,7 @@ def per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, .
 def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     """Raise InputError for a mean that is not finite or a deviation that is not positive."""
     if not all(map(math.isfinite, mean)):
-        raise InputError(f"mean {list(mean)} must be numbers; give others", argument="mean")
+        raise InputError(f"mean {list(mean)} is not finite; give other numbers", argument="mean")
     if not all(0 < value < math.inf for value in std):
         raise InputError(f"std {list(std)} must be positive in every channel", argument="std")
 

@@ -43,7 +43,7 @@ def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
     """
     if dim % 4:
         raise InputError(
-            f"embed_dim {dim} is not a multiple of 4, as pos_embed sincos2d needs",
+            f"embed_dim {dim} is not a multiple of 4; pos_embed sincos2d needs one",
             argument="embed_dim",
         )
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
