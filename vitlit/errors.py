@@ -11,6 +11,115 @@ import signal
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+NOTE_PREFIX = "argument: "  # begins the line of a traceback that names the arguments of an error
+
+
+class ArgumentsError(Exception):
+    """An error that an argument caused, or that another value of it would fix.
+
+    argument: its name in Python, such as ``patch_size``, or a tuple of names; ``arguments`` is
+    always a tuple. Messages use these names, and the command line adds its options for them.
+    """
+
+    def __init__(self, message: str, *, argument: str | tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.arguments = (argument,) if isinstance(argument, str) else argument
+        # A note is part of the traceback, which is all that torch passes on from a worker of a
+        # DataLoader; message_and_arguments reads the names there.
+        if self.arguments:
+            self.add_note(NOTE_PREFIX + ", ".join(self.arguments))
+
+
+class InputError(ArgumentsError, ValueError):
+    """Bad input: the message names the value, the rule that it breaks, and the way out.
+
+    The command line prints the message with its options for the arguments and exits with status 2.
+    An exception that :func:`advice` has no answer to is a defect of the program: status 1.
+    """
+
+
+class Stopped(BaseException):
+    """A signal ended the training; the message says where, and what was saved.
+
+    ``status`` is the exit status, 128 + the signal's number; SIGUSR1 counts as SIGTERM, because it
+    asks for the same. quiet: the message is not printed.
+    """
+
+    # A BaseException, so that no "except Exception" on its way takes it for an error.
+
+    def __init__(self, signum: int, where: str, *, quiet: bool = False) -> None:
+        name = signal.Signals(signum).name
+        super().__init__(f"stopped by {name} {where}")
+        self.status = 128 + (signal.SIGINT if name == "SIGINT" else signal.SIGTERM)
+        self.quiet = quiet
+
+
+class TrainingError(ArgumentsError, RuntimeError):
+    """A training cannot go on although no setting was wrong: message alone, exit status 1."""
+
+
+class LostProcessError(TrainingError):
+    """Another process of the training no longer answers; the message names it."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is NaN or infinite; the message says where."""
+
+
+def check_at_least(minimum: float, **values: float) -> None:
+    """Raise InputError for arguments, passed by name, that are below ``minimum``."""
+    for name, value in values.items():
+        if value < minimum:
+            raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
+
+
+def check_below_one(**values: float) -> None:
+    """Raise InputError for shares and rates, passed by name, outside [0, 1)."""
+    for name, value in values.items():
+        if not 0.0 <= value < 1.0:  # so written, NaN is refused too
+            raise InputError(f"{name} {value} is not in [0, 1); give another", argument=name)
+
+
+def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
+    """The message of an error, and the arguments that it names."""
+    # torch raises the error of a DataLoader's worker again, with the whole traceback as its text
+    # ("Caught InputError in DataLoader worker process 0. …") and without our attributes. At its end
+    # are the message and the note with the arguments.
+    text = str(error).strip()
+    if not find_text("loading process", text):
+        return text, error.arguments if isinstance(error, ArgumentsError) else ()
+    message, _, names = text.rpartition("InputError: ")[2].partition(f"\n{NOTE_PREFIX}")
+    return message, tuple(names.split(", ")) if names else ()
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint at the known word that is most similar to ``word``, or an empty string."""
+    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def first_few(names: Iterable[str], count: int = 5) -> str:
+    """The first ``count`` names, each cut to 60 letters, and how many more there are."""
+    shown = [str(name)[:60] for name in names]
+    more = f" and {len(shown) - count} more" if len(shown) > count else ""
+    return (", ".join(shown[:count]) or "none") + more
+
+
+_log = logging.getLogger(__name__)
+
+
+def say(text: str) -> None:
+    """Print one line to stderr, from one process of each machine."""
+    # From the environment: torch.distributed may not be set up yet. torchrun and Lightning set the
+    # first variable, srun the second.
+    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    if rank == "0":
+        _log.warning("vitlit: %s", text)
+
+
+# What other programs say, where the package acts on it. Another version may use other words, so
+# each row names the version whose words it holds, and tests/test_foreign_texts.py asks the one that
+# is installed.
 ForeignTopic = Literal[
     "loading process",
     "other weights",
@@ -120,109 +229,3 @@ def find_text(topic: ForeignTopic, message: str) -> re.Match[str] | None:
     """Where a message says something on a topic; by the first pattern that fits."""
     found = (re.search(pattern, message) for pattern in texts_on(topic))
     return next((match for match in found if match), None)
-
-
-NOTE_PREFIX = "argument: "  # begins the line of a traceback that names the arguments of an error
-
-
-class ArgumentsError(Exception):
-    """An error that an argument caused, or that another value of it would fix.
-
-    argument: its name in Python, such as ``patch_size``, or a tuple of names; ``arguments`` is
-    always a tuple. Messages use these names, and the command line adds its options for them.
-    """
-
-    def __init__(self, message: str, *, argument: str | tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.arguments = (argument,) if isinstance(argument, str) else argument
-        # A note is part of the traceback, which is all that torch passes on from a worker of a
-        # DataLoader; message_and_arguments reads the names there.
-        if self.arguments:
-            self.add_note(NOTE_PREFIX + ", ".join(self.arguments))
-
-
-class InputError(ArgumentsError, ValueError):
-    """Bad input: the message names the value, the rule that it breaks, and the way out.
-
-    The command line prints the message with its options for the arguments and exits with status 2.
-    An exception that :func:`advice` has no answer to is a defect of the program: status 1.
-    """
-
-
-class Stopped(BaseException):
-    """A signal ended the training; the message says where, and what was saved.
-
-    ``status`` is the exit status, 128 + the signal's number; SIGUSR1 counts as SIGTERM, because it
-    asks for the same. quiet: the message is not printed.
-    """
-
-    # A BaseException, so that no "except Exception" on its way takes it for an error.
-
-    def __init__(self, signum: int, where: str, *, quiet: bool = False) -> None:
-        name = signal.Signals(signum).name
-        super().__init__(f"stopped by {name} {where}")
-        self.status = 128 + (signal.SIGINT if name == "SIGINT" else signal.SIGTERM)
-        self.quiet = quiet
-
-
-class TrainingError(ArgumentsError, RuntimeError):
-    """A training cannot go on although no setting was wrong: message alone, exit status 1."""
-
-
-class LostProcessError(TrainingError):
-    """Another process of the training no longer answers; the message names it."""
-
-
-class NonFiniteError(TrainingError):
-    """A loss or a gradient is NaN or infinite; the message says where."""
-
-
-def check_at_least(minimum: float, **values: float) -> None:
-    """Raise InputError for arguments, passed by name, that are below ``minimum``."""
-    for name, value in values.items():
-        if value < minimum:
-            raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
-
-
-def check_below_one(**values: float) -> None:
-    """Raise InputError for shares and rates, passed by name, outside [0, 1)."""
-    for name, value in values.items():
-        if not 0.0 <= value < 1.0:  # so written, NaN is refused too
-            raise InputError(f"{name} {value} is not in [0, 1); give another", argument=name)
-
-
-def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
-    """The message of an error, and the arguments that it names."""
-    # torch raises the error of a DataLoader's worker again, with the whole traceback as its text
-    # ("Caught InputError in DataLoader worker process 0. …") and without our attributes. At its end
-    # are the message and the note with the arguments.
-    text = str(error).strip()
-    if not find_text("loading process", text):
-        return text, error.arguments if isinstance(error, ArgumentsError) else ()
-    message, _, names = text.rpartition("InputError: ")[2].partition(f"\n{NOTE_PREFIX}")
-    return message, tuple(names.split(", ")) if names else ()
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint at the known word that is most similar to ``word``, or an empty string."""
-    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
-def first_few(names: Iterable[str], count: int = 5) -> str:
-    """The first ``count`` names, each cut to 60 letters, and how many more there are."""
-    shown = [str(name)[:60] for name in names]
-    more = f" and {len(shown) - count} more" if len(shown) > count else ""
-    return (", ".join(shown[:count]) or "none") + more
-
-
-_log = logging.getLogger(__name__)
-
-
-def say(text: str) -> None:
-    """Print one line to stderr, from one process of each machine."""
-    # From the environment: torch.distributed may not be set up yet. torchrun and Lightning set the
-    # first variable, srun the second.
-    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
-    if rank == "0":
-        _log.warning("vitlit: %s", text)
