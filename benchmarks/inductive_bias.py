@@ -92,6 +92,7 @@ class PlainCNN(nn.Module):
     def __init__(self, in_chans: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.config = {"depth": 3}  # what the Classifier asks a ViT for
         self.blocks = nn.Sequential()
         width = in_chans
         for following in (32, 64, 64):

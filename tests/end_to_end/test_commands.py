@@ -426,7 +426,7 @@ def test_the_precision_follows_the_device_and_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vitlit.precision.has_bf16_units", lambda device: units)
+    monkeypatch.setattr("vitlit.model.attention.has_bf16_units", lambda device: units)
     args = ["fit", "--data.dataset=digits", "--model.patch_size=4", *SMALL, *QUIET, *CPU]
     with caplog.at_level("INFO"):
         assert main([*args, "--trainer.fast_dev_run=1"]) == 0

@@ -197,7 +197,7 @@ def test_the_script_reads_the_rows_that_were_packed(tmp_path: Path) -> None:
     page = write(tmp_path / "a.html", [example(prefix=2)], prefix=["a", "b"])
     text = re.search(r'id="maps-0">([^<]*)<', page)
     assert text is not None
-    script = files("vitlit").joinpath("page.js").read_text(encoding="utf-8")
+    script = files("vitlit.explain").joinpath("page.js").read_text(encoding="utf-8")
     call = f"""
     unpack({json.dumps(text[1])}).then((view) => {{
       const row = readRow(view, 2, 6, 5, 3);

@@ -17,7 +17,6 @@ import torch
 from photo_folder import PhotoFolder
 from PIL import Image
 
-from vitlit import errors
 from vitlit.images import decode_cache, image_store
 from vitlit.images.decode_cache import cache_folder, open_checked, open_decoded
 from vitlit.images.find_images import list_images
@@ -277,7 +276,7 @@ def test_large_sets_are_checked_once(
     root = broken(photo_folder())
     first = open_checked(photos(root), root, thorough=thorough).bad
     no_decoding()
-    monkeypatch.setattr(image_store, "check_file", image_store.read_image)
+    monkeypatch.setattr(image_store, "check_image_file", image_store.read_image)
     assert [file.place for file in first] == [6]
     assert open_checked(photos(root), root, thorough=thorough).bad == first
 
@@ -322,7 +321,7 @@ def build(root: Path, log: Path, start: Barrier | None) -> None:
     def say(text: str) -> None:
         log.with_name(f"said-{os.getpid()}").write_text(text)
 
-    image_store.read_image, errors.say = slow, say
+    image_store.read_image, decode_cache.say = slow, say
     files = photos(root)
     if start is not None:
         start.wait(timeout=60)

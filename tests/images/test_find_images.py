@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_listed_is_named(
     def deny(folder: str) -> None:
         raise PermissionError(13, "Permission denied", folder)
 
-    monkeypatch.setattr("vitlit.images.preprocess.os.scandir", deny)
+    monkeypatch.setattr("vitlit.images.find_images.os.scandir", deny)
     with pytest.raises(InputError, match=rf"cannot list .*{tmp_path.name}: Permission denied"):
         find_images([str(tmp_path)])
 

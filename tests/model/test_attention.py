@@ -110,10 +110,10 @@ def test_dropout_of_the_unfused_way_spares_the_expected_share(
 def test_only_cpus_with_bfloat16_units_prefer_matrix_products_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vitlit.module.has_bf16_units", lambda device: True)
+    monkeypatch.setattr("vitlit.model.attention.has_bf16_units", lambda device: True)
     cases = [("cpu", torch.bfloat16), ("cpu", torch.float32), ("cuda", torch.bfloat16)]
     assert [prefers_matmul(*case) for case in cases] == [True, False, False]
-    monkeypatch.setattr("vitlit.module.has_bf16_units", lambda device: False)
+    monkeypatch.setattr("vitlit.model.attention.has_bf16_units", lambda device: False)
     assert not prefers_matmul("cpu", torch.bfloat16)
 
 

@@ -671,7 +671,7 @@ def test_missing_tensors_are_named(tmp_path: Path) -> None:
     for name in ("blocks.1.attn.proj.bias", "blocks.1.norm1.weight", "norm.bias", "norm.weight"):
         del state[name]
     message = refusal(state, tmp_path / "a")
-    assert "blocks.1.attn.proj.bias, blocks.1.norm1.weight, norm.bias and 1 more" in message
+    assert "blocks.1.attn.proj.bias, blocks.1.norm1.weight, norm.bias, norm.weight;" in message
 
 
 @pytest.mark.parametrize(

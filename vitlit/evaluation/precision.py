@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.model.attention import has_bf16_units
+from vitlit.model import attention
 
 FULL_PRECISION, MIXED_PRECISION = "32-true", "bf16-mixed"
 PRECISION_ALIASES = {
@@ -56,7 +56,7 @@ def choose_precision(
             _full_name(given), "as --trainer.precision, a config or the checkpoint says"
         )
     if command == "fit":
-        name = MIXED_PRECISION if has_bf16_units(device) else FULL_PRECISION
+        name = MIXED_PRECISION if attention.has_bf16_units(device) else FULL_PRECISION
         return PrecisionChoice(name, f"chosen for this device; {HOW_TO_OVERRIDE}")
     if trained is None:
         return PrecisionChoice(
@@ -79,7 +79,7 @@ def _is_fast(name: str, device: str) -> bool:
         case "32-true":
             return True
         case "bf16-mixed" | "bf16-true":
-            return has_bf16_units(device)
+            return attention.has_bf16_units(device)
         case "16-mixed" | "16-true":
             return device != "cpu"
         case "64-true":
