@@ -151,7 +151,7 @@ def test_a_head_of_other_classes_is_replaced_by_zeros() -> None:
 def test_weights_without_a_head_get_one_of_zeros() -> None:
     _, new, notes = adapted({"num_classes": 0}, {})
     assert not new.head.weight.any()
-    assert notes == ["head set to zeros for 5 classes; the weights bring none"]
+    assert notes == ["head set to zeros for 5 classes; the weights have none"]
 
 
 def test_a_model_without_a_head_drops_it() -> None:

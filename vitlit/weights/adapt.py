@@ -1,4 +1,4 @@
-"""Weights made to fit a model of another image size, patch size, channels, pooling or classes.
+"""Adapts weights to a model of another image size, patch size, channels, pooling or classes.
 
 state of one ViT -> state of another; positions (1, prefix+N, D), patch filters (D, C, P, P)
 """
@@ -16,20 +16,21 @@ from vitlit.model.vit import ViT
 from vitlit.patches import grid_size
 from vitlit.weights.pretrained import Weights, untold_names
 
-EXTRA_PARTS = {  # beside what all models have: what it is, and how its names end
+EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they are, name's ending
     "temperatures of lsa": ".attn.sharpness",
     "gates of gpsa": ".attn.gate",
     "localities of gpsa": ".attn.locality",
     "scores of the pooling": "seq_pool.score.weight",
 }
-SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")  # the weights
+# arguments that decide the shapes of the blocks, which nothing here can resize
+SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")
 HEAD_KEYS = ("head.weight", "head.bias")
 PREFIX_TOKENS = ("cls_token", "reg_token")  # in the order of their rows in the positions
 Grid = tuple[int, int]
 
 
 class Adapted(NamedTuple):
-    """A state that loads strictly into the model it was made for, and what was changed."""
+    """A state that loads strictly into the model it was made for, and notes on each change."""
 
     state: dict[str, Tensor]
     notes: list[str]
@@ -38,11 +39,13 @@ class Adapted(NamedTuple):
 def resample_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """Positions of patches ``(1, rows*cols, D)`` for another grid, by bicubic interpolation.
 
-    Computed in float32: a half-precision table would lose about three digits.
+    Interpolated in float32 and returned in the table's type.
     """
-    if old == new:
+    if old == new:  # bit for bit, since interpolation rounds
         return table
+    # float32: in half precision the sums of the filter would lose about three digits
     x = table.float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
+    # antialiased as in timm: without it a smaller grid would take single positions, not averages
     x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
     return x.flatten(2).transpose(1, 2).to(table.dtype)
 
@@ -50,16 +53,17 @@ def resample_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
 def resample_filters(filters: Tensor, patch_size: int) -> Tensor:
     """Patch filters ``(D, C, P, P)`` for patches of ``patch_size`` pixels (FlexiViT).
 
-    Beyer et al., 2023, section 3.4: with B the matrix that resizes a patch, the pseudo-inverse of
-    B^T maps the filters so that an enlarged patch gives the token that the patch gave.
+    Beyer et al., 2023, section 3.4: B is the matrix that resizes a patch. The pseudo-inverse of
+    B^T maps the filters so that an enlarged patch gives the same token as the original patch.
     """
     old = filters.shape[-1]
     if old == patch_size:
         return filters
+    # resizing is linear: resized patches with one lit pixel each are the rows of B^T
     basis = torch.eye(old * old).view(-1, 1, old, old)
     size = (patch_size, patch_size)
     resized = F.interpolate(basis, size=size, mode="bicubic", antialias=True)
-    inverse = torch.linalg.pinv(resized.flatten(1))  # of B^T, (P*P, p*p)
+    inverse = torch.linalg.pinv(resized.flatten(1))  # of B^T, (P*P, p*p), p: the old patch size
     result = filters.flatten(2).float() @ inverse.T  # (D, C, P*P)
     return result.reshape(*filters.shape[:2], *size).to(filters.dtype)
 
@@ -67,8 +71,9 @@ def resample_filters(filters: Tensor, patch_size: int) -> Tensor:
 def adapt_input_channels(filters: Tensor, in_chans: int) -> Tensor:
     """Patch filters ``(D, C, P, P)`` for images of ``in_chans`` channels.
 
-    One channel gets the sum, as a grey image repeated C times would; several get the filters in
-    turn, scaled so that their sum over channels keeps its size.
+    One channel gets the sum of the filters, which gives the tokens of a grey image repeated C
+    times. Several channels repeat the filters in turn, scaled so that the size of the tokens
+    stays; timm does the same.
     """
     channels = filters.shape[1]
     if channels == in_chans:
@@ -84,18 +89,19 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
 
     class_names: those of the model; without them a head of as many classes is kept.
 
-    Resized: positions, patch filters, input channels. Replaced: a head of other classes, by
-    zeros; one of the same classes in another order gets its rows in theirs. What the weights do
-    not have (a class token, registers, positions) keeps the model's own values; what the model
-    does not have is dropped. The same holds for what attention lsa and gpsa and the pooling seq
-    learn beside the rest. Fixed positions (sincos1d, sincos2d) are the model's own. Every change
-    is in the notes, and why a head stays.
+    Positions, patch filters and input channels are resized. A head of other classes is replaced
+    by zeros; the rows of a head of the same classes are put into the model's order. Parts that
+    the weights lack (a class token, registers, positions) keep the model's own values, and parts
+    that the model lacks are dropped; this includes the extra parameters of attention lsa and gpsa
+    and of the pooling seq. Fixed positions (sincos1d, sincos2d) are the model's own. The notes
+    tell every change, and why a head is kept. Raises InputError if other shapes differ.
     """
     _check_embedding(weights, model)
     notes: list[str] = []
     own = model.state_dict()
-    state = dict(weights.state)
+    state = dict(weights.state)  # a copy: the caller's weights stay as they are
     _adapt_filters(state, model, notes)
+    # positions first: they are split by the prefix tokens that the weights still have
     _adapt_positions(state, weights, model, notes)
     _adapt_prefix(state, own, notes)
     _adapt_norm(state, own, notes)
@@ -113,19 +119,20 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
             f"{', '.join(SHAPING)}, or give those of the weights",
             argument=SHAPING,
         )
-    return Adapted({name: state[name] for name in own}, notes)
+    return Adapted({name: state[name] for name in own}, notes)  # in the model's order
 
 
 def _check_embedding(weights: Weights, model: ViT) -> None:
-    """Refuse another patch embedding: what comes after it could not read its tokens."""
+    """Refuse another patch embedding: the blocks could not read its tokens."""
     told, new = weights.arguments, model.config["patch_embed"]
     old = told.get("patch_embed", "conv")
+    # linear and conv are two ways to compute the same filters
     if old != new and {old, new} != {"linear", "conv"}:
         raise InputError(
             f"patch_embed {new} cannot start from weights with {old}; leave it out",
             argument="patch_embed",
         )
-    if isinstance(model.patch_embed, PatchEmbed):
+    if isinstance(model.patch_embed, PatchEmbed):  # _adapt_filters resizes it
         return
     for name in ("patch_size", "in_chans"):
         value = model.config[name]
@@ -142,7 +149,7 @@ def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> No
     if not isinstance(model.patch_embed, PatchEmbed):
         return
     filters = state["patch_embed.proj.weight"]
-    channels, patch = filters.shape[1], filters.shape[-1]
+    channels, patch = filters.shape[1], filters.shape[-1]  # those of the weights, for the notes
     new = model.config["patch_size"]
     filters = resample_filters(adapt_input_channels(filters, model.in_chans), new)
     state["patch_embed.proj.weight"] = filters
@@ -169,16 +176,17 @@ def _adapt_positions(
         return
     old_grid = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
     counts = {name: state[name].shape[1] if name in state else 0 for name in PREFIX_TOKENS}
-    *rows, patches = torch.split(table, [*counts.values(), math.prod(old_grid)], dim=1)
+    *prefix_rows, patches = torch.split(table, [*counts.values(), math.prod(old_grid)], dim=1)
     parts = []
-    for name, row in zip(PREFIX_TOKENS, rows, strict=True):
+    for name, rows in zip(PREFIX_TOKENS, prefix_rows, strict=True):
         token = getattr(model, name)
         wanted = 0 if token is None else token.shape[1]
-        parts.append(row if row.shape[1] == wanted else table.new_zeros(1, wanted, own.shape[2]))
+        # other tokens than the weights' are new: their position adds nothing at first
+        parts.append(rows if rows.shape[1] == wanted else table.new_zeros(1, wanted, own.shape[2]))
     parts.append(resample_positions(patches, old_grid, model.grid_size))
     state["pos_embed"] = torch.cat(parts, dim=1)
     if old_grid != model.grid_size:
-        sizes = [f"{rows}x{cols}" for rows, cols in (old_grid, model.grid_size)]
+        sizes = [f"{high}x{wide}" for high, wide in (old_grid, model.grid_size)]
         notes.append(f"positions resized from {sizes[0]} to {sizes[1]} patches")
 
 
@@ -194,7 +202,7 @@ def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[
 
 
 def _adapt_norm(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
-    """The last norm is called by where it stands: norm before the pooling, fc_norm after it."""
+    """Rename the last norm: timm calls it norm before the pooling and fc_norm after it."""
     old, new = ("norm", "fc_norm") if "fc_norm.weight" in own else ("fc_norm", "norm")
     if f"{old}.weight" not in state:
         return
@@ -209,7 +217,7 @@ def _adapt_head(
     names: tuple[list[str] | None, list[str] | None],
     notes: list[str],
 ) -> None:
-    """names: of the classes of the weights and of the model, each None where it is not known."""
+    """names: class names of the weights and of the model, None where they are not known."""
     head = state.get("head.weight")
     if "head.weight" not in own:
         if head is not None:
@@ -219,7 +227,7 @@ def _adapt_head(
     classes, (old, new) = own["head.weight"].shape[0], names
     if head is not None and head.shape[0] == classes and _is_same(old, new):
         if old is not None and new is not None:
-            rows = [old.index(name) for name in new]
+            rows = [old.index(name) for name in new]  # the head's row for each class of the model
             is_moved = rows != sorted(rows)
             how = ", its rows put into the order of the data" if is_moved else ""
             notes.append(f"head kept for the same {classes} classes{how}")
@@ -227,15 +235,16 @@ def _adapt_head(
         elif new is not None:
             notes.append(f"head kept; {untold_names(new)}")
         return
+    # Dosovitskiy et al., 2021, section 3.2: fine-tuning starts from a head of zeros
     state |= {name: torch.zeros_like(own[name]) for name in HEAD_KEYS}
-    had = "the weights bring none"
+    had = "the weights have none"
     if head is not None:
         had = f"dropped the weights' head of {head.shape[0]} classes{_quoted_names(old)}"
     notes.append(f"head set to zeros for {classes} classes{_quoted_names(new)}; {had}")
 
 
 def _is_same(old: list[str] | None, new: list[str] | None) -> bool:
-    """Whether classes may be the same: known names decide, whatever their order."""
+    """Whether the classes can be the same: if both names are known they decide, in any order."""
     return old is None or new is None or sorted(old) == sorted(new)
 
 
@@ -244,11 +253,11 @@ def _quoted_names(names: list[str] | None) -> str:
 
 
 def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
-    """What only some kinds of attention and pooling have."""
+    """Drop or add the parameters that only some kinds of attention and pooling have."""
     for kind, ending in EXTRA_PARTS.items():
         shapes = {name: value.shape for name, value in own.items() if name.endswith(ending)}
         has = [name for name in state if name.endswith(ending)]
-        drops = [name for name in has if state[name].shape != shapes.get(name)]
+        drops = [name for name in has if state[name].shape != shapes.get(name)]  # None: not wanted
         for name in drops:
             del state[name]
         wants = shapes.keys() - state.keys()
@@ -260,9 +269,10 @@ def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[
 
 
 def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
-    """What no shape shows, but what the weights were trained with."""
+    """Tell settings in which the model differs from the weights and that no shape shows."""
     found = {name: model.config[name] for name in ("num_heads", "norm_eps", "act", "attention")}
     for name, value in found.items():
+        # published weights do not name their attention: all of them have softmax
         told = weights.arguments.get(name, "softmax" if name == "attention" else value)
         if told != value:
             notes.append(f"the model has {name} {value}; the weights had {told}")

@@ -1,6 +1,8 @@
-"""Checkpoints: finding one, reading it safely, writing it durably, and a model ready to use.
+"""Checkpoints: finding the file, and reading it safely.
 
-path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...} -> ViT
+path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...}
+
+``durable_file`` writes them; ``load`` makes models of them.
 """
 
 import zipfile
@@ -17,22 +19,24 @@ from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import is_dense
 
-RUNS_FOLDER = "lightning_logs"  # of the current folder: where `best` and `last` are looked for
+RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last` are looked for
+CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of a run
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
-TRAINING = "training_settings"  # our key, of what else the training was given
-LAST_FILE = "last.ckpt"  # the one before it is kept too
+TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
+LAST_FILE = "last.ckpt"  # the only file of which the one before is kept
 VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
 
 
 def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
-    """The checkpoint file that ``path`` means; of a damaged last.ckpt the one before it.
+    """The checkpoint file that ``path`` means; the one before it if last.ckpt is damaged.
 
     path: a file; a run folder (its checkpoint ``prefer``, else the other one); or ``best`` or
-    ``last``, of the run folder ``root``, or else of the newest run in ./lightning_logs.
+    ``last``, of the run folder ``root``, or else of the newest run in ./lightning_logs. Raises
+    InputError if there is no such checkpoint.
     """
     if path in ("best", "last"):
         return _newest(path) if root is None else _of_run(path, root)
-    if "://" in path:
+    if "://" in path:  # Lightning would download it and unpickle whatever arrives
         raise InputError(f"{path} is an address; download the checkpoint and give its path")
     found = Path(path).expanduser()
     if found.is_file():
@@ -40,24 +44,21 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
     if not found.is_dir():
         raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
     for name in ("best", "last") if prefer == "best" else ("last", "best"):
-        for folder in (found / "checkpoints", found):
+        for folder in (found / CHECKPOINTS_FOLDER, found):
             if file := find_checkpoint(folder, name):
                 return file
     raise InputError(f"no checkpoint in the folder {path}; it has no checkpoints/best.ckpt")
 
 
 def find_checkpoint(folder: Path, name: str) -> Path | None:
-    """The checkpoint ``best`` or ``last`` in a folder of checkpoints, if there is one."""
+    """The checkpoint ``best`` or ``last`` in a folder of checkpoints; None if there is none."""
     file = folder / f"{name}.ckpt"
-    return (
-        newest_undamaged(file)
-        if file.is_file() or durable_file.older_path(file).is_file()
-        else None
-    )
+    is_there = file.is_file() or durable_file.older_path(file).is_file()
+    return newest_undamaged(file) if is_there else None
 
 
 def newest_undamaged(file: Path) -> Path:
-    """The file itself; or the one before last.ckpt, with a warning, where that is damaged."""
+    """The file itself; of a damaged or missing last.ckpt the one before it, with a warning."""
     before = durable_file.older_path(file)
     if file.name != LAST_FILE or not before.is_file() or durable_file.is_intact(file):
         return file
@@ -79,6 +80,7 @@ def _of_run(name: str, run: Path) -> Path:
 
 
 def _newest(name: str) -> Path:
+    # by the time of the file: runs are named by their users, so names tell no order
     runs = sorted(
         Path(RUNS_FOLDER).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime
     )
@@ -92,7 +94,11 @@ def _newest(name: str) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, as plain values and finite tensors; nothing in it is executed."""
+    """The checkpoint's content, as plain values and finite tensors; nothing in it is executed.
+
+    Raises InputError if the file is damaged, is not a checkpoint of vitlit or holds NaN.
+    """
+    # mmap: what is not used, such as the optimiser's state, stays on the disk
     content = _read_content(path, mmap=True)
     parts = ("state_dict", MODEL_KEY, DATA_KEY)
     if not all(isinstance(content.get(part), dict) for part in parts):
@@ -103,18 +109,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     for part in (MODEL_KEY, DATA_KEY):
         _check_plain(content[part], path)
     weights = content["state_dict"].items()
+    # dense floats alone: meta tensors hold no numbers to look at
     check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_dense(v)}, str(path))
     return content
 
 
 def trained_precision(content: dict[str, Any]) -> str | None:
-    """The precision of the training that a checkpoint is of; older ones do not tell it."""
+    """The precision that a checkpoint was trained in; None for older ones, which lack it."""
     kept = content.get(TRAINING)
     found = kept.get("trainer.precision") if isinstance(kept, dict) else None
     return str(found) if isinstance(found, str | int) else None
 
 
 def _read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
+    """mmap: leave tensors in the file until they are used."""
     try:
         _check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -122,6 +130,7 @@ def _read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
         if isinstance(error, InputError | MemoryError):
             raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        # torch's own words would advise to load the file with weights_only=False
         if find_text("code in file", str(error)):
             reason = "it holds more than tensors and plain values, which is never executed"
         raise InputError(f"cannot read {path} as a checkpoint: {reason[:200]}") from error
@@ -131,9 +140,10 @@ def _read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
 
 
 def _check_bytes(path: Path) -> None:
-    """Refuse a file that is not as it was written, before anything interprets it."""
+    """Refuse a damaged file before anything interprets it."""
     if durable_file.check_durable(path):
         return
+    # files of plain Lightning have no checksum, but the CRC that zip keeps of each entry
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
     with zipfile.ZipFile(path) as archive:
@@ -144,13 +154,14 @@ def _check_bytes(path: Path) -> None:
 
 @cache
 def _say_unsummed(path: Path) -> None:
-    """Once for each file, however often it is read."""
-    rank_zero_info(f"{path} has no checksum of its own, as files of other programs")
+    """Say it once for each file, however often it is read: the cache remembers the path."""
+    rank_zero_info(f"{path} has no checksum of its own, as is usual for files of other programs")
 
 
 def _check_plain(value: Any, path: Path) -> None:
     """Refuse settings that are no plain values, or that name a class: none is ever imported."""
     if isinstance(value, dict):
+        # jsonargparse imports and calls what stands at class_path
         if not all(isinstance(name, str) for name in value) or "class_path" in value:
             raise InputError(f"{path} has settings that name classes; use another checkpoint")
         value = list(value.values())
@@ -159,6 +170,3 @@ def _check_plain(value: Any, path: Path) -> None:
             _check_plain(item, path)
     elif not isinstance(value, str | int | float | bool | None):
         raise InputError(f"{path} has a {type(value).__name__} among its settings; use another")
-
-
-CHECKPOINTS_FOLDER = "checkpoints"

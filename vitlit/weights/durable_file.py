@@ -1,9 +1,9 @@
-"""Files that survive a crash and notice damage: a checksum inside, an older copy beside.
+"""Files that survive a crash and reveal damage: a checksum inside, an older copy beside.
 
-what writes an archive -> temporary file in the same folder, fsync, rename, fsync of the folder
+archive writer -> temporary file in the same folder, fsync, rename, fsync of the folder
 
-The checksum is the comment of the zip archive that torch.save writes, so every reader of such
-archives still reads it (`unzip -z` shows it). It covers all bytes before it.
+The checksum is stored as the comment of the zip archive that torch.save writes, so every reader
+of such archives still reads the file (`unzip -z` shows it). It covers all bytes before it.
 """
 
 import hashlib
@@ -17,13 +17,17 @@ from vitlit.errors import InputError
 from vitlit.files import replacing
 
 MARK = b"vitlit sha256 "
-COMMENT = len(MARK) + 64  # the digest in hexadecimal digits
-END, SIGNATURE = 22, b"PK\5\6"  # of a zip archive: its last record, without the comment
-CHUNK_BYTES = 1 << 20
+COMMENT_BYTES = len(MARK) + 64  # the mark and the digest in hexadecimal digits
+# a zip archive ends in a record of 22 bytes; its last two are the length of the comment after it
+END_BYTES, END_SIGNATURE = 22, b"PK\5\6"
+CHUNK_BYTES = 1 << 20  # read at a time: a checkpoint may be larger than memory
 
 
 class _Summed:
-    """A file that keeps the checksum of what is written, all but the last two bytes."""
+    """A file that sums what is written, except for the last two bytes.
+
+    They are the length of the archive's comment, which is changed once the comment is there.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum = file, hashlib.sha256()
@@ -31,8 +35,8 @@ class _Summed:
 
     def write(self, data: Any) -> int:
         self.file.write(data)
-        view = memoryview(data).cast("B")
-        if len(view) < 2:
+        view = memoryview(data).cast("B")  # bytes, whatever the elements of the buffer are
+        if len(view) < 2:  # the last two bytes may come in two writes
             view = memoryview(self.held + view)
             self.held = b""
         self.sum.update(self.held)
@@ -48,7 +52,8 @@ def write_durable(path: Path, save: Callable[[Any], None], *, keep: bool = False
     """Write a zip archive with a checksum; at any moment ``path`` is the old file or the new one.
 
     save: writes the archive, without a comment, into the file that it is given.
-    keep: leave the old file under the name :func:`older_path` gives.
+    keep: leave the old file under the name that :func:`older_path` gives.
+    Raises InputError if the disk is full or not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_kept = keep and path.exists()
@@ -61,6 +66,7 @@ def write_durable(path: Path, save: Callable[[Any], None], *, keep: bool = False
         ):
             _write_summed(file, save)
     except (OSError, RuntimeError) as error:
+        # torch's writer may raise a RuntimeError of its own, whose context is the OSError
         cause = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         if cause is None:
             raise
@@ -75,62 +81,66 @@ def _write_summed(file: BinaryIO, save: Callable[[Any], None]) -> None:
     save(summed)
     if summed.held != b"\0\0":  # the length of the comment, which is to follow
         raise ValueError("the archive has a comment of its own")
-    summed.sum.update(COMMENT.to_bytes(2, "little") + MARK)
+    # the sum covers the new length and the mark too: a flipped bit there is damage as well
+    summed.sum.update(COMMENT_BYTES.to_bytes(2, "little") + MARK)
     file.seek(-2, os.SEEK_END)
-    file.write(COMMENT.to_bytes(2, "little") + MARK + summed.sum.hexdigest().encode())
+    file.write(COMMENT_BYTES.to_bytes(2, "little") + MARK + summed.sum.hexdigest().encode())
 
 
 def older_path(path: Path) -> Path:
-    """Where the file before the newest is kept: last.ckpt -> last-1.ckpt."""
+    """Where the previous file is kept: last.ckpt -> last-1.ckpt."""
     return path.with_stem(f"{path.stem}-1")
 
 
 def _keep_older(path: Path) -> None:
+    """Give the file its second name, so that the new file may take the first."""
     spare = path.with_name(f".{older_path(path).name}.part")
     spare.unlink(missing_ok=True)
     try:
-        os.link(path, spare)  # so that ``path`` never lacks
+        os.link(path, spare)  # a link, not a rename: at no moment is ``path`` missing
     except OSError:  # a file system without hard links
         path.replace(older_path(path))
         return
     spare.replace(older_path(path))
-    spare.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+    spare.unlink(missing_ok=True)  # POSIX: a rename between two names of one file does nothing
 
 
 def check_durable(path: Path) -> bool:
-    """Whether a file has a checksum, which then is right; refuses a damaged file."""
+    """Whether a file has a checksum that is right, False if it has none; refuses a damaged file."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        if size < END + COMMENT:
+        if size < END_BYTES + COMMENT_BYTES:
             return False
-        file.seek(-END - COMMENT, os.SEEK_END)
-        end = file.read(END + COMMENT)
-        if end[-END:].startswith(SIGNATURE) and end[-2:] != b"\0\0":
+        file.seek(-END_BYTES - COMMENT_BYTES, os.SEEK_END)
+        end = file.read(END_BYTES + COMMENT_BYTES)
+        # the last record announces a comment, but the file ends before it
+        if end[-END_BYTES:].startswith(END_SIGNATURE) and end[-2:] != b"\0\0":
             raise InputError(f"{path} is cut short: it lacks its checksum; use another checkpoint")
-        if not end.startswith(SIGNATURE) and not end[END:].startswith(MARK):
+        # either mark may be the damaged one, so one of the two is enough to demand a right sum
+        if not end.startswith(END_SIGNATURE) and not end[END_BYTES:].startswith(MARK):
             return False
         file.seek(0)
         found = hashlib.sha256()
-        left = size - 64
+        left = size - 64  # all but the digest itself
         while left:
             data = file.read(min(CHUNK_BYTES, left))
-            if not data:
+            if not data:  # the file became shorter while it was read
                 break
             found.update(data)
             left -= len(data)
-    if left or end[END:] != MARK + found.hexdigest().encode():
+    if left or end[END_BYTES:] != MARK + found.hexdigest().encode():
         raise InputError(f"{path} is damaged: its checksum is wrong; use another checkpoint")
     return True
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """What tells a file from one written later under its name."""
+    """What distinguishes a file from one written later under the same name."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file is there and, if it has a checksum, as it was written."""
+    """Whether a file exists and is undamaged: by its checksum, or else by its last record."""
     try:
         return path.is_file() and (check_durable(path) or _ends_as_archive(path))
     except (InputError, OSError):
@@ -139,5 +149,6 @@ def is_intact(path: Path) -> bool:
 
 def _ends_as_archive(path: Path) -> bool:
     with path.open("rb") as file:
-        file.seek(-min(END, path.stat().st_size), os.SEEK_END)
-        return file.read(4) == SIGNATURE  # check() refused one whose comment lacks
+        file.seek(-min(END_BYTES, path.stat().st_size), os.SEEK_END)
+        # no comment is expected here: check_durable refused a file that lost its own
+        return file.read(4) == END_SIGNATURE

@@ -1,8 +1,8 @@
-"""A trained model for other programs, in a folder: weights with settings, or a program.
+"""Exports a model for other programs: a folder with weights and settings, or with a program.
 
 ViT -> model.safetensors config.json | model.onnx | model.pt2
 
-Whatever is written is read again, and its logits compared with the model's.
+Every export is read back, and its logits are compared with the model's.
 """
 
 import importlib
@@ -38,16 +38,17 @@ from vitlit.weights.pretrained import load_weights
 ExportFormat = Literal["safetensors", "onnx", "pt2"]
 Program = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
 ONNX_NAME, PT2_NAME, FACTS_NAME = "model.onnx", "model.pt2", "metadata.json"
-MAX_DIFFERENCE = 1e-4  # of the largest logit
-CHECKED_BATCHES = (1, 3)  # images, neither the number that programs are traced with
+# relative to the largest logit; ONNX Runtime differs by 2e-6 (benchmarks/logits.md)
+MAX_DIFFERENCE = 1e-4
+CHECKED_BATCHES = (1, 3)  # images; not TRACED_IMAGES, so that a fixed batch size is noticed
 TRACED_IMAGES = 2  # images; torch.export takes a batch of 1 for a constant
 
 
 class Exported(NamedTuple):
     """What was written.
 
-    difference: the largest between logits of the model and of the files, in units of the largest
-    logit; message: the same for a person, with the line that loads the files.
+    difference: maximum difference between the logits of the model and of the files, relative to
+    the largest logit; message: the same in words, with the line that loads the files.
     """
 
     folder: Path
@@ -65,13 +66,14 @@ def export_model(
     format: ExportFormat = "safetensors",
     naming: Naming | None = None,
 ) -> Exported:
-    """Write the model into the new folder ``out``; it is there complete or not at all.
+    """Write the model into the new folder ``out``, which is complete or does not exist.
 
     format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
-    or pt2 (a program for torch.export.load). naming: of safetensors, timm, huggingface, or vitlit,
-    which holds any model but which only this package reads; by default the first of them that can
-    tell the model. A model without a head, and then without class_names, gives its features.
-    The model is left on the CPU, in float32 and in evaluation mode.
+    or pt2 (a program for torch.export.load). naming: parameter names of a safetensors file: timm,
+    huggingface, or vitlit, which holds any model but is read by this package alone; by default
+    the first that can hold the model. A model without a head needs no class_names and gives its
+    features. The model is left on the CPU, in float32 and in evaluation mode. Raises InputError
+    if ``out`` exists, the naming cannot hold the model, or the export computes other logits.
     """
     folder = Path(out).expanduser()
     _check_export_choices(format, naming)
@@ -90,7 +92,7 @@ def export_model(
             case "pt2":
                 program = _write_pt2(portable, part / PT2_NAME)
         difference = _output_difference(model, preprocess, program, portable)
-        del program  # it may hold a file open, which some systems then do not rename
+        del program  # it may hold a file open, and some systems cannot rename open files
     files = sorted(folder.iterdir())
     lines = [_how_to_load(portable, folder, format, chosen)]
     lines += [why] if format == "safetensors" else []
@@ -114,7 +116,7 @@ def _check_export_choices(format: str, naming: Naming | None) -> None:
 def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Program:
     from safetensors.torch import save_file
 
-    metadata = {"format": "pt"}  # without it transformers refuses the file
+    metadata = {"format": "pt"}  # transformers refuses a file without it
     settings: dict[str, Any] = {}
     if naming == "huggingface":
         tensors = hugging_face_tensors(portable)
@@ -127,10 +129,11 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     file = folder / WEIGHT_NAMES[0]
     save_file(tensors, file, metadata=metadata)
-    file.chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read it
-    for name, content in settings.items():  # ASCII: some read these files in their own encoding
+    file.chmod(folder.stat().st_mode & 0o666)  # safetensors makes it readable by its owner alone
+    # ASCII: some readers open these files in the encoding of their system
+    for name, content in settings.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
-    weights = load_weights(folder)
+    weights = load_weights(folder)  # as any published weights are read
     model = ViT(**weights.arguments)
     model.load_state_dict(weights.state)
     return model.eval()
@@ -139,7 +142,7 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
 def _write_onnx(portable: Portable, path: Path) -> Program:
     onnxruntime = _onnx_packages()
     with _without_others_warnings():
-        program: Any = torch.onnx.export(
+        program: Any = torch.onnx.export(  # only dynamo's exporter takes dynamic_shapes
             portable.model,
             (_example_images(portable),),
             dynamo=True,
@@ -159,7 +162,7 @@ def _write_onnx(portable: Portable, path: Path) -> Program:
 
 
 def _onnx_packages() -> Any:
-    """ONNX Runtime, once all that torch needs for writing ONNX is found too."""
+    """ONNX Runtime; refuses if a package is missing that torch needs to write ONNX."""
     try:
         for name in ("onnx", "onnxscript"):
             importlib.import_module(name)
@@ -187,19 +190,19 @@ def _example_images(portable: Portable) -> Tensor:
 
 
 def _dynamic_batch() -> dict[str, dict[int, Any]]:
-    return {"x": {0: torch.export.Dim("batch")}}  # x: of ViT.forward
+    return {"x": {0: torch.export.Dim("batch")}}  # x: the argument of ViT.forward
 
 
 @contextmanager
 def _without_others_warnings() -> Iterator[None]:
-    """Exporters warn of their own code, of which nobody who exports can mend anything."""
+    """Hide warnings of the exporters about their own code, which a user cannot fix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(torch|onnx|copyreg|numpy)")
         yield
 
 
 def _facts(portable: Portable) -> dict[str, str]:
-    """What a program cannot tell itself; lists are JSON, in ASCII for every reader."""
+    """What the user of a program must know; lists are JSON, in ASCII for every reader."""
     channels, height, width = portable.input_size
     colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} channels")
     return {
@@ -219,31 +222,32 @@ def _facts(portable: Portable) -> dict[str, str]:
 def _output(portable: Portable) -> str:
     if portable.class_names:
         return f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names"
-    return f"features: float32 (B, {portable.model.embed_dim}), for the weights have no head"
+    return f"features: float32 (B, {portable.model.embed_dim}), since the weights have no head"
 
 
 @torch.no_grad()
 def _output_difference(
     model: ViT, preprocess: Preprocess, program: Program, portable: Portable
 ) -> float:
-    """The largest difference of outputs, from random pixels on, over the largest output."""
+    """Maximum difference of the outputs for random pixels, relative to the largest output."""
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (portable.mean, portable.std))
     worst = 0.0
     for count in CHECKED_BATCHES:
         shape = (count, *portable.input_size)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        with torch.compiler.set_stance("force_eager"):  # a compiled model would compile once more
+        with torch.compiler.set_stance("force_eager"):  # a compiled model would be compiled again
             wanted = model(preprocess(pixels))
         if not wanted.isfinite().all():
             raise InputError(
                 "the model gives no finite numbers, so its weights are broken; nothing was "
                 "written, give other weights, such as an earlier checkpoint"
             )
+        # normalised as told to other programs, not by preprocess: this checks mean and std too
         got = program((pixels / 255 - mean) / std)
         largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)
         difference = ((got - wanted).abs().amax() / largest).item()
-        if not difference <= MAX_DIFFERENCE:  # so that NaN is refused
+        if not difference <= MAX_DIFFERENCE:  # not ">": NaN must be refused
             raise InputError(
                 f"the exported model's {portable.output} differ by {difference:.1e} of the largest "
                 f"from the model's, more than {MAX_DIFFERENCE}; nothing was written, give another "
@@ -262,7 +266,7 @@ def _how_to_load(portable: Portable, folder: Path, format: ExportFormat, naming:
             return f'timm.create_model("local-dir:{folder}", pretrained=True)'
         case "safetensors", _ if portable.class_names:
             return f'transformers.ViTForImageClassification.from_pretrained("{folder}")'
-        case "safetensors", _:  # its pooler is a layer of its own, which no weights are for
+        case "safetensors", _:  # transformers' pooler is a layer that we have no weights for
             return f'transformers.ViTModel.from_pretrained("{folder}", add_pooling_layer=False)'
         case "onnx", _:
             return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
@@ -272,7 +276,7 @@ def _how_to_load(portable: Portable, folder: Path, format: ExportFormat, naming:
 def _message(
     portable: Portable, folder: Path, files: list[Path], difference: float, lines: list[str]
 ) -> str:
-    """lines: how to load the files, and more that is to be known."""
+    """lines: how to load the files, then further remarks."""
     load, *more = lines
     shape = ", ".join(map(str, portable.input_size))
     width = len(portable.class_names) or portable.model.embed_dim

@@ -1,6 +1,6 @@
-"""Whose names exported weights get: those of a library whose code computes the same.
+"""Names and settings of exported weights, as a library needs them that computes the same model.
 
-arguments of a ViT -> timm | huggingface | vitlit
+arguments of a ViT -> timm | huggingface | vitlit -> {name: tensor}, {file name: content}
 """
 
 import json
@@ -17,19 +17,19 @@ from vitlit.weights.portable import Portable
 
 Naming = Literal["timm", "huggingface", "vitlit"]
 
-TIMM_EPS = 1e-6  # of timm's LayerNorm, which no config.json changes
+TIMM_EPS = 1e-6  # of timm's LayerNorm; config.json cannot change it
 
 
 def choose_naming(asked: Naming | None, arguments: dict[str, Any]) -> tuple[Naming, str]:
-    """The naming, and why it is that one, in words; the first that can tell the model by default.
+    """The naming, and in words why; by default the first that can hold the model.
 
-    arguments: of ViT's constructor, all of them.
+    arguments: all of ViT's constructor. Raises InputError if the naming asked for cannot hold it.
     """
     if asked is not None:
         _check_naming(asked, arguments)
         return asked, f"its weights are named as {asked} names them, as asked for"
     reasons = []
-    for naming in get_args(Naming):
+    for naming in get_args(Naming):  # vitlit comes last and holds every model: the loop ends there
         if not (refused := _inexpressible(naming, arguments)):
             break
         reasons.append(f"{naming} has no models with {' and '.join(refused)}")
@@ -52,7 +52,7 @@ def _check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
 
 
 def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
-    """The settings of a model that the naming cannot tell."""
+    """The settings of a model that the naming's library does not have."""
     if naming == "vitlit":
         return []
     refused = {
@@ -64,7 +64,7 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     if naming == "timm":
         refused[f"norm_eps {told['norm_eps']}"] = told["norm_eps"] != TIMM_EPS
         return [setting for setting, is_refused in refused.items() if is_refused]
-    refused |= {
+    refused |= {  # of transformers' ViT; its config.json tells the epsilon
         "global_pool avg": told["global_pool"] == "avg",
         f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
         "init_values (LayerScale)": told["init_values"] is not None,
@@ -72,9 +72,8 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     return [setting for setting, is_refused in refused.items() if is_refused]
 
 
-GENERIC_TIMM_MODEL = (
-    "vit_base_patch16_224"  # timm's name where no published one fits; model_args overrule it
-)
+# the architecture that config.json names if no published one fits; model_args overrule its sizes
+GENERIC_TIMM_MODEL = "vit_base_patch16_224"
 TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
     (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),
     (384, 12, 6): ("small", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
@@ -82,7 +81,7 @@ TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and 
     (1024, 24, 16): ("large", {(32, 224), (32, 384), (16, 224), (16, 384), (14, 224)}),
     (1280, 32, 16): ("huge", {(14, 224)}),
 }
-HUGGING_FACE_NAMES = (  # timm's names -> transformers 4's, which 5 reads too
+HUGGING_FACE_NAMES = (  # timm's names -> those of transformers 4, which 5 reads too
     (r"^(cls_token)$", r"vit.embeddings.\1"),
     (r"^pos_embed$", "vit.embeddings.position_embeddings"),
     (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
@@ -93,7 +92,7 @@ HUGGING_FACE_NAMES = (  # timm's names -> transformers 4's, which 5 reads too
     (r"\.norm2\.", ".layernorm_after."),
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"^(fc_)?norm\.", "vit.layernorm."),  # of one token: the same before and after the pooling
+    (r"^(fc_)?norm\.", "vit.layernorm."),  # before or after taking one token is the same
     (r"^head\.", "classifier."),
 )
 
@@ -106,7 +105,7 @@ def timm_tensors(portable: Portable) -> dict[str, Tensor]:
 def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
     """Weights under the names of transformers' ViTForImageClassification, or of ViTModel."""
     state = timm_tensors(portable)
-    if portable.model.pos_embed is None:  # transformers has no model without: zeros add nothing
+    if portable.model.pos_embed is None:  # transformers' ViT always adds positions: add zeros
         rows, cols = portable.model.grid_size
         state["pos_embed"] = torch.zeros(1, 1 + rows * cols, portable.arguments["embed_dim"])
     split = {}
@@ -115,10 +114,12 @@ def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
             split[name] = value
             continue
         for part, matrix in zip(("query", "key", "value"), value.chunk(3), strict=True):
-            split[name.replace(".qkv.", f".{part}.")] = matrix.clone()  # no shared memory
+            # cloned: safetensors refuses tensors that share memory
+            split[name.replace(".qkv.", f".{part}.")] = matrix.clone()
     named = {_hugging_face_name(name): value for name, value in split.items()}
     if portable.class_names:
         return named
+    # ViTModel is the part of ViTForImageClassification that is called vit
     return {name.removeprefix("vit."): value for name, value in named.items()}
 
 
@@ -129,7 +130,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def timm_files(portable: Portable) -> dict[str, Any]:
-    """config.json as timm's hub has it; ``model_args`` make the model whatever its name."""
+    """config.json as on timm's hub; ``model_args`` define the model, whatever its name."""
     told = portable.arguments
     size, published = TIMM_SIZES.get(
         (told["embed_dim"], told["depth"], told["num_heads"]), ("", set())
@@ -137,20 +138,21 @@ def timm_files(portable: Portable) -> dict[str, Any]:
     height, across = portable.model.img_size
     is_published = height == across and (told["patch_size"], height) in published
     name = f"vit_{size}_patch{told['patch_size']}_{height}" if is_published else GENERIC_TIMM_MODEL
-    own = {"patch_embed", "attention", "gpsa_blocks", "locality_strength"}
-    own |= {"norm_eps", "act", "init_values"}
+    own = {"patch_embed", "attention", "gpsa_blocks", "locality_strength"}  # not timm's
+    own |= {"norm_eps", "act", "init_values"}  # the first is fixed in timm, the others follow
     model_args = {key: value for key, value in told.items() if key not in own}
     model_args["act_layer"] = told["act"]
+    # fixed positions are written as a table, which timm holds as learned ones
     model_args["pos_embed"] = "none" if told["pos_embed"] == "none" else "learn"
     if told["init_values"] is not None:
         model_args["init_values"] = told["init_values"]
     settings = {
         "input_size": portable.input_size,
-        "fixed_input_size": True,
+        "fixed_input_size": True,  # positions belong to this size
         "mean": portable.mean,
         "std": portable.std,
         "interpolation": portable.interpolation,
-        "crop_pct": 1.0,
+        "crop_pct": 1.0,  # our preprocessing resizes to the model's size without a margin to cut
         "crop_mode": "center",
         "num_classes": told["num_classes"],
         "first_conv": "patch_embed.proj",
@@ -185,7 +187,7 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
         "patch_size": told["patch_size"],
         "num_channels": told["in_chans"],
         "qkv_bias": told["qkv_bias"],
-        "encoder_stride": told["patch_size"],
+        "encoder_stride": told["patch_size"],  # of its masked-image head, which must equal it
     }
     if names:
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
@@ -196,8 +198,8 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
 def _processor(portable: Portable) -> dict[str, Any]:
     """Settings of an image processor of transformers.
 
-    CLIP's, for it cuts the centre out as we do; ViT's stretches the image. Neither covers a
-    rectangle, which is left to stretching.
+    CLIP's processor cuts out the centre as we do; ViT's stretches the image. Neither covers a
+    rectangle and cuts, so images for rectangular models are stretched.
     """
     channels, height, width = portable.input_size
     shape = {"height": height, "width": width}
@@ -218,7 +220,7 @@ def _processor(portable: Portable) -> dict[str, Any]:
 
 
 def own_metadata(portable: Portable) -> dict[str, str]:
-    """Of a safetensors file under timm's names: what :func:`pretrained.load_weights` reads."""
+    """Metadata of a safetensors file with timm's names, for :func:`.pretrained.load_weights`."""
     told = {
         "arguments": portable.arguments,
         "mean": portable.mean,

@@ -1,4 +1,4 @@
-"""Files of weights, read safely: what a path or a name on the hub holds, by content.
+"""Reads files of weights safely; their kind is recognised by content, not by name.
 
 path (.pth .pt .bin .ckpt .safetensors .npz, or any other ending) -> names and float32 tensors
 
@@ -18,18 +18,15 @@ from torch import Tensor
 from vitlit.errors import InputError, find_text, first_few
 from vitlit.weights import durable_file
 
-WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # of a model folder, best first
+WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # in a model folder, preferred first
 CONFIG_NAME, PROCESSOR_NAME = "config.json", "preprocessor_config.json"
 HUB_NAME = re.compile(r"(hf[-_]hub:)?(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-# where training scripts keep the weights in their checkpoints; averages and teachers first
+# where training scripts keep the weights in their checkpoints; averages and teachers come first,
+# as in timm's loader and in DINO's evaluation
 WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "student")
-TOLD_WRAPPERS = (
-    "state_dict_ema",
-    "model_ema",
-    "teacher",
-    "student",
-)  # whose choice is worth a note
-FOREIGN_SIGNATURES = {  # what is often found in place of weights, by its first bytes
+# the file holds other weights beside these, so the choice is told
+TOLD_WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "student")
+FOREIGN_SIGNATURES = {  # first bytes of what is often found in place of weights
     b"version https://": "a git-lfs pointer, not the weights; run `git lfs pull`",
     b"<": "a web page, not weights; download it again from the link to the raw file",
 }
@@ -44,15 +41,18 @@ class Content(NamedTuple):
 
 
 def read_weight_file(path: Path) -> Content:
-    """The content of a weight file; its kind is told by its first bytes."""
+    """The content of a weight file, whose kind its first bytes tell.
+
+    Raises InputError if it is damaged, no weight file, or holds more than tensors and plain values.
+    """
     with path.open("rb") as file:
         start = file.read(16)
     try:
         if start.startswith(b"PK"):
             return Content(_read_zip(path), {})
-        if start[8:9] == b"{":
+        if start[8:9] == b"{":  # safetensors: eight bytes of length, then a header in JSON
             return _read_safetensors(path)
-        if start.startswith(b"\x80"):  # torch.save before 1.6
+        if start.startswith(b"\x80"):  # a bare pickle: torch.save before 1.6; it cannot be mapped
             return Content(_read_torch(path, mmap=False), {})
     except InputError:
         raise
@@ -73,18 +73,19 @@ def read_weight_file(path: Path) -> Content:
 
 
 def _read_zip(path: Path) -> dict[str, Any]:
+    """torch.save and numpy.savez both write zip archives; the names inside tell them apart."""
     has_sum = durable_file.check_durable(path)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is cut short; download it again")
     with zipfile.ZipFile(path) as archive:
-        if damaged := not has_sum and archive.testzip():
+        if damaged := not has_sum and archive.testzip():  # the name of the first damaged entry
             raise InputError(f"{path} is damaged in {damaged}; download it again")
         is_numpy = any(name.endswith(".npy") for name in archive.namelist())
     return _read_npz(path) if is_numpy else _read_torch(path, mmap=True)
 
 
 def _read_torch(path: Path, *, mmap: bool) -> dict[str, Any]:
-    # training scripts (DeiT, MAE, DINO, timm) keep their options in a Namespace: plain values
+    # training scripts (DeiT, MAE, DINO, timm) keep their options in a Namespace of plain values
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not isinstance(content, dict):
@@ -107,13 +108,17 @@ def _read_safetensors(path: Path) -> Content:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
+        # file.keys(): safe_open is no mapping and cannot be iterated
         return Content({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
 
 
 def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a checkpoint as float32, out of the parts that hold them, and notes."""
+    """The weights in a checkpoint's parts, as float32 tensors by name, and notes.
+
+    parts: what the file holds, at any depth of wrappers. Raises InputError if it has no weights.
+    """
     notes: list[str] = []
-    for _ in range(4):  # a file may hold itself
+    for _ in range(4):  # wrappers at most: the dict of a hostile file may contain itself
         found = next((name for name in WRAPPERS if isinstance(parts.get(name), dict)), None)
         if found is None:
             break
@@ -131,16 +136,18 @@ def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[s
 
 
 def is_dense(value: Tensor) -> bool:
-    """Whether a tensor holds its numbers, floats, in memory and one by one."""
+    """Whether a tensor is floating-point, strided (not sparse) and has data (is not meta)."""
     return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
 
 
 def download_weights(name: str) -> Path:
     """The local folder of a model on the Hugging Face hub, ``owner/model`` or with ``@revision``.
 
-    Only the weights and their settings are fetched, through huggingface_hub and its cache.
+    Only the weights and their settings are fetched, through huggingface_hub and its cache. Raises
+    InputError if the name is none of the hub's, or the hub cannot be reached.
     """
     match = HUB_NAME.fullmatch(name)
+    # a path with one slash looks like a name on the hub, but models there have no such endings
     if match is None or name.endswith((".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")):
         raise InputError(
             f"no weights {name}; give a file, a folder, or a name on the Hugging Face hub "
@@ -154,14 +161,14 @@ def download_weights(name: str) -> Path:
             f"pip install 'vitlit[hub]'"
         ) from error
     try:
-        for weights in WEIGHT_NAMES:  # the second only where the first does not exist
+        for weights in WEIGHT_NAMES:  # the second only if the first does not exist: both are large
             wanted = [CONFIG_NAME, PROCESSOR_NAME, weights]
             folder = snapshot_download(
                 match["repo"], revision=match["revision"], allow_patterns=wanted
             )
             if (Path(folder) / weights).is_file():
                 break
-    except Exception as error:  # its own kinds, the network library's and OSError
+    except Exception as error:  # the hub's own kinds, the network library's and OSError
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(
             f"{name} is no file here and cannot be fetched from the Hugging Face hub; check the "

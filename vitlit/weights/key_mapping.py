@@ -1,9 +1,9 @@
-"""Names of weights in each published format, translated to timm's, which are this package's.
+"""Translates parameter names of published formats to timm's names, which this package uses.
 
 {name: tensor} of timm, Hugging Face, torchvision or Google -> {timm's name: tensor}
 
-Each format is one table of regular expressions, applied in order; a name that no table knows is
-left as it is and refused later. Formats are told apart by how they call the patch filters.
+Each format is one table of regular expressions, applied in order. A name that no table knows is
+left as it is and refused later. A format is recognised by its name for the patch filters.
 """
 
 import re
@@ -21,7 +21,7 @@ TIMM_RULES: Rules = (
     (r"^register_tokens$", "reg_token"),  # DINOv2's own files
     (r"\.gamma_([12])$", r".ls\1.gamma"),  # DeiT III's own files
 )
-HUGGING_FACE_RULES: Rules = (  # transformers 4 and before, and 5
+HUGGING_FACE_RULES: Rules = (  # transformers up to 4, and 5, which renamed layers and projections
     (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
@@ -36,7 +36,7 @@ HUGGING_FACE_RULES: Rules = (  # transformers 4 and before, and 5
     (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
     (r"^layernorm\.", "norm."),
-    (r"^(?:cls_)?classifier\.", "head."),
+    (r"^(?:cls_)?classifier\.", "head."),  # cls_: DeiT's, which has a second one for its teacher
     (r"^distillation_classifier\.", "head_dist."),
 )
 TORCHVISION_RULES: Rules = (
@@ -70,9 +70,10 @@ GOOGLE_RULES: Rules = (  # the published files, the newer ones of the same code,
 
 
 class WeightFormat(NamedTuple):
-    """How one code base names and computes; mean and std where all of its files share them.
+    """How one code base names its weights and computes with them.
 
-    class_positions: whether a class token has a position in all of its files.
+    mean, std: per channel, if all of its files share them; class_positions: whether the class
+    token has a position in all of its files.
     """
 
     name: str
@@ -86,7 +87,10 @@ class WeightFormat(NamedTuple):
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-WEIGHT_FORMATS = {  # by how the name of the patch filters ends
+# By the end of the name of the patch filters. norm_eps and act are those of each code base, which
+# no weights show: Hugging Face's default epsilon is 1e-12, and Google's code uses the tanh GELU,
+# where the exact one moves the logits by 1.3e-4.
+WEIGHT_FORMATS = {
     "embeddings.patch_embeddings.projection.weight": WeightFormat(
         "Hugging Face", HUGGING_FACE_RULES, norm_eps=1e-12
     ),
@@ -108,7 +112,7 @@ DROPPED_PARTS = {  # parts of pre-training that no classifier uses
 
 
 class Translated(NamedTuple):
-    """Weights under timm's names, their format, what only the format tells, and notes."""
+    """Weights under timm's names, their format and notes; num_heads: None if no shape tells it."""
 
     state: dict[str, Tensor]
     format: WeightFormat
@@ -117,7 +121,10 @@ class Translated(NamedTuple):
 
 
 def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
-    """Weights of any known format under timm's names, without what no classifier uses."""
+    """Weights of any known format under timm's names, without the parts that no classifier uses.
+
+    source: where they are from, for messages. Raises InputError if the format is not known.
+    """
     found = ((name, end) for end in WEIGHT_FORMATS for name in tensors if _ends_with(name, end))
     marker, end = next(found, (None, ""))
     if marker is None:
@@ -128,15 +135,15 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     notes: list[str] = []
     kind = WEIGHT_FORMATS[end]
     state = _without_prefix(tensors, marker.removesuffix(end), notes)
-    if kind.rules is GOOGLE_RULES:
+    if kind.rules is GOOGLE_RULES:  # before the names change, which hold the number of the block
         state = _unstacked(state)
     state = {_renamed(name, kind.rules): value for name, value in state.items()}
     num_heads = None
     if kind.rules is GOOGLE_RULES:
-        query = state.get("blocks.0.attn.q.weight")
+        query = state.get("blocks.0.attn.q.weight")  # (D, h, d): the one format that shows heads
         num_heads = query.shape[1] if query is not None and query.ndim == 3 else None
         state = {name: _from_jax(name, value) for name, value in state.items()}
-    if any(".gamma_" in name for name in tensors):
+    if any(".gamma_" in name for name in tensors):  # LayerScale of DeiT III, and of EVA
         notes.append(
             "read as DeiT III's; rotary positions, which have the same names, are not supported"
         )
@@ -149,13 +156,14 @@ def _ends_with(name: str, end: str) -> bool:
 
 
 def _without_prefix(tensors: dict[str, Tensor], prefix: str, notes: list[str]) -> dict[str, Tensor]:
-    """Names without what precedes that of the patch filters (module., backbone., params/ ...)."""
-    if "/" in prefix:  # a JAX tree: what lies beside the model (optimiser, text tower) goes
+    """Names without the prefix of the patch filters' name (module., backbone., params/ ...)."""
+    if "/" in prefix:  # a JAX tree: arrays beside the model (optimiser, text tower) are dropped
         inside = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
         if len(inside) < len(tensors):
             notes.append(f"dropped {len(tensors) - len(inside)} arrays outside {prefix}")
         return inside
-    for part in prefix.split(".")[:-1]:  # a head may lack the inner part: vit.x, classifier
+    # part by part, and only where it is there: the head may stand outside (vit.x, classifier)
+    for part in prefix.split(".")[:-1]:
         tensors = {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
     return tensors
 
@@ -167,7 +175,7 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 def _unstacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """big_vision may keep all blocks in one array ``(L, ...)``: one array for each."""
+    """Split arrays ``(L, ...)``, in which big_vision may keep all blocks, into one per block."""
     stacked = "Transformer/encoderblock/"
     result = {}
     for name, value in state.items():
@@ -180,7 +188,10 @@ def _unstacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_jax(name: str, value: Tensor) -> Tensor:
-    """JAX multiplies from the left and keeps heads apart; PyTorch wants ``(out, in)``."""
+    """An array in PyTorch's layout ``(out, in)``; JAX stores ``(in, out)``, with heads apart.
+
+    The cases stand in order: names first, then what all other matrices have in common.
+    """
     if name == FILTERS_KEY and value.ndim == 4:
         return value.permute(3, 2, 0, 1).contiguous()  # (P, P, C, D) -> (D, C, P, P)
     if re.search(r"\.attn\.[qkv]\.bias$", name):
@@ -193,11 +204,14 @@ def _from_jax(name: str, value: Tensor) -> Tensor:
 
 
 def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
-    """Take the parts out, in place, that a classifier does not use."""
+    """Remove, in place, the parts that a classifier does not use."""
     positions = state.get("pos_embed")
     if "dist_token" in state and positions is not None and positions.ndim == 3:
+        # the distillation token goes, so its position, the second, goes too
         state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
     parts = dict(DROPPED_PARTS)
+    # Google's pre-training puts a hidden layer before the head, which fine-tuning drops
+    # (Dosovitskiy et al., 2021, section 3.1)
     if any(name.startswith("pre_logits.") for name in state):
         parts[r"^(pre_logits|head)\."] = "the representation layer and the head that reads it"
     head, norm = state.get("head.weight"), state.get("norm.weight")
@@ -205,7 +219,7 @@ def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
         parts[r"^head\."] = "the head, which reads class token and average together"  # DINOv2's
     for pattern, what in parts.items():
         found = [name for name in state if re.search(pattern, name)]
-        if head is not None and "head.weight" in found:
+        if head is not None and "head.weight" in found:  # a user who wanted these classes must know
             what = f"{what}, of {len(head)} classes"
         for name in found:
             del state[name]
@@ -218,6 +232,7 @@ def _with_joined_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in state if ".attn.q." in name]:
         three = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
         shapes = {state[part].shape if part in state else None for part in three}
+        # other shapes are another architecture's, and are refused later by these names
         if None not in shapes and len(shapes) == 1 and state[name].ndim:
             joined = torch.cat([state.pop(part) for part in three])
             state[name.replace(".attn.q.", ".attn.qkv.")] = joined
@@ -230,10 +245,11 @@ def positions_with_prefix(
     """Positions ``(1, R, D)`` with a row for each prefix token, or None if R does not fit.
 
     Some formats give no position to registers (DINOv2), or to any prefix token (big_vision,
-    timm's ``no_embed_class``); such a token gets zeros, which adds the same.
+    timm's ``no_embed_class``). Such a token gets a row of zeros, which changes nothing.
     """
     rows = table.shape[1] - patches
     if rows not in (0, class_token, class_token + reg_tokens):
         return None
     missing = table.new_zeros(1, class_token + reg_tokens - rows, table.shape[2])
+    # tokens stand as class token, registers, patches: the missing rows come before the patches
     return torch.cat([table[:, :rows], missing, table[:, rows:]], dim=1)

@@ -1,6 +1,7 @@
-"""A model ready to use from Python, of a checkpoint or of weights from anywhere.
+"""Loads a model for use from Python, from a checkpoint or from published weights.
 
-path | folder | name on the hub | best | last -> ViT, Preprocess, class names"""
+path | folder | name on the hub | best | last -> ViT, Preprocess, class names
+"""
 
 import inspect
 from pathlib import Path
@@ -26,11 +27,11 @@ from vitlit.weights.pretrained import (
     untold_statistics,
 )
 
-VIT_PREFIX = "vit."  # of the model's weights in a checkpoint
+VIT_PREFIX = "vit."  # of the model's weights in a checkpoint: Classifier.vit
 
 
 class Loaded(NamedTuple):
-    """A model in evaluation mode, what turns its input into tensors, and its class names.
+    """A model in evaluation mode, the preprocessing of its input, and its class names.
 
     ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``.
     """
@@ -41,9 +42,13 @@ class Loaded(NamedTuple):
 
 
 def load_checkpoint(path: str | Path) -> Loaded:
-    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve_checkpoint`."""
+    """The model of a checkpoint, for use from Python; ``path`` as in :func:`resolve_checkpoint`.
+
+    Raises InputError if the checkpoint cannot be read, or its weights do not fit its settings.
+    """
     content = read_checkpoint(resolve_checkpoint(str(path)))
     arguments = content[MODEL_KEY]
+    # the settings are Classifier's, which hold ViT's arguments beside those of the training
     names = inspect.signature(ViT).parameters.keys() & arguments.keys()
     weights = {
         key.removeprefix(VIT_PREFIX): value
@@ -53,7 +58,7 @@ def load_checkpoint(path: str | Path) -> Loaded:
     try:
         model = ViT(**{name: arguments[name] for name in names})
         model.load_state_dict(weights)
-        data = ImageData(**content[DATA_KEY])
+        data = ImageData(**content[DATA_KEY])  # for preprocessing and class names; reads no image
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -65,22 +70,22 @@ def load_checkpoint(path: str | Path) -> Loaded:
 def load(
     source: str | Path, *, num_heads: int | None = None, img_size: int | list[int] | None = None
 ) -> Loaded:
-    """A model ready to use from Python: of a checkpoint, or of weights from anywhere.
+    """Load a model for use from Python, from a checkpoint or from published weights.
 
     source: a file; the folder of a model (config.json beside model.safetensors or
     pytorch_model.bin) or of a run; a name on the Hugging Face hub, ``owner/model`` or
-    ``owner/model@revision``; or ``best`` or ``last``. num_heads: of weights that do not tell
-    theirs; img_size: of the model, in pixels, one number or (height, width); where it fits the
-    positions of the weights they are taken as they are, else they are resampled. Both are for
-    weights of other programs: a checkpoint knows its own. Weights without a head give features
-    and no class names. What is assumed is logged. InputError says what cannot be read, or fits
-    not.
+    ``owner/model@revision``; or ``best`` or ``last``. num_heads: number of heads, for weights
+    that do not tell it; img_size: of the model, in pixels, one number or (height, width). If it
+    fits the positions of the weights they are used unchanged, else they are resampled. Both are
+    for weights of other programs, since a checkpoint knows its own. A model without a head gives
+    features, and its class names are empty. Assumptions are logged. Raises InputError if the
+    source cannot be read or does not fit the model.
     """
     given: dict[str, Any] = {"num_heads": num_heads, "img_size": img_size}
     given = {name: value for name, value in given.items() if value is not None}
     source = str(source)
     file, _ = locate_weights(source)
-    content = read_weight_file(file)
+    content = read_weight_file(file)  # by content: an own checkpoint may have any name
     is_checkpoint = is_own(content.parts)
     if given and (is_checkpoint or METADATA_KEY in content.metadata):
         raise InputError(
@@ -89,13 +94,14 @@ def load(
         )
     if is_checkpoint:
         return load_checkpoint(file)
+    # img_size is given too: it tells the grid of positions that are no square
     weights = load_weights(source, given)
     check_heads(given.get("num_heads"), weights, source)
     return _make_model(weights, given)
 
 
 def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
-    """Refuse another number of heads than the source tells."""
+    """Refuse a number of heads that contradicts the source: outputs would be wrong."""
     told = weights.arguments["num_heads"]
     if num_heads not in (None, told):
         raise InputError(
@@ -105,7 +111,7 @@ def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
 
 
 def _make_model(weights: Weights, given: dict[str, Any]) -> Loaded:
-    """The model of weights, at the image size that was given, else at theirs."""
+    """The model for these weights, at the given image size or else at their own."""
     notes = list(weights.notes)
     size = {"img_size": given["img_size"]} if "img_size" in given else {}
     model = ViT(**(weights.arguments | size))
@@ -122,5 +128,6 @@ def _make_model(weights: Weights, given: dict[str, Any]) -> Loaded:
     if names and weights.class_names is None:
         notes.append(untold_names(names))
     tell_notes([*notes, *changed])
+    # both sizes are the model's, so that a file is resized once, by bicubic interpolation
     preprocess = Preprocess(model.in_chans, model.img_size, model.img_size, mean, std)
     return Loaded(model.eval(), preprocess, names)

@@ -1,4 +1,4 @@
-"""What stands beside weights in words: settings in a model's folder or in a file's metadata.
+"""Reads the settings beside weights: files in a model's folder, or metadata in a file.
 
 config.json, preprocessor_config.json or safetensors' metadata -> Facts
 """
@@ -13,10 +13,9 @@ from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 
-METADATA_KEY = (
-    "vitlit"  # of an exported safetensors file: JSON of arguments, mean, std, class_names
-)
-ACTIVATIONS = {
+# in the metadata of an exported safetensors file: JSON of arguments, mean, std, class_names
+METADATA_KEY = "vitlit"
+ACTIVATIONS = {  # names in settings -> ViT's; any other is refused, since outputs would be wrong
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",  # timm
     "gelu_new": "gelu_tanh",  # Hugging Face
@@ -25,19 +24,19 @@ ACTIVATIONS = {
 SIGLIP_GAP_MODELS = (
     r"base_patch32_siglip_gap_256|large_patch16_siglip_gap_512|so400m_patch16_siglip_gap_\d+"
 )
-UNUSUAL_MODELS = (  # timm's architectures whose weights do not show all that they compute
+# timm's architectures whose code sets what neither weights nor config.json show
+UNUSUAL_MODELS = (
     (r"^test_vit2?$", {"num_heads": 2}),
     (r"^vit_base_patch16_gap_", {"num_heads": 16}),
     (r"^vit_giantopt_", {"num_heads": 16, "act": "gelu_tanh"}),
     (f"^vit_({SIGLIP_GAP_MODELS})$", {"act": "gelu_tanh"}),
 )
-LOOKALIKE_MODELS = (
-    r"rope|dinov3|_rpn_|^eva"  # of other architectures whose weights have the same names
-)
+# other architectures whose weights have the same names: they would load, and compute nonsense
+LOOKALIKE_MODELS = r"rope|dinov3|_rpn_|^eva"
 
 
 class Facts(NamedTuple):
-    """What a source tells in words; ``arguments`` are ViT's, as far as they are told."""
+    """The settings that a source tells; ``arguments`` are those of ViT among them."""
 
     arguments: dict[str, Any]
     mean: tuple[float, ...] | None = None
@@ -46,29 +45,32 @@ class Facts(NamedTuple):
 
 
 def metadata_facts(metadata: dict[str, str]) -> Facts | None:
-    """Of a safetensors file that this package exported; None for any other."""
+    """The settings in a safetensors file that this package exported; None for any other file."""
     if METADATA_KEY not in metadata:
         return None
     told = _parsed(metadata[METADATA_KEY], "the metadata of the file")
-    known = inspect.signature(ViT).parameters.keys()
+    known = inspect.signature(ViT).parameters.keys()  # arguments of later versions are left out
     arguments = {name: v for name, v in _dict(told, "arguments").items() if name in known}
     names = _class_names(told.get("class_names"))
     return Facts(arguments, _numbers(told.get("mean")), _numbers(told.get("std")), names)
 
 
 def folder_facts(folder: Path) -> Facts:
-    """Of a model's folder as timm or transformers writes it; nothing without a config.json."""
+    """The settings in a model's folder, as timm or transformers writes it.
+
+    Empty without a config.json. Raises InputError for another architecture or unreadable JSON.
+    """
     if not (folder / CONFIG_NAME).is_file():
         return Facts({})
     config = _read_json(folder / CONFIG_NAME)
-    if "architecture" in config:
+    if "architecture" in config:  # timm's; transformers writes "architectures"
         return _timm_facts(config)
     processor = folder / PROCESSOR_NAME
     return _hugging_face_facts(config, _read_json(processor) if processor.is_file() else {})
 
 
 def _timm_facts(config: dict[str, Any]) -> Facts:
-    settings = _dict(config, "pretrained_cfg") or config
+    settings = _dict(config, "pretrained_cfg") or config  # older files have it all on one level
     model = _dict(config, "model_args")
     architecture = str(config["architecture"]).partition(".")[0]
     if re.search(LOOKALIKE_MODELS, architecture):
@@ -76,7 +78,7 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
             f"{architecture} has rotary positions or other blocks than this Vision Transformer; "
             f"give weights of another architecture"
         )
-    size = settings.get("input_size")
+    size = settings.get("input_size")  # [channels, height, width]
     arguments = {
         "img_size": _size(model.get("img_size", size[1:] if isinstance(size, list) else None)),
         "num_heads": _number("num_heads", model.get("num_heads"), int),
@@ -87,6 +89,7 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
     }
     for pattern, unusual in UNUSUAL_MODELS:
         if re.search(pattern, architecture):
+            # what config.json tells is of this very model and goes first
             arguments |= {k: v for k, v in unusual.items() if arguments[k] is None}
     names = _class_names(config.get("label_names", settings.get("label_names")))
     mean, std = _numbers(settings.get("mean")), _numbers(settings.get("std"))
@@ -102,7 +105,8 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     }
     labels = _dict(config, "id2label")
     names = _class_names([labels.get(str(number)) for number in range(len(labels))])
-    if names == [f"LABEL_{number}" for number in range(len(labels))]:  # never named
+    # transformers fills in these names if nobody gave any
+    if names == [f"LABEL_{number}" for number in range(len(labels))]:
         names = None
     mean, std = _numbers(processor.get("image_mean")), _numbers(processor.get("image_std"))
     return Facts(_told(arguments), mean, std, names)
@@ -122,7 +126,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the second: brackets nested too deeply
         raise InputError(f"{where} is not JSON ({error}); download it again") from error
     if not isinstance(value, dict):
         raise InputError(f"{where} holds a {type(value).__name__}; it must be a JSON object")
@@ -136,14 +140,16 @@ def _dict(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _number(name: str, value: Any, kind: type[int] | type[float]) -> Any:
     allowed = int if kind is int else int | float
+    # JSON's true is no number, but Python's bool is an int
     if value is None or (isinstance(value, allowed) and not isinstance(value, bool)):
         return value
-    raise InputError(f"{name} {value!r} in {CONFIG_NAME} is not a number; mend the file")
+    raise InputError(f"{name} {value!r} in {CONFIG_NAME} is not a number; fix the file")
 
 
 def _size(value: Any) -> int | list[int] | None:
-    """An image size as ViT takes it; None for what is none."""
+    """An image size as ViT takes it; None if the value is not an image size."""
     sides = value if isinstance(value, list) else [value]
+    # type() is int: isinstance would take true for 1
     is_size = len(sides) in (1, 2) and all(type(side) is int and side > 0 for side in sides)
     return (sides if len(sides) == 2 else sides[0]) if is_size else None
 
@@ -163,4 +169,4 @@ def _act(name: Any) -> str | None:
         return None
     if isinstance(name, str) and name in ACTIVATIONS:
         return ACTIVATIONS[name]
-    raise InputError(f"the weights use the activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+    raise InputError(f"the weights use activation {name!r}; known: {', '.join(ACTIVATIONS)}")

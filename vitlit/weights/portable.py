@@ -1,6 +1,6 @@
-"""A ViT for other programs: its weights and settings as timm and transformers name them.
+"""A ViT prepared for other programs, which normalise pixels but never invert them.
 
-ViT, Preprocess -> Portable -> {name: tensor}, config.json, preprocessor_config.json
+ViT, Preprocess, class names -> Portable
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ class Portable:
     """A model that takes ordinary pixels, and what its users must know.
 
     model: on the CPU, float32, in evaluation mode; its input is ``(pixels / 255 - mean) / std``;
-    arguments: of ViT's constructor; mean, std: per channel; interpolation: from a file's size.
+    arguments: of ViT's constructor; mean, std: per channel; interpolation: of the resizing from
+    a file to ``input_size``.
     """
 
     model: ViT
@@ -31,7 +32,7 @@ class Portable:
 
     @property
     def output(self) -> str:
-        """What it gives; without a head the pooled tokens ``(B, D)``."""
+        """The name of its outputs: logits, or features ``(B, D)`` if it has no head."""
         return "logits" if self.model.num_classes else "features"
 
     @property
@@ -41,9 +42,10 @@ class Portable:
 
 
 def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> Portable:
-    """The model, sharing its weights, as one that needs no inversion of pixels.
+    """The same model, with shared weights, for pixels that are not inverted.
 
     With p' = 1 - p, (p' - m) / s = -(p - (1 - m)) / s: the sign goes into the patch embedding.
+    Raises InputError if the number of class names is not that of the outputs.
     """
     if len(class_names) != model.num_classes:
         raise InputError(
@@ -53,17 +55,18 @@ def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]
     state, mean = model.state_dict(), preprocess.mean
     if preprocess.invert:
         mean = tuple(1 - value for value in mean)
+        # the parameter whose sign is the sign of the input; a new tensor, the model keeps its own
         odd = f"patch_embed.{model.patch_embed.odd}"
         state[odd] = -state[odd]
-    with torch.device("meta"):
+    with torch.device("meta"):  # assigned weights are shared, so none are drawn or allocated here
         copy = ViT(**arguments)
     copy.load_state_dict(state, assign=True)
-    # pixels are read at source_size, bicubic; only from there to img_size bilinear
+    # images are read at source_size (bicubic) and resized from there to img_size (bilinear)
     is_direct = preprocess.source_size == preprocess.img_size
     interpolation = "bicubic" if is_direct else "bilinear"
     return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), interpolation)
 
 
 def model_arguments(model: ViT) -> dict[str, Any]:
-    """The arguments that make this model again, without the rates of dropout."""
+    """The arguments that rebuild this model for inference, without the rates of dropout."""
     return {name: value for name, value in model.config.items() if not name.endswith("_rate")}

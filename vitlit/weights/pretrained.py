@@ -1,8 +1,8 @@
-"""Published and own weights, as the state and the arguments of a ViT.
+"""Loads published and own weights as the state and the arguments of a ViT.
 
 path | folder | name on the hub | best | last -> Weights(state, arguments, mean, std, ...)
 
-timm, Hugging Face, Google (.npz), torchvision and own checkpoints; told apart by content.
+Reads timm, Hugging Face, Google (.npz), torchvision and own checkpoints, recognised by content.
 ``ViT(**weights.arguments)`` with ``weights.state`` computes what the source computed.
 """
 
@@ -32,19 +32,17 @@ from vitlit.weights.key_mapping import Translated, translate_keys
 from vitlit.weights.model_config import Facts, folder_facts, metadata_facts
 
 WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
-OWN_CHECKPOINT_KEY = re.compile(
-    r"vit\.patch_embed\."
-)  # of a checkpoint, whatever its patch embedding
+OWN_CHECKPOINT_KEY = re.compile(r"vit\.patch_embed\.")  # in a state dict, for any patch embedding
 
 
 class Weights(NamedTuple):
-    """Weights from anywhere.
+    """Weights of any source.
 
-    state: tensors under ViT's names, float32, complete for ``arguments``; some may be views of
-    the file; arguments: of ViT's constructor; mean, std: per channel, of pixels in [0, 1];
-    class_names: in the order of the head; each None where the source does not tell;
-    notes: what was assumed or dropped; invert: whether pixels p are turned into 1 - p, as for
-    ImageData, whose mean is that of the pixels before.
+    state: float32 tensors by ViT's names, complete for ``arguments``; they may be views of the
+    file. arguments: of ViT's constructor. mean, std: per channel, of pixels in [0, 1].
+    class_names: in the order of the head. The last three are None if the source does not tell
+    them. notes: what was assumed or dropped. invert: whether pixels p are turned into 1 - p; as in
+    ImageData, ``mean`` is that of the pixels before inversion.
     """
 
     state: dict[str, Tensor]
@@ -57,12 +55,13 @@ class Weights(NamedTuple):
 
 
 def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Weights:
-    """The weights that ``source`` means, whatever code wrote them.
+    """The weights that ``source`` names, in any known format.
 
     source: a file; the folder of a model (config.json beside model.safetensors or
     pytorch_model.bin) or of a run; a name on the Hugging Face hub, ``owner/model`` or
     ``owner/model@revision``; or ``best`` or ``last`` as for checkpoints. given: arguments of ViT
-    (img_size, num_heads, norm_eps, act) that hold where the source does not tell them.
+    (img_size, num_heads, norm_eps, act) to use if the source does not tell them. Raises
+    InputError if the source cannot be read, is of another architecture, or holds NaN.
     """
     weights = _read_source(str(source), given or {})
     check_finite(weights.state, str(source))
@@ -72,6 +71,7 @@ def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Wei
 def _read_source(source: str, given: dict[str, Any]) -> Weights:
     file, folder = locate_weights(source)
     content = read_weight_file(file)
+    # own checkpoints and own exports first: they tell all that published weights leave open
     if is_own(content.parts):
         return _from_checkpoint(file)
     tensors, notes = unwrap(content.parts, file)
@@ -83,7 +83,7 @@ def _read_source(source: str, given: dict[str, Any]) -> Weights:
 
 
 def class_names_of(weights: Weights) -> list[str]:
-    """Those that came with the weights, else ImageNet's for 1,000 classes, else numbers."""
+    """The class names of the weights, else ImageNet's for 1,000 classes, else numbers."""
     count = weights.arguments["num_classes"]
     if weights.class_names is None and count == 1000:
         return find_class_names("imagenet", Path())
@@ -91,7 +91,10 @@ def class_names_of(weights: Weights) -> list[str]:
 
 
 def locate_weights(source: str) -> tuple[Path, Path | None]:
-    """The file of the weights and, where it belongs to a model's folder, the folder."""
+    """The file of the weights and, if it belongs to a model's folder, the folder.
+
+    Raises InputError if there is none, or ``source`` is an address.
+    """
     if "://" in source:
         raise InputError(f"{source} is an address; download the file and give its path")
     path = Path(source).expanduser()
@@ -104,19 +107,20 @@ def locate_weights(source: str) -> tuple[Path, Path | None]:
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name, folder
-    is_run = (folder / "checkpoints").is_dir() or any(folder.glob("*.ckpt*"))
+    is_run = (folder / checkpoint.CHECKPOINTS_FOLDER).is_dir() or any(folder.glob("*.ckpt*"))
+    # folder == path: what came from the hub is never a run, whatever it holds
     if folder == path and is_run and not (folder / CONFIG_NAME).is_file():
         return checkpoint.resolve_checkpoint(source), None
     others = sorted(file.name for file in folder.iterdir() if file.suffix in WEIGHT_ENDINGS)
     way = f"give a file in it, such as {others[0]}" if others else "give a file or another folder"
     raise InputError(
-        f"{source} has no {' and no '.join(WEIGHT_NAMES)}, and is no run, which has "
+        f"{source} has no {' and no '.join(WEIGHT_NAMES)}, and is not a run, which has "
         f"checkpoints/best.ckpt; {way}"
     )
 
 
 def is_own(parts: dict[str, Any]) -> bool:
-    """Whether it is a checkpoint of ours; Lightning's of other projects lack the name."""
+    """Whether a file's parts are a checkpoint of vitlit, and not of another Lightning project."""
     state = parts.get("state_dict")
     is_lightning = checkpoint.MODEL_KEY in parts and checkpoint.DATA_KEY in parts
     return is_lightning and isinstance(state, dict) and any(map(OWN_CHECKPOINT_KEY.match, state))
@@ -134,9 +138,9 @@ def _from_checkpoint(file: Path) -> Weights:
         if name.startswith("vit.")
     }
     check_weights(state, arguments, str(file))
-    data = ImageData(**content[checkpoint.DATA_KEY])
+    data = ImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
     mean, std, names = data.preprocess.mean, data.preprocess.std, list(data.class_names)
-    if data.preprocess.invert:
+    if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels
         mean = tuple(1 - value for value in mean)
     return Weights(state, arguments, mean, std, names, [], data.preprocess.invert)
 
@@ -147,16 +151,17 @@ def _from_published(
     state, kind = translated.state, translated.format
     notes = notes + translated.notes
     told = dict(facts.arguments)
-    if translated.num_heads is not None:
+    if translated.num_heads is not None:  # read from a shape, so it is right
         told["num_heads"] = translated.num_heads
     inferred = infer_arguments(state, told, given, kind, source, notes)
     for name, usual in (("norm_eps", kind.norm_eps), ("act", kind.act)):
         if name not in told and name not in given:
             notes.append(f"{name} {usual} assumed, as {kind.name}'s models have")
         told.setdefault(name, given.get(name, usual))
-    arguments = told | inferred
+    arguments = told | inferred  # shapes go before words: settings may be of another file
     check_weights(state, arguments, source)
     channels, classes = arguments["in_chans"], arguments["num_classes"]
+    # settings may hold three numbers though the weights were adapted to one channel
     mean, std = _of_length(channels, facts.mean), _of_length(channels, facts.std)
     if mean is None or std is None:
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
@@ -166,7 +171,7 @@ def _from_published(
 
 
 def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
-    """The class names that the source tells, where they are those of its head."""
+    """The class names that the source tells; None if they do not fit its head."""
     names = facts.class_names
     if not names or not classes:
         return None
@@ -176,13 +181,14 @@ def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str
             f"{classes}; the names are left out"
         )
         return None
-    if len(set(names)) < classes:  # as in Hugging Face's of ImageNet: two kinds of crane
+    if len(set(names)) < classes:  # as "crane", bird and machine, in Hugging Face's of ImageNet
         notes.append("class names that occur twice got their numbers, to tell them apart")
         names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names)]
     return names
 
 
 def _of_length(count: int, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The values if there are ``count`` of them, else None."""
     return values if values is not None and len(values) == count else None
 
 
@@ -193,12 +199,12 @@ def format_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
 
 
 def untold_statistics(mean: Sequence[float], std: Sequence[float], whose: str) -> str:
-    """What is said where weights do not tell how the pixels of their images were normalised."""
+    """The note for weights that do not tell how their pixels were normalised."""
     return f"{format_statistics(mean, std)} assumed, which are {whose}; the weights do not tell"
 
 
 def untold_names(names: list[str]) -> str:
-    """What is said where weights do not name their classes."""
+    """The note for weights that do not name their classes."""
     is_imagenet = len(names) == 1000 and names == find_class_names("imagenet", Path())
     return (
         f"the weights do not name their {len(names)} classes; they are assumed to be "
