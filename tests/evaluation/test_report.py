@@ -94,7 +94,7 @@ def test_its_temperature_is_fitted_on_validation_and_lowers_the_loss_there(
 def test_right_answers_alone_fix_no_temperature() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 0.5], [0.3, 0.0]])
     assert fit_calibration(logits, torch.tensor([0, 1, 0])) == (
-        "all 3 validation images are right, which fixes no temperature"
+        "all 3 validation images are right, which determines no temperature"
     )
     assert isinstance(fit_calibration(logits, torch.tensor([0, 1, 1])), Calibration)
 
@@ -107,7 +107,7 @@ def test_its_probabilities_are_those_of_the_loaded_model(run: Path, reported: Pa
     assert theirs.tolist() == labels.tolist()
 
 
-def test_its_mistakes_are_all_of_them_the_surest_first(run: Path, reported: Path) -> None:
+def test_its_mistakes_are_all_of_them_the_most_confident_first(run: Path, reported: Path) -> None:
     logits, labels = logits_of(run)
     sure, taken = logits.softmax(dim=1).max(dim=1)
     with (reported / "mistakes.csv").open() as file:
@@ -127,7 +127,10 @@ def test_its_mistakes_are_all_of_them_the_surest_first(run: Path, reported: Path
     [
         ({"ece": 0.02}, "calibration error 0.0400 as it is, 0.0200 with temperature 1.500, fitted"),
         ({"ece": 0.06}, "temperature 1.500, fitted on 9 validation images, does not lower it here"),
-        ({"at_limit": True}, "no temperature: of 0.05 to 20 an end is best for 9 validation"),
+        (
+            {"at_limit": True},
+            "no temperature: the best one for 9 validation images is beyond 0.05 to 20",
+        ),
         ({"skipped": "none"}, "calibration error 0.0400; no temperature: none"),
     ],
 )

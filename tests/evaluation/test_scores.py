@@ -72,7 +72,7 @@ def test_five_classes_have_no_top_5() -> None:
     assert "acc5" not in summary_scores(logits[:, :5], labels.clamp(max=4))
 
 
-def test_mistakes_come_with_the_surest_first() -> None:
+def test_mistakes_come_with_the_most_confident_first() -> None:
     logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [5.0, 0.0]])
     labels = torch.tensor([0, 0, 0, 1])
     assert most_confident_mistakes(logits, labels, 9).tolist() == [3, 2, 1]

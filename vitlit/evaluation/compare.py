@@ -1,8 +1,8 @@
-"""Several checkpoints on the same images: accuracies with intervals, and which differences count.
+"""Compares checkpoints on the same images: accuracies with intervals, significance of differences.
 
-checkpoints, ImageData of the first -> one line for each
+checkpoints, ImageData of the first -> logits (n, K) of each -> one line of a table for each
 
-Each model sees the images prepared as it was trained, but all see the same images.
+All models see the same images, each with the preprocessing of its own training.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,22 @@ from vitlit.evaluation.calibration import mean_loss
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.evaluation.scores import balanced_accuracy
-from vitlit.evaluation.significance import compare, holm, wilson
+from vitlit.evaluation.significance import Difference, compare, holm, wilson
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint, load
 
-SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # of all models
+SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # the same for all models
+# how images are read: asked for once, and of no influence on their pixels
 READING_SETTINGS = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
-SIGNIFICANCE_LEVEL = 0.05  # probability from which on a difference may be chance
-MAX_NAME_LETTERS = 60  # letters of a name
+SIGNIFICANCE_LEVEL = 0.05  # from this probability on a difference counts as noise
+MAX_NAME_LETTERS = 60  # of a checkpoint's path in the table; its end is kept
 
-ScoreRun = Callable[
-    [ViT, ImageData, str], Rows
-]  # logits (n, K) of the split to score, in a precision
+# model, data, precision -> logits (n, K) of the split to score
+ScoreRun = Callable[[ViT, ImageData, str], Rows]
 
 
 class Scored(NamedTuple):
-    """A model on the split: its logits, which of the answers are right, and a note."""
+    """A model's logits on the split, and a note on images that it may have been trained on."""
 
     name: str
     rows: Rows
@@ -42,15 +42,15 @@ class Scored(NamedTuple):
 
     @property
     def right(self) -> Tensor:
-        """Bool ``(n,)``."""
+        """Which predictions are right: bool ``(n,)``."""
         return self.rows.values.argmax(dim=1) == self.rows.labels
 
 
 def make_runner(device: torch.device, *, flip: bool) -> ScoreRun:
-    """What computes the logits of a split."""
+    """A function that computes the logits of a split; flip: average with mirror images."""
 
     def run(model: ViT, data: ImageData, precision: str) -> Rows:
-        model = model.to(device, weights_dtype(precision))
+        model = model.to(device, weights_dtype(precision))  # autocast itself converts no weights
 
         def forward(x: Tensor) -> Tensor:
             return flip_average(model, x, model) if flip else model(x)
@@ -64,9 +64,10 @@ def make_runner(device: torch.device, *, flip: bool) -> ScoreRun:
 def score_all(
     paths: list[str], data: ImageData, run: ScoreRun, precision_of: Callable[[str | None], str]
 ) -> list[Scored]:
-    """Score checkpoints on the split that ``data`` scores; refuses models of other classes.
+    """Score checkpoints on ``data.split``, one after the other.
 
-    precision_of: what a model is scored in, by the precision of its training if that is known.
+    precision_of: precision of the training, None if not known -> precision to score in. Raises
+    InputError if the models have different classes.
     """
     data.prepare_data()
     found: list[Scored] = []
@@ -76,9 +77,10 @@ def score_all(
         settings = content[checkpoint.DATA_KEY]
         precision = precision_of(checkpoint.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
+        # class_names None: the data's own; those of the checkpoint are checked below
         own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
         loaded = load.load_checkpoint(path)
-        if loaded.class_names != data.class_names:
+        if loaded.class_names != data.class_names:  # in another order too: labels are numbers
             raise InputError(
                 f"{name} has the classes {first_few(loaded.class_names)}; those of "
                 f"{paths[0]} are {first_few(data.class_names)}: compare models of the same"
@@ -91,7 +93,7 @@ def score_all(
 
 
 def _note_seen_images(settings: dict[str, Any], data: ImageData) -> str:
-    """Whether the model may have been trained on the images it is scored on.
+    """A note if the model may have been trained on the images it is scored on, else "".
 
     settings: of the data that it was trained on.
     """
@@ -102,12 +104,12 @@ def _note_seen_images(settings: dict[str, Any], data: ImageData) -> str:
 
 
 def comparison_lines(scored: list[Scored], title: str) -> list[str]:
-    """One line for each model: accuracy, 95 % interval, balanced accuracy (the mean recall of the
-    classes), loss, and how it differs from the first.
+    """The lines of a table: of each model accuracy, 95 % interval, balanced accuracy, loss in
+    nats, and how it differs from the first.
     """
     first = scored[0]
     found = [compare(other.right, first.right) for other in scored[1:]]
-    raised = holm([difference.p for difference in found])
+    raised = holm([difference.p for difference in found])  # each model is compared with the first
     names = [
         one.name if len(one.name) <= MAX_NAME_LETTERS else "…" + one.name[-MAX_NAME_LETTERS:]
         for one in scored
@@ -132,13 +134,13 @@ def comparison_lines(scored: list[Scored], title: str) -> list[str]:
     return table
 
 
-def _difference_line(found: Any, p: float) -> str:
+def _difference_line(found: Difference, p: float) -> str:
+    """p: raised for the number of comparisons; ``found.p`` is not."""
     if not found.only_first and not found.only_second:
         return "right and wrong on the same images"
     low, high = found.interval
-    verdict = (
-        "within noise" if p >= SIGNIFICANCE_LEVEL else ("better" if found.value > 0 else "worse")
-    )
+    direction = "better" if found.value > 0 else "worse"
+    verdict = "within noise" if p >= SIGNIFICANCE_LEVEL else direction
     return (
         f"{found.value:+.4f} ({low:+.4f} to {high:+.4f}), p {p:.2g}, "
         f"{found.only_first} against {found.only_second} images: {verdict}"
@@ -146,16 +148,17 @@ def _difference_line(found: Any, p: float) -> str:
 
 
 def comparison_title(data: ImageData, count: int, *, flip: bool) -> str:
-    """What was scored, and how."""
+    """The title of the table: what was scored, and how."""
     more = ", each averaged with its mirror image" if flip else ""
     return f"{count} images of {data.dataset} {data.split}{more}; p by McNemar's exact test"
 
 
 def shown_paths(paths: list[str]) -> list[str]:
-    """Paths that differ, as they were given; refuses fewer than two."""
+    """The paths as given; refuses fewer than two, and two of the same checkpoint."""
     if len(paths) < 2:
         raise InputError("compare needs two checkpoints or more; give `vitlit compare A B`")
     resolved = [checkpoint.resolve_checkpoint(path) for path in paths]
+    # resolved twice: best, a run folder and a link may all mean one file
     if len(set(map(Path.resolve, resolved))) < len(paths):
         raise InputError(f"{', '.join(paths)} name the same checkpoint twice; give different ones")
     return paths

@@ -1,6 +1,8 @@
-"""Figures of evaluation.py's tables: tensors in, matplotlib Figures out, as in figures.py.
+"""Figures of scores and of images with words: tensors in, matplotlib Figures out.
 
 confusion (K, K), bins of reliability (15,), images (n, C, H, W) in [0, 1] -> Figure
+
+Built without pyplot: ``figure.savefig("name.png")`` writes one.
 """
 
 from __future__ import annotations
@@ -36,28 +38,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MAX_CLASSES = 30  # that a confusion matrix can show by name
+MAX_CLASSES = 30  # in a confusion matrix; the names of more are too small to read
 SHEET_COLUMNS = 6  # pictures in a row of a sheet
 
 
 def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) -> Figure:
-    """Counts by true class (row) and predicted class, coloured by the share of the row.
+    """Counts by true class (row) and predicted class (column), coloured by the share of the row.
 
     matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes.
     """
+    # a mistake counts for both of its classes: for the true one and for the predicted one
     wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
+    # stable, and sorted again: the same classes in every run, in their usual order
     kept = wrong.argsort(descending=True, stable=True)[:MAX_CLASSES].sort().values
     if len(kept) < len(matrix):
         title += f"; {len(kept)} of {len(matrix)} classes, those with the most mistakes"
-    share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)  # of all classes, not those kept
     counts, share = matrix[kept][:, kept], share[kept][:, kept]
     count = len(kept)
-    side = min(WIDTH_INCHES, 2.6 + 0.42 * count)
-    figure = new_figure(side * 0.86, side)
+    side = min(WIDTH_INCHES, 2.6 + 0.42 * count)  # inches: room for names, then 0.42 for each class
+    figure = new_figure(side * 0.86, side)  # less high than wide, for the colour bar
     axes = figure.subplots()
     drawn = axes.imshow(share.numpy(), cmap=COLORMAP, vmin=0, vmax=1)
     names = [shorten(class_names[i], 16) for i in kept.tolist()]
-    turn = 90 if max(map(len, names)) > 3 else 0
+    turn = 90 if max(map(len, names)) > 3 else 0  # longer names would overlap
+    # parse_math=False: a class name with two dollar signs is no formula
     axes.set_xticks(range(count), names, rotation=turn, fontsize=FONT_TINY, parse_math=False)
     axes.set_yticks(range(count), names, fontsize=FONT_TINY, parse_math=False)
     axes.tick_params(length=0)
@@ -71,7 +76,7 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
 
 
 def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
-    size = FONT_TINY if len(counts) <= 15 else 5
+    size = FONT_TINY if len(counts) <= 15 else 5  # points
     for row, col in counts.nonzero().tolist():
         axes.text(
             col,
@@ -80,18 +85,17 @@ def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
             ha="center",
             va="center",
             fontsize=size,
-            color="black" if share[row, col] > 0.6 else "white",
+            color="black" if share[row, col] > 0.6 else "white",  # viridis is bright from there
         )
 
 
 def reliability_diagram(
     before: Reliability, after: Reliability | None, calibration: Calibration | None, *, title: str
 ) -> Figure:
-    """Share of right answers by confidence (Guo et al., 2017, fig. 1), over how many there are.
+    """Accuracy by confidence (Guo et al., 2017, fig. 1), above a histogram of the confidences.
 
-    A dot is as large as its bin has images.
-
-    before: as the model says; after, calibration: with its temperature, where there is one.
+    The area of a dot grows with the number of images in its bin. before: of the model's own
+    confidences; after, calibration: with the temperature, None if there is none.
     """
     figure = new_figure(5.2, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -100,7 +104,7 @@ def reliability_diagram(
     if after is not None and calibration is not None:
         lines.append((after, VERMILION, f"at temperature {calibration.temperature:.2f}"))
     for i, (bins, colour, label) in enumerate(lines):
-        has = bins.images > 0
+        has = bins.images > 0  # an empty bin has accuracy 0, which is no measurement
         sure, right = bins.confidence[has].numpy(), bins.accuracy[has].numpy()
         sizes = (12 + 60 * bins.images[has] / bins.images.max()).numpy()
         top.scatter(sure, right, s=sizes, color=colour, linewidths=0, alpha=0.8, label=label)
@@ -121,9 +125,9 @@ def reliability_diagram(
 
 
 def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure:
-    """Pictures in rows of six, each under its words: ``(n, C, H, W)`` in [0, 1], n of 1 or more."""
+    """Pictures ``(n, C, H, W)`` in [0, 1] in rows of six, each under its words; n is at least 1."""
     count, _, height, width = images.shape
-    across = min(SHEET_COLUMNS, max(count, 3))
+    across = min(SHEET_COLUMNS, max(count, 3))  # 3: a single picture need not fill the page
     down = ceil(count / across)
     panel = WIDTH_INCHES / across
     lines = max(text.count("\n") for text in words) + 1
@@ -145,16 +149,17 @@ def neighbour_sheet(
     *,
     title: str,
 ) -> Figure:
-    """Each query, and to its right its neighbours.
+    """Each query with its neighbours to its right.
 
     queries: ``(q, C, H, W)`` in [0, 1], with ``names``; neighbours: ``(q, k, C, H, W)``, with
-    ``words``; alike: which of them are of the query's class, for the colour of their frame.
+    ``words``; alike: which neighbours have the query's class, for the colour of their frames,
+    None if classes are not known.
     """
     count, near, _, height, width = neighbours.shape
     panel = WIDTH_INCHES / (near + 1.2)
     figure = new_figure(count * (panel * height / width + 0.17) + 0.4)
     set_title(figure, title)
-    ratios = [1.0, 0.2, *[1.0] * near]
+    ratios = [1.0, 0.2, *[1.0] * near]  # a narrow empty column sets the query apart
     grid = figure.subplots(count, near + 2, squeeze=False, width_ratios=ratios)
     for i, (first, gap, *others) in enumerate(grid):
         draw_image(first, queries[i], fit_lines_to(names[i], panel))

@@ -1,8 +1,8 @@
-"""What a model says about a whole split: batches in, one tensor of rows out, in the split's order.
+"""Runs a model over a whole split: batches in, one tensor of rows out, in the split's order.
 
 ImageData, split -> logits or features (n, ...), labels (n,), places in the split (n,)
 
-Rows that only fill up a batch are left out; with several processes each computes its share, and
+Rows that only fill up a batch are left out. With several processes each computes its share, and
 all of them get all rows.
 """
 
@@ -24,7 +24,7 @@ Compute = Callable[[Tensor], Tensor]  # images or patches of a batch -> (B, ...)
 
 
 class Rows(NamedTuple):
-    """values float32 ``(n, ...)`` of images, their labels and places int64 ``(n,)``; on the CPU."""
+    """Of n images, on the CPU: values float32 ``(n, ...)``, labels and places int64 ``(n,)``."""
 
     values: Tensor
     labels: Tensor
@@ -32,13 +32,14 @@ class Rows(NamedTuple):
 
 
 class Collector:
-    """Gathers what is computed of batches; it stays on the device until all is there."""
+    """Collects the results of batches, on their device: copying each would wait for it."""
 
     def __init__(self) -> None:
         self._columns: tuple[list[Tensor], ...] = ([], [], [], [])
 
     def add(self, values: Tensor, batch: Batch) -> None:
-        """values: ``(B, ...)`` of the batch's images."""
+        """values: ``(B, ...)`` of the batch's images, kept as float32 whatever they come in."""
+        # all on one device, as gathering from other processes needs them
         row = (values.float(), batch.y, batch.sample.to(values.device), batch.valid.long())
         for column, part in zip(self._columns, row, strict=True):
             column.append(part)
@@ -47,10 +48,11 @@ class Collector:
         """All valid rows, sorted by their places; with ``gather`` those of all processes."""
         columns = [torch.cat(column) for column in self._columns]
         if gather is not None:
+            # EvalOrder gives every process equally many rows, which gathering requires
             columns = [gather(column).flatten(0, 1) for column in columns]
         *columns, valid = (column.cpu() for column in columns)
         values, labels, sample = (column[valid.bool()] for column in columns)
-        order = sample.argsort()
+        order = sample.argsort()  # processes take turns, so their rows interleave
         return Rows(values[order], labels[order], sample[order])
 
 
@@ -58,9 +60,10 @@ class Collector:
 def collect(
     data: ImageData, loader: Iterable[Batch], compute: Compute, device: torch.device
 ) -> Collector:
-    """``compute`` applied to what the loader of a split gives, prepared as for evaluation."""
+    """Apply ``compute`` to each batch of a loader, prepared on ``device`` as for evaluation."""
     found = Collector()
     for batch in loader:
+        # the two hooks that Lightning calls in validate and test: the same pixels come out
         batch = data.transfer_batch_to_device(batch, device, 0)
         batch = data.transform(batch, augment=False)
         found.add(compute(batch.x), batch)
@@ -77,15 +80,17 @@ def evenly_thinned(split: Split, most: int) -> Split:
     """At most ``most`` images of the split, evenly spread over it."""
     if len(split) <= most:
         return split
+    # spread, not the first ones, which may all be of one class
     places = torch.linspace(0, len(split) - 1, most).round().long()
     return Split(split.images, split.members[places])
 
 
 def mirror(x: Tensor, model: ViT) -> Tensor:
-    """Left and right exchanged: images ``(B, C, H, W)``, or patches ``(B, N, C*P*P)`` of them."""
+    """Mirror images ``(B, C, H, W)``, or patches ``(B, N, C*P*P)`` of them, left to right."""
     if x.ndim == 4:
         return x.flip(-1)
     size = model.config["patch_size"]
+    # flipping the order of the patches would leave the pixels inside each as they are
     return patchify(unpatchify(x, size, model.img_size).flip(-1), size)
 
 

@@ -1,4 +1,4 @@
-"""Which precision computes: one rule for all commands, and what it means for a forward pass.
+"""Chooses the precision: one rule for all commands, and what it means for a forward pass.
 
 command, device, precision of the training, option -> precision, by Lightning's name, and why
 """
@@ -13,25 +13,25 @@ from torch import Tensor
 from vitlit.model import attention
 
 FULL_PRECISION, MIXED_PRECISION = "32-true", "bf16-mixed"
-PRECISION_ALIASES = {
+PRECISION_ALIASES = {  # short names that Lightning takes too -> its full ones
     "16": "16-mixed",
     "bf16": MIXED_PRECISION,
     "32": FULL_PRECISION,
     "64": "64-true",
-}  # of Lightning's names
+}
 DTYPES = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 HOW_TO_OVERRIDE = "--trainer.precision overrides it"
 
 
 class PrecisionChoice(NamedTuple):
-    """name: Lightning's; why: the rest of a sentence that begins with it."""
+    """name: Lightning's; why: the rest of a sentence that begins with the name."""
 
     name: str
     why: str
 
 
 def device_type(accelerator: str) -> str:
-    """cuda, mps or cpu: where Lightning computes with --trainer.accelerator."""
+    """cuda, mps or cpu: the type of device that Lightning uses with this accelerator."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "cuda"
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -42,14 +42,14 @@ def device_type(accelerator: str) -> str:
 def choose_precision(
     command: str, device: str, trained: str | None, given: str | None
 ) -> PrecisionChoice:
-    """What the command computes in.
+    """The precision that the command computes in.
 
-    device: its type; trained: what the checkpoint was trained in, None where none tells; given:
-    what the option says. A training is scored in its own precision where the device has units for
-    it, so that all commands agree on one machine, and elsewhere in float32. float16 is never
-    chosen for a training: it needs a scaler, and its range loses small gradients.
+    device: its type; trained: the precision of the checkpoint's training, None if not known;
+    given: the option's value. A checkpoint is scored in the precision of its training if the
+    hardware supports it, so that all commands agree on one machine, and else in float32. float16
+    is never chosen for a training: it needs a scaler, and its range loses small gradients.
     """
-    if command == "export":
+    if command == "export":  # others may run the files anywhere, and logits are compared to 1e-4
         return PrecisionChoice(FULL_PRECISION, "as every export")
     if given is not None:
         return PrecisionChoice(
@@ -63,6 +63,7 @@ def choose_precision(
             FULL_PRECISION, f"since no training of the weights is known; {HOW_TO_OVERRIDE}"
         )
     name = _full_name(trained)
+    # without units the training's precision would only be slower than float32
     if _is_fast(name, device):
         return PrecisionChoice(name, f"as in training; {HOW_TO_OVERRIDE}")
     return PrecisionChoice(
@@ -80,23 +81,23 @@ def _is_fast(name: str, device: str) -> bool:
             return True
         case "bf16-mixed" | "bf16-true":
             return attention.has_bf16_units(device)
-        case "16-mixed" | "16-true":
+        case "16-mixed" | "16-true":  # processors compute float16 slowly
             return device != "cpu"
-        case "64-true":
+        case "64-true":  # Apple's GPUs have no float64
             return device != "mps"
-    return device == "cuda" and name.startswith("transformer-engine")
+    return device == "cuda" and name.startswith("transformer-engine")  # NVIDIA's, in 8 bits
 
 
 def weights_dtype(name: str) -> torch.dtype:
-    """Of weights and images in that precision; in a mixed one they are float32."""
+    """The type of weights and images in a precision; float32 in a mixed one."""
     kind, _, rest = name.partition("-")
     return DTYPES.get(kind, torch.float32) if rest == "true" else torch.float32
 
 
 @contextmanager
 def computing_in(name: str, device: str) -> Iterator[None]:
-    """Forward passes within it compute as Lightning's do; weights have :func:`weights_dtype`."""
-    is_mixed = name.endswith("-mixed")
+    """Forward passes inside compute as Lightning's do; weights have :func:`weights_dtype`."""
+    is_mixed = name.endswith("-mixed")  # in a true precision the weights decide
     dtype = DTYPES[name.split("-")[0]] if is_mixed else None
     with torch.autocast(device, dtype=dtype, enabled=is_mixed):
         yield
@@ -105,7 +106,7 @@ def computing_in(name: str, device: str) -> Iterator[None]:
 def in_precision(
     compute: Callable[[Tensor], Tensor], name: str, device: str
 ) -> Callable[[Tensor], Tensor]:
-    """``compute`` of a model whose weights have :func:`weights_dtype`, in that precision."""
+    """``compute`` in that precision, for a model whose weights have :func:`weights_dtype`."""
 
     def run(x: Tensor) -> Tensor:
         with computing_in(name, device):

@@ -1,6 +1,7 @@
-"""What `predict` writes: predictions.csv, or the features of the images, features.npz.
+"""Writes what `predict` computes: predictions.csv, or the features of the images, features.npz.
 
-batches of probabilities (B, K) or features (B, D) -> one row for each image, in the order given"""
+batches of probabilities (B, K) or features (B, D) -> one row for each image, in the order given
+"""
 
 import csv
 import os
@@ -21,15 +22,16 @@ from vitlit.images.image_store import BadFile
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 
-PREDICTIONS_FILE = "predictions.csv"
-PRINTED_ROWS = 10  # rows that predict prints
+PREDICTIONS_FILE, FEATURES_FILE = "predictions.csv", "features.npz"
+PRINTED_ROWS = 10  # predictions that are printed; the file has all of them
 
 
 class PredictionWriter(Callback):
-    """Writes what ``predict`` finds: one row for each image, in the order they were given.
+    """Writes predictions.csv: one row for each image, in the order they were given.
 
     Columns: file, class, probability, top5 (``name:probability`` joined by semicolons). Files
-    that cannot be read have no row, and are listed on the screen.
+    that cannot be read have no row, and are listed on the screen. out: another path; an existing
+    file or a folder that cannot be written to is refused before anything is computed.
     """
 
     def __init__(self, out: str | None, class_names: list[str]) -> None:
@@ -58,6 +60,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        # only the top five are kept: all probabilities of a large folder would fill the memory
         top = outputs.topk(min(5, outputs.shape[1]), dim=1)
         rows = zip(
             batch.sample.tolist(),
@@ -70,10 +73,10 @@ class PredictionWriter(Callback):
         self._bad += batch.bad
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = sorted(gather_lists(self._found, trainer.world_size))
+        found = sorted(gather_lists(self._found, trainer.world_size))  # by place: the order given
         files = trainer.datamodule.files  # type: ignore[attr-defined]
         bad = self._bad_files(files, len(found), trainer.world_size)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero:  # only here: gathering needs every process
             return
         rows = [self._row(files[i], values, classes) for i, values, classes in found]
         # surrogateescape: names that are not UTF-8 are written as they are on disk
@@ -85,11 +88,12 @@ class PredictionWriter(Callback):
         print_bad_images(bad, len(rows))
 
     def _bad_files(self, files: list[str], good: int, world: int) -> list[BadFile]:
-        """Those that could not be read, of all processes; refused where none could."""
-        reasons = dict(gather_lists(self._bad, world))  # once, where rows fill a batch up
+        """The files of all processes that could not be read; raises InputError if none could."""
+        # a dict: a row that fills up a batch reports its file a second time
+        reasons = dict(gather_lists(self._bad, world))
         bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
         if not good:
-            refuse_bad_images(bad, len(bad), "mend them, or give other images", argument="images")
+            refuse_bad_images(bad, len(bad), "fix them, or give other images", argument="images")
         return bad
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
@@ -115,16 +119,13 @@ def gather_lists(mine: list[Any], world: int) -> list[Any]:
     return [item for items in lists for item in items]
 
 
-FEATURES_FILE = "features.npz"
-
-
 def feature_of(settings: Any, model: ViT) -> Feature | None:
-    """What the options ask for: None for probabilities."""
+    """The feature that the options ask for; None for probabilities."""
     if settings["output"] == "features":
         feature = Feature(settings["layer"], settings["pool"])
         feature.check(model)
         return feature
-    if settings["layer"] is not None or settings["pool"] is not None:
+    if settings["layer"] is not None or settings["pool"] is not None:  # would have no effect
         raise InputError(
             "layer and pool choose among features; give output features too",
             argument=("layer", "pool", "output"),
@@ -140,7 +141,7 @@ def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
 
 
 class FeatureWriter(PredictionWriter):
-    """Writes features float32 ``(n, D)`` and the names of their files, in the order given."""
+    """Writes features.npz: float32 ``(n, D)`` and the names of their files, in the order given."""
 
     def __init__(self, out: str | None) -> None:
         super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
@@ -166,7 +167,7 @@ class FeatureWriter(PredictionWriter):
         if not trainer.is_global_zero:
             return
         names = np.array([files[i] for i in rows.sample.tolist()])
-        with self.path.open("wb") as file:
+        with self.path.open("wb") as file:  # by handle: savez would add .npz to another ending
             np.savez(file, allow_pickle=False, features=rows.values.numpy(), files=names)
         print(f"{len(names)} features of {rows.values.shape[1]} numbers")
         print_bad_images(bad, len(names))

@@ -1,9 +1,9 @@
-"""The report that ``test`` writes: metrics.json, figures and, of small sets, all probabilities.
+"""Writes the report of ``test``: metrics.json, figures and, for small sets, all probabilities.
 
 logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliability.png mistakes.png
                                             mistakes.csv probabilities.npz
 
-The temperature is fitted on the validation split, which ``test`` reads for nothing else.
+The temperature is fitted on the validation split, which ``test`` uses for nothing else.
 """
 
 import json
@@ -33,8 +33,8 @@ from vitlit.files import free_path, relative_path
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
-CALIBRATION_IMAGES = 5000  # validation images for the one number that a temperature is
-MAX_PROBABILITIES = 2_000_000  # probabilities that are written: 8 MB
+CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature
+MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not written
 
 
 def report_place(settings: Any) -> tuple[Path | str, str | None]:
@@ -47,8 +47,9 @@ class Report(Callback):
     """Writes the report of a test into the run of its checkpoint, in one process.
 
     weights: the checkpoint, or the name of published weights; out: folder to make in place of
-    test_report; note: for metrics.json, about what was scored. A report of the same weights and
-    data is replaced, any other is left alone.
+    test_report; note: for metrics.json, about what was scored. A report on the same weights and
+    data is replaced, any other is kept. An ``out`` that exists or cannot be written to is
+    refused before anything is scored.
     """
 
     def __init__(self, weights: Path | str, out: str | None, note: str = "") -> None:
@@ -64,7 +65,7 @@ class Report(Callback):
         self._found = Collector()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._found = Collector()
+        self._found = Collector()  # anew, if one trainer tests twice
 
     def on_test_batch_end(
         self,
@@ -81,6 +82,7 @@ class Report(Callback):
         assert isinstance(pl_module, Scoring)
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         gather = pl_module.all_gather if trainer.world_size > 1 else None
+        # both gather, so every process calls them, though only the first one writes
         rows = self._found.rows(gather)  # type: ignore[arg-type]
         calibration = _calibrate(trainer, pl_module, data)
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -105,7 +107,7 @@ class Report(Callback):
         except OSError as error:
             raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
         text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
-        # bytes of a path that are no text become JSON's own escapes
+        # bytes of a path that are not UTF-8 become JSON's own escapes
         (self.folder / METRICS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
         drawn = draw_report(
             rows, names, calibration, data, title=_figure_title(subject, len(rows.labels))
@@ -119,6 +121,7 @@ class Report(Callback):
         _log_scores(trainer, module.tested, self.metrics["scores"], drawn)
 
     def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
+        """What the report is about: two reports with equal subjects replace each other."""
         return {
             "weights": str(self.weights),
             "dataset": data.dataset,
@@ -130,7 +133,7 @@ class Report(Callback):
         }
 
     def lines(self) -> list[str]:
-        """For the end of the command: interval, calibration, and where the report is."""
+        """Lines for the end of the command: interval, calibration, and where the report is."""
         if self.folder is None:
             return []
         found = self.metrics["scores"]
@@ -144,12 +147,13 @@ class Report(Callback):
 
 
 def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibration | str:
-    """The temperature for the model in use, or why there is none; called by all processes."""
+    """The temperature, or in words why there is none; all processes must call it."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "this is a fast_dev_run"
-    if data.split == "val":
+    if data.split == "val":  # fitted on the images it is scored with, it would look too good
         return "the validation split, which it would be fitted on, is what was scored"
     found, reason = None, "the validation images cannot be read in another process"
+    # the test is done: bad validation images cost the temperature, not the report
     try:
         data.setup("validate")
         loader = loader_of(data, evenly_thinned(data.splits["val"], CALIBRATION_IMAGES))
@@ -157,6 +161,7 @@ def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibra
             found = collect(data, loader, module.logits, module.device)
     except InputError as error:
         reason = str(error)
+    # together: a process that gathers while another one gave up would wait forever
     if not trainer.strategy.reduce_boolean_decision(found is not None):
         return reason
     assert found is not None
@@ -171,7 +176,7 @@ def _figure_title(subject: dict[str, Any], count: int) -> str:
 
 
 def run_folder_of(weights: Path | str) -> Path | None:
-    """The folder of a checkpoint's run, if it is one's and can be written to."""
+    """The folder of a checkpoint's run; None if it is in none, or that cannot be written to."""
     if isinstance(weights, str) or weights.parent.name != CHECKPOINTS_FOLDER:
         return None
     run = weights.absolute().parent.parent
@@ -179,7 +184,10 @@ def run_folder_of(weights: Path | str) -> Path | None:
 
 
 def _report_parent(weights: Path | str) -> Path:
-    """The run's folder, or where the checkpoint is, or here: the first that can be written to."""
+    """Where the report goes: the run's folder, or the checkpoint's, or the current one.
+
+    The first of them that can be written to.
+    """
     if run := run_folder_of(weights):
         return run
     is_file = isinstance(weights, Path) and weights.parent.name != CHECKPOINTS_FOLDER
@@ -188,7 +196,7 @@ def _report_parent(weights: Path | str) -> Path:
 
 
 def _report_folder(parent: Path, subject: dict[str, Any]) -> Path:
-    """test_report, or the first of test_report-2, … that is free or about the same."""
+    """test_report, or the first of test_report-2, … that is free or has the same subject."""
     path = parent / REPORT_FOLDER
     for earlier in [path, *sorted(parent.glob(f"{REPORT_FOLDER}-*"))]:
         try:
@@ -202,11 +210,12 @@ def _report_folder(parent: Path, subject: dict[str, Any]) -> Path:
 def _log_scores(
     trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
-    """Scores that the module did not log, and the figures, to where loggers write."""
+    """Give the loggers the figures, and the scores that the module did not log itself."""
     extra = {f"{name}/{key}": table[key] for key in ("balanced_acc", "f1", "ece")}
     for logger in trainer.loggers:
         logger.log_metrics(extra, step=trainer.global_step)
         writer: Any = getattr(logger, "experiment", None)
+        # add_image is TensorBoard's; the CSV logger has no such method
         if hasattr(writer, "add_image"):
             for title, figure in drawn.items():
                 picture = plotting.to_array(figure)

@@ -1,4 +1,4 @@
-"""What the report of a test says: tables, figures, a list of mistakes and the last words.
+"""The parts of a test report: tables, figures, a list of mistakes, a summary in words.
 
 logits (n, K), labels (n,), temperature -> content of metrics.json, figures by name, rows of a CSV
 """
@@ -30,20 +30,21 @@ from vitlit.evaluation.scores import (
     summary_scores,
 )
 
-SHOWN_MISTAKES = 24  # mistakes that are shown
+SHOWN_MISTAKES = 24  # pictures on the sheet of mistakes: four rows of six
 
 
 def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration | str:
-    """The temperature, or why there is none: the loss of right answers falls as it goes to 0."""
+    """The temperature, or in words why there is none."""
+    # if all answers are right, the loss falls as long as the temperature does: no best one exists
     if bool((logits.argmax(dim=1) == labels).all()):
-        return f"all {len(labels)} validation images are right, which fixes no temperature"
+        return f"all {len(labels)} validation images are right, which determines no temperature"
     return fit_temperature(logits, labels)
 
 
 def report_tables(
     rows: Rows, class_names: list[str], calibration: Calibration | str
 ) -> dict[str, Any]:
-    """The content of metrics.json but for what it is about."""
+    """The content of metrics.json, except for the subject of the report."""
     logits, labels, _ = rows
     found = {"scores": summary_scores(logits, labels) | {"ece_bins": CONFIDENCE_BINS}}
     temperature: dict[str, Any]
@@ -51,6 +52,7 @@ def report_tables(
         temperature = {"skipped": calibration}
     else:
         cooled = logits / calibration.temperature
+        # val_loss: on the images of the fit; loss and ece: on the images that are scored
         temperature = {
             "value": calibration.temperature,
             "at_limit": calibration.is_at_limit,
@@ -65,15 +67,18 @@ def report_tables(
 
 
 def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
-    """What a temperature does to the calibration error; scores, temperature of metrics.json."""
+    """In words, how the temperature changes the calibration error.
+
+    found, fitted: the entries scores and temperature of metrics.json.
+    """
     error = f"calibration error {found['ece']:.4f}"
     if "skipped" in fitted:
         return f"{error}; no temperature: {fitted['skipped']}"
     fit = f"temperature {fitted['value']:.3f}, fitted on {fitted['images']} validation images"
     if fitted["at_limit"]:
         return (
-            f"{error}; no temperature: of {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g} an end is "
-            f"best for {fitted['images']} validation images, as for too few of them"
+            f"{error}; no temperature: the best one for {fitted['images']} validation images is "
+            f"beyond {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, as happens with too few images"
         )
     if fitted["ece"] >= found["ece"]:
         return f"{error}; {fit}, does not lower it here: {fitted['ece']:.4f}"
@@ -88,7 +93,7 @@ def draw_report(
     *,
     title: str,
 ) -> dict[str, Any]:
-    """Figures by name; without mistakes there is no sheet of them."""
+    """Figures by name; without mistakes there is no sheet of mistakes."""
     logits, labels, sample = rows
     matrix = confusion_counts(logits, labels)
     after, fitted = None, None
@@ -106,7 +111,8 @@ def draw_report(
         sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
         triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
         words = [f"is: {class_names[a]}\nsaid: {class_names[b]} ({p:.2f})" for a, b, p in triples]
-        which = "all" if len(wrong) == len(every) else f"the {len(wrong)} surest of"
+        is_all = len(wrong) == len(every)
+        which = "all" if is_all else f"the {len(wrong)} most confident of"
         found["mistakes"] = figures.picture_sheet(
             data.splits[data.split].pictures(sample[wrong]),
             words,
@@ -116,10 +122,14 @@ def draw_report(
 
 
 def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageData) -> None:
-    """All of them, the surest first: place in the split, file, classes, probability."""
+    """Write all mistakes, the most confident first: place in the split, file, classes, probability.
+
+    Images that come from no file have an empty name.
+    """
     wrong = most_confident_mistakes(rows.values, rows.labels, len(rows.labels))
     sure, taken = rows.values[wrong].softmax(dim=1).max(dim=1)
     sample = rows.sample[wrong]
+    # surrogateescape: names that are not UTF-8 are written as they are on disk
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "file", "class", "predicted", "probability"])
@@ -137,8 +147,9 @@ def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageDa
 
 
 def write_probabilities(path: Path, rows: Rows, class_names: list[str], files: list[str]) -> None:
-    """In the order of the split; files: empty names where the images come from none."""
+    """Write all probabilities, in the order of the split; files: "" for images without a file."""
     probabilities = rows.values.softmax(dim=1).numpy()
     names = {"class_names": np.array(class_names), "files": np.array(files)}
     labels = rows.labels.numpy()
+    # allow_pickle=False: whoever reads the file need not trust it
     np.savez(path, allow_pickle=False, probabilities=probabilities, labels=labels, **names)

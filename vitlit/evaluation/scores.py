@@ -1,9 +1,10 @@
-"""How good a classifier is: scores, calibration, scores of each class; tensors in, tables out.
+"""Scores of a classifier, over all images and for each class: tensors in, tables out.
 
-logits (n, K), labels (n,) -> scores, temperature, bins of reliability (15,), confusion (K, K)
+logits (n, K), labels (n,) -> scores, scores by class (K,), confusion (K, K), mistakes (m,)
 
-Shares of images come with their 95 % interval (Wilson): how far they would stray had other images
-of the same kind been drawn. It knows nothing of what another training would give.
+Accuracies come with their 95 % interval (Wilson), which covers the choice of the images: how much
+the number would vary if other images of the same kind were drawn. It does not cover the variation
+between trainings.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ def summary_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Numbers about all images: logits float ``(n, K)``, labels int64 ``(n,)``.
 
     images; acc, acc5 (K above 5) with intervals; loss in nats; balanced_acc, the mean recall of the
-    classes there are; f1, the mean over the classes that are there or predicted; ece, the expected
-    calibration error.
+    classes that have images; f1, the mean over the classes that have images or predictions; ece,
+    the expected calibration error.
     """
     count, classes = logits.shape
     table: dict[str, Any] = {"images": count}
@@ -34,6 +35,7 @@ def summary_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         right = int((logits.topk(among, dim=1).indices == labels[:, None]).sum())
         table |= {name: right / count, f"{name}_interval": list(wilson(right, count))}
     by_class = class_scores(logits, labels)
+    # as scikit-learn's macro average: a class without images and predictions does not count
     has_images, is_named = by_class["images"] > 0, by_class["predicted"] > 0
     return table | {
         "loss": mean_loss(logits, labels),
@@ -50,11 +52,11 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def class_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Of each class, ``(K,)``: precision, recall, f1, images it has, and images predicted as it.
+    """For each class, ``(K,)``: precision, recall, f1, its images, and images predicted as it.
 
-    A share of no images is 0, as in scikit-learn.
+    A ratio with no images is 0, as in scikit-learn.
     """
-    classes = logits.shape[1]
+    classes = logits.shape[1]  # not that of the labels: a class may have no image in this split
     predicted = logits.argmax(dim=1)
     options: Any = {"num_classes": classes, "average": "none", "validate_args": False}
     return {
@@ -69,7 +71,7 @@ def class_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def class_table(
     logits: Tensor, labels: Tensor, class_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """:func:`class_scores` by name of the class."""
+    """:func:`class_scores` by class name, as plain numbers."""
     columns = {name: values.tolist() for name, values in class_scores(logits, labels).items()}
     return {
         class_name: {column: values[i] for column, values in columns.items()}
@@ -78,14 +80,14 @@ def class_table(
 
 
 def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images of each class (row) were taken for each class (column): int64 ``(K, K)``."""
+    """Number of images by true class (row) and predicted class (column): int64 ``(K, K)``."""
     predicted = logits.argmax(dim=1)
     return multiclass_confusion_matrix(predicted, labels, logits.shape[1], validate_args=False)
 
 
 def most_confident_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:
-    """Rows that are wrong, those of the highest confidence first, at most ``most`` of them."""
+    """Rows with wrong predictions, the most confident first, at most ``most``: int64 ``(m,)``."""
     confidence, predicted = logits.float().softmax(dim=1).max(dim=1)
     wrong = (predicted != labels).nonzero()[:, 0]
-    order = confidence[wrong].argsort(descending=True, stable=True)
+    order = confidence[wrong].argsort(descending=True, stable=True)  # equal ones in their order
     return wrong[order][:most]

@@ -1,4 +1,4 @@
-"""The ViT in evaluation: scores of a split, probabilities or features of images.
+"""The evaluation half of the Lightning module: scores of a split, predictions for images.
 
 Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_classes)
                                                        | features (B, D)
@@ -15,7 +15,7 @@ from vitlit.evaluation.metrics import IGNORED, score_metrics
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 
-FLIPPED = "+flip"  # behind the split's name in the names of metrics
+FLIPPED = "+flip"  # added to the split's name in the names of metrics: test+flip/acc
 
 
 class Scoring(pl.LightningModule):
@@ -23,7 +23,7 @@ class Scoring(pl.LightningModule):
 
     flip: whether ``test`` averages the logits of each image and its mirror image; metrics are then
     called test+flip/acc and so on. feature: what ``predict`` gives in place of probabilities.
-    scored: images that the last evaluation counted.
+    scored: number of images that the last evaluation counted.
     """
 
     vit: ViT
@@ -32,17 +32,20 @@ class Scoring(pl.LightningModule):
     scored: int = 0
 
     def configure_scoring(self, *, flip: bool = False, feature: Feature | None = None) -> None:
-        """Say what ``test`` averages and ``predict`` gives; by default neither is special."""
+        """Set what ``test`` averages and what ``predict`` gives; the defaults undo both."""
         self.flip, self.feature = flip, feature
 
     def _add_metrics(self, num_classes: int) -> None:
+        # two sets: validation within a training must not mix with a test
         self.val_metrics = score_metrics(num_classes)
         self.test_metrics = score_metrics(num_classes)
 
     def _score(self, batch: Batch, logits: Tensor, metrics: MetricCollection) -> None:
         targets = batch.y.masked_fill(~batch.valid, IGNORED)
         count = batch.valid.sum()
+        # float32: log-softmax in bfloat16 keeps two to three digits
         total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        # weighted: batches of other sizes count by their images; without any, 0 / 1 and not NaN
         metrics["loss"].update(total / count.clamp(min=1), weight=count)
         metrics["count"].update(count)
         for name in ("acc", "acc5", "balanced_acc"):
@@ -56,11 +59,11 @@ class Scoring(pl.LightningModule):
         self._log_metrics("val", self.val_metrics)
 
     def logits(self, x: Tensor) -> Tensor:
-        """As ``test`` scores them, averaged with those of the mirror image where asked for."""
+        """Logits ``(B, num_classes)`` as ``test`` scores them; with flip the mean of two."""
         return flip_average(self, x, self.vit) if self.flip else self(x)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logits ``(B, num_classes)``, for whoever draws up a report."""
+        """Logits ``(B, num_classes)``, which the callback that writes the report collects."""
         logits = self.logits(batch.x)
         self._score(batch, logits, self.test_metrics)
         return logits
@@ -70,14 +73,15 @@ class Scoring(pl.LightningModule):
 
     @property
     def tested(self) -> str:
-        """What ``test`` scores, as its metrics are called: the split, and whether flipped."""
+        """The prefix of the metrics' names in ``test``: the split, and +flip if averaged."""
         data = getattr(self.trainer, "datamodule", None)
         return getattr(data, "split", "test") + (FLIPPED if self.flip else "")
 
     def _log_metrics(self, prefix: str, metrics: MetricCollection) -> None:
-        values = metrics.compute()
+        values = metrics.compute()  # over all processes
         self.scored = int(values.pop("count"))
         for name, value in values.items():
+            # values, not metrics: they are complete, and Lightning need not reduce them again
             self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
         metrics.reset()
 

@@ -1,6 +1,6 @@
-"""How sure a share of right answers is, and whether two models differ: counts in, numbers out.
+"""Intervals of accuracies, and tests of whether two models differ: counts in, numbers out.
 
-right, count -> interval; answers right (n,) of two models -> difference, interval, probability
+right, count -> interval; right predictions (n,) of two models -> difference, interval, p
 """
 
 import math
@@ -14,11 +14,10 @@ Interval = tuple[float, float]
 
 
 class Difference(NamedTuple):
-    """Of two models scored on the same images, the first minus the second.
+    """The difference of two models on the same images, the first minus the second.
 
-    value: difference of accuracies; interval: 95 %; p: probability of a split at least as uneven
-    of the images on which they disagree, were both equally good; only_first, only_second: images
-    that one of them alone has right.
+    value: of the accuracies; interval: its 95 % interval; p: of McNemar's exact test, two-sided;
+    only_first, only_second: number of images that only one of the two has right.
     """
 
     value: float
@@ -29,39 +28,43 @@ class Difference(NamedTuple):
 
 
 def wilson(right: int, count: int) -> Interval:
-    """95 % interval of a share, ``right`` out of ``count`` (Wilson, 1927), within [0, 1]."""
+    """95 % interval of an accuracy, ``right`` out of ``count`` (Wilson, 1927), within [0, 1]."""
     if count == 0:
         return 0.0, 1.0
     share, square = right / count, Z95**2 / count
     centre = share + square / 2
     reach = Z95 * math.sqrt(share * (1 - share) / count + square / count / 4)
     low, high = (centre - reach) / (1 + square), (centre + reach) / (1 + square)
+    # at these two ends the formula gives exactly 0 and 1, but rounding does not
     return (0.0 if right == 0 else low), (1.0 if right == count else high)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided probability of so uneven a split of the disagreements, by the exact binomial test.
+    """Two-sided p of McNemar's test (1947) in its exact, binomial form.
 
-    McNemar (1947); the exact form: were both models equally good, each image on which one alone is
-    right would be a toss of a fair coin.
+    If both models were equally good, each image that only one of them has right would be a toss of
+    a fair coin. p is the probability of a result at least as uneven.
     """
     total, fewer = only_first + only_second, min(only_first, only_second)
+    # logarithms: binomial coefficients and powers of 1/2 leave the range of floats above 1,000
     log_half = -total * math.log(2)
     log_all = math.lgamma(total + 1)
     tail = math.fsum(
         math.exp(log_all - math.lgamma(k + 1) - math.lgamma(total - k + 1) + log_half)
         for k in range(fewer + 1)
     )
-    return min(1.0, 2 * tail)
+    return min(1.0, 2 * tail)  # an even split is in both tails
 
 
 def compare(first: Tensor, second: Tensor) -> Difference:
-    """Two models by which images each has right, bool ``(n,)`` in the same order.
+    """The difference of two models; first, second: which images each has right, bool ``(n,)``.
 
-    The interval is that of Bonett and Price (2012) for paired shares.
+    The interval is that of Bonett and Price (2012) for paired proportions.
     """
     count = len(first)
+    # the off-diagonal cells of the paired 2x2 table: the cells on which both agree cancel
     b, c = int((first & ~second).sum()), int((~first & second).sum())
+    # one image more in each cell: without it the interval has no width if the models agree
     more, less = (b + 1) / (count + 2), (c + 1) / (count + 2)
     middle = more - less
     reach = Z95 * math.sqrt((more + less - middle**2) / (count + 2))
@@ -70,10 +73,12 @@ def compare(first: Tensor, second: Tensor) -> Difference:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Probabilities of several tests, raised so that 0.05 holds for all of them (Holm, 1979)."""
+    """p values of several tests, raised so that a level holds for all together (Holm, 1979)."""
     order = sorted(range(len(probabilities)), key=lambda i: probabilities[i])
     raised, highest = [0.0] * len(order), 0.0
     for rank, i in enumerate(order):
+        # the smallest is multiplied by the number of tests, the next by one less, and so on;
+        # none may fall below the one before it
         highest = max(highest, min(1.0, (len(order) - rank) * probabilities[i]))
         raised[i] = highest
     return raised
