@@ -44,7 +44,7 @@ def subjects(count: int = 2, in_chans: int = 3) -> Subjects:
 
 @pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
 def test_too_many_images_are_refused(count: int) -> None:
-    with pytest.raises(InputError, match=rf"{count} images are not 1 to {MAX_IMAGES}"):
+    with pytest.raises(InputError, match=rf"takes 1 to {MAX_IMAGES} images, not {count}"):
         check_count(count)
 
 

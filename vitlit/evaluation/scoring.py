@@ -87,6 +87,6 @@ class Scoring(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, num_classes)`` in float32, or features ``(B, D)``."""
-        if self.feature is not None:
+        if self.feature is not None:  # the data are float32, the model may be another type
             return self.feature(self.vit, batch.x.to(self.dtype)).float()
         return self(batch.x).float().softmax(dim=1)

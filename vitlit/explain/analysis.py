@@ -1,22 +1,25 @@
-"""What a model has learned, told by its weights alone.
+"""What a model has learned, read from its weights and its attention maps.
 
-ViT -> position similarity (N, rows, cols), filters (k, C, p, p), heads' numbers (blocks, h)
+ViT -> position similarity (N, rows, cols), principal filters (k, C, P, P), numbers of the heads
+       (blocks, h); attention maps (L, B, h, N, N) -> mean attention distance (L, h)
+
+"Paper" is Dosovitskiy et al. (2021), whose figure 7 shows three of these.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.explain.attribution import Grid, _check_patch_count, attentions
+from vitlit.explain.attribution import Grid, attentions, check_patch_count
 from vitlit.model.attention import GatedPositionalAttention, LocalitySelfAttention
 from vitlit.model.positions import rope_similarity
 from vitlit.model.vit import ViT
 
 
 def analyse_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
-    """Similarity of the positions, None where there are none, and the principal filters."""
+    """Position similarity ``(N, rows, cols)``, None without positions, and principal filters."""
     filters = principal_filters(model.patch_embed.filters().detach().cpu())
-    if model.config["pos_embed"] == "rope":
+    if model.config["pos_embed"] == "rope":  # has no table: the rotations are compared instead
         width = model.embed_dim // model.config["num_heads"]
         similarity = rope_similarity(*model.grid_size, width)
         return similarity.unflatten(1, model.grid_size), filters  # type: ignore[no-untyped-call]
@@ -28,7 +31,7 @@ def analyse_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
 
 
 def attention_fact(model: ViT) -> str:
-    """The kind of attention, and what its heads have learned of locality, in words."""
+    """The kind of attention, and what its heads have learned about locality, in words."""
     learned = head_arrays(model)
     if "temperature" in learned:
         low, high = learned["temperature"].min(), learned["temperature"].max()
@@ -42,20 +45,22 @@ def attention_fact(model: ViT) -> str:
 
 
 def _describe_range(low: str, high: str) -> str:
+    # compared as words: what rounds to the same is no range for a reader
     return low if low == high else f"{low} to {high}"
 
 
 def head_arrays(model: ViT) -> dict[str, Tensor]:
-    """What heads have learned of locality, ``(blocks, h)``: their temperature, their gate.
+    """What heads have learned about locality, ``(blocks, h)``; empty for plain attention.
 
-    temperature: what the logits are divided by, in units of softmax's, sqrt(D/h); gate: the share
-    of attention that is decided by position. Either is there where the model has it.
+    temperature (attention lsa): the divisor of the logits, in units of the usual sqrt(D/h); gate
+    (attention gpsa): the share of attention that position decides, in the gated blocks.
     """
     layers = attentions(model)
     lsa = [layer for layer in layers if isinstance(layer, LocalitySelfAttention)]
     gpsa = [layer for layer in layers if isinstance(layer, GatedPositionalAttention)]
     found: dict[str, Tensor] = {}
     if lsa:
+        # sharpness multiplies the logits where others multiply by scale: a ratio of 1 is usual
         rows = [layer.scale / layer.sharpness.detach().cpu() for layer in lsa]
         found["temperature"] = torch.stack(rows)
     if gpsa:
@@ -69,12 +74,14 @@ def mean_attention_distance(maps: Tensor, *, grid: Grid, patch_size: int, prefix
     maps: ``(L, B, h, N, N)``; only attention from patches to patches counts, rescaled to sum to
     1. Returns ``(L, h)`` in pixels, the mean over images and patches.
     """
-    _check_patch_count(maps.shape[-1], grid, prefix)
+    check_patch_count(maps.shape[-1], grid, prefix)
     down, across = (torch.arange(count, dtype=maps.dtype, device=maps.device) for count in grid)
     places = torch.cartesian_prod(down, across) * patch_size  # (rows * cols, 2)
     distances = (places[:, None] - places).norm(dim=2)
     found = []
-    for heads in maps[..., prefix:, prefix:]:  # one block at a time: the product is as large
+    # one block at a time: the product below is as large as the maps themselves
+    for heads in maps[..., prefix:, prefix:]:
+        # clamped: a patch may attend to prefix tokens alone
         total = heads.sum(dim=-1).clamp(min=torch.finfo(maps.dtype).tiny)
         found.append(((heads * distances).sum(dim=-1) / total).mean(dim=(0, 2)))
     return torch.stack(found)
@@ -85,7 +92,7 @@ def position_similarity(pos_embed: Tensor, *, grid: Grid, prefix: int) -> Tensor
 
     pos_embed: ``(1, prefix+N, D)``. Returns ``(N, rows, cols)``, 1 at the patch's own place.
     """
-    _check_patch_count(pos_embed.shape[-2], grid, prefix)
+    check_patch_count(pos_embed.shape[-2], grid, prefix)
     table = F.normalize(pos_embed.detach().flatten(0, -2)[prefix:], dim=1)  # (N, D)
     return torch.unflatten(table @ table.T, 1, grid)
 
@@ -93,12 +100,13 @@ def position_similarity(pos_embed: Tensor, *, grid: Grid, prefix: int) -> Tensor
 def principal_filters(weight: Tensor, *, count: int = 28) -> Tensor:
     """Principal components of the patch embedding's filters (paper, fig. 7 left).
 
-    weight: ``(D, C, P, P)``. Returns ``(count, C, P, P)``, orthonormal, the strongest first,
-    fewer where the filters span fewer. The sign of a component means nothing: the largest value
-    of each is made positive.
+    weight: ``(D, C, P, P)``. Returns ``(count, C, P, P)``, orthonormal, the strongest first, or
+    fewer if the filters span fewer. The sign of a component has no meaning; the value of the
+    largest magnitude is made positive.
     """
     filters = weight.detach().flatten(1).float()
     _, strength, components = torch.linalg.svd(filters - filters.mean(dim=0), full_matrices=False)
+    # numpy.linalg.matrix_rank's threshold: weaker components are rounding
     rounding = strength[0] * max(filters.shape) * torch.finfo(torch.float32).eps
     components = components[strength > rounding][:count]
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))

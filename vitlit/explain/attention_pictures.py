@@ -1,4 +1,7 @@
-"""Pictures of attention in TensorBoard while a training goes on."""
+"""Pictures of attention in TensorBoard during a training.
+
+validation images uint8 (count, C, h, w) -> rollout, position similarity, filters -> pictures
+"""
 
 import time
 from typing import Any
@@ -17,14 +20,14 @@ from vitlit.images.preprocess import Preprocess
 
 
 class AttentionPictures(Callback):
-    """Puts pictures of what the model looks at into TensorBoard, every so many epochs.
+    """Writes pictures of what the model looks at to TensorBoard, every few epochs.
 
-    The same validation images each time: rollout, and of the weights the position similarity and
-    the principal filters. The first time says how long it took.
+    A set shows the rollout of some validation images, always the same ones, and the position
+    similarity and principal filters of the weights. The first set logs how long it took.
 
     Args:
         every_n_epochs: Epochs between two sets of pictures.
-        count: Images of the validation split, the classes taking turns.
+        count: Number of images from the validation split, spread evenly over the classes.
     """
 
     def __init__(self, every_n_epochs: int = 10, count: int = 4) -> None:
@@ -36,9 +39,11 @@ class AttentionPictures(Callback):
         self.every_n_epochs, self.count = every_n_epochs, count
         self._told = False
 
+    # one process alone may do this: module.vit is not the model that DDP wraps, so nobody waits
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer: Any = getattr(trainer.logger, "experiment", None)
+        # add_image is TensorBoard's; the CSV logger has no such method
         if (trainer.current_epoch + 1) % self.every_n_epochs or not hasattr(writer, "add_image"):
             return
         start = time.monotonic()
@@ -55,6 +60,7 @@ class AttentionPictures(Callback):
         assert isinstance(preprocess, Preprocess)
         places = split.balanced_places(self.count)
         pixels = split.images.gather(split.members[places])
+        # as `explain` computes its maps, whatever the precision of the training
         with torch.autocast(module.device.type, enabled=False):
             found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
         answers = [one.probabilities for one in found if one.probabilities is not None]

@@ -1,9 +1,9 @@
-"""What a ViT looks at: tensors in, tensors out; drawing is the business of figures.py.
+"""What a ViT looks at: tensors in, tensors out; ``figures`` draws them.
 
 images (B, C, H, W) -> attention maps (L, B, h, N, N) -> rollout, relevance (B, N, N)
                     -> maps on the patch grid (B, rows, cols) -> overlays (B, C, H, W)
 
-A map's row is the token that looks, its column the token that is looked at. Of the N tokens the
+A row of a map is the token that looks, a column the token that is looked at. Of the N tokens the
 first ``prefix`` (``ViT.num_prefix_tokens``: class token, registers) have no place in the image;
 the others are the patches of ``grid`` (``ViT.grid_size``), row by row.
 """
@@ -38,7 +38,8 @@ def attentions(model: ViT) -> list[Attention]:
 
 @contextmanager
 def _inspecting(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and eagerly: hooks added to a compiled model would be skipped in silence."""
+    """Evaluation mode without compiled code, where new hooks would be skipped silently."""
+    # of each module by itself: a frozen part may be in evaluation mode while the rest trains
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -51,7 +52,7 @@ def _inspecting(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _recording(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Inputs of the modules, complete and in their order once the context is left."""
+    """Inputs of the modules, in their order; the list is filled when the context is left."""
     inputs: dict[nn.Module, Tensor] = {}
     found: list[Tensor] = []
 
@@ -64,6 +65,7 @@ def _recording(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+    # vit-explain returns an empty list, without an error, where fused attention skips its hooks
     if missed := [i for i, module in enumerate(modules) if module not in inputs]:
         raise RuntimeError(f"the attention of block {missed[0]} was never called; no map of it")
     found += [inputs[module] for module in modules]
@@ -75,7 +77,8 @@ def attention_maps(model: ViT, x: Tensor, *, blocks: list[int] | None = None) ->
 
     x: images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``, normalised, on the model's device.
     blocks: which to keep, in this order, negative ones counted from the last; None keeps all.
-    The maps are without dropout, and the model is left as it was found.
+    The maps are without dropout, and the model is left as it was found. Raises InputError for a
+    block that the model does not have.
     """
     layers = attentions(model)
     depth = len(layers)
@@ -87,6 +90,7 @@ def attention_maps(model: ViT, x: Tensor, *, blocks: list[int] | None = None) ->
     layers = [layers[i] for i in wanted]
     with _inspecting(model), _recording(layers) as inputs:
         logits = model(x)
+    # the forward pass is fused and forms no matrices: they are computed again from its inputs
     maps = [layer.weights(tokens) for layer, tokens in zip(layers, inputs, strict=True)]
     return Attended(torch.stack(maps), logits)
 
@@ -100,10 +104,10 @@ def rollout(
     """Attention flow from each token to the input tokens (Abnar and Zuidema, 2020).
 
     maps: ``(L, B, h, N, N)`` of all blocks. Heads are fused, the residual connection is added as
-    the identity, rows are scaled to sum to 1, and the blocks multiplied, the first one rightmost.
-    discard: share of the attention to patches, the weakest of each image, that is set to 0 in
-    each block; attention to the first ``prefix`` tokens, such as the class token, always stays.
-    Returns ``(B, N, N)``; rows sum to 1.
+    the identity, rows are scaled to sum to 1, and the blocks are multiplied, the first rightmost.
+    discard: fraction of the attention to patches, the weakest of each image, that is set to 0 in
+    each block; attention to the first ``prefix`` tokens, such as the class token, is kept.
+    Returns ``(B, N, N)``; rows sum to 1. Raises InputError if discard is not in [0, 1).
     """
     if not 0 <= discard < 1:
         raise InputError(f"discard {discard} is not in [0, 1); 0 keeps all attention")
@@ -112,6 +116,7 @@ def rollout(
     for heads in maps:
         fused = _drop_weakest(_fuse(heads, fusion), discard, prefix)
         step = fused + identity
+        # by the sum, not by 2: fusion by max or min and discard change the sum of a row as well
         flow = step / step.sum(dim=-1, keepdim=True) @ flow
     return flow
 
@@ -131,6 +136,7 @@ def _fuse(heads: Tensor, fusion: Fusion) -> Tensor:
 def _drop_weakest(fused: Tensor, share: float, prefix: int) -> Tensor:
     """Zero the weakest ``share`` of each ``(N, N - prefix)`` part; the first columns stay."""
     first, patches = fused[..., :prefix], fused[..., prefix:]
+    # in each image by itself; vit-explain discards in the first image of a batch alone
     weakest = patches.flatten(1).argsort(dim=1, stable=True)  # (B, N * (N - prefix))
     weakest = weakest[:, : int(share * weakest.shape[1])]
     kept = patches.flatten(1).scatter(1, weakest, 0).view_as(patches)
@@ -138,28 +144,33 @@ def _drop_weakest(fused: Tensor, share: float, prefix: int) -> Tensor:
 
 
 def relevance(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
-    """How much each input token speaks for a class (Chefer et al., 2021, eq. 5 and 6).
+    """How much each input token supports a class (Chefer et al., 2021, eq. 5 and 6).
 
-    The mean over the heads of the positive part of attention times gradient, dy/dA * A, is summed
-    along the blocks: R = R + mean(...) R, beginning with the identity. dy/dA = (dy/dO) V^T needs
-    no explicit attention, only the gradient of its output O, where ``attn.proj`` takes it.
+    The positive part of attention times gradient, dy/dA * A, is averaged over the heads and
+    accumulated along the blocks: R = R + mean(...) R, starting from the identity. dy/dA = (dy/dO)
+    V^T needs no explicit attention in the forward pass, only the gradient of its output O, which
+    is the input of ``attn.proj``.
 
     x: as in :func:`attention_maps`; classes: ``(B,)``, the class y to explain of each image.
-    Returns ``(B, N, N)``, not negative. No gradient is left in the model.
+    Returns ``(B, N, N)``, not negative. No gradient is left in the model. Raises InputError for a
+    class that the model does not have.
     """
     layers = attentions(model)
     with (
-        torch.inference_mode(False),
+        torch.inference_mode(False),  # the caller may be in it, and nothing could be differentiated
         torch.enable_grad(),
         _inspecting(model),
         _recording([layer.proj for layer in layers]) as outputs,
         _recording(layers) as inputs,
     ):
-        # gradients are wanted of the input, so that they flow where all weights are frozen too
+        # a gradient of the input is asked for, so that there is a graph if all weights are frozen;
+        # clones, because tensors made in inference mode may not take part in one
         logits = model(x.detach().clone().requires_grad_())
         _check_class_indices(classes, logits)
+        # the sum: no image depends on another, so one backward pass gives the gradients of all
         chosen = logits.gather(1, classes.clone()[:, None]).sum()
     with torch.inference_mode(False):
+        # grad, not backward, which would add to the gradients of the model's parameters
         gradients = torch.autograd.grad(chosen, outputs)  # each (B, N, D)
     with torch.no_grad():
         tokens = inputs[0].shape[1]
@@ -182,9 +193,9 @@ def _check_class_indices(classes: Tensor, logits: Tensor) -> None:
 
 @torch.no_grad()
 def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
-    """What each patch counts in the pooling ``seq``: ``(B, rows*cols)``, rows sum to 1.
+    """The weight of each patch in the pooling ``seq``: ``(B, rows*cols)``, rows sum to 1.
 
-    x: as in :func:`attention_maps`. None for a model of another pooling, where no input decides.
+    x: as in :func:`attention_maps`. None for other poolings, whose weights are fixed.
     """
     if model.seq_pool is None:
         return None
@@ -193,7 +204,8 @@ def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
     return model.seq_pool.shares(inputs[0])
 
 
-def _check_patch_count(tokens: int, grid: Grid, prefix: int) -> None:
+def check_patch_count(tokens: int, grid: Grid, prefix: int) -> None:
+    """Refuse a number of tokens that is not that of the prefix and the grid."""
     if tokens != prefix + grid[0] * grid[1]:
         raise InputError(
             f"{tokens} tokens are not {prefix} and a grid of {grid[0]}x{grid[1]} patches; "
@@ -209,13 +221,13 @@ def patch_map(
     pool: PoolName = "token",
     shares: Tensor | None = None,
 ) -> Tensor:
-    """What the pooled tokens see of each patch, of one block's attention, a rollout or relevance.
+    """How much the pooled output sees of each patch, by attention, rollout or relevance.
 
     matrix: ``(..., N, N)``. pool: ``token`` takes the row of the class token; ``avg``, and models
-    without prefix tokens, the mean over the patches' rows; ``seq`` their sum in the ``shares`` of
-    :func:`pooled_shares`, ``(..., rows*cols)``. Returns ``(..., rows, cols)``.
+    without prefix tokens, the mean over the patches' rows; ``seq`` their mean weighted by
+    ``shares``, ``(..., rows*cols)`` from :func:`pooled_shares`. Returns ``(..., rows, cols)``.
     """
-    _check_patch_count(matrix.shape[-1], grid, prefix)
+    check_patch_count(matrix.shape[-1], grid, prefix)
     if (pool == "seq") != (shares is not None):
         raise InputError(f"pool {pool} and shares do not fit; give shares with seq, and only then")
     seen = matrix[..., prefix:]  # (..., N, rows * cols)
@@ -237,21 +249,22 @@ def cls_map(
 ) -> Tensor:
     """Attention of the class token to the patches in the last block, mean over heads.
 
-    maps: ``(L, B, h, N, N)``. Without a class token, see :func:`patch_map`. Returns
-    ``(B, rows, cols)``, which sums to 1 less what goes to the prefix tokens.
+    maps: ``(L, B, h, N, N)``. :func:`patch_map` says what stands in for a class token. Returns
+    ``(B, rows, cols)``, which sums to 1 minus the attention to prefix tokens.
     """
     return patch_map(maps[-1].mean(dim=1), grid=grid, prefix=prefix, pool=pool, shares=shares)
 
 
 def overlay(images: Tensor, maps: Tensor) -> Tensor:
-    """Images lit where the map is high: the map from 0 to 1, times the image, times 2, at most 1.
+    """Images that are bright where the map is high: 2 * map * image, clamped to [0, 1].
 
-    images: ``(B, C, H, W)`` in [0, 1]; maps: ``(B, rows, cols)``, resized to the image
-    (bilinear). A map that is the same everywhere leaves its image as it is.
+    images: ``(B, C, H, W)`` in [0, 1]; maps: ``(B, rows, cols)``, scaled to [0, 1] by their own
+    minimum and maximum and resized to the image (bilinear). A flat map leaves its image unchanged.
     """
     light = F.interpolate(maps[:, None].to(images), images.shape[-2:], mode="bilinear")
     low, high = light.amin(dim=(2, 3), keepdim=True), light.amax(dim=(2, 3), keepdim=True)
     span = high - low
-    is_flat = span <= 1e-5 * high.abs()  # what differs is rounding
+    is_flat = span <= 1e-5 * high.abs()  # such differences are rounding, and would be enlarged
+    # the inner where keeps 0 / 0 out; 0.5 times 2 leaves the image as it is
     light = torch.where(is_flat, 0.5, (light - low) / span.where(~is_flat, 1.0))
     return (2 * light * images).clamp(0, 1)

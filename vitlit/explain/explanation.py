@@ -1,4 +1,4 @@
-"""What a model looks at, in a folder: figures, arrays, and a page to explore.
+"""Writes what a model looks at to a folder: figures, arrays, and an interactive page.
 
 images uint8 (n, C, h, w) -> overview.png heads.png distance.png positions.png filters.png
                              arrays.npz index.html
@@ -37,7 +37,7 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 
 Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
-MAX_IMAGES = 64  # images: each keeps all its attention maps until the page is written
+MAX_IMAGES = 64  # of each, all attention maps are in memory until the page is written
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Subjects:
 
 
 class Findings(NamedTuple):
-    """What was found in one image; maps of the grid are ``(rows, cols)``.
+    """What was found in one image; maps on the patch grid are ``(rows, cols)``.
 
-    A model without a head predicts no class, so there is no relevance for it either.
+    Without a head there is no predicted class, and so no relevance and no probabilities.
     """
 
-    shown: Tensor  # (C, H, W) in [0, 1], as the model sees it but for normalisation
+    shown: Tensor  # (C, H, W) in [0, 1], as the model sees it before normalisation
     attention: Tensor  # (L, h, N, N)
     flow: Tensor  # rollout, (N, N)
     relevant: Tensor | None  # relevance for the predicted class, (N, N)
@@ -68,10 +68,10 @@ class Findings(NamedTuple):
 
 
 def check_count(count: int) -> None:
-    """Refuse what would take too long and too much memory."""
+    """Refuse more images than fit in memory together, and fewer than one."""
     if not 1 <= count <= MAX_IMAGES:
         raise InputError(
-            f"{count} images are not 1 to {MAX_IMAGES}, which explain takes; give a count of these",
+            f"explain takes 1 to {MAX_IMAGES} images, not {count}; give a count in that range",
             argument="count",
         )
 
@@ -79,12 +79,14 @@ def check_count(count: int) -> None:
 def explain_image(
     model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion, answer: Answer | None = None
 ) -> Findings:
-    """Explain one image, uint8 ``(C, h, w)``, on the model's device.
+    """Explain one image, uint8 ``(C, h, w)``, on the model's device; the findings are on the CPU.
 
-    answer: what computes the logits that are told; by default the model itself.
+    answer: computes the logits whose probabilities are shown; by default the model itself. Raises
+    InputError if the model gives NaN.
     """
     device = next(model.parameters()).device
     x = pixels[None].to(device)
+    # the same cutting and resizing without normalisation: the picture that the model sees
     plain = replace(
         preprocess, mean=(0.0,) * len(preprocess.mean), std=(1.0,) * len(preprocess.std)
     )
@@ -95,13 +97,15 @@ def explain_image(
             logits = answer(normalised)
     if not logits.isfinite().all():
         raise InputError(
-            "the model gives no finite numbers, so nothing is to be seen; its weights are broken"
+            "the model gives no finite numbers, so there is nothing to explain; its weights are "
+            "broken"
         )
     prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
     shares = pooled_shares(model, normalised)
     place = {**prefix, "pool": model.global_pool, "shares": shares}
     flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
     has_head = model.num_classes > 0
+    # for the class that is shown, even if the model in full precision prefers another one
     relevant = relevance(model, normalised, logits.argmax(dim=1)) if has_head else None
     found = Findings(
         shown=plain(x)[0],
@@ -130,9 +134,10 @@ def explain_images(
 ) -> None:
     """Write the folder ``out``, which exists and is empty.
 
-    class_names: of the labels and, where it has a head, of the model's outputs. answer: what
-    computes the logits that are told, such as the model in another precision.
+    class_names: of the labels and, if the model has a head, of its outputs. answer: computes the
+    logits whose probabilities are shown, such as the model in another precision.
     """
+    # one image at a time: the maps of a batch, and their gradients, need much memory
     with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
         found = [explain_image(model, pixels, preprocess, fusion, answer) for pixels in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
@@ -166,7 +171,7 @@ def explain_images(
 
 
 def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
-    """What was found in the images, one after the other: maps of the grid, probabilities."""
+    """The findings of all images, stacked ``(n, ...)``: maps on the patch grid, probabilities."""
     shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
     pooled = {"shares": torch.stack(shares)} if shares else {}
     return {
@@ -180,7 +185,7 @@ def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
 
 
 def _stack_known(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
-    """The parts as one tensor under its name; nothing where there are none."""
+    """The parts as one tensor under its name; an empty dict if there are none."""
     there = [part for part in parts if part is not None]
     return {name: torch.stack(there)} if there else {}
 
@@ -206,7 +211,7 @@ def _page_example(
 
 
 def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
-    """About the model, for the page."""
+    """Facts about the model, by name, for the head of the page."""
     height, width = model.img_size
     told, count = model.config, sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -224,7 +229,7 @@ def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
 
 
 def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
-    """What the pooled tokens attend to, by block and head: ``(n, L, h, rows, cols)``."""
+    """Attention of the pooled output to the patches: ``(n, L, h, rows, cols)``."""
     place: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
     place["pool"] = model.global_pool
     rows = [patch_map(one.attention, **place, shares=one.shares) for one in found]
@@ -240,7 +245,7 @@ def draw_figures(
     similarity: Tensor | None,
     filters: Tensor,
 ) -> Iterator[tuple[str, Any]]:
-    """Names of files, and figures."""
+    """Names of files, and figures; one after the other, so that each can be freed."""
     maps = {
         "last block": torch.stack([one.cls_map for one in found]),
         "rollout": torch.stack([one.rollout for one in found]),
@@ -273,7 +278,7 @@ def draw_figures(
 
 
 def uniform_distance(model: ViT) -> float:
-    """The mean attention distance of attention that is the same everywhere, in pixels."""
+    """The mean attention distance of uniform attention, in pixels: a reference for the heads."""
     tokens = model.num_prefix_tokens + model.grid_size[0] * model.grid_size[1]
     maps = torch.full((1, 1, 1, tokens, tokens), 1 / tokens)
     return mean_attention_distance(

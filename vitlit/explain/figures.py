@@ -1,10 +1,10 @@
-"""Figures of what interpret.py finds: tensors in, matplotlib Figures out.
+"""Figures of attribution and analysis: tensors in, matplotlib Figures out.
 
 attention maps (B, rows, cols), images (B, C, H, W) in [0, 1] -> Figure
 
 Figures are about 8 inches wide at 120 dots per inch. They are built without pyplot and without
-touching matplotlib's settings; ``figure.savefig("name.png")`` writes one. Colours are readable
-for the colour-blind: viridis, and those of Okabe and Ito (2008).
+changing matplotlib's settings; ``figure.savefig("name.png")`` writes one. The colours suit the
+colour-blind: viridis, and those of Okabe and Ito (2008).
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PEAK_CAPTION = (
-    "each map is lit from its least to its most; peak: its most over its mean, 1.00× is flat"
+    "each map is scaled from its minimum to its maximum; peak: maximum over mean, 1.00× is flat"
 )
-MAX_TILES = 14  # patches along one side of the position figure; larger grids show every second, …
+# patches along one side of the position figure; of larger grids every second, third, … is shown
+MAX_TILES = 14
 
 
 def attention_overview(
@@ -56,20 +57,20 @@ def attention_overview(
     names: Sequence[str] = (),
     labels: Sequence[int] = (),
 ) -> Figure:
-    """Each image beside itself lit by its maps, under its name and the class predicted.
+    """Each image beside copies lit by its maps, under its name and the predicted class.
 
     images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
     ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
-    a model without a head; names and labels: of the images, where they have any; a label of -1 is
-    not known.
+    a model without a head; names and labels: of the images, empty if they have none; a label of
+    -1 is not known.
     """
     count, _, height, width = images.shape
     across = min(2, count)
     panel = WIDTH_INCHES / (across * (1 + len(maps)))
     down = ceil(count / across)
-    figure = new_figure(down * (panel * height / width + 0.68) + 0.2)
+    figure = new_figure(down * (panel * height / width + 0.68) + 0.2)  # inches: titles, caption
     lit = {title: overlay(images, found) for title, found in maps.items()}
-    room = 68 * WIDTH_INCHES / across  # points, a little less than the part is wide
+    room = 68 * WIDTH_INCHES / across  # points; an inch has 72, so a little less than the part
     parts = figure.subfigures(down, across, squeeze=False, wspace=0.04).flat
     for i, part in enumerate(list(parts)[:count]):
         true = labels[i] if labels and labels[i] >= 0 else None
@@ -78,6 +79,7 @@ def attention_overview(
         is_right = None
         if probabilities is not None:
             sure, best = probabilities[i].detach().max(dim=0)
+            # None, not False: without a true class nothing is said to be wrong
             is_right = None if true is None else true == int(best)
             lines.append(
                 verdict_line(class_names[int(best)], float(sure), is_right, room, FONT_SMALL)
@@ -95,10 +97,10 @@ def attention_overview(
 
 
 def _peak_over_mean(found: Tensor) -> str:
-    """How far a map is from flat: its light goes from its least to its most, however near."""
+    """How far a map is from flat; its overlay alone does not show it, as each has its own scale."""
     mean = float(found.float().mean())
     if not mean > 0:
-        return "all 0"  # relevance, where nothing speaks for the class
+        return "all 0"  # relevance, if nothing supports the class
     ratio = float(found.max()) / mean
     return f"peak {ratio:.2f}×" if ratio < 10 else f"peak {ratio:.0f}×"
 
@@ -111,7 +113,7 @@ def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") 
     """
     count = 1 + len(maps)
     down = ceil(count / 7)
-    across = ceil(count / down)
+    across = ceil(count / down)  # as few columns as that many rows need: rows of equal length
     panel = (WIDTH_INCHES - 1) / across  # an inch for the colour bar
     figure = new_figure(
         down * (panel * image.shape[1] / image.shape[2] + 0.2) + (0.45 if name else 0.3)
@@ -125,6 +127,7 @@ def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") 
     draw_image(first, image, "image")
     values = maps.detach().float().cpu()
     for i, (axes, head) in enumerate(zip(others, values, strict=False)):
+        # one scale for all heads, or a diffuse head would look as sharp as any other
         drawn = axes.imshow(head.numpy(), cmap=COLORMAP, vmin=0, vmax=float(values.max()))
         clear_frame(axes, f"head {i}")
     hide_axes(others[len(maps) :])
@@ -137,7 +140,7 @@ def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Fi
     """Mean attention distance by depth, one dot per head (Dosovitskiy et al., 2021, fig. 7).
 
     distances: ``(L, h)`` in pixels, from :func:`mean_attention_distance`; uniform: the distance
-    of attention that is the same everywhere, drawn as a line.
+    of uniform attention, drawn as a line.
     """
     depth, heads = distances.shape
     figure = new_figure(4.0)
@@ -152,6 +155,7 @@ def attention_distance(distances: Tensor, *, uniform: float | None = None) -> Fi
         axes.legend(fontsize=FONT_SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
     axes.set(xlabel="block", ylabel="mean attention distance (pixels)")
     axes.set_xlim(-0.5, depth - 0.5)
+    # at least one pixel, for a grid of a single patch, where all distances are 0
     axes.set_ylim(0, 1.1 * max(float(values.max()), uniform or 0.0, 1.0))
     axes.set_title("how far each head looks", fontsize=FONT_SMALL, loc="left")
     tidy_axes(axes)
@@ -178,7 +182,9 @@ def position_grid(similarity: Tensor) -> Figure:
     drawn = axes.imshow(
         mosaic.numpy(),
         cmap=COLORMAP,
-        vmin=min(float(values.min()), 0.9),
+        vmin=min(
+            float(values.min()), 0.9
+        ),  # new positions are all alike: no noise at full contrast
         vmax=1,
         interpolation="nearest",
         extent=(0, across, down, 0),  # a unit for each tile
@@ -196,9 +202,9 @@ def position_grid(similarity: Tensor) -> Figure:
 
 
 def _mosaic(tiles: Tensor) -> Tensor:
-    """``(down, across, rows, cols)`` -> ``(height, width)``, with NaN, which stays white, between.
+    """``(down, across, rows, cols)`` -> ``(height, width)``; NaN between tiles is drawn as white.
 
-    Small tiles are enlarged, so that the gap is narrow beside them.
+    Small tiles are enlarged, so that the gaps of one pixel are narrow beside them.
     """
     scale = ceil(12 / max(tiles.shape[2:]))
     tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
@@ -220,6 +226,7 @@ def embedding_filters(filters: Tensor) -> Figure:
     figure.suptitle("principal filters of the patch embedding", fontsize=FONT_SMALL)
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     filters = filters.detach().float().cpu()
+    # clamped: a filter may be all zeros
     largest = filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     for one, picture in zip(axes, 0.5 + filters / (2 * largest), strict=False):
         draw_image(one, picture)

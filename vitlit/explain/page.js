@@ -1,6 +1,6 @@
 "use strict";
 
-/** The rows of one image, from base64 of deflated bytes; page.py says how they are laid out. */
+/** The rows of one image, from deflated bytes in base64; page.py describes their layout. */
 async function unpack(text) {
   const packed = atob(text.trim());
   const bytes = new Uint8Array(packed.length);
@@ -9,8 +9,8 @@ async function unpack(text) {
   return new DataView(await new Response(stream).arrayBuffer());
 }
 
-/** One row: levels 0 to 15 of the patches, the share `top` that 15 stands for, where it is, and
- * the shares of the prefix tokens. */
+/** One row: levels 0 to 15 of the patches, the share `top` that 15 stands for, the patch `best`
+ * that has it, and the shares of the prefix tokens. */
 function readRow(view, prefix, patches, matrix, row) {
   const size = 4 + 2 * prefix + Math.ceil(patches / 2);
   const start = (matrix * (prefix + patches + 1) + row) * size;
@@ -31,10 +31,10 @@ function start() {
   const prefix = data.prefix.length;
   const mean = prefix + patches; // the row after the tokens'
   const state = { image: 0, kind: "attention", block: data.blocks - 1, head: 0 };
-  if (data.heads > 1) state.head = data.heads; // their mean
-  let view = null; // the rows of the image chosen, once they are unpacked
-  let held = data.home; // the row shown when nothing is pointed at
-  let pointed = null; // the row pointed at
+  if (data.heads > 1) state.head = data.heads; // the mean, which follows the heads
+  let view = null; // the rows of the chosen image; null while they are being unpacked
+  let held = data.home; // the selected row, shown while nothing is pointed at
+  let pointed = null; // the row of the patch under the pointer
 
   const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
   const place = (patch) => `row ${Math.floor(patch / cols)}, column ${patch % cols}`;
@@ -75,12 +75,12 @@ function start() {
     const who = name ? `the ${name}` : `patch ${place(from - prefix)}`;
     const verb = {
       attention: "attends most to",
-      rollout: "draws most, through all blocks, on",
+      rollout: "receives most, through all blocks, from",
       relevance: "has its most relevant patch at",
     }[state.kind];
     const text = shown.top
       ? `${who} ${verb} ${place(shown.best)}: ${percent(shown.top)}`
-      : `${who} looks at no patch`;
+      : `${who} attends to no patch`;
     return text[0].toUpperCase() + text.slice(1);
   }
 
@@ -88,7 +88,7 @@ function start() {
     const parts = shown.others.map((share, i) => `${data.prefix[i]} ${percent(share)}`);
     const left = Math.max(0, 1 - shown.others.reduce((sum, share) => sum + share, 0));
     const all = `Shares of this row: all patches ${percent(shown.top ? left : 0)}`;
-    const peak = (shown.top * patches) / left; // of its shares before they were rounded
+    const peak = (shown.top * patches) / left; // from exact shares, since levels are rounded
     const most = shown.top ? `; the largest is ${peak.toFixed(2)} times their mean` : "";
     return [all, ...parts].join(", ") + most;
   }
@@ -114,7 +114,7 @@ function start() {
     }
   }
 
-  /** After a choice of what is shown, and not only of the row. */
+  /** Redraw after the kind, block, head or image changed; draw() suffices for another row. */
   function update() {
     const isAttention = state.kind === "attention";
     get("kind").value = state.kind;
@@ -138,13 +138,13 @@ function start() {
     draw();
   }
 
-  /** right or wrong, or nothing where that is not known. */
+  /** "right" or "wrong", or "" if the true class or the prediction is not known. */
   function verdict(example) {
     if (example.label === null || !example.probabilities.length) return "";
     return example.probabilities[0][0] === example.label ? "right" : "wrong";
   }
 
-  /** A file's name without its folders, its two ends where it is long. */
+  /** A file's name without folders; of a long one both ends, since the last digits often differ. */
   function short(name) {
     const letters = [...(name.split("/").pop() || name)];
     if (letters.length <= 12) return letters.join("");
@@ -193,7 +193,7 @@ function start() {
     if (!example.relevance && state.kind === "relevance") state.kind = "attention";
     listClasses(example);
     const unpacked = await unpack(get(`maps-${number}`).textContent);
-    if (state.image !== number) return; // another one was chosen meanwhile
+    if (state.image !== number) return; // another image was chosen while this one was unpacked
     view = unpacked;
     get("stage").setAttribute("aria-busy", "false");
     update();
@@ -223,7 +223,7 @@ function start() {
     event.preventDefault();
     if (!step) return hold(data.home);
     const from = current();
-    // the first arrow key goes to the patch that is looked at most
+    // from a token without a place, an arrow key goes to the patch that it looks at most
     if (from < prefix || from === mean) return hold(prefix + read(state.head).best);
     const row = Math.floor((from - prefix) / cols) + step[0];
     const col = ((from - prefix) % cols) + step[1];

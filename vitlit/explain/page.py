@@ -1,18 +1,19 @@
 """The page of explain: one HTML file that shows where a ViT looks, without network or server.
 
-images (C, H, W), attention maps (L, h, N, N) -> rows of 4-bit levels -> page.html
+images (C, H, W), attention maps (L, h, N, N) -> rows of 4-bit levels -> index.html
 
-The parts of the page lie beside this file: page.html, page.css, page.js. Maps travel deflated, in
-base64, and the page unpacks those of an image when it is chosen. Each row of a map becomes
+The parts of the page lie beside this file: page.html, page.css, page.js. Maps are deflated and
+encoded in base64, and the page unpacks those of an image when it is chosen. Each row of a map
+becomes
 
     top (uint16)      largest share that goes to a patch, 65535 = all
     best (uint16)     which patch that is
     prefix (uint16)   share of each prefix token, such as the class token, 65535 = all
     levels (4 bits)   share of each patch, 15 = top, two to a byte, the first one in the high half
 
-all little-endian. The rows of a map are its N tokens and, last, the mean over the patches' rows,
-in the shares that they have in the pooling;
-the maps are those of each block's heads and their mean, the rollout, and the relevance.
+all little-endian. The rows of a map are those of its N tokens and, last, the mean over the
+patches' rows, weighted as in the pooling. The maps are those of each block's heads and their
+mean, then the rollout, then the relevance. ``readRow`` of page.js reads this layout.
 """
 
 import base64
@@ -37,10 +38,8 @@ from vitlit.explain.page_figures import colors, image_uri
 from vitlit.model.vit import PoolName, ViT
 
 MAX_LEVEL = 15  # the highest of 4 bits
-MAX_LEVEL_BYTES = (
-    40e6  # bytes of levels; with more, single heads are left out, and the page says so
-)
-MAX_SQUARE_PIXELS = 128  # pixels across up to which an image is shown in squares
+MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so
+MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
 MEAN_ROW = {"one": "mean patch", "whole": "mean over patches"}  # what the page calls the last row
 POOLED_ROW = {
     "one": "weighted mean patch",
@@ -53,9 +52,9 @@ class Example(NamedTuple):
     """An image and what a model saw in it.
 
     image: uint8 ``(C, H, W)``, grey or RGB; maps: ``(L, h, N, N)``, rows sum to 1; rollout:
-    ``(N, N)``; probabilities: class names and their probabilities, the likeliest first; label:
-    the true class, where it is known; relevance: ``(N, N)``, of the first class listed; shares:
-    what each patch counts in the pooling, where that is not the same for all.
+    ``(N, N)``; probabilities: class names and their probabilities, the most probable first;
+    label: the true class, None if not known; relevance: ``(N, N)``, for the first class listed;
+    shares: weights of the patches in the pooling, None if they are equal.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Example(NamedTuple):
 
 
 def prefix_names(model: ViT) -> list[str]:
-    """What the page calls the model's tokens that are no patches."""
+    """The page's names for the tokens that are not patches, in the order of the tokens."""
     names = [] if model.cls_token is None else ["class token"]
     return names + [f"register {i}" for i in range(model.num_prefix_tokens - len(names))]
 
@@ -85,13 +84,13 @@ def write_page(
     pool: PoolName = "token",
     figures: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the page; all texts may hold any characters.
+    """Write the page; all texts may contain any characters.
 
-    facts: about the model, by their names; grid: patches down and across; prefix: names of the
-    tokens before the patches; pool: ``token`` shows the row of the first of them first, ``avg``,
-    as in models without prefix tokens, the mean over the patches' rows; figures: headings and the
-    HTML below them, as ``page_figures.model_figures``
-    makes it.
+    facts: about the model, by name; grid: patches down and across; prefix: names of the tokens
+    before the patches; pool: decides the row shown at first: the first prefix token's with
+    ``token``, else, and without prefix tokens, the mean over the patches' rows; figures: headings
+    and the HTML below them, from ``page_figures.model_figures``. Raises InputError if there is no
+    example, if their shapes differ, or if maps hold NaN.
     """
     _check_examples(examples, grid, len(prefix))
     heads = _kept_heads(examples)
@@ -110,7 +109,7 @@ def write_page(
             for heading, body in (figures or {}).items()
         ),
     )
-    # a file name may hold bytes that are no text; they become question marks
+    # bytes of a file name that are not UTF-8 become question marks
     Path(path).write_text(page, encoding="utf-8", errors="replace")
 
 
@@ -119,8 +118,9 @@ def _read_asset(name: str) -> str:
 
 
 def _json(values: Any) -> str:
-    """JSON in ASCII that no name in it can turn into HTML."""
+    """JSON in ASCII, safe inside HTML whatever names it contains."""
     text = json.dumps(values, separators=(",", ":"))
+    # a name such as </script> would end the element; escaped, JSON reads the same
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
@@ -136,6 +136,7 @@ def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> Non
                 f"heads, {prefix} prefix tokens and {grid[0]}x{grid[1]} patches are expected; "
                 f"explain images of one model together"
             )
+        # NaN would become an arbitrary level, and no valid JSON
         given = [one.maps, one.rollout, torch.tensor([p for _, p in one.probabilities])]
         given += [] if one.relevance is None else [one.relevance]
         if not all(bool(values.isfinite().all()) for values in given):
@@ -146,19 +147,21 @@ def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> Non
 
 
 def _kept_heads(examples: Sequence[Example]) -> int:
-    """All heads, or none where the page would become too large; their mean is always there."""
+    """The number of heads shown singly: all, or 0 if the page would become too large."""
     maps = examples[0].maps
+    # two levels to a byte, hence the half
     return 0 if len(examples) * maps.numel() / 2 > MAX_LEVEL_BYTES else maps.shape[1]
 
 
 def _describe(
     examples: Sequence[Example], heads: int, grid: Grid, prefix: Sequence[str], pool: PoolName
 ) -> dict[str, Any]:
-    """All that the script needs, the maps excepted."""
+    """Everything that the script needs, except for the maps."""
     return {
         "grid": grid,
         "prefix": list(prefix),
         "mean": POOLED_ROW if pool == "seq" else MEAN_ROW,
+        # the row shown at first: of the class token, or the mean, which follows the N tokens
         "home": 0 if prefix and pool == "token" else len(prefix) + grid[0] * grid[1],
         "blocks": len(examples[0].maps),
         "heads": heads,
@@ -173,6 +176,7 @@ def _describe_one(one: Example) -> dict[str, Any]:
     pixels = one.image.permute(1, 2, 0).contiguous().cpu().numpy()
     return {
         "name": one.name,
+        # enlarged squares would show the artefacts of JPEG
         "image": image_uri(pixels, "png" if is_small else "jpeg"),
         "size": [width, height],
         "small": is_small,
@@ -183,12 +187,12 @@ def _describe_one(one: Example) -> dict[str, Any]:
 
 
 def _map_block(number: int, example: Example, prefix: int, heads: int) -> str:
-    """The maps of one image, as a block of data that the page keeps closed until it needs it."""
+    """The maps of one image, as text that the browser ignores until the script unpacks it."""
     rows = b"".join(
         pack_rows(matrices, prefix, example.shares).tobytes()
         for matrices in _matrices(example, heads)
     )
-    deflate = zlib.compressobj(strategy=zlib.Z_FILTERED)  # 7 % less where rows are like noise
+    deflate = zlib.compressobj(strategy=zlib.Z_FILTERED)  # 7 % smaller if rows are like noise
     text = base64.b64encode(deflate.compress(rows) + deflate.flush()).decode("ascii")
     return f'<script type="text/plain" id="maps-{number}">{text}</script>'
 
@@ -201,22 +205,24 @@ def _matrices(example: Example, heads: int) -> Iterator[Tensor]:
     yield example.rollout.detach().float().cpu()[None]
     if example.relevance is not None:
         relevance = without_own(example.relevance.detach().float().cpu())
+        # rows of relevance have any sum, and pack_rows wants shares
         yield F.normalize(relevance, p=1, dim=1)[None]
 
 
 def without_own(relevant: Tensor) -> Tensor:
-    """Relevance ``(..., N, N)`` less the identity, by which each token speaks for itself.
+    """Relevance ``(..., N, N)`` minus the identity, by which each token is relevant to itself.
 
-    A class token has no place in the image; in means over patches the identity would hide the rest.
+    In means over the patches' rows, the identity would hide everything else.
     """
+    # clamped: rounding may leave the diagonal a little below 1
     return (relevant - torch.eye(relevant.shape[-1]).to(relevant)).clamp(min=0)
 
 
 def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> Bytes:
-    """Matrices ``(M, N, N)`` of shares -> ``(M, N+1, bytes)``, the rows as the module says.
+    """Matrices ``(M, N, N)`` of shares -> uint8 ``(M, N+1, bytes)``, rows as in the module's text.
 
-    A level is right to half a step: 1/30 of the largest share in its row. pooled: the shares of
-    the patches' rows in the last one, where they differ.
+    A level is accurate to half a step: 1/30 of the largest share in its row. pooled: weights of
+    the patches' rows in the mean, the last row; None if they are equal.
     """
     looking = matrices[:, prefix:]
     if pooled is None:
@@ -226,9 +232,11 @@ def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> By
     rows = torch.cat([matrices, mean], dim=1)
     patches = rows[..., prefix:]
     top, best = patches.max(dim=2, keepdim=True)
+    # clamped: a row may be all zeros, as relevance is if nothing supports the class
     levels = (patches / top.clamp(min=torch.finfo(top.dtype).tiny) * MAX_LEVEL).round()
-    halves = F.pad(levels.byte(), (0, levels.shape[2] % 2)).numpy()  # an even number
+    halves = F.pad(levels.byte(), (0, levels.shape[2] % 2)).numpy()  # an even number of levels
     shares = torch.cat([top, rows[..., :prefix]], dim=2).clamp(0, 1).mul(65535).round().numpy()
+    # "<u2": the page reads little-endian numbers, whatever machine wrote them
     numbers = np.insert(shares, 1, best[..., 0].numpy(), axis=2).astype("<u2")
     pairs = halves[..., ::2] << 4 | halves[..., 1::2]
     return np.concatenate([numbers.view(np.uint8), pairs], axis=2)

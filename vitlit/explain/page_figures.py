@@ -1,8 +1,8 @@
-"""Figures for the HTML page of explain: interpret's tensors in, HTML with SVG or PNG inside out.
+"""Figures for the HTML page of explain: tensors of ``analysis`` in, HTML with SVG or PNG out.
 
 distances (L, h), position similarity (N, rows, cols), filters (k, C, P, P) -> HTML
 
-Lines and words take their colours from the page, so that they suit its light and its dark look.
+Lines and words take their colours from page.css, so that they suit its light and its dark theme.
 """
 
 import base64
@@ -19,17 +19,18 @@ from torch import Tensor
 from vitlit.explain.figures import MAX_TILES
 from vitlit.plotting import COLORMAP
 
-PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)  # of the plot: size; left, right, top, bottom
+# of the plot, in units of the SVG: width and height; left, right, top, bottom
+PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)
 DISTANCE_CAPTION = (
     "How far each head looks: the distance in pixels from a patch to what it attends to, weighted "
     "by attention; a dot is a head. Low dots look near by, high dots across the whole image."
 )
-UNIFORM_CAPTION = " The dashed line, {:.1f} pixels, is attention that is the same everywhere."
+UNIFORM_CAPTION = " The dashed line, at {:.1f} pixels, is the distance of uniform attention."
 Bytes = NDArray[np.uint8]
 
 
 def colors(values: NDArray[Any]) -> Bytes:
-    """Values in [0, 1] -> RGBA ``(..., 4)``; what is not a number is transparent."""
+    """Values in [0, 1] -> RGBA ``(..., 4)``; NaN is transparent."""
     import matplotlib
 
     found: Bytes = matplotlib.colormaps[COLORMAP](np.ma.masked_invalid(values), bytes=True)
@@ -37,7 +38,8 @@ def colors(values: NDArray[Any]) -> Bytes:
 
 
 def image_uri(pixels: Bytes, kind: str = "png") -> str:
-    """``(H, W, C)`` -> an address that holds the image itself: data:image/png;base64,..."""
+    """Pixels ``(H, W, C)`` -> a URI that contains the image: data:image/png;base64,..."""
+    # inside the page, whose security policy allows no other images
     stream = BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(stream, kind, quality=90)
@@ -49,7 +51,7 @@ def _mosaic_with_gaps(tiles: Bytes, about: str) -> str:
     down, across, rows, cols, _ = tiles.shape
     scale = ceil(12 / max(rows, cols))  # small tiles are enlarged: the gaps stay narrow
     tiles = tiles.repeat(scale, axis=2).repeat(scale, axis=3)
-    gapped = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
+    gapped = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))  # transparent: all four are 0
     height, width = down * (rows * scale + 1), across * (cols * scale + 1)
     pixels = gapped.swapaxes(1, 2).reshape(height, width, 4)[:-1, :-1]
     return f'<img class="mosaic" alt="{escape(about)}" src="{image_uri(pixels)}">'
@@ -58,13 +60,14 @@ def _mosaic_with_gaps(tiles: Bytes, about: str) -> str:
 def similarity_figure(similarity: Tensor) -> str:
     """Position similarity ``(N, rows, cols)``, tile by tile, as HTML.
 
-    The tile at a patch's place compares it with all others; large grids show every second, …
+    The tile at a patch's place compares it with all others; large grids show every second, third,
+    … patch.
     """
     _, rows, cols = similarity.shape
     step = ceil(max(rows, cols) / MAX_TILES)
     values = similarity.detach().float().cpu().numpy()
     tiles = values.reshape(rows, cols, rows, cols)[::step, ::step]
-    low = min(float(values.min()), 0.9)
+    low = min(float(values.min()), 0.9)  # as in figures.position_grid
     which = "each patch" if step == 1 else f"every patch whose row and column {step} divides"
     about = f"A grid of {tiles.shape[0]}x{tiles.shape[1]} tiles, one for {which}"
     return (
@@ -77,7 +80,7 @@ def similarity_figure(similarity: Tensor) -> str:
 def filter_figure(filters: Tensor) -> str:
     """Principal filters of the patch embedding ``(k, C, P, P)`` as HTML; 0 is mid-grey."""
     values = filters.detach().float().cpu()
-    if values.shape[1] != 3:
+    if values.shape[1] != 3:  # grey, or channels that are no colours
         values = values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     values = values / values.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     tiles = (127.5 + 127.5 * values).round().byte().permute(0, 2, 3, 1).numpy()
@@ -96,7 +99,7 @@ def filter_figure(filters: Tensor) -> str:
 def distance_figure(distances: Tensor, *, uniform: float | None = None) -> str:
     """Mean attention distance ``(L, h)`` in pixels, one dot per head, as HTML with a table.
 
-    uniform: the distance of attention that is the same everywhere, drawn as a line.
+    uniform: the distance of uniform attention, drawn as a line.
     """
     values = distances.detach().float().cpu().tolist()
     depth, heads = distances.shape
@@ -115,13 +118,14 @@ def distance_figure(distances: Tensor, *, uniform: float | None = None) -> str:
             f'y2="{y(pixels)}"/><text class="y" x="{left - 6}" y="{y(pixels)}">{label}</text>'
         )
 
+    # ticks at multiples of 1, 2 or 5 times a power of ten: five to ten of them
     step = 10 ** floor(log10(highest))
     step *= 0.2 if highest < 2 * step else 0.5 if highest < 5 * step else 1
     ticks = [i * step for i in range(int(highest / step) + 1)]
     parts = [line(tick, "grid", f"{tick:g}") for tick in ticks]
     parts += [
         f'<text class="x" x="{x(i)}" y="{height - bottom + 16}">{i}</text>'
-        for i in range(0, depth, ceil(depth / 24))
+        for i in range(0, depth, ceil(depth / 24))  # at most 24 numbers, or they would overlap
     ]
     parts += [
         f'<circle cx="{x(i)}" cy="{y(pixels)}" r="4.5"><title>block {i}, head {j}: '
@@ -156,7 +160,7 @@ def model_figures(
     similarity: Tensor | None = None,
     uniform: float | None = None,
 ) -> dict[str, str]:
-    """Headings and the HTML below them; the arguments are those of the functions above."""
+    """Headings and the HTML below them; arguments as of the functions above, None to leave out."""
     figures = {"Mean attention distance": distance_figure(distance, uniform=uniform)}
     if similarity is not None:
         figures["Position embeddings"] = similarity_figure(similarity)

@@ -1,4 +1,4 @@
-"""``probe``: how far the features of a model carry on a data set, and which images are alike.
+"""Runs ``probe``: accuracies that features reach on a data set, and the most similar images.
 
 ImageData -> features of train, val and the split to score -> probe/: metrics.json nearest.png
                                                               features.npz
@@ -28,21 +28,21 @@ from vitlit.files import printable
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
 
-SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the sheet, and neighbours in each
-MAX_FEATURE_VALUES = 5 * 10**7  # numbers that features.npz takes at most: 200 MB
+SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the picture, and neighbours in each
+MAX_FEATURE_VALUES = 5 * 10**7  # in features.npz: 200 MB; with more it is not written
 
 Extract = Callable[[ImageData, Split], Rows]  # features (n, D) of a split
 
 
 class Probed(NamedTuple):
-    """Accuracies on the images scored, and the words that say them."""
+    """Accuracies on the test images, as written to metrics.json, and lines that report them."""
 
     metrics: dict[str, Any]
     lines: list[str]
 
 
 def extractor(compute: Callable[[Tensor], Tensor], device: torch.device) -> Extract:
-    """What computes the features of a split."""
+    """A function that computes the features of a split with ``compute``, on ``device``."""
 
     def extract(data: ImageData, split: Split) -> Rows:
         return collect(data, loader_of(data, split), compute, device).rows()
@@ -59,11 +59,11 @@ def probe_data_set(
     c: float | None,
     about: dict[str, Any],
 ) -> Probed:
-    """Fit on the training images, choose C on validation, score the split that ``data`` scores.
+    """Fit on the training images, choose C on the validation images, score the test images.
 
-    k: neighbours that vote; c: inverse strength of the penalty, chosen where None; about: the model
-    and its features, for metrics.json. Writes metrics, features and, for some of the images scored,
-    their nearest training images.
+    k: neighbours that vote; c: inverse strength of the L2 penalty, None to choose it; about: the
+    model and its features, for metrics.json. Writes metrics, features and, for some test images, a
+    picture of their nearest training images. Raises InputError if k exceeds the training images.
     """
     if data.split != "test":
         raise InputError(
@@ -72,9 +72,10 @@ def probe_data_set(
     _set_up(data, k)
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
     train, val, test = rows["train"], rows["val"], rows["test"]
+    # one search for the vote, which takes k, and for the picture, which shows seven
     near = nearest(test.values, train.values, max(k, SHEET_NEIGHBOURS))
     chosen = Neighbours(near.similarity[:, :k], near.row[:, :k])
-    if c is None:
+    if c is None:  # on validation: choosing by the test images would flatter the result
         linear, c = choose_linear(train[:2], val[:2], data.num_classes)
         how = f"C {c:g}, chosen on {len(val.labels)} validation images"
     else:
@@ -117,7 +118,7 @@ def probe_data_set(
 
 
 def _set_up(data: ImageData, k: int) -> None:
-    """Read the three splits; refuses more neighbours than there are training images."""
+    """Prepare the three splits; refuses more neighbours than there are training images."""
     data.prepare_data()
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -134,7 +135,7 @@ def _line(name: str, found: dict[str, Any], how: str) -> str:
 
 
 def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str]) -> list[str]:
-    """Features and labels by split, unless they are too many; what there is to say about it."""
+    """Write features and labels by split, unless they are too many; returns lines to report."""
     numbers = sum(part.values.numel() for part in rows.values())
     if numbers > MAX_FEATURE_VALUES:
         return [
@@ -170,13 +171,15 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
 def find_alike(
     data: ImageData, extract: Extract, folder: Path, *, query: list[str] | None
 ) -> list[str]:
-    """For each query the nearest of the data's own images but itself; what to say about it.
+    """Find the images of the data nearest to each query, except itself; returns lines to report.
 
-    query: files; by default some of the images themselves, evenly spread.
+    query: files or folders; by default some of the images themselves, evenly spread. Writes
+    nearest.csv, nearest.png and features.npz. Raises InputError if fewer than two images can be
+    read.
     """
     data.setup("predict")
     found = data.splits["predict"]
-    own, _, good = extract(data, found)
+    own, _, good = extract(data, found)  # good: the places of images that could be read
     if len(good) < 2:
         raise InputError(
             f"{len(good)} image has no neighbours; give more images that can be read",
@@ -185,10 +188,12 @@ def find_alike(
     gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
     asked = find_images(query, argument="query") if query else _evenly_spread(files)
     channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
+    # files are decoded at the size at which the data's own are, or features would differ
     unknown = torch.full((len(asked),), -1)
     images = FileImages(asked, unknown, in_chans=channels, size=size)
     queries = Split(images, torch.arange(len(asked)))
     theirs = extract(data, queries).values
+    # one more than is shown, since the query itself may be among them
     near = _without_self(nearest(theirs, own, SHEET_NEIGHBOURS + 1), asked, files)
     _write_alike(folder / "nearest.csv", asked, files, near)
     np.savez(folder / "features.npz", allow_pickle=False, features=own.numpy(), files=files)
@@ -220,7 +225,8 @@ def _evenly_spread(files: list[str]) -> list[str]:
 
 
 def _without_self(near: Neighbours, queries: list[str], files: list[str]) -> Neighbours:
-    """One neighbour less for each query: itself, or else the last."""
+    """Remove one neighbour of each query: the query itself, or else the last."""
+    # by file, not by similarity 1: a copy under another name is a finding
     paths = [Path(file).resolve() for file in files]
     kept = []
     for query, row in zip(queries, near.row.tolist(), strict=True):
@@ -232,6 +238,7 @@ def _without_self(near: Neighbours, queries: list[str], files: list[str]) -> Nei
 
 
 def _write_alike(path: Path, queries: list[str], files: list[str], near: Neighbours) -> None:
+    # surrogateescape: names that are not UTF-8 are written as they are on disk
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["query", "rank", "file", "similarity"])

@@ -1,4 +1,4 @@
-"""What features are worth: k-nearest-neighbour and linear accuracy; tensors in, numbers out.
+"""Classifiers that measure features: k nearest neighbours, and multinomial logistic regression.
 
 features (n, D), labels (n,) of training images -> predictions (m,) for other features (m, D)
 """
@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_ROWS = 1024  # rows that are compared with all others at a time
-FIT_ROWS = 65536  # rows of a step of the linear fit that are in memory at a time
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C that are tried, stronger regularisation first
-MAX_FIT_STEPS = 1000  # of LBFGS at most
-FLOAT32_FROM = 10**8  # numbers from which on the fit is in float32
+CHUNK_ROWS = 1024  # queries compared with all rows at a time: all at once would fill the memory
+FIT_ROWS = 65536  # images whose logits, and their gradients, are in memory at a time
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # values of C to try, the strongest penalty first
+MAX_FIT_STEPS = 1000  # iterations of LBFGS
+FLOAT32_FROM = 10**8  # with more numbers the fit is in float32, as a float64 copy takes 800 MB
 
 
 class Neighbours(NamedTuple):
-    """Of each query the nearest rows: cosine similarity and row, ``(m, k)``, nearest first."""
+    """The nearest rows of each query, nearest first: cosine similarity and row, ``(m, k)``."""
 
     similarity: Tensor
     row: Tensor
@@ -30,12 +30,15 @@ class LinearClassifier(NamedTuple):
     bias: Tensor
 
     def predict(self, features: Tensor) -> Tensor:
-        """Classes int64 ``(m,)``."""
+        """Classes of features ``(m, D)``: int64 ``(m,)``, on the CPU."""
         return F.linear(features.to(self.weight), self.weight, self.bias).argmax(dim=1).cpu()
 
 
 def nearest(queries: Tensor, rows: Tensor, k: int) -> Neighbours:
-    """The k rows most alike to each query by cosine, of ``(m, D)`` and ``(n, D)``."""
+    """The k rows of ``(n, D)`` with the highest cosine similarity to each query of ``(m, D)``.
+
+    Fewer than k if there are fewer rows.
+    """
     unit = F.normalize(rows, dim=1)
     parts = [
         (F.normalize(chunk, dim=1) @ unit.T).topk(min(k, len(rows)), dim=1)
@@ -46,7 +49,7 @@ def nearest(queries: Tensor, rows: Tensor, k: int) -> Neighbours:
 
 
 def vote(neighbours: Neighbours, labels: Tensor, num_classes: int) -> Tensor:
-    """The most frequent class among the neighbours, the first of several: int64 ``(m,)``."""
+    """The most frequent class among the neighbours, the lowest in a tie: int64 ``(m,)``."""
     near = labels[neighbours.row]  # (m, k)
     counts = torch.zeros(len(near), num_classes, dtype=torch.long)
     counts.scatter_add_(1, near, torch.ones_like(near))
@@ -64,8 +67,9 @@ def fit_linear(
     """Multinomial logistic regression with an L2 penalty, all images in each step (LBFGS).
 
     Minimises c * (sum of the cross-entropies) + |weight|^2 / 2, as scikit-learn's
-    LogisticRegression(C=c) does; the bias is not penalised. start: where to begin.
+    LogisticRegression(C=c) does; the bias is not penalised. start: initial weights, else zeros.
     """
+    # float64 as in scikit-learn, for the tolerance below; Apple's GPUs have no float64
     is_exact = features.numel() <= FLOAT32_FROM and features.device.type != "mps"
     x = features.double() if is_exact else features.float()
     y = labels.to(x.device)
@@ -75,24 +79,25 @@ def fit_linear(
     optimizer = torch.optim.LBFGS(
         parameters,
         max_iter=MAX_FIT_STEPS,
-        max_eval=2 * MAX_FIT_STEPS,
-        tolerance_grad=1e-7 if is_exact else 1e-5,
-        tolerance_change=0.0,
+        max_eval=2 * MAX_FIT_STEPS,  # a line search may evaluate the loss more than once
+        tolerance_grad=1e-7 if is_exact else 1e-5,  # float32 does not resolve smaller gradients
+        tolerance_change=0.0,  # the gradient alone ends the fit: steps are small on flat losses
         line_search_fn="strong_wolfe",
     )
 
     def loss_and_gradients() -> Tensor:
         optimizer.zero_grad()
+        # divided by c * n: a mean loss, so that one tolerance suits data sets of any size
         total = weight.square().sum() / (2 * c * len(y))
         total.backward()  # type: ignore[no-untyped-call]
         loss = total.detach()
         for part, target in zip(torch.split(x, FIT_ROWS), torch.split(y, FIT_ROWS), strict=True):
             share = F.cross_entropy(F.linear(part, weight, bias), target, reduction="sum") / len(y)
-            share.backward()  # type: ignore[no-untyped-call]
+            share.backward()  # type: ignore[no-untyped-call]  # part by part: frees its logits
             loss = loss + share.detach()
         return loss
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # callers extract features without
         optimizer.step(loss_and_gradients)  # type: ignore[no-untyped-call]
     return LinearClassifier(weight.detach(), bias.detach())
 
@@ -100,17 +105,17 @@ def fit_linear(
 def choose_linear(
     train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int
 ) -> tuple[LinearClassifier, float]:
-    """The linear classifier, and its C, that has the most validation images right.
+    """The linear classifier with the highest validation accuracy, and its C.
 
-    train, val: features and labels. Each fit starts from the one before; of equal ones the more
-    strongly regularised is taken.
+    train, val: features and labels. In a tie the stronger penalty wins.
     """
     best, best_c, most = None, STRENGTHS[0], -1
     fitted: LinearClassifier | None = None
     for c in STRENGTHS:
+        # from the solution before, which is near: the loss is convex, so only the time changes
         fitted = fit_linear(*train, num_classes, c=c, start=fitted)
         right = int((fitted.predict(val[0]) == val[1].cpu()).sum())
-        if right > most:
+        if right > most:  # not ">=": strengths are in order, and a tie keeps the stronger penalty
             best, best_c, most = fitted, c, right
     assert best is not None
     return best, best_c
