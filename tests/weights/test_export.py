@@ -367,7 +367,7 @@ def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: P
         ({"naming": "Timm"}, "unknown naming 'Timm'; known: timm, huggingface"),
         (
             {"format": "pt2", "naming": "timm"},
-            "naming is of format safetensors; leave it out with pt2",
+            "naming applies to format safetensors; leave it out with pt2",
         ),
     ],
 )

@@ -91,14 +91,14 @@ def test_models_known_to_leave_the_class_token_without_a_position_are_read(
 def test_a_given_size_decides_between_two_readings_aloud(tmp_path: Path) -> None:
     reference = written(tmp_path / "a.pth", img_size=(8, 32))  # 16 patches, a square number
     given = {"img_size": [8, 32], "num_heads": 4}
-    assert any("though 4x4 would fit too" in n for n in load_weights(tmp_path / "a.pth", given)[5])
+    assert any("though 4x4 fits too" in n for n in load_weights(tmp_path / "a.pth", given)[5])
     assert_same(reference, load(tmp_path / "a.pth", **given).model, (8, 32))
 
 
 def test_a_square_is_said_to_be_assumed(tmp_path: Path) -> None:
     written(tmp_path / "a.pth")
     notes = load_weights(tmp_path / "a.pth").notes
-    assert "img_size 16 assumed: the positions as a square of 4x4 patches" in notes
+    assert "img_size 16 assumed: the positions fit a square of 4x4 patches" in notes
 
 
 def test_given_heads_are_taken_without_the_word_assumed(tmp_path: Path) -> None:

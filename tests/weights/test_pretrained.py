@@ -520,7 +520,7 @@ def test_a_hub_name_is_read_from_the_cache_without_a_network(hub_cache: Path) ->
 
 
 def test_a_hub_name_without_network_and_cache_is_one_sentence(hub_cache: Path) -> None:
-    with pytest.raises(InputError, match="owner/model is no file here and cannot be fetched"):
+    with pytest.raises(InputError, match="owner/model is not a file here and cannot be fetched"):
         load_weights("owner/model")
 
 

@@ -83,7 +83,7 @@ def score_all(
         if loaded.class_names != data.class_names:  # in another order too: labels are numbers
             raise InputError(
                 f"{name} has the classes {first_few(loaded.class_names)}; those of "
-                f"{paths[0]} are {first_few(data.class_names)}: compare models of the same"
+                f"{paths[0]} are {first_few(data.class_names)}: compare models of equal classes"
             )
         own.setup("test")
         found.append(
@@ -130,7 +130,7 @@ def comparison_lines(scored: list[Scored], title: str) -> list[str]:
         line = f"{name:{width}}  {right / count:.4f}    {interval}  {balanced:.4f}    {loss:.4f}  "
         table.append((line + against + note).rstrip())
     if len(found) > 1:
-        table.append(f"p is raised for {len(found)} comparisons (Holm)")
+        table.append(f"p is corrected for {len(found)} comparisons (Holm)")
     return table
 
 

@@ -67,7 +67,7 @@ def choose_precision(
     if _is_fast(name, device):
         return PrecisionChoice(name, f"as in training; {HOW_TO_OVERRIDE}")
     return PrecisionChoice(
-        FULL_PRECISION, f"since this device has no units for {name}; {HOW_TO_OVERRIDE}"
+        FULL_PRECISION, f"since this hardware does not support {name}; {HOW_TO_OVERRIDE}"
     )
 
 

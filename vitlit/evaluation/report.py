@@ -151,7 +151,7 @@ def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibra
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "this is a fast_dev_run"
     if data.split == "val":  # fitted on the images it is scored with, it would look too good
-        return "the validation split, which it would be fitted on, is what was scored"
+        return "the validation split, on which it would be fitted, is the one that was scored"
     found, reason = None, "the validation images cannot be read in another process"
     # the test is done: bad validation images cost the temperature, not the report
     try:

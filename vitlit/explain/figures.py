@@ -182,9 +182,7 @@ def position_grid(similarity: Tensor) -> Figure:
     drawn = axes.imshow(
         mosaic.numpy(),
         cmap=COLORMAP,
-        vmin=min(
-            float(values.min()), 0.9
-        ),  # new positions are all alike: no noise at full contrast
+        vmin=min(float(values.min()), 0.9),  # so that nearly equal positions look equal
         vmax=1,
         interpolation="nearest",
         extent=(0, across, down, 0),  # a unit for each tile

@@ -144,7 +144,7 @@ function start() {
     return example.probabilities[0][0] === example.label ? "right" : "wrong";
   }
 
-  /** A file's name without folders; of a long one both ends, since the last digits often differ. */
+  /** A file's name without folders; of a long one both ends, since its last digits tell it from others. */
   function short(name) {
     const letters = [...(name.split("/").pop() || name)];
     if (letters.length <= 12) return letters.join("");

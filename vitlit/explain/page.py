@@ -132,7 +132,7 @@ def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> Non
     for one in examples:
         if one.maps.shape != (depth, heads, tokens, tokens):
             raise InputError(
-                f"the maps of {one.name} are {tuple(one.maps.shape)}, and {depth} blocks, {heads} "
+                f"the maps of {one.name} are {tuple(one.maps.shape)}, but {depth} blocks, {heads} "
                 f"heads, {prefix} prefix tokens and {grid[0]}x{grid[1]} patches are expected; "
                 f"explain images of one model together"
             )

@@ -182,7 +182,7 @@ def find_alike(
     own, _, good = extract(data, found)  # good: the places of images that could be read
     if len(good) < 2:
         raise InputError(
-            f"{len(good)} image has no neighbours; give more images that can be read",
+            f"neighbours need 2 images that can be read, not {len(good)}; give more images",
             argument="images",
         )
     gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]

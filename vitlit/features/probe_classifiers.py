@@ -81,7 +81,7 @@ def fit_linear(
         max_iter=MAX_FIT_STEPS,
         max_eval=2 * MAX_FIT_STEPS,  # a line search may evaluate the loss more than once
         tolerance_grad=1e-7 if is_exact else 1e-5,  # float32 does not resolve smaller gradients
-        tolerance_change=0.0,  # the gradient alone ends the fit: steps are small on flat losses
+        tolerance_change=0.0,  # the gradient alone ends the fit, not a small step
         line_search_fn="strong_wolfe",
     )
 
@@ -97,7 +97,8 @@ def fit_linear(
             loss = loss + share.detach()
         return loss
 
-    with torch.inference_mode(False), torch.enable_grad():  # callers extract features without
+    # callers may be in inference mode, where nothing can be fitted
+    with torch.inference_mode(False), torch.enable_grad():
         optimizer.step(loss_and_gradients)  # type: ignore[no-untyped-call]
     return LinearClassifier(weight.detach(), bias.detach())
 

@@ -100,9 +100,8 @@ def _num_heads(
     # ViT, DeiT and DINO have heads 64 wide
     num_heads = PUBLISHED_NUM_HEADS.get(width, max(1, width // 64))
     notes.append(
-        f"num_heads {num_heads} assumed, as published models of width {width} would have, since "
-        f"the weights do not tell; with another number the outputs are wrong: give num_heads "
-        f"if it is not yours"
+        f"num_heads {num_heads} assumed, as in published models of width {width}, since the "
+        f"weights do not tell; if it is another number, the outputs are wrong: give num_heads"
     )
     return num_heads
 
@@ -139,9 +138,9 @@ def _img_size(
     side = _square_side(state, patch, kind, source, given)
     prefix = state["pos_embed"].shape[1] - side**2  # before rows of zeros are added
     _complete_positions(state, side, side)
-    alone = "" if prefix or "cls_token" not in state else ", none for the class token"
+    alone = "" if prefix or "cls_token" not in state else ", with none for the class token"
     notes.append(
-        f"img_size {side * patch} assumed: the positions as a square of {side}x{side} "
+        f"img_size {side * patch} assumed: the positions fit a square of {side}x{side} "
         f"patches{alone}"
     )
     return side * patch
@@ -181,8 +180,7 @@ def _note_given(grid: tuple[int, int], patch: int, notes: list[str]) -> None:
     if grid[0] != grid[1] and side**2 == count:
         notes.append(
             f"img_size {_grid_pixels(*grid, patch)} taken for the weights' own: their {count} "
-            f"positions are {grid[0]}x{grid[1]} patches as given, though {side}x{side} would fit "
-            f"too"
+            f"positions are read as {grid[0]}x{grid[1]} patches, though {side}x{side} fits too"
         )
 
 
@@ -205,13 +203,13 @@ def _square_side(
         if count > 0 and math.isqrt(count) ** 2 == count:
             return math.isqrt(count)
     side = math.isqrt(rows)  # for the hint: a square if the class token had no position
-    other = f" ({side * patch} if none is the class token's)" if side**2 == rows else ""
-    tried = "" if given is None else f", which img_size {given} is not either"
+    other = f" ({side * patch} if the class token has no position)" if side**2 == rows else ""
+    tried = "" if given is None else f", and do not fit img_size {given} either"
     raise InputError(
-        f"the {rows} positions of {source} are no square grid: {patches} patches of "
-        f"{patch}x{patch} pixels beside the class token and registers{tried}; give the size of the "
-        f"images that the weights are made for, img_size '[H,W]'{other}, or the folder of the "
-        f"model, whose config.json tells it",
+        f"the {rows} positions of {source} are no square grid: they are {patches} patches of "
+        f"{patch}x{patch} pixels beside the class token and registers{tried}; give the image size "
+        f"of the weights, img_size '[H,W]'{other}, or the folder of the model, whose config.json "
+        f"tells it",
         argument="img_size",
     )
 
@@ -233,7 +231,10 @@ def check_weights(state: dict[str, Tensor], arguments: dict[str, Any], source: s
     """Refuse weights that are not exactly those of the model that the arguments describe."""
     depth = _depth(state)
     if arguments.get("depth", depth) != depth:  # before a model of any depth is built
-        raise InputError(f"{source} has {depth} blocks, but says depth {arguments['depth']}")
+        raise InputError(
+            f"{source} has {depth} blocks, but says depth {arguments['depth']}; it is damaged, "
+            f"use another"
+        )
     try:
         # shapes alone: a broken file may describe a model that no memory holds
         with torch.device("meta"):
@@ -254,8 +255,8 @@ def check_weights(state: dict[str, Tensor], arguments: dict[str, Any], source: s
     for name, shape in wanted.items():
         if state[name].shape != shape:
             raise InputError(
-                f"{name} of {source} is {list(state[name].shape)}, where its other parts need "
-                f"{list(shape)}"
+                f"{name} of {source} has shape {list(state[name].shape)}, but its other parts "
+                f"need {list(shape)}"
             )
 
 

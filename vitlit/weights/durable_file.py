@@ -72,7 +72,7 @@ def write_durable(path: Path, save: Callable[[Any], None], *, keep: bool = False
             raise
         raise InputError(
             f"cannot write {path}: {cause.strerror or cause}; free some space or change the "
-            f"permissions, then go on from the checkpoint before, which is as it was"
+            f"permissions, then resume from the previous checkpoint, which is unchanged"
         ) from error
 
 

@@ -109,7 +109,7 @@ def _check_export_choices(format: str, naming: Naming | None) -> None:
         raise InputError(f"unknown naming {naming!r}; known: {', '.join(get_args(Naming))}")
     if format != "safetensors":
         raise InputError(
-            f"naming is of format safetensors; leave it out with {format}", argument="naming"
+            f"naming applies to format safetensors; leave it out with {format}", argument="naming"
         )
 
 

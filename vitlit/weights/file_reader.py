@@ -157,7 +157,7 @@ def download_weights(name: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise InputError(
-            f"{name} is no file here, and the Hugging Face hub needs a package: "
+            f"{name} is not a file here, and the Hugging Face hub needs a package: "
             f"pip install 'vitlit[hub]'"
         ) from error
     try:
@@ -171,7 +171,7 @@ def download_weights(name: str) -> Path:
     except Exception as error:  # the hub's own kinds, the network library's and OSError
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise InputError(
-            f"{name} is no file here and cannot be fetched from the Hugging Face hub; check the "
+            f"{name} is not a file here and cannot be fetched from the Hugging Face hub; check the "
             f"name and the network: {reason}"
         ) from error
     return Path(folder)

@@ -129,7 +129,7 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     marker, end = next(found, (None, ""))
     if marker is None:
         raise InputError(
-            f"{source} holds no Vision Transformer known here: it has {first_few(tensors)}, and "
+            f"{source} holds no Vision Transformer known here: it has {first_few(tensors)}, but "
             f"no patch embedding ({' or '.join(WEIGHT_FORMATS)})"
         )
     notes: list[str] = []

@@ -182,7 +182,7 @@ def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str
         )
         return None
     if len(set(names)) < classes:  # as "crane", bird and machine, in Hugging Face's of ImageNet
-        notes.append("class names that occur twice got their numbers, to tell them apart")
+        notes.append("class names that occur twice are followed by their numbers")
         names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names)]
     return names
 
