@@ -24,7 +24,10 @@ Compute = Callable[[Tensor], Tensor]  # images or patches of a batch -> (B, ...)
 
 
 class Rows(NamedTuple):
-    """Of n images, on the CPU: values float32 ``(n, ...)``, labels and places int64 ``(n,)``."""
+    """Results for n images, on the CPU: values float32 ``(n, ...)``; labels, places int64 ``(n,)``.
+
+    ``sample`` holds the places in the split.
+    """
 
     values: Tensor
     labels: Tensor

@@ -76,6 +76,7 @@ def _full_name(name: str) -> str:
 
 
 def _is_fast(name: str, device: str) -> bool:
+    """Whether the device computes in that precision by hardware, not by emulation."""
     match name:
         case "32-true":
             return True

@@ -56,6 +56,7 @@ class AttentionPictures(Callback):
             rank_zero_info(f"pictures of attention took {spent:.1f} s; they come every {every}")
 
     def _pictures(self, data: Any, module: Any) -> list[tuple[str, Any]]:
+        """Names and pictures, uint8 ``(H, W, C)``."""
         split, preprocess = data.splits["val"], data.preprocess
         assert isinstance(preprocess, Preprocess)
         places = split.balanced_places(self.count)

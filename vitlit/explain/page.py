@@ -125,6 +125,7 @@ def _json(values: Any) -> str:
 
 
 def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> None:
+    """Refuse examples of different shapes: the page reads all maps by one layout."""
     if not examples:
         raise InputError("no image to explain; give at least one")
     depth, heads = examples[0].maps.shape[:2]

@@ -146,6 +146,7 @@ def _check_embedding(weights: Weights, model: ViT) -> None:
 
 
 def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> None:
+    """Resize the patch filters to the model's patch size and input channels."""
     if not isinstance(model.patch_embed, PatchEmbed):
         return
     filters = state["patch_embed.proj.weight"]
@@ -162,6 +163,7 @@ def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> No
 def _adapt_positions(
     state: dict[str, Tensor], weights: Weights, model: ViT, notes: list[str]
 ) -> None:
+    """Resize the positions of patches, and give each prefix token of the model a position."""
     table = state.pop("pos_embed", None)
     if model.pos_embed is None:
         if table is not None:
@@ -191,6 +193,7 @@ def _adapt_positions(
 
 
 def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    """Drop prefix tokens that the model lacks; take the model's own where the weights have none."""
     for name in PREFIX_TOKENS:
         has, wants = name in state, name in own
         if has and not (wants and state[name].shape == own[name].shape):

@@ -35,7 +35,7 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
     InputError if there is no such checkpoint.
     """
     if path in ("best", "last"):
-        return _newest(path) if root is None else _of_run(path, root)
+        return _find_in_newest_run(path) if root is None else _find_in_run(path, root)
     if "://" in path:  # Lightning would download it and unpickle whatever arrives
         raise InputError(f"{path} is an address; download the checkpoint and give its path")
     found = Path(path).expanduser()
@@ -68,8 +68,8 @@ def newest_undamaged(file: Path) -> Path:
     return before
 
 
-def _of_run(name: str, run: Path) -> Path:
-    found = find_checkpoint(run / "checkpoints", name)
+def _find_in_run(name: str, run: Path) -> Path:
+    found = find_checkpoint(run / CHECKPOINTS_FOLDER, name)
     if found is None:
         raise InputError(
             f"no {name} checkpoint in the run {run}; leave out ckpt_path to start it, or give "
@@ -79,12 +79,13 @@ def _of_run(name: str, run: Path) -> Path:
     return found
 
 
-def _newest(name: str) -> Path:
+def _find_in_newest_run(name: str) -> Path:
     # by the time of the file: runs are named by their users, so names tell no order
-    runs = sorted(
-        Path(RUNS_FOLDER).glob("*/checkpoints/*.ckpt"), key=lambda file: file.stat().st_mtime
+    files = sorted(
+        Path(RUNS_FOLDER).glob(f"*/{CHECKPOINTS_FOLDER}/*.ckpt"),
+        key=lambda file: file.stat().st_mtime,
     )
-    found = find_checkpoint(runs[-1].parent, name) if runs else None
+    found = find_checkpoint(files[-1].parent, name) if files else None
     if found is None:
         raise InputError(
             f"no {name} checkpoint in the newest run of {Path(RUNS_FOLDER).absolute()}; train with "

@@ -77,6 +77,7 @@ def write_durable(path: Path, save: Callable[[Any], None], *, keep: bool = False
 
 
 def _write_summed(file: BinaryIO, save: Callable[[Any], None]) -> None:
+    """Write the archive, then the checksum as its comment."""
     summed = _Summed(file)
     save(summed)
     if summed.held != b"\0\0":  # the length of the comment, which is to follow
@@ -98,7 +99,8 @@ def _keep_older(path: Path) -> None:
     spare.unlink(missing_ok=True)
     try:
         os.link(path, spare)  # a link, not a rename: at no moment is ``path`` missing
-    except OSError:  # a file system without hard links
+    except OSError:
+        # a file system without hard links: until the new file is renamed, only the older one exists
         path.replace(older_path(path))
         return
     spare.replace(older_path(path))

@@ -186,6 +186,7 @@ def _write_pt2(portable: Portable, path: Path) -> Program:
 
 
 def _example_images(portable: Portable) -> Tensor:
+    """Zeros that programs are traced with; ViT never branches on pixels, so any numbers do."""
     return torch.zeros(TRACED_IMAGES, *portable.input_size)
 
 

@@ -99,7 +99,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _to_tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:  # how NumPy stores JAX's bfloat16
+    # NumPy has no bfloat16: JAX's is stored as raw data of two bytes
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 

@@ -152,6 +152,7 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
 
 
 def _ends_with(name: str, end: str) -> bool:
+    # whole parts of the name alone: "xconv_proj.weight" is another one
     return name == end or name.endswith((f".{end}", f"/{end}"))
 
 
@@ -169,6 +170,7 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str, notes: list[str]) -
 
 
 def _renamed(name: str, rules: Rules) -> str:
+    # all rules, each on the result of those before it: a name is several parts
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

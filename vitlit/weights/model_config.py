@@ -89,11 +89,11 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
     }
     for pattern, unusual in UNUSUAL_MODELS:
         if re.search(pattern, architecture):
-            # what config.json tells is of this very model and goes first
+            # what config.json says about this very model has priority
             arguments |= {k: v for k, v in unusual.items() if arguments[k] is None}
     names = _class_names(config.get("label_names", settings.get("label_names")))
     mean, std = _numbers(settings.get("mean")), _numbers(settings.get("std"))
-    return Facts(_told(arguments), mean, std, names)
+    return Facts(_without_none(arguments), mean, std, names)
 
 
 def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Facts:
@@ -109,10 +109,10 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     if names == [f"LABEL_{number}" for number in range(len(labels))]:
         names = None
     mean, std = _numbers(processor.get("image_mean")), _numbers(processor.get("image_std"))
-    return Facts(_told(arguments), mean, std, names)
+    return Facts(_without_none(arguments), mean, std, names)
 
 
-def _told(values: dict[str, Any]) -> dict[str, Any]:
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -134,11 +134,13 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _dict(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The dict at a name; an empty one if there is none, or something else."""
     value = values.get(name)
     return value if isinstance(value, dict) else {}
 
 
 def _number(name: str, value: Any, kind: type[int] | type[float]) -> Any:
+    """The value if it is a number of that kind or None; refuses any other."""
     allowed = int if kind is int else int | float
     # JSON's true is no number, but Python's bool is an int
     if value is None or (isinstance(value, allowed) and not isinstance(value, bool)):

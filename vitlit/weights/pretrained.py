@@ -148,6 +148,7 @@ def _from_checkpoint(file: Path) -> Weights:
 def _from_published(
     translated: Translated, facts: Facts, given: dict[str, Any], source: str, notes: list[str]
 ) -> Weights:
+    """Complete published weights: from shapes, settings, the user's words, then the format."""
     state, kind = translated.state, translated.format
     notes = notes + translated.notes
     told = dict(facts.arguments)
