@@ -70,7 +70,7 @@ def test_a_class_token_has_a_position_unless_something_speaks_against_it(tmp_pat
     written(tmp_path / "a.pth", img_size=(16, 24))
     with pytest.raises(InputError, match=r"25 positions .* 24 patches of 4x4 .*img_size '\[H,W\]'"):
         load_weights(tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"made for, img_size '\[H,W\]'") as caught:
+    with pytest.raises(InputError, match=r"of the weights, img_size '\[H,W\]'") as caught:
         load(tmp_path / "a.pth")
     assert caught.value.arguments == ("img_size",)
     assert "--" not in str(caught.value)  # options are of the command line
@@ -128,7 +128,7 @@ def test_a_checkpoint_takes_no_facts_from_its_user(tmp_path: Path) -> None:
     data = {"dataset": "digits", "patch_size": 2}
     parts = {"hyper_parameters": arguments, "datamodule_hyper_parameters": data}
     torch.save({"state_dict": state, **parts}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match="knows its own num_heads; leave it out"):
+    with pytest.raises(InputError, match="tells its own num_heads; leave it out"):
         load(tmp_path / "a.ckpt", num_heads=4)
     state["vit.norm.bias"][3] = torch.inf
     torch.save({"state_dict": state, **parts}, tmp_path / "a.ckpt")
