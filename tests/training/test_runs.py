@@ -276,7 +276,7 @@ def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_its_best() -> None:
     (folder("gone") / "finished").unlink()
     for file in folder("gone").glob("checkpoints/last*.ckpt"):
         file.unlink()
-    with pytest.warns(UserWarning, match=r"run gone has no last\.ckpt; it goes on from best\.ckpt"):
+    with pytest.warns(UserWarning, match=r"run gone has no last\.ckpt; it resumes from best\.ckpt"):
         assert main([*FIT, "--run=gone", "--trainer.max_epochs=4"]) == 0
     assert steps_of("gone") == 12
 
@@ -289,7 +289,7 @@ def test_another_checkpoint_of_a_run_that_has_its_own_is_said_to_be_left_out(
     (folder("second") / "finished").unlink()
     more = ["--trainer.max_epochs=3", f"--ckpt_path={last_checkpoint('first')}"]
     assert main([*FIT, *more, "--run=second"]) == 0
-    assert "run second goes on from its own last.ckpt, not lightning_logs/first" in caplog.text
+    assert "run second resumes from its own last.ckpt, not lightning_logs/first" in caplog.text
 
 
 def test_what_was_held_out_is_never_trained_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
-"""Processes that watch each other: which one is lost is said when a collective fails.
+"""Processes that watch each other, so that a failed collective can name the one that is lost.
 
-each process -> a count in the shared store, each second -> those whose count stands still
+each process -> a count in the shared store, each second -> ranks whose count stands still
 """
 
 import os
@@ -19,17 +19,16 @@ from pytorch_lightning.callbacks import Callback
 from vitlit.errors import LostProcessError, Stopped, TrainingError, find_text
 from vitlit.training.checkpoint_callbacks import LastCheckpoint
 
-BEAT_SECONDS = 1.0  # seconds between two beats
-SILENCE_SECONDS = 2.5  # seconds in which a living process beats
-FIRST_PROCESS_VARIABLE = (
-    "VITLIT_FIRST_PROCESS"  # in the environment of those that Lightning starts: its number
-)
+BEAT_SECONDS = 1.0  # between two beats
+SILENCE_SECONDS = 2.5  # in which a living process beats at least twice
+# Environment variable that tells the processes that Lightning starts the id of the first process.
+FIRST_PROCESS_VARIABLE = "VITLIT_FIRST_PROCESS"
 
 
 class Heartbeat(Callback):
-    """Beats while the training lasts, and turns a failed collective into one that names the lost.
+    """Beats during training, and turns the error of a failed collective into one that names ranks.
 
-    Processes that this one started are ended with it.
+    Processes that this one started end with it.
     """
 
     def __init__(self) -> None:
@@ -40,9 +39,11 @@ class Heartbeat(Callback):
         if trainer.world_size == 1:
             return
         self._beats = Beats(trainer.global_rank, trainer.world_size)
-        started = getattr(trainer.strategy.launcher, "procs", None)  # by Lightning, if it did
+        # Only the launcher that starts scripts has Popen objects; the one that forks has others.
+        started = getattr(trainer.strategy.launcher, "procs", None)
         if started and all(isinstance(child, subprocess.Popen) for child in started):
-            # Lightning's observer of this list would kill this process before it can say why
+            # When a child in this list has failed, Lightning's observer thread kills this process
+            # before it can say why. An empty list ends the observer.
             self._children = list(started)
             started.clear()
 
@@ -50,17 +51,18 @@ class Heartbeat(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, Stopped | TrainingError):
+            # All processes stop for this reason; the others may still be saving.
             self._wait(seconds=30.0)
         elif self._beats is not None and is_lost(exception):
             lost = self._beats.lost()
-            self._wait(seconds=0.0)
+            self._wait(seconds=0.0)  # they wait for the lost process, for as long as the timeout
             text = describe_lost(lost, trainer.global_rank, run_name_of(trainer))
             raise LostProcessError(text) from exception
         if self._beats is not None:
             self._beats.stop()
 
     def _wait(self, seconds: float) -> None:
-        """Let the processes that this one started end, and kill those that do not."""
+        """Wait for the processes that this one started, and kill those that are still there."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and any(child.poll() is None for child in self._children):
             time.sleep(0.05)
@@ -75,13 +77,14 @@ class Heartbeat(Callback):
 
 @contextmanager
 def watching_launcher(lost: Callable[[bool], bool]) -> Iterator[None]:
-    """Within it, look each second whether the process that started this one is still there.
+    """Within it, check each second whether the process that started this one is still there.
 
-    lost: called where it is not, with whether that was torchrun, until it returns true. Processes
-    that nobody has started for a training are left alone.
+    lost: called each second once it is gone, with whether it was torchrun, until it returns True.
+    A process that no launcher started watches nothing.
     """
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    # what Lightning starts may come up when the first process is gone already
+    # Children of Lightning take it from the variable: the first process may be gone before they
+    # have come up, and getppid would then name another process.
     launcher = os.getppid() if by_torchrun else int(os.environ.get(FIRST_PROCESS_VARIABLE, "0"))
     over = threading.Event()
 
@@ -104,16 +107,20 @@ def watching_launcher(lost: Callable[[bool], bool]) -> Iterator[None]:
 
 
 class Beats:
-    """Counts of all processes, each raised by a thread of its own process."""
+    """The counts of all processes; a thread of each raises its own.
+
+    They are kept in the store of the process group, which works without collectives.
+    """
 
     def __init__(self, rank: int, world: int) -> None:
         from torch.distributed.distributed_c10d import PrefixStore
 
         assert dist.group.WORLD is not None
         self.rank, self.world = rank, world
+        # A prefix, since torch keeps keys of its own in this store.
         self._store = PrefixStore("vitlit", dist.group.WORLD.get_group_store())
         self._ended = threading.Event()
-        self._store.add(str(rank), 1)
+        self._store.add(str(rank), 1)  # before the thread: no rank is without a count
         threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
 
     def _beat(self) -> None:
@@ -121,14 +128,17 @@ class Beats:
             while not self._ended.wait(BEAT_SECONDS):
                 self._store.add(str(self.rank), 1)
         except RuntimeError:
-            return  # the process that holds the store is gone; the collectives will tell
+            return  # rank 0, which holds the store, is gone; the collectives will fail
 
     def stop(self) -> None:
         self._ended.set()
 
     def lost(self) -> list[int]:
-        """Ranks that do not beat, the first where the store, which it holds, does not answer."""
-        found = [0]
+        """Ranks that do not beat; rank 0 if the store, which it holds, does not answer.
+
+        Takes up to ``SILENCE_SECONDS`` and 1.5 seconds.
+        """
+        found = [0]  # stays so if the thread below never ends or the store raises
 
         def compare() -> None:
             before = self._counts()
@@ -137,12 +147,14 @@ class Beats:
             others = [rank for rank in range(self.world) if rank != self.rank]
             found[:] = [rank for rank in others if after[rank] == before[rank]]
 
+        # In a thread: a call to a store whose process is stopped (SIGSTOP) does not return.
         thread = threading.Thread(target=_quietly, args=(compare,), daemon=True)
         thread.start()
         thread.join(SILENCE_SECONDS + 1.5)
         return list(found)
 
     def _counts(self) -> list[int]:
+        # add 0 reads without waiting; get would wait for a key that is not there.
         return [self._store.add(str(rank), 0) for rank in range(self.world)]
 
 
@@ -160,13 +172,16 @@ def is_lost(error: BaseException) -> bool:
 
 
 def leave_group() -> None:
-    """End gloo's threads, which could abort a process whose Python is gone (Lightning: NCCL's)."""
+    """End gloo's threads: they could abort the process while Python shuts down.
+
+    Lightning destroys the groups of NCCL itself.
+    """
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
 
 def run_name_of(trainer: pl.Trainer) -> str | None:
-    """The name of the run, if it keeps a last.ckpt."""
+    """The name of the run, or None if it writes no last.ckpt to resume from."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint):
             return Path(str(callback.dirpath)).parent.name
@@ -174,9 +189,9 @@ def run_name_of(trainer: pl.Trainer) -> str | None:
 
 
 def describe_lost(lost: list[int], rank: int, run: str | None) -> str:
-    """The last line of a process that lost others. run: the name of the run, None if not kept."""
+    """The last message of a process that lost others. run: as :func:`run_name_of` gives it."""
     ranks = ", ".join(map(str, lost)) or "unknown"
-    way = f"the same command with --run {run} goes on from its last.ckpt" if run else "start again"
+    way = f"the same command with --run {run} resumes from its last.ckpt" if run else "start again"
     return (
         f"lost rank {ranks} (process {os.getpid()} is rank {rank}): it was killed, stopped, or did "
         f"not answer within --timeout_seconds; {way}"

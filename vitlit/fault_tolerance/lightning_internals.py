@@ -1,10 +1,10 @@
-"""Every private name of Lightning and torch that the package uses, and what each one buys.
+"""Every private name of Lightning and torch that the package uses, and what each one is for.
 
 trainer, loops, gradients -> what no public name tells or changes
 
 A new version may take any of them away. `tests/test_private_names.py` then says which one is
-missing and what no longer works, and sees to it that no other module uses one: but for
-`parser_internals.py`, which has those of the parser.
+missing and what no longer works, and that no other module uses one, except `parser_internals.py`,
+which has those of the parser.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ class Unsignalled:
 
 
 def leave_signals_alone(trainer: pl.Trainer) -> None:
-    """Let the trainer register no signal handlers, and speak of no signals between processes.
+    """Keep the trainer from registering signal handlers, and from exchanging signals.
 
     ``SLURMEnvironment(auto_requeue=False)`` switches off the handler of SIGUSR1 alone. Lightning's
     handler of SIGTERM broadcasts from within the handler, which hangs where other processes are
@@ -33,8 +33,8 @@ def leave_signals_alone(trainer: pl.Trainer) -> None:
     the sanity check, so that a hook cannot put ours back in time.
     """
     trainer._signal_connector = Unsignalled()  # type: ignore[assignment]
-    # Lightning's word for it, from the first process alone, waits for the device in each step
-    # (Lightning issue 21487); a Trainer has no option for that yet (pull request 21640)
+    # Lightning broadcasts in each step whether the first process got SIGTERM, and waits for the
+    # device (Lightning issue 21487); a Trainer has no option for that yet (pull request 21640).
     loop: Any = trainer.fit_loop.epoch_loop
     loop._broadcast_sigterm_tensor = _nothing
 
@@ -45,15 +45,15 @@ def _nothing() -> None: ...
 def is_validation_due(trainer: pl.Trainer) -> bool:
     """Whether a validation follows the batch that was trained on last.
 
-    Lightning decides by seven settings of the trainer and the loop; after a restart it asks the
-    same method, and to answer otherwise than it does would repeat or skip a validation.
+    Lightning decides by seven settings of the trainer and the loop. After a restart it asks the
+    same method, so another answer than its own would repeat or skip a validation.
     """
     loop: Any = trainer.fit_loop.epoch_loop
-    return loop._should_check_val_fx(None)  # a data fetcher, of which it asks the type alone
+    return loop._should_check_val_fx(None)  # a data fetcher; only its type matters
 
 
 def set_logged_steps(trainer: pl.Trainer, steps: int) -> None:
-    """Let loggers go on counting from ``steps``.
+    """Make loggers continue to count from ``steps``.
 
     Lightning saves the number before it counts the step in which a checkpoint is written, and
     corrects it when restarting only where it guesses right (Lightning issues 12274 and 19367).
@@ -63,14 +63,15 @@ def set_logged_steps(trainer: pl.Trainer, steps: int) -> None:
 
 
 def non_finite(tensors: list[Tensor]) -> Tensor:
-    """1 where a number of any tensor is infinite or not one, else 0: float32 ``()``.
+    """1 if any number of the tensors is infinite or NaN, else 0: float32 ``()``.
 
-    By the kernel that gradient scalers check gradients with; it multiplies them by 1. Public
-    ways are wrong or slow: the norm of large finite gradients overflows (in float32 above 2e19),
-    and ``isfinite`` takes ten times as long. The tensors are of one device.
+    Uses the kernel with which gradient scalers check gradients; here it multiplies them by 1.
+    Public functions are wrong or slow: the norm of large finite gradients overflows (in float32
+    above 2e19), and ``isfinite`` takes ten times as long. All tensors are on one device.
     """
     found = torch.zeros((), device=tensors[0].device)
     one = torch.ones_like(found)
+    # The kernel takes tensors of one dtype only.
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         by_dtype.setdefault(tensor.dtype, []).append(tensor)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not numbers: the update is left out, and the training stops.
+"""Infinite or NaN losses and gradients: the update is skipped, and the training stops.
 
 loss, gradients of a step -> one flag on the device -> no update, and an error that names the step
 """
@@ -16,32 +16,34 @@ from vitlit.data.batch import Batch
 from vitlit.errors import NonFiniteError, check_at_least
 from vitlit.fault_tolerance.lightning_internals import non_finite
 
-MAX_LISTED_SAMPLES = 8  # sample numbers in a message
-DELAY_STEPS = (
-    2  # steps in which a flag has surely come from the device, for which nothing then waits
-)
+MAX_LISTED_SAMPLES = 8  # numbers of images in a message
+# Steps between setting a flag and reading it. By then it has come from the device; nothing waits.
+DELAY_STEPS = 2
 
 
 class Step(NamedTuple):
-    """A step whose flag is not read yet."""
+    """An optimiser step whose flag has not been read yet."""
 
     flag: Tensor
-    ready: Any  # event on the device, None where the flag is on the CPU
-    number: int
-    samples: list[Tensor]  # of its batches
-    lr: float
+    ready: Any  # event on the device; None if the flag was computed on the CPU
+    number: int  # optimiser steps before it
+    samples: list[Tensor]  # numbers of its images, one tensor for each batch
+    lr: float  # of the last group: the head's
 
 
 class FiniteUpdates(Callback):
-    """Lets no update through that is not finite, and stops, or skips it a number of times.
+    """Skips every update that is not finite, and stops the training after ``skip`` of them.
 
-    On a GPU the optimiser itself leaves the update out, by the flag that gradient scalers use;
-    the flag is read two steps later, so that no step waits for the device. A scaler leaves out the
-    steps that it overflows in by itself, which is no fault; there the loss alone is looked at. Of
-    several processes all see the same gradients, to which a loss that is not finite has spread.
+    On a GPU the optimiser itself skips the update, by the flag that gradient scalers use; the flag
+    is read two steps later, so that no step waits for the device. With 16-mixed the scaler skips
+    steps in which scaled gradients overflow, which is normal; only the loss is checked then. All
+    processes see the same gradients, to which the loss of any of them has spread
+    (:func:`vitlit.training.optim.spread_non_finite`).
 
     Args:
-        skip: Updates that may be left out before the training stops.
+        skip: Updates that may be skipped before the training stops.
+
+    Raises NonFiniteError, which names the step, its images and the learning rate.
     """
 
     def __init__(self, skip: int = 0) -> None:
@@ -54,7 +56,7 @@ class FiniteUpdates(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if isinstance(batch, Batch):
+        if isinstance(batch, Batch):  # a user's own data module has others; they are not named
             self._samples.append(batch.sample)
 
     def on_before_backward(
@@ -65,6 +67,7 @@ class FiniteUpdates(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
+        # This hook runs after the last backward pass of the step, and before clipping.
         groups = trainer.optimizers[0].param_groups
         parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -72,11 +75,14 @@ class FiniteUpdates(Callback):
         samples, self._samples = self._samples, []
         if is_scaled:
             flag = non_finite([torch.stack(losses)])
+            # spread_non_finite is no help here: the scaler hides gradients that are not finite.
             if trainer.world_size > 1:
                 dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         else:
             flag = non_finite([*losses, *(p.grad for p in parameters)])
         if flag.is_cuda:
+            # torch's fused optimisers read found_inf in step(), after this hook; if it is 1 they
+            # change neither weights, moments nor step counts. A scaler sets its own.
             if not is_scaled:
                 trainer.optimizers[0].found_inf = flag  # type: ignore[attr-defined]
             self._waiting.append(
@@ -87,10 +93,10 @@ class FiniteUpdates(Callback):
         self._waiting.append(Step(flag, None, trainer.global_step, samples, groups[-1]["lr"]))
         if self._read():
             for parameter in parameters:
-                parameter.grad = None  # which every optimiser takes for nothing to do
+                parameter.grad = None  # every optimiser skips parameters without a gradient
 
     def _read(self, leave: int = 0) -> bool:
-        """Whether a flag was raised, of all steps but the last ``leave``."""
+        """Read the flags of all steps but the last ``leave``; returns whether one was raised."""
         found = False
         while len(self._waiting) > leave:
             step = self._waiting.pop(0)
@@ -121,7 +127,7 @@ class FiniteUpdates(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._read()
+        self._read()  # so that no checkpoint is written while a step may turn out not finite
         checkpoint["skipped_updates"] = self.skipped
 
     def on_load_checkpoint(
@@ -134,7 +140,8 @@ class FiniteUpdates(Callback):
 
 
 def _copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:
-    """The flag on its way to the CPU, and the event that tells when it is there."""
+    """Start copying the flag to the CPU; returns the copy, and the event that says it is there."""
+    # Pinned memory: copies to pageable memory wait for the device.
     copied = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()

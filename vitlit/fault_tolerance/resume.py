@@ -1,10 +1,9 @@
-"""Going on where a checkpoint was taken: the same batches, sums and rates as without a stop.
+"""Resuming where a checkpoint was taken: the same batches, sums and rates as without a stop.
 
 trainer -> Position, in the checkpoint -> the loops, the loader and the optimiser of another run
 
-Lightning guesses from its counters what was done when a checkpoint was taken, and starts an epoch
-again or skips a validation where it guesses wrong. So the place is written down, and the loops are
-set to it.
+Lightning infers from its counters what was done when a checkpoint was taken; where it is wrong, it
+repeats an epoch or skips a validation. So the position is saved, and the loops are set to it.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,10 +26,10 @@ POSITION_KEY, SUMS_KEY = "position", "train_sums"  # of the checkpoint
 class Position:
     """A place between two optimiser steps.
 
-    epoch: complete epochs; batch: batches of the next one that the weights have seen, of
-    ``batches``; validated: whether the validation that is due after them was done;
-    seed, images, global_batch: what the order of the images follows from; accumulate: batches of
-    an optimiser step.
+    epoch: number of complete epochs; batch: how many of the ``batches`` of the next epoch the
+    weights have seen; validated: whether the validation that is due after them was done; seed,
+    images, global_batch: what decides the order of the images; accumulate: batches of an optimiser
+    step.
     """
 
     epoch: int
@@ -43,7 +42,7 @@ class Position:
     accumulate: int
 
     def check(self, now: "Position") -> None:
-        """Refuse to go on within an epoch whose batches would be others. now: of the new run."""
+        """Refuse to resume within an epoch whose batches would differ. now: that of the new run."""
         arguments = {
             "seed": ("seed_everything",),
             "images": ("dataset", "data_dir", "val_fraction"),
@@ -53,7 +52,7 @@ class Position:
         }
         for name, names in arguments.items():
             before, after = getattr(self, name), getattr(now, name)
-            if self.batch and before != after:
+            if self.batch and before != after:  # between two epochs any of them may change
                 raise InputError(
                     f"the checkpoint is from within epoch {self.epoch}, with {name} {before} and "
                     f"not {after}; leave {', '.join(names)} as in its run",
@@ -62,10 +61,10 @@ class Position:
 
 
 class Resume(Callback):
-    """Writes the position into each checkpoint, and puts a run that starts from one there.
+    """Saves the position in each checkpoint, and sets a run that starts from one to it.
 
-    A checkpoint taken between the batches of an optimiser step counts as from before the first
-    of them, since their gradients are not kept.
+    A checkpoint taken between the batches of an optimiser step counts as taken before the first of
+    them, since accumulated gradients are not saved.
     """
 
     def __init__(self) -> None:
@@ -80,7 +79,7 @@ class Resume(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """On all processes, as Lightning does it: each has its part of the sums."""
+        """Called on all processes: each has its part of the sums, which the reduction joins."""
         if (order := _train_order(trainer)) is None or not isinstance(pl_module, Classifier):
             return
         sums = pl_module.train_sums.sums().clone()
@@ -91,9 +90,10 @@ class Resume(Callback):
         epoch, batch = _epochs_done(trainer), _batches_done(trainer)
         validated = self._validated == (epoch, batch)
         epochs: Any = trainer.fit_loop.epoch_progress.current
-        if epochs.started == epoch:  # the end of an epoch
+        if epochs.started == epoch:  # the next epoch has not begun
             batch, validated = 0, False
         elif is_within_step(trainer):
+            # The step before was complete, and its validation, if one was due, came right after it.
             batch, validated = batch - batch % trainer.accumulate_grad_batches, True
         return Position(
             epoch=epoch,
@@ -114,7 +114,7 @@ class Resume(Callback):
         }
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what this run's settings say before the checkpoint's optimiser replaces it."""
+        """Keep this run's settings of the optimiser before the checkpoint's state replaces them."""
         self._groups = [
             {name: value for name, value in group.items() if name != "params"}
             for optimizer in trainer.optimizers
@@ -138,12 +138,12 @@ class Resume(Callback):
         _set_rates(trainer, self._groups)
         for stopping in trainer.early_stopping_callbacks:
             if stopping.wait_count >= stopping.patience:
-                rank_zero_info("the checkpoint is of a training that early stopping ended")
+                rank_zero_info("early stopping had already ended the training of this checkpoint")
                 trainer.should_stop = True
 
 
 def _epochs_done(trainer: pl.Trainer) -> int:
-    """Epochs whose batches are all done; ``current_epoch`` rises later."""
+    """Epochs whose batches are all done; ``current_epoch`` is incremented only later."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     return progress.processed
 
@@ -159,16 +159,16 @@ def _train_order(trainer: pl.Trainer) -> TrainOrder | None:
 
 
 def _set_progress(tracker: Any, done: int, *, begun: int = 0) -> None:
-    """``done`` events are complete, and ``begun`` more are under way."""
+    """Set all counts of a tracker: ``done`` events are complete, ``begun`` more are under way."""
     for name in vars(tracker):
         setattr(tracker, name, done + (begun if name in ("ready", "started") else 0))
 
 
 def _set_loops(trainer: pl.Trainer, position: Position) -> None:
-    """Make Lightning's loops go on from a position, in the state that they have there.
+    """Put Lightning's loops into the state that they have at a position.
 
-    Lightning reads from counts of what was begun and done where it stopped, so these are set to
-    what they would have been, and it is asked to read them again.
+    Lightning infers from counts of what was begun and done where it stopped, so the counts are set
+    to what they would have been, and Lightning is asked to infer again.
     """
     epochs, batches = trainer.fit_loop, trainer.fit_loop.epoch_loop
     validation, done = batches.val_loop, batches.batch_progress
@@ -191,16 +191,16 @@ def _set_loops(trainer: pl.Trainer, position: Position) -> None:
 
 
 def _set_rates(trainer: pl.Trainer, groups: list[dict[str, Any]]) -> None:
-    """Let the settings of this run decide, as from the first step; the schedule goes on.
+    """Let the settings of this run decide the rates; the schedule continues at its step.
 
-    groups: those of the optimiser as the settings make it. Where a run is made longer, the rate is
-    that of a run planned with the new length.
+    groups: those of the optimiser as this run's settings make them. If the run was made longer, the
+    rate is that of a run planned with the new length.
     """
     [optimizer] = trainer.optimizers
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
         group.update(settings)
     for config in trainer.lr_scheduler_configs:
-        scheduler: Any = config.scheduler
+        scheduler: Any = config.scheduler  # its state dict brought the rates of the old settings
         scheduler.base_lrs = [settings["initial_lr"] for settings in groups]
         factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
         for group, lr, factor in zip(

@@ -1,9 +1,10 @@
-"""Signals seen at once, even while the main thread waits outside Python.
+"""Notices signals at once, even while the main thread waits outside Python.
 
 signals of this process -> a thread that is told of each
 
-Python runs handlers between two instructions of the main thread. One that waits in C, such as for
-other processes to come to a rendezvous, runs none until the wait is over.
+Python runs handlers between two instructions of the main thread. While that thread waits in C, such
+as for other processes at a rendezvous, no handler runs. The C part of the signal machinery still
+writes each number into the file descriptor of ``signal.set_wakeup_fd``, which a thread reads here.
 """
 
 import os
@@ -13,17 +14,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-_sockets: list[socket.socket] = []  # those that signals are written to
+_sockets: list[socket.socket] = []  # the sockets that signal numbers are written to
 
 
 @contextmanager
 def watching_signals(tell: Callable[[int], None]) -> Iterator[None]:
     """Within it, call ``tell`` in a thread with the number of each signal that has a handler.
 
-    To be entered and left by the main thread.
+    Only the main thread may enter and leave it.
     """
     reader, writer = socket.socketpair()
-    writer.setblocking(False)
+    writer.setblocking(False)  # as set_wakeup_fd demands: a full buffer must not block a signal
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     _sockets.append(writer)
     thread = threading.Thread(
@@ -48,7 +49,7 @@ def _hear_signals(reader: socket.socket, tell: Callable[[int], None]) -> None:
 
 
 def _leave_to_parent() -> None:
-    """A forked process has the same socket: what it is sent would be taken for its parent's."""
+    """Stop writing in a forked process: through the shared socket its parent would get the signal."""
     if _sockets:
         with suppress(ValueError):  # not in the main thread
             signal.set_wakeup_fd(-1)

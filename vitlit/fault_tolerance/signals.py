@@ -1,4 +1,4 @@
-"""Signals: all processes save after the optimiser step in which one came, and end.
+"""Signals: after the optimiser step in which one came, all processes save and end.
 
 SIGTERM, SIGUSR1, SIGINT to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
 """
@@ -28,42 +28,41 @@ from vitlit.training.slurm import requeue
 CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
     (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
 )
-SAME_WISH_SECONDS = (
-    1.0  # seconds in which another signal is the same wish: SLURM and torchrun both pass it on
-)
-GRACE_SECONDS = (
-    3.0  # seconds after which a signal that no handler was run for finds Python waiting in C
-)
+# Within this time a further signal is the same request: SLURM and torchrun both pass signals on.
+SAME_WISH_SECONDS = 1.0
+# If no handler has run for a signal after this time, Python waits in C.
+GRACE_SECONDS = 3.0
 BEFORE_FIRST_STEP = "before the first step; nothing was saved"
 
 
 class Agreement:
-    """What any process reports in a step, all know at the end of that step.
+    """What any process reports at the start of a step, all know at its end.
 
-    One number for each process, on the CPU beside the step, so that no step waits for a device;
-    the largest counts. The processes of a group must call both methods equally often.
+    Each process gives one number; the maximum counts. It is reduced on the CPU while the step runs,
+    so that no step waits for a device. All processes must call both methods equally often.
     """
 
     def __init__(self, timeout: timedelta) -> None:
+        # A group of its own: gloo works on the CPU, and mixes with no collective of the training.
         self._group: Any = dist.new_group(backend="gloo", timeout=timeout)
         self._value = torch.zeros(1, dtype=torch.int32)
         self._work: Any = None
 
     def begin(self, mine: int) -> None:
-        """Send a number on its way."""
+        """Start to exchange this process's number."""
         self._value.fill_(mine)
         self._work = dist.all_reduce(
             self._value, op=dist.ReduceOp.MAX, group=self._group, async_op=True
         )
 
     def end(self) -> int:
-        """The largest number that was sent. Raises RuntimeError where a process is lost."""
+        """The maximum of all numbers. Raises RuntimeError if a process is lost."""
         self._work.wait()
         return int(self._value)
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """How long processes wait for each other in collectives from now on."""
+    """Set how long processes wait for each other in collectives from now on."""
     if hasattr(dist, "set_timeout"):
         dist.set_timeout(timeout)
     else:  # before torch 2.15
@@ -72,11 +71,11 @@ def set_timeout(timeout: timedelta) -> None:
 
 
 class Stopping(Callback):
-    """Ends a training in good order when a signal asks for it; a later one ends it at once.
+    """Saves and ends a training when a signal asks for it; a second signal ends it at once.
 
-    A process that waits outside Python, where no handler is run, is ended too: before the first
-    step, when there is nothing to save, or by a later signal. One whose launcher is gone takes that
-    for SIGTERM.
+    A process that waits outside Python, where no handler runs, is ended too: before the first step,
+    when there is nothing to save, or by a second signal. If its launcher is gone, a process acts as
+    if it had received SIGTERM.
 
     Args:
         timeout: How long processes wait for each other.
@@ -85,12 +84,12 @@ class Stopping(Callback):
     def __init__(self, timeout: timedelta) -> None:
         self.timeout = timeout
         self.signum = 0  # of the signal that came
-        self._pid = os.getpid()
+        self._pid = os.getpid()  # loader workers are forks, and inherit the handlers
         self._training = self._is_first = False
         self._agreement: Agreement | None = None
         self._saving = False
-        self._came = math.inf  # when the first signal did, in seconds of the monotonic clock
-        self._noted = -math.inf  # when a handler was last run
+        self._came = math.inf  # when the first signal came, in seconds of the monotonic clock
+        self._noted = -math.inf  # when a handler last ran
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -107,17 +106,18 @@ class Stopping(Callback):
                 signal.signal(signum, handler)
 
     def _lose_launcher(self, by_torchrun: bool) -> bool:
-        """Take it for SIGTERM, but where a failed collective will say which process is lost."""
+        """Act as on SIGTERM, unless a failed collective is about to tell which rank is lost."""
         if self._training and not by_torchrun:
             return False
         os.kill(os.getpid(), signal.SIGTERM)
         return True
 
     def _note(self, signum: int, frame: Any) -> None:
+        # The handler. It only sets a flag while training: saving here would interrupt a step.
         self._noted = now = time.monotonic()
         is_child = os.getpid() != self._pid
         if self.signum:
-            if is_child:
+            if is_child:  # a loader worker: the second signal ends it as it would end any process
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
             if now - self._came > SAME_WISH_SECONDS:
@@ -131,7 +131,10 @@ class Stopping(Callback):
             _print_now(f"{name}: saving after this step; a second one ends without")
 
     def _end_unless_saving(self, signum: int) -> None:
-        """What a later signal does; the first that comes while a checkpoint is written waits."""
+        """Act on a second signal: end the process, unless it is writing a checkpoint.
+
+        Then one more signal is needed, so that no impatient Ctrl-C loses the training.
+        """
         if self._saving:
             self._saving = False
             _print_now("a checkpoint is being written; another signal ends without")
@@ -140,7 +143,7 @@ class Stopping(Callback):
         os._exit(128 + signum)
 
     def _hear(self, signum: int) -> None:
-        """Of a signal, at once and in another thread, whether or not its handler is run."""
+        """Note a signal, in another thread, whether or not its handler will run."""
         if signum not in CAUGHT_SIGNALS:
             return
         now = time.monotonic()
@@ -150,26 +153,28 @@ class Stopping(Callback):
         timer.start()
 
     def _end_if_deaf(self, signum: int, came: float) -> None:
-        """End the process if the handler of a signal that came is not run, and nothing is lost."""
+        """End the process if the handler of a signal has not run, and no training would be lost."""
         is_heard, is_later = (
             self._noted > came - SAME_WISH_SECONDS,
             came - self._came > SAME_WISH_SECONDS,
         )
         if is_heard or self._saving or (self._training and not is_later):
             return
+        # os._exit: an exception in this thread would not reach the main thread, which waits in C.
         stop = Stopped(signum, "while it waited" if self._training else BEFORE_FIRST_STEP)
         _print_now(str(stop))
         os._exit(stop.status)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
-            set_timeout(self.timeout)  # not earlier: the data may take long to prepare
+            set_timeout(self.timeout)  # not earlier: preparing the data may take longer
             self._agreement = Agreement(self.timeout)
         self._training, self._is_first = True, trainer.is_global_zero
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        # Lightning has counted this batch already: begin only with the one that completes a step.
         if self._agreement is not None and not is_within_step(trainer):
             self._agreement.begin(self.signum)
 
@@ -212,10 +217,11 @@ class Stopping(Callback):
         signum = self.signum if self._agreement is None else self._agreement.end()
         if not signum:
             return
+        # MovingAverage swaps the average in for a validation; last.ckpt needs both in their places.
         if trainer.validating:
             for average in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(average, MovingAverage):
-                    average.on_validation_epoch_end(trainer, pl_module)  # the weights go back
+                    average.on_validation_epoch_end(trainer, pl_module)
         saved = "nothing was saved, as there is no last.ckpt"
         for last in trainer.checkpoint_callbacks:
             if isinstance(last, LastCheckpoint):
@@ -226,6 +232,7 @@ class Stopping(Callback):
         where = f"after step {trainer.global_step}; {saved}"
         if trainer.is_global_zero and signum != signal.SIGINT:
             where += requeue(signum)
+        # All processes have agreed on the signal, so all of them raise here.
         raise Stopped(signum, where, quiet=not trainer.is_global_zero)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -233,5 +240,5 @@ class Stopping(Callback):
 
 
 def _print_now(text: str) -> None:
-    """On a line of its own below the bar; from handlers too, which print may not be called in."""
+    """Write a line below the bar. ``print`` may not be called in handlers: its lock may be held."""
     os.write(2, f"\nvitlit: {text}\n".encode())

@@ -1,4 +1,7 @@
-"""Callbacks that Lightning lacks."""
+"""Checkpoint callbacks: ``best.ckpt`` by a score, and ``last.ckpt`` at any optimiser step.
+
+trainer, its progress and scores -> files in the run's ``checkpoints`` folder
+"""
 
 import time
 from pathlib import Path
@@ -12,33 +15,39 @@ from torch import Tensor
 
 from vitlit.errors import check_at_least
 
-CLOCK_STEPS = 10  # steps between two looks at the clock where processes must agree on it
-
+# Optimiser steps between two looks at the clock with several processes: each look is a broadcast.
+CLOCK_STEPS = 10
 
 Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]
 
 
 def monitor_mode(monitor: str) -> Literal["min", "max"]:
-    """Whether the lowest or the highest of a score is the best."""
+    """Whether the lowest (``min``) or the highest (``max``) value of a score is the best."""
     return "min" if monitor.endswith("loss") else "max"
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint of one fixed name, in ``folder`` or else where Lightning's loggers write."""
+    """A checkpoint with one fixed name, in ``folder`` or else where Lightning's loggers write."""
 
     def __init__(self, folder: Path | None, **settings: Any) -> None:
+        # With the counter a resumed run would write best-v1.ckpt beside best.ckpt.
         super().__init__(folder, enable_version_counter=False, **settings)
 
     @property
     def state_key(self) -> str:
-        """Short, since Lightning asks for it in every hook of every step."""
+        """A short key: Lightning computes it for every hook of every step, and its own is slow."""
         return type(self).__name__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The score to beat, if the state is of this run; no path in a file is trusted."""
+        """Restore the score to beat, if the state comes from this run.
+
+        No path in a file is trusted, since Lightning replaces and deletes what they name; they are
+        built anew from this run's folder, which may have moved.
+        """
         name = Path(str(state_dict.get("dirpath"))).parent.name
         score = state_dict.get("best_model_score")
         is_same = state_dict.get("monitor") == self.monitor
+        # A run that starts from another run's checkpoint has its own best score to find.
         is_own = name == Path(str(self.dirpath)).parent.name
         if not (is_same and is_own and isinstance(score, Tensor)):
             return
@@ -49,10 +58,10 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(RunCheckpoint):
-    """Keeps best.ckpt, of the best score, in the run's folder.
+    """Keeps best.ckpt, the checkpoint with the best validation score, in the run's folder.
 
-    Of equal scores the later one wins: it was trained longer, and small validation sets tie often.
-    monitor: the score, of which the lowest is best if it is a loss.
+    Among equal scores the latest wins: it was trained longer, and small validation sets tie often.
+    monitor: the score to compare; for a loss the lowest is the best.
     """
 
     def __init__(self, folder: Path | None = None, monitor: Monitor = "val/acc") -> None:
@@ -60,20 +69,22 @@ class BestCheckpoint(RunCheckpoint):
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score
+        # Lightning keeps the earlier of two equal scores.
         is_tie = current is not None and best is not None and bool(current == best)
         return is_tie or super().check_monitor_top_k(trainer, current)
 
 
 class LastCheckpoint(RunCheckpoint):
-    """Keeps last.ckpt, of the end of the last epoch, and of a step within one where asked.
+    """Keeps last.ckpt, the newest checkpoint: at the end of each epoch, and within it on request.
 
-    Within an epoch it saves after complete optimiser steps, before the validation that may follow,
-    and after each validation. (Lightning's ``save_last`` skips epochs without a best.)
+    Within an epoch it is written after complete optimiser steps, before the validation that may
+    follow, and after each validation. Lightning's ``save_last`` is no substitute: it writes only
+    when the monitored score improves.
 
     Args:
-        folder: Where; by default where Lightning's loggers write.
-        every_n_steps: Optimiser steps between two saves; 0 saves at the end of epochs alone.
-        every_minutes: Minutes between two saves; 0 saves at the end of epochs alone.
+        folder: Folder to write into; by default where Lightning's loggers write.
+        every_n_steps: Optimiser steps between two saves; 0 adds no saves.
+        every_minutes: Minutes between two saves; 0 adds no saves.
     """
 
     def __init__(
@@ -85,7 +96,7 @@ class LastCheckpoint(RunCheckpoint):
         self._saved_at = time.monotonic()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: it has no score to beat."""
+        """Restores nothing: there is no score to beat."""
 
     def on_train_batch_end(
         self,
@@ -97,20 +108,24 @@ class LastCheckpoint(RunCheckpoint):
     ) -> None:
         if not (self.every_n_steps or self.every_minutes) or is_within_step(trainer):
             return
+        # global_step counts optimiser steps, so this holds with gradient accumulation too.
         is_due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
         if is_due or self._is_late(trainer):
             self.save(trainer)
 
     def _is_late(self, trainer: pl.Trainer) -> bool:
+        # Every process has to save, or none, so all must come to the broadcast below in the same
+        # step, and one clock decides.
         several = trainer.world_size > 1
         if not self.every_minutes or (several and trainer.global_step % CLOCK_STEPS):
             return False
         is_late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        return bool(trainer.strategy.broadcast(is_late))  # the clocks of processes differ
+        return bool(trainer.strategy.broadcast(is_late))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        is_last = progress.ready >= trainer.num_training_batches  # saved in a moment
+        # After the last batch on_train_epoch_end saves in a moment: the same weights, twice.
+        is_last = progress.ready >= trainer.num_training_batches
         if not (self._should_skip(trainer) or is_last or is_within_step(trainer)):
             self.save(trainer)
 
@@ -119,23 +134,27 @@ class LastCheckpoint(RunCheckpoint):
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save now; to be called by all processes."""
+        """Save now. All processes must call it: ``save_checkpoint`` waits for each of them."""
         self.best_model_path = self.format_checkpoint_name({})
         trainer.save_checkpoint(self.best_model_path)
         for logger in trainer.loggers if trainer.is_global_zero else []:
+            # A weak reference, as Lightning passes it: a logger must not keep the callback alive.
             logger.after_save_checkpoint(proxy(self))
         self._saved_at = time.monotonic()
 
     def _should_skip(self, trainer: pl.Trainer) -> bool:
+        # on_validation_end is called by trainer.validate and by the sanity check too.
         is_fit = trainer.state.fn == TrainerFn.FITTING
         return trainer.sanity_checking or not is_fit
 
 
 def is_within_step(trainer: pl.Trainer) -> bool:
-    """Whether gradients wait for more batches: a checkpoint would lose them."""
+    """Whether gradients are accumulated but not yet applied: a checkpoint would lose them."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     done = progress.current.ready
     if done % trainer.accumulate_grad_batches == 0:
         return False
+    # Lightning steps on the last batch of an epoch even if the accumulation is not complete, unless
+    # the strategy (DeepSpeed) accumulates by itself.
     is_last = progress.is_last_batch or done == trainer.num_training_batches
     return trainer.strategy.handles_gradient_accumulation or not is_last

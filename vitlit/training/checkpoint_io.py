@@ -1,4 +1,7 @@
-"""How Lightning writes and reads checkpoints here: durably, and as plain values alone."""
+"""How Lightning writes and reads checkpoints: durably, and as plain values only.
+
+checkpoint dict -> file with a checksum, the previous one kept; file -> checked dict on the CPU
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,24 +15,29 @@ from vitlit.weights.checkpoint import LAST_FILE, LIGHTNING_VERSION, VERSION_KEY,
 
 
 class DurableIO(TorchCheckpointIO):
-    """How Lightning writes and reads checkpoints here: durably, and as plain values alone."""
+    """Lightning's plugin for checkpoint files, over :mod:`vitlit.weights.durable_file`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._written: tuple[int, ...] | None = None  # the mark of the last.ckpt of this process
+        self._written: tuple[int, ...] | None = None  # identity of the last.ckpt that we wrote
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         file = Path(path)
         is_last = file.name == LAST_FILE
+        # last.ckpt is replaced while the run depends on it, so the one before stays beside it; a
+        # damaged file must not replace that good one.
         keep = is_last and self._is_good(file)
         durable_file.write_durable(file, lambda part: torch.save(checkpoint, part), keep=keep)
         if is_last:
             self._written = durable_file.file_identity(file)
 
     def _is_good(self, file: Path) -> bool:
-        """Whether it may take the place of the one before, which is good; what we wrote may."""
+        """Whether the present last.ckpt is intact, so that it may replace the kept one.
+
+        A file that this process wrote needs no second reading of its checksum.
+        """
         return file.is_file() and (
             durable_file.file_identity(file) == self._written or durable_file.is_intact(file)
         )
@@ -37,15 +45,16 @@ class DurableIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The content, on the CPU; other devices copy from there. ``weights_only`` is always on."""
+        """The content, on the CPU; other devices copy from there. Always read with weights_only."""
         content = _read_content(Path(path), mmap=False)
-        if not str(content.get(VERSION_KEY)).startswith("2."):  # older ones would be migrated
+        # Lightning migrates checkpoints that name an older version or none; ours never need it.
+        if not str(content.get(VERSION_KEY)).startswith("2."):
             content[VERSION_KEY] = LIGHTNING_VERSION
         return content
 
 
 def with_durable(plugins: Any) -> list[Any]:
-    """Lightning's plugins, the user's and ours."""
+    """The user's plugins and ours. Raises InputError if one of theirs writes checkpoints."""
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         raise InputError(

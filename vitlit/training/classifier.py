@@ -22,35 +22,36 @@ from vitlit.training.optim import freeze, parameter_groups, schedule_factor, spr
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
 
-COMPILER = "inductor"
+COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
 
 
 class Classifier(Scoring):
     """Trains and scores a ViT.
 
     Args:
-        lr: Learning rate at its highest.
-        optimizer: adamw, adam (its weight decay is part of the gradient) or sgd.
+        lr: Maximum learning rate.
+        optimizer: adamw (decoupled weight decay), adam (L2 penalty in the gradient) or sgd.
         momentum: Momentum of sgd.
         weight_decay: Strength of weight decay.
-        decay: matrices spares biases, norms, positions and the class token; all spares none.
+        decay: What weight decay applies to: matrices spares biases, norms, positions and tokens;
+            all spares none.
         schedule: cosine falls to min_lr at the end of training; constant stays at lr.
         warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
         warmup_steps: Warmup in optimiser steps, in place of warmup_epochs.
-        warmup_fraction: Warmup as a share of all steps, in place of warmup_epochs.
-        min_lr: Learning rate at the end of a cosine.
+        warmup_fraction: Warmup as a share of all optimiser steps, in place of warmup_epochs.
+        min_lr: Learning rate at the end of a cosine schedule.
         label_smoothing: Share of the target spread over all classes, in the training loss.
-        class_weights: balanced lets a class of n_k of the n training images count n / (K n_k)
-            times in the training loss, so that rare classes count as much as frequent ones.
-        layer_decay: Learning rate of a layer in units of that of the layer above it, such as 0.75;
-            1 trains all layers alike.
-        freeze_blocks: The first blocks that are not trained, nor what is before them; -1 trains
-            the head alone.
+        class_weights: balanced weights a class with n_k of the n training images by n / (K n_k)
+            in the training loss, so that rare classes count as much as frequent ones.
+        layer_decay: Learning rate of each layer relative to the layer above it, such as 0.75; 1
+            trains all layers at the same rate.
+        freeze_blocks: Number of first blocks to freeze, together with the embedding before them;
+            -1 trains only the head.
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
         compile: Compile the model for training with torch.compile; the first step then takes
-            up to some minutes.
+            up to a few minutes.
         class_names: Names in the order of the labels, from the data.
     """
 
@@ -95,7 +96,7 @@ class Classifier(Scoring):
                 f"{warmup_fraction} exclude each other; set all but one to 0",
                 argument=("warmup_epochs", "warmup_steps", "warmup_fraction"),
             )
-        self.save_hyperparameters()
+        self.save_hyperparameters()  # with those of ViT: a checkpoint alone rebuilds the model
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
         self.class_names = class_names or [str(i) for i in range(self.num_classes)]
         if len(self.class_names) != self.num_classes:
@@ -117,6 +118,7 @@ class Classifier(Scoring):
             )
         freeze(self.vit, freeze_blocks, depth)
         self._add_metrics(self.num_classes)
+        # Not persistent: the data decide the weights, and they are no part of the model.
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
         self._compiling, self._is_alone = False, True
@@ -126,14 +128,15 @@ class Classifier(Scoring):
         return self.vit.num_classes
 
     def forward(self, x: Tensor) -> Tensor:
-        # compiled for training alone: the last batch of an evaluation would compile another time
+        # Compiled for training only: the smaller last batch of an evaluation would compile again.
+        # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced.
         vit = self.vit if self.training else self.vit.forward
-        return vit(x.to(self.dtype))  # the data are float32, the model may be another
+        return vit(x.to(self.dtype))  # the data are float32, the model may be half precision
 
     def load_pretrained(self, weights: Weights | None = None) -> None:
-        """Start from weights, by default those that ``pretrained`` names, made to fit.
+        """Load weights, adapted to this model; by default those that ``pretrained`` names.
 
-        Logs what was assumed, kept, resized and dropped.
+        Logs what was assumed, kept, resized and dropped. Raises InputError if they cannot fit.
         """
         weights = weights or load_weights(self.hparams["pretrained"])
         state, notes = adapt_weights(weights, self.vit, self.class_names)
@@ -146,7 +149,8 @@ class Classifier(Scoring):
             labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
             self.class_weights.copy_(balanced_weights(labels, self.num_classes))
         if stage == "fit" and self.hparams["compile"]:
-            self.vit.compile(backend=COMPILER)  # in place: the keys of the state stay as they are
+            # In place: torch.compile(vit) would wrap it, and put _orig_mod into every key.
+            self.vit.compile(backend=COMPILER)
             self._compiling = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -163,6 +167,8 @@ class Classifier(Scoring):
         self.train_sums = TrainSums(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout draws from torch's global generator. Seeding it by the batch's address makes a
+        # resumed run equal to an uninterrupted one.
         seed_dropout(batch.key, batch.x.device)
         logits = self(batch.x)
         weights = None if self.hparams["class_weights"] == "none" else self.class_weights
@@ -171,12 +177,14 @@ class Classifier(Scoring):
         self.train_sums.add(loss, logits, batch.y)
         if self._is_logging_step(batch_idx):
             groups = self.trainer.optimizers[0].param_groups
-            self.log("lr", groups[-1]["lr"])  # the head's, where layers differ
+            self.log("lr", groups[-1]["lr"])  # the head's, if layer_decay makes layers differ
             self.log("train/loss", loss, prog_bar=True)
+        # Of several processes each has to see that the loss of another one is not finite.
         return loss if self._is_alone else spread_non_finite(loss)
 
     def _is_logging_step(self, batch_idx: int) -> bool:
-        """Where loggers will write, and first of all for the bar: Lightning's log is not cheap."""
+        """Whether loggers write in this step, or the bar needs a first value; ``log`` is slow."""
+        # + 1, as Lightning counts: this step is counted once its update is done.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
 
@@ -197,7 +205,7 @@ class Classifier(Scoring):
             layer_decay=hp["layer_decay"],
             depth=self.vit.config["depth"],
         )
-        fused = self._has_fused_step or None
+        fused = self._has_fused_step or None  # None lets torch choose; False would forbid foreach
         optimizer: torch.optim.Optimizer
         match hp["optimizer"]:
             case "adamw":
@@ -208,6 +216,7 @@ class Classifier(Scoring):
                 optimizer = torch.optim.SGD(
                     groups, lr=hp["lr"], momentum=hp["momentum"], fused=fused
                 )
+        # Optimiser steps of the whole run: accumulation, devices and max_steps are counted in.
         total = self.trainer.estimated_stepping_batches
         factor = schedule_factor(
             hp["schedule"],
@@ -223,7 +232,10 @@ class Classifier(Scoring):
 
     @property
     def _has_fused_step(self) -> bool:
-        """Whether one kernel may update all weights; it cannot where a scaler unscales first."""
+        """Whether one kernel may update all weights.
+
+        Not with 16-mixed: a fused step unscales the gradients itself, after they were clipped.
+        """
         return self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
 
     def configure_gradient_clipping(
@@ -232,7 +244,11 @@ class Classifier(Scoring):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's own refuses fused optimizers, whether or not there is a scaler."""
+        """Clip as Lightning does.
+
+        Lightning's own method refuses fused optimisers in every mixed precision; only with a scaler
+        would they unscale after clipping, and with one there is none (:attr:`_has_fused_step`).
+        """
         if not gradient_clip_val:
             return
         if gradient_clip_algorithm == "value":
@@ -241,7 +257,10 @@ class Classifier(Scoring):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _warmup_steps(self, total: float) -> int:
-        """Warmup in optimiser steps; an epoch has its batches / accumulation of them."""
+        """Warmup in optimiser steps. total: those of the run, infinite if it has no planned end.
+
+        Raises InputError if warmup_fraction is a share of an unknown number of steps.
+        """
         if self.hparams["warmup_fraction"]:
             if not math.isfinite(total):
                 raise InputError(
@@ -252,7 +271,10 @@ class Classifier(Scoring):
             return round(self.hparams["warmup_fraction"] * total)
         if not self.hparams["warmup_epochs"]:
             return self.hparams["warmup_steps"]
-        self.trainer.fit_loop.setup_data()  # not done yet where max_steps ends the run
+        # estimated_stepping_batches loads the data only if max_epochs is set; until then
+        # num_training_batches is infinite.
+        self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
+        # Rounded up: Lightning steps on the last batch even if the accumulation is not complete.
         per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         return round(self.hparams["warmup_epochs"] * per_epoch)

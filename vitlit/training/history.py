@@ -1,6 +1,6 @@
-"""What a training leaves behind to look at: history.csv, history.png, pictures in TensorBoard.
+"""The history of a run: ``history.csv`` and ``history.png``.
 
-scores of each epoch -> a row, a figure; a few validation images -> rollout, positions, filters
+scores of each epoch -> a row of the table, a point of the figure
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ HISTORY_COLUMNS = (*TRAINING_COLUMNS, "val/loss", "val/acc", "val/acc5", "val/ba
 
 
 class History(Callback):
-    """Keeps history.csv and history.png, a row and a point for each epoch, in the run's folder.
+    """Keeps history.csv and history.png in the run's folder, with a row and a point for each epoch.
 
-    The scores of an epoch are complete when the next one starts, or the training ends.
+    A row is added when the next epoch starts, or the training ends. ``on_train_epoch_end`` of a
+    callback is too early: Lightning calls the module's after it, which logs the training scores.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self._validated = False  # whether the scores of validation are of this epoch
+        self._validated = False  # whether callback_metrics holds validation scores of this epoch
         self._before: dict[str, float] = {}  # scores of this epoch from before it was resumed
         self._folder: str | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._folder = trainer.log_dir  # asked of all processes: it waits for each of them
+        # On every process: log_dir is a broadcast, so asking on the first one alone would hang.
+        self._folder = trainer.log_dir
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = not trainer.sanity_checking
@@ -56,18 +58,20 @@ class History(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """A training that is cut short shows the epochs it had, if there is room for a picture."""
+        """Draw the epochs so far. A full disk may be the very error, so a failure is ignored."""
         with suppress(OSError):
             self._draw()
 
     @rank_zero_only
     def _add(self, epoch: int, step: int, scores: dict[str, float]) -> None:
+        # A run resumed at the end of an epoch begins the next one, and has that row already.
         is_new = not self.rows or self.rows[-1]["epoch"] < epoch
         if "train/acc" not in scores or self._folder is None or not is_new:
             return
         self.rows.append({"epoch": epoch, "step": step, **scores})
         path = Path(self._folder) / "history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Rewritten whole: a column such as val/acc can appear after the first row.
         names = ["epoch", "step", *(name for name in HISTORY_COLUMNS if name in self._known())]
         with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
@@ -75,6 +79,7 @@ class History(Callback):
             writer.writerows(self.rows)
 
     def _scores(self, trainer: pl.Trainer) -> dict[str, float]:
+        # callback_metrics keeps old scores: those of validation may be of an earlier epoch.
         found = trainer.callback_metrics
         names = [name for name in HISTORY_COLUMNS if name in found]
         return self._before | {
@@ -86,7 +91,7 @@ class History(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Rows go with the weights: those of a file may be of epochs that are trained again."""
+        """Keep the rows with the weights; history.csv may hold epochs that are trained again."""
         checkpoint["history"] = {
             "rows": self.rows,
             "validated": self._validated,
@@ -117,7 +122,7 @@ class History(Callback):
             training_history(points).savefig(part, format="png")
 
 
-# titles of the panels -> the names that training logs, by the name of the line
+# title of a panel -> {label of a line: the name that training logs}
 HISTORY_PANELS = {
     "loss": {"train": "train/loss_epoch", "val": "val/loss"},
     "top-1 accuracy": {"train": "train/acc", "val": "val/acc"},
@@ -126,10 +131,10 @@ HISTORY_PANELS = {
 
 
 def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
-    """Loss, top-1 accuracy and learning rate by epoch, of training and validation.
+    """Loss, top-1 accuracy and learning rate by epoch, for training and validation.
 
-    history: by the names that training logs (``train/loss_epoch val/loss train/acc val/acc lr``),
-    pairs of epoch and value. What is missing is left out.
+    history: pairs of epoch and value by the names that training logs (``train/loss_epoch val/loss
+    train/acc val/acc lr``). Names without values are not drawn.
     """
     panels = {
         title: {line: name for line, name in lines.items() if history.get(name)}
@@ -149,7 +154,7 @@ def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fi
         if len(lines) > 1:
             axes.legend(fontsize=FONT_TINY, frameon=False)
         tidy_axes(axes)
-        if len(shown) == 1:  # matplotlib would divide the one epoch, and label its parts
+        if len(shown) == 1:  # else matplotlib labels fractions of the single epoch
             axes.set(xlim=(min(shown) - 1, min(shown) + 1), xticks=[min(shown)])
         if "lr" in lines.values():
             axes.set_ylim(bottom=0)
@@ -163,7 +168,7 @@ def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], line: str) ->
         epochs,
         values,
         color=VERMILION if line == "val" else BLUE,
-        marker="." if len(epochs) < 30 else "",
+        marker="." if len(epochs) < 30 else "",  # markers hide the line where they are dense
         linewidth=1.2,
         label=line,
     )

@@ -1,4 +1,7 @@
-"""What the optimiser is told: parameter groups, and the learning-rate factor of each step."""
+"""What the optimiser needs: parameter groups, and the learning-rate factor of each step.
+
+module -> groups by layer and weight decay; step -> factor of the learning rate, in [0, 1]
+"""
 
 import math
 from collections.abc import Callable
@@ -8,15 +11,16 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 
-# two axes or more, but tables, a vector; locality is the positional part of GPSA
+# Tables and vectors, although they have two axes or more: decay "matrices" spares them. locality is
+# the positional part of GPSA (d'Ascoli et al., 2021).
 NOT_MATRICES = ("pos_embed", "cls_token", "reg_token", "locality")
 
 
 def layer_of(name: str, depth: int) -> int:
-    """The layer that a parameter of a ViT belongs to, as BEiT counts them (Bao et al., 2022).
+    """The layer that a parameter of a ViT belongs to, counted as in BEiT (Bao et al., 2022).
 
-    0 holds the patch embedding, the positions and the tokens, i+1 block i, and depth+1 the last
-    norm and the head. name: as in the model's state, perhaps with a prefix.
+    Layer 0 holds the patch embedding, positions and tokens; layer i+1 holds block i; layer depth+1
+    the last norm and the head. name: that of the state dict, with or without a prefix.
     """
     parts = name.split(".")
     if "blocks" in parts:
@@ -26,7 +30,7 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def freeze(module: nn.Module, blocks: int, depth: int) -> None:
-    """Keep the embedding and the first ``blocks`` blocks as they are; -1 all but the head."""
+    """Freeze the embedding and the first ``blocks`` blocks; -1 freezes everything but the head."""
     for name, parameter in module.named_parameters():
         if blocks == -1:
             parameter.requires_grad_("head" in name.split("."))
@@ -43,19 +47,22 @@ def parameter_groups(
     layer_decay: float = 1.0,
     depth: int = 0,
 ) -> list[dict[str, Any]]:
-    """Groups by learning rate and weight decay, the first layer first; frozen ones are left out.
+    """Groups by learning rate and weight decay, first layer first, without frozen parameters.
 
-    decay: ``matrices`` spares biases, norms, positions and the tokens; ``all`` spares none.
-    layer_decay: each layer below the head has this much of the rate of the one above it; ``depth``
-    is the number of blocks. The last groups have the rate ``lr``.
+    decay: ``matrices`` spares biases, norms, positions and tokens; ``all`` spares none.
+    layer_decay: each layer has this factor times the rate of the layer above it, as in BEiT; the
+    last groups have the rate ``lr``. depth: number of blocks.
     """
     found: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         is_matrix = parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_MATRICES
+        # One group for all layers where they share a rate: each group costs a kernel launch.
         layer = layer_of(name, depth) if layer_decay != 1.0 else depth + 1
         found.setdefault((layer, decay == "all" or is_matrix), []).append(parameter)
+    # A fixed order: optimisers save their state by the position of a parameter in the groups, and
+    # logging reads the head's rate from the last group.
     return [
         {
             "params": parameters,
@@ -69,20 +76,23 @@ def parameter_groups(
 
 
 def spread_non_finite(loss: Tensor) -> Tensor:
-    """The same loss, whose gradients are not finite where it is not itself.
+    """The same loss; if it is not finite, its gradients are not finite either.
 
-    An infinite loss can have finite gradients, and then processes would not learn of each other's.
+    An infinite loss can have finite gradients. DDP averages gradients, not losses, so the other
+    processes would then train on without knowing.
     """
-    return loss * (loss.detach() * 0 + 1)  # by 1, or by what is not a number
+    return loss * (loss.detach() * 0 + 1)  # inf * 0 and nan * 0 are nan; otherwise the factor is 1
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, floor: float) -> float:
     """Learning-rate factor of a step: linear from 1/warmup to 1, then half a cosine to ``floor``.
 
-    step: optimiser steps done so far; total, warmup: in the same unit; floor: smallest factor.
+    step: optimiser steps done so far; total, warmup: steps of the run and of its warmup;
+    floor: the factor at the end (Loshchilov and Hutter, 2017, equation 5, without restarts).
     """
     if step < warmup:
-        return (step + 1) / warmup
+        return (step + 1) / warmup  # + 1: a first step at rate 0 would be wasted
+    # At most 1: the cosine would rise again after the end.
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -97,7 +107,8 @@ def schedule_factor(
 ) -> Callable[[int], float]:
     """The factor as a function of the step, for ``LambdaLR``.
 
-    total: steps of the whole run, infinite where the run has no planned end.
+    total: optimiser steps of the whole run, infinite if the run has no planned end; then a cosine
+    raises InputError.
     """
     if kind == "constant":
         return lambda step: warmup_constant(step, warmup=warmup)

@@ -1,4 +1,4 @@
-"""The progress bar, and messages that do not run into it.
+"""The progress bar, and messages that do not overwrite it.
 
 epochs, steps, scores -> a line of the terminal; log lines and warnings -> lines above it
 """
@@ -16,12 +16,16 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-REDRAW_SECONDS = 0.5  # seconds between two drawings of the bar
-BATCH_IDX = 4  # place of the batch's number among the arguments of the hooks that end one
+REDRAW_SECONDS = 0.5  # between two drawings of the bar
+BATCH_IDX = 4  # position of batch_idx among the arguments of every on_*_batch_end hook
 
 
 class Bar(TQDMProgressBar):
-    """Draws itself twice a second, whatever the length of a step; messages come above it."""
+    """Draws itself twice a second, whatever the length of a step; messages appear above it.
+
+    Lightning redraws by a number of steps, which is too often for fast steps and too rare for slow
+    ones.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +34,7 @@ class Bar(TQDMProgressBar):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        # Called once for each stage: end the redirection of the one before.
         self._messages.close()
         self._messages.enter_context(messages_above())
 
@@ -40,19 +45,20 @@ class Bar(TQDMProgressBar):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """End the lines of the bars: what went wrong is told below them."""
+        """Close the bars, so that the error message starts on a line of its own below them."""
         for name in ("val", "test", "predict", "train"):
-            with suppress(TypeError):  # one that was never made
+            with suppress(TypeError):  # raised by the getter of a bar that was never made
                 getattr(self, f"{name}_progress_bar").close()
         self._messages.close()
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_start(trainer)
-        if trainer.fit_loop.restarted_mid_epoch:  # whose start will not come
+        # Lightning calls no on_train_epoch_start within an epoch, and it is what resets the bar.
+        if trainer.fit_loop.restarted_mid_epoch:
             self.on_train_epoch_start(trainer)
 
     def is_due(self, batch_idx: int, bar: Any) -> bool:
-        """Whether to draw a bar after a batch: it may be the last."""
+        """Whether to draw a bar after a batch; notes the time if so. The last batch always is due."""
         now = time.monotonic()
         if batch_idx + 1 != bar.total and now - self._drawn < REDRAW_SECONDS:
             return False
@@ -76,13 +82,13 @@ class Bar(TQDMProgressBar):
             super().on_predict_batch_end(*args)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Without the last letters of the run's name."""
+        """The metrics without ``v_num``, which is only the last letters of the run's name."""
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
 
 @contextmanager
 def messages_above() -> Iterator[None]:
-    """Log lines and warnings that go to the terminal clear the bars, which are drawn again."""
+    """Within it, log lines and warnings appear above the bars, which are drawn again below."""
     plain = warnings.showwarning
 
     def show(*args: Any, **options: Any) -> None:
@@ -94,11 +100,13 @@ def messages_above() -> Iterator[None]:
         with logging_redirect_tqdm(_loggers_to_terminal()):
             yield
     finally:
+        # Somebody else, such as pytest, may have replaced it meanwhile; theirs must stay.
         if warnings.showwarning is show:
             warnings.showwarning = plain
 
 
 def _loggers_to_terminal() -> list[logging.Logger]:
+    # Lightning's loggers have handlers of their own, so redirecting the root alone is not enough.
     known = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
     return [
         one

@@ -1,6 +1,6 @@
-"""Folders of runs: their names, the one process that may write each, and which are finished.
+"""Folders of runs: their names, the one process that may write to each, and which are finished.
 
-name | SLURM job | date and time -> lightning_logs/NAME, locked -> checkpoint to go on from
+name | SLURM job | date and time -> lightning_logs/NAME, locked -> checkpoint to resume from
 """
 
 import os
@@ -25,13 +25,16 @@ from vitlit.weights import checkpoint
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 MEGABYTE = 1e6  # bytes
-RUN_NAME = re.compile(r"\w[\w.+-]*")
+RUN_NAME = re.compile(r"\w[\w.+-]*")  # one folder, never ".." nor an option
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"
-LOG_BYTES = 10_000_000  # bytes for logs
+LOG_BYTES = 10_000_000  # room for the logs, beside the checkpoints
 
 
 def named_folder(root: Path, name: str | None) -> Path | None:
-    """The folder of the run that is meant, if one is: by name, or by the job of this process."""
+    """The folder of the run that ``--run`` or the SLURM job names; None if neither does.
+
+    name: ``--run``. Raises InputError if it is not a plain name.
+    """
     name = job_name(os.environ) if name is None else name
     if name is None:
         return None
@@ -43,18 +46,20 @@ def named_folder(root: Path, name: str | None) -> Path | None:
 def start_of(folder: Path | None, given: str | None) -> Path | None:
     """The checkpoint that a training starts from, if any.
 
-    folder: of the run that is meant by name. given: ``--ckpt_path``.
+    folder: that of the named run, if there is one. given: ``--ckpt_path``.
 
-    A run that has a checkpoint goes on from it: the same command starts it and, after an
-    interruption, continues it. So only a path within the run, and best, override its last one.
+    A run that has a checkpoint resumes from it: the same command starts a run and, after an
+    interruption, continues it. So only ``best`` or a path within the run overrides its last
+    checkpoint. Raises InputError if the run is finished.
     """
     if folder is not None:
         _check_is_new(folder)
+        # A restarted job still names the checkpoint that it began with, but has its own by now.
         is_elsewhere = given is not None and given != "last" and _is_outside(given, folder)
         if given in (None, "last") or is_elsewhere:
             own = _own_last(folder)
             if own is not None and is_elsewhere:
-                rank_zero_info(f"run {folder.name} goes on from its own {own.name}, not {given}")
+                rank_zero_info(f"run {folder.name} resumes from its own {own.name}, not {given}")
             if own is not None:
                 return own
         if given in ("best", "last"):
@@ -63,30 +68,31 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
 
 
 def _own_last(folder: Path) -> Path | None:
-    """The checkpoint that a run goes on from; its best one where the last is gone."""
+    """The checkpoint that a run resumes from: its last, or its best if the last is gone."""
     if last := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "last"):
         return last
     if best := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "best"):
-        rank_zero_warn(f"run {folder.name} has no last.ckpt; it goes on from {best.name}")
+        rank_zero_warn(f"run {folder.name} has no last.ckpt; it resumes from {best.name}")
         return best
     return None
 
 
 def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | None:
-    """The checkpoint that is scored or used; ``best`` and ``last`` are those of the run meant.
+    """The checkpoint that a command other than ``fit`` uses, if any.
 
-    name: ``--run``, which alone means its best checkpoint. given: ``--ckpt_path``.
+    name: ``--run``; alone it means the best checkpoint of that run. given: ``--ckpt_path``; its
+    ``best`` and ``last`` are those of the named run, else of the newest.
     """
     folder = named_folder(root, name)
     if folder is not None and name is None and not folder.is_dir():
-        folder = None  # a job that trains nothing
+        folder = None  # a SLURM job that scores what another job trained
     if given is None:
         return checkpoint.resolve_checkpoint(str(folder)) if name is not None else None
     return checkpoint.resolve_checkpoint(given, folder)
 
 
 def find_start(settings: Any, command: str) -> tuple[Path | None, Path | None]:
-    """The folder of the training that is meant by name, and the checkpoint to start from."""
+    """The folder of the named training (only for ``fit``), and the checkpoint to start from."""
     root = Path(settings["trainer"]["default_root_dir"] or ".")
     if command != "fit":
         return None, checkpoint_of(root, settings["run"], settings["ckpt_path"])
@@ -99,16 +105,19 @@ def _is_outside(given: str, folder: Path) -> bool:
 
 
 def _is_first_process() -> bool:
-    """Lightning's own rank counts from 0 on every node where it starts the processes itself."""
+    """Whether this is the first process of all nodes.
+
+    Lightning's rank counts from 0 on every node if it starts the processes itself.
+    """
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
     return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 class Claim:
-    """The right to write one run's folder; a context that ends with the command.
+    """The right to write to one run's folder; a context manager around the whole command.
 
-    Of several processes the first holds it, and the others get the folder's name from Lightning.
-    A command that fails before its first checkpoint leaves no folder.
+    Of several processes only the first holds it; Lightning tells the others the folder's name.
+    A command that fails before its first checkpoint leaves no new folder behind.
     """
 
     def __init__(self) -> None:
@@ -128,13 +137,17 @@ class Claim:
         if error is not None and self._is_new and self.folder is not None:
             if not any(self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")):
                 shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # not empty
+            with suppress(OSError):  # lightning_logs holds other runs
                 self.folder.parent.rmdir()
+        # Last: until the folder is gone no other process may take it.
         if self._lock is not None:
             self._lock.close()
 
     def take(self, root: Path, named: Path | None) -> Path:
-        """Make and lock the folder ``named``, or one named after the time, and return it."""
+        """Make and lock the folder ``named``, or one named after the time, and return it.
+
+        Raises InputError if the run is finished, in use, or its folder cannot be made.
+        """
         if named is not None:
             _check_is_new(named)
         folder = named or root / checkpoint.RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -157,14 +170,15 @@ class Claim:
         return folder
 
     def take_for(self, trainer: Any, root: Path, named: Path | None) -> Path | None:
-        """Take a folder, if the settings of the trainer say that anything is written."""
+        """Take a folder if the trainer's settings let it write anything; else return None."""
         writes = trainer["logger"] is not False or trainer["enable_checkpointing"] is not False
         return self.take(root, named) if writes and not trainer["fast_dev_run"] else None
 
     def check_room(self, model: torch.nn.Module, *, averaged: bool) -> None:
-        """Refuse to train what could not be saved: best, last, the one before, one in the making.
+        """Refuse to train what could not be saved. averaged: whether there is a moving average.
 
-        Each holds the weights and two moments of them, an average too if there is one.
+        Four checkpoints exist at once: best, last, the previous last, and the one being written.
+        Each holds the weights and Adam's two moments, and the average if there is one.
         """
         if self.folder is None:
             return
@@ -175,7 +189,7 @@ class Claim:
         check_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + LOG_BYTES)
 
     def finish(self) -> None:
-        """Mark the run as finished: its name is taken from now on, if it left a model."""
+        """Mark the run as finished if it left a checkpoint; its name cannot be used again."""
         if self.folder is not None and any(self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")):
             (self.folder / FINISHED_FILE).write_text(
                 "The training reached its end.\n", encoding="utf-8"
@@ -192,12 +206,12 @@ def _check_is_new(folder: Path) -> None:
 
 
 def _make_new(folder: Path) -> Path:
-    """The folder, or with -2, -3, … behind, if other processes start in the same second."""
+    """Make the folder; its name gets -2, -3, … if another process took it in the same second."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     number, name = 1, folder.name
     while True:
         try:
-            folder.mkdir()
+            folder.mkdir()  # atomic: of two processes one gets FileExistsError
             return folder
         except FileExistsError:
             number += 1
@@ -205,7 +219,7 @@ def _make_new(folder: Path) -> Path:
 
 
 class _FileLock:
-    """Where there is no fcntl."""
+    """A lock for systems without fcntl (Windows), closed like the file that fcntl locks."""
 
     def __init__(self, path: Path) -> None:
         self.lock = FileLock(path)
@@ -216,9 +230,10 @@ class _FileLock:
 
 
 def _lock_folder(folder: Path) -> Any:
-    """Lock a run's folder until the result is closed, or the process ends however it may.
+    """Lock a run's folder until the result is closed or the process ends, in whatever way.
 
-    A record lock, since others stay locked for seconds through the workers of a killed process.
+    fcntl's record locks belong to one process. Those of flock are inherited, so the loader workers
+    of a killed process would keep the run locked for seconds.
     """
     path = folder / LOCK_FILE
     try:
@@ -228,7 +243,7 @@ def _lock_folder(folder: Path) -> Any:
             return _FileLock(path)
         except Timeout as error:
             raise _run_in_use(folder, "") from error
-    file = path.open("a+", encoding="utf-8")
+    file = path.open("a+", encoding="utf-8")  # "w" would erase the holder's name before the lock
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
@@ -250,7 +265,7 @@ def _run_in_use(folder: Path, holder: str) -> InputError:
 
 
 def has_ended(trainer: pl.Trainer) -> bool:
-    """Whether training reached the end that its settings name, and was not interrupted."""
+    """Whether training reached max_epochs, max_steps or early stopping, and was not interrupted."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     done, steps = progress.processed, trainer.global_step
     limit, most = trainer.max_epochs, trainer.max_steps
@@ -262,9 +277,9 @@ def has_ended(trainer: pl.Trainer) -> bool:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Refuse to start what could not be saved.
+    """Raise InputError if ``folder``, which exists, cannot take ``needed`` bytes.
 
-    folder: where, existing. needed: bytes.
+    It writes a byte and removes it: permission bits do not tell of quotas or read-only mounts.
     """
     probe = folder / ".probe"
     try:

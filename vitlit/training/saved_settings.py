@@ -1,6 +1,6 @@
-"""Settings of a training that a checkpoint keeps besides those of model and data.
+"""Training settings that a checkpoint keeps besides those of model and data.
 
-what decides the updates -> a plain dict in the checkpoint -> defaults of the training that goes on
+settings that decide the updates -> a plain dict in the checkpoint -> defaults of the resumed run
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from vitlit.weights.checkpoint import TRAINING
 
+# Only what changes the updates or the choice of the best: devices, logging and folders may differ.
 SAVED_SETTINGS = (
     "seed_everything",
     "ema.decay",
@@ -30,12 +31,13 @@ SAVED_SETTINGS = (
 
 
 class SaveSettings(Callback):
-    """Puts the settings into every checkpoint.
+    """Puts the settings in ``SAVED_SETTINGS`` into every checkpoint.
 
-    settings: all of them, by dotted name.
+    settings: all settings of ``fit``, by dotted name.
     """
 
     def __init__(self, settings: Any) -> None:
+        # Plain values only, since checkpoints are read with weights_only.
         found = {name: settings.get(name) for name in SAVED_SETTINGS}
         self.kept = {name: value for name, value in found.items() if is_plain_value(value)}
 
@@ -46,14 +48,16 @@ class SaveSettings(Callback):
 
 
 def is_plain_value(value: Any) -> bool:
+    """Whether a value is one that a checkpoint keeps: a string, a number, a bool or None."""
     return isinstance(value, str | int | float | bool | None)
 
 
 def training_settings_of(content: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of the training that it is of; older ones say nothing."""
+    """The settings of the training that wrote a checkpoint; empty for checkpoints without any."""
     kept = content.get(TRAINING)
     if not isinstance(kept, dict):
         return {}
+    # A file may hold anything: only known names with plain values become settings.
     return {
         name: kept[name] for name in SAVED_SETTINGS if name in kept and is_plain_value(kept[name])
     }

@@ -1,4 +1,4 @@
-"""What goes wrong on clusters, seen before a training starts: warnings in plain words.
+"""SLURM and other clusters: warnings about settings that do not fit, requeueing, job names.
 
 environment of the process, the trainer's devices and nodes -> sentences
 """
@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 
 def warn_of_cluster_traps(trainer: pl.Trainer) -> None:
-    """Say what of the cluster's settings does not fit the trainer's."""
+    """Warn of settings of the cluster that do not fit those of the trainer."""
     external = getattr(trainer.strategy, "cluster_environment", None)
     launched = external is not None and external.creates_processes_externally
     found = slurm_traps(os.environ, processes=trainer.world_size, launched=launched)
@@ -24,7 +24,7 @@ def warn_of_cluster_traps(trainer: pl.Trainer) -> None:
 
 
 def node_traps(environment: Mapping[str, str], *, nodes: int) -> list[str]:
-    """What a process that nothing has launched would wait for, for half an hour."""
+    """Warnings for a process without a launcher, which would wait half an hour for the others."""
     if nodes == 1 or "MASTER_ADDR" in environment:
         return []
     return [
@@ -34,19 +34,21 @@ def node_traps(environment: Mapping[str, str], *, nodes: int) -> list[str]:
 
 
 def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: bool) -> list[str]:
-    """Settings of SLURM under which processes wait for others, or devices for processes.
+    """Warnings about SLURM settings that leave processes waiting for others, or devices unused.
 
-    processes: devices times nodes, as the trainer has them; launched: whether each process was
+    processes: devices times nodes, as the trainer counts them; launched: whether each process was
     started from outside, as srun does.
     """
     if "SLURM_JOB_ID" not in environment:
         return []
+    # In an interactive job Lightning ignores SLURM and starts the processes itself.
     if environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
         return []
     number = environment.get("SLURM_NTASKS", "1")
     tasks = int(number) if number.isdecimal() else 1
+    # The batch script itself has SLURM_NTASKS but no step; what srun starts has both.
     in_step = "SLURM_STEP_ID" in environment or "SLURM_PROCID" in environment
-    by_torchrun = "TORCHELASTIC_RUN_ID" in environment
+    by_torchrun = "TORCHELASTIC_RUN_ID" in environment  # one task a node is right there
     found = []
     if tasks > 1 and not in_step and not by_torchrun:
         found.append(
@@ -58,6 +60,7 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
             f"SLURM has {tasks} tasks, but trainer.devices x trainer.num_nodes is {processes}: "
             f"they must be equal, with --ntasks-per-node equal to --trainer.devices"
         )
+    # Since SLURM 22.05 srun ignores the job's --cpus-per-task, and reads SRUN_CPUS_PER_TASK.
     cores = environment.get("SLURM_CPUS_PER_TASK")
     if in_step and cores is None and processes > 1:
         found.append(
@@ -68,10 +71,15 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
 
 
 def requeue(signum: int) -> str:
-    """Ask SLURM to run the job again, after SIGUSR1 within one; what happened, in words."""
+    """Ask SLURM to run the job again after SIGUSR1; returns what happened, to end a message with.
+
+    The text is empty outside SLURM, and for SIGTERM: the job was cancelled, or SLURM requeues a
+    preempted one by itself.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or signum == signal.SIGTERM:
         return ""
+    # SLURM_JOB_ID of an array task is a number of its own; ARRAY_TASK requeues this task alone.
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
     try:
@@ -83,11 +91,15 @@ def requeue(signum: int) -> str:
     return f"; requeued job {job}"
 
 
-INTERACTIVE_JOBS = ("bash", "interactive")  # names of SLURM jobs in which a person types commands
+# Names of SLURM jobs in which a person types commands, as Lightning knows them.
+INTERACTIVE_JOBS = ("bash", "interactive")
 
 
 def job_name(environment: Mapping[str, str]) -> str | None:
-    """The SLURM job and array task that this process belongs to, as one name."""
+    """The SLURM job and array task that this process belongs to, as one name; None outside a job.
+
+    A requeued job keeps its number, and so its name.
+    """
     job = environment.get("SLURM_JOB_ID")
     if not job or environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
         return None
