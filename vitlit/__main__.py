@@ -1,5 +1,6 @@
 """Entry point of `vitlit` and `python -m vitlit`: exit statuses, and short errors.
 
+words -> a command, its exit status:
 0 success, 1 a defect of the program or a lost process, 2 bad input, 130 SIGINT, 143 SIGTERM
 """
 
@@ -20,7 +21,7 @@ from vitlit.errors import (
     texts_on,
 )
 
-MAX_LINES, MAX_WIDTH = 5, 400
+MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a line
 
 
 def _shorten(message: str) -> str:
@@ -34,7 +35,7 @@ def _fail(message: str, options: str = "") -> int:
 
 
 def _options(error: Exception) -> str:
-    """In brackets, what the arguments that the error names are called on the command line."""
+    """In brackets, the command-line options for the arguments that the error names."""
     names = message_and_arguments(error)[1]
     if not names:
         return ""
@@ -46,7 +47,7 @@ def _options(error: Exception) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
+    debug = "--debug" in args  # show the traceback of bad input too
     args = [arg for arg in args if arg != "--debug"]
     if not args or args[0] in ("-h", "--help"):
         print(overview())
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
     _quieten(args[0])
     try:
+        # Takes seconds: everything above answers without torch and Lightning.
         from vitlit.cli.app import run_command
 
         warnings.formatwarning = _format_warning  # after Lightning, which has set its own
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     except TrainingError as fault:
         print(f"vitlit: {fault}{_options(fault)}", file=sys.stderr, flush=True)
         if isinstance(fault, LostProcessError):
-            os._exit(1)  # whatever came next would wait for the lost process
+            os._exit(1)  # any cleanup of torch or Lightning would wait for the lost process
         return 1
     except KeyboardInterrupt:
         print("vitlit: stopped by SIGINT; nothing was saved", file=sys.stderr)
@@ -89,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
-    """What a warning says, without the line of code that gave it."""
+    """The text of a warning, without the line of code that raised it."""
     return f"vitlit: {message}\n"
 
 

@@ -120,7 +120,7 @@ def test_the_same_command_goes_on_and_a_finished_run_is_refused(
     assert len(list(Path("lightning_logs").iterdir())) == 1
     # what was trained is longer, in another run
     assert main(["fit", f"--ckpt_path={last_checkpoint('a')}", "--run=b", *QUIET]) == 2
-    assert "max_epochs 2 behind it" in capsys.readouterr().err
+    assert "has already reached max_epochs 2" in capsys.readouterr().err
     assert not folder("b").exists()
     longer = [f"--ckpt_path={last_checkpoint('a')}", "--run=b", "--trainer.max_epochs=3"]
     assert main(["fit", *longer, *QUIET, "--trainer.log_every_n_steps=1"]) == 0
@@ -268,7 +268,7 @@ def test_what_a_resume_changes_is_said(caplog: pytest.LogCaptureFixture) -> None
     assert main([*FIT, "--run=first"]) == 0
     more = ["--trainer.max_epochs=3", "--model.lr=0.02"]
     assert main([*FIT, *more, "--run=second", f"--ckpt_path={last_checkpoint('first')}"]) == 0
-    assert "model.lr 0.02 (there 0.005)" in caplog.text
+    assert "model.lr 0.02 (was 0.005)" in caplog.text
 
 
 def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_its_best() -> None:
@@ -306,7 +306,7 @@ def test_a_training_that_early_stopping_ended_says_so_and_how_to_go_on(
 ) -> None:
     early = ["--early_stopping.patience=1", "--early_stopping.min_delta=1"]
     assert main([*FIT, *early, "--run=first", "--trainer.max_epochs=9"]) == 0
-    assert "early: val/acc was not better for 1 validations" in capsys.readouterr().out
+    assert "early: val/acc did not improve for 1 validations" in capsys.readouterr().out
     more = [f"--ckpt_path={last_checkpoint('first')}", "--run=second", "--trainer.max_epochs=4"]
     assert main([*FIT, *more]) == 2
     assert "give --early_stopping.patience 0, or more than 1" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The command line: LightningCLI with one source of defaults, bare config names, short errors.
 
-A value comes from the first of: flag, --config file, checkpoint, default of the class.
+words -> Request (settings, and what they start from) -> model, data, trainer -> a command and its
+last lines. A value comes from the first of: flag, --config file, checkpoint, default of the class.
 """
 
 import sys
@@ -47,18 +48,19 @@ from vitlit.weights.checkpoint import RUNS_FOLDER
 
 
 class CommandParser(Parser):
-    """Has the options of a method of the Trainer, and those that the command of its name adds."""
+    """Parser of one command: options of the Trainer's method, and those that we add to it."""
 
     def add_method_arguments(
         self, class_type: type, method_name: str, *args: Any, **kwargs: Any
     ) -> list[str]:
         added = super().add_method_arguments(class_type, method_name, *args, **kwargs)
+        # Lightning's description is the docstring of the method, written for Python.
         self.description = COMMANDS[method_name]
         if method_name not in OWN_COMMANDS:
             self.set_defaults({"weights_only": True})
             describe_options(self)
         if method_name in ("validate", "test"):
-            self.set_defaults({"verbose": False})  # the last lines say it once
+            self.set_defaults({"verbose": False})  # our last lines show the scores
         if method_name == "test":
             add_test_options(self)
         if method_name == "predict":
@@ -68,7 +70,7 @@ class CommandParser(Parser):
 
 @dataclass(frozen=True)
 class Writers:
-    """What a command writes with: a training its run and guards, others their one callback."""
+    """What a command writes with: ``fit`` its run and guards, the others one callback or none."""
 
     run: Path | None = None
     guards: Guards | None = None
@@ -76,7 +78,7 @@ class Writers:
     predictions: PredictionWriter | None = None
 
     def callbacks(self, settings: Any) -> list[Callback]:
-        """What the command has besides the callbacks that the user configured, and the bar."""
+        """The callbacks of the command, besides the progress bar and the user's own."""
         if self.guards is not None:
             return training_callbacks(settings, self.run, self.guards)
         return [one for one in (self.report, self.predictions) if one is not None]
@@ -94,21 +96,24 @@ class VitCLI(LightningCLI):
             Classifier,
             ImageData,
             trainer_class=Trainer,
-            seed_everything_default=0,
+            seed_everything_default=0,  # an int: Lightning's True would draw a random seed
             save_config_kwargs={"overwrite": True},
             parser_class=CommandParser,
             parser_kwargs={"prog": "vitlit", "description": "Vision Transformers."},
             args=args,
+            # The schedule needs the number of steps, so the optimiser is made in the module.
             auto_configure_optimizers=False,
+            # It would put the name of a function to call into the checkpoint's hyper-parameters.
             load_from_checkpoint_support=False,
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one that is asked for: a parser for each of them would take a second."""
+        """Only the command that is asked for: building the parsers of all takes a second."""
         own = {name: {"model", "datamodule", "precision_of"} for name in OWN_COMMANDS}
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        # Abbreviations would change their meaning whenever an option is added.
         parser = self.parser_class(allow_abbrev=False, **kwargs)
         parser.add_argument(
             "-c",
@@ -119,11 +124,12 @@ class VitCLI(LightningCLI):
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Lightning also takes a bool here; an int alone can be linked to data.seed.
         parser.add_argument(
             "--seed_everything",
             type=int,
             default=self.seed_everything_default,
-            help="Seed of weights, order, augmentation and dropout.",
+            help="Seed of the weights, the order of the images, augmentation and dropout.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -134,7 +140,8 @@ class VitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.request = read_request(self._command, parser, self.command_parser, args)
         self.config = self.request.config
-        # for now: Lightning would let the checkpoint override flags
+        # Hidden until before_instantiate_classes: Lightning's _parse_ckpt_path, which is called in
+        # between, would let the checkpoint's settings override flags.
         self.request.settings["ckpt_path"] = None
 
     def before_instantiate_classes(self) -> None:
@@ -145,17 +152,18 @@ class VitCLI(LightningCLI):
         check_checkpoints(**settings["checkpoints"])
         check_below_one(**{"ema.decay": settings["ema"]["decay"]})
         self.precision_rule = self.request.precision_rule()
-        start = self.request.start
+        start = self.request.start  # None: a training from scratch
         choice = self.precision_rule(None if start is None else start.precision)
         trainer["precision"] = choice.name
         rank_zero_info(f"precision {choice.name}, {choice.why}")
+        # Only a training saves config.yaml, into the folder of its logger.
         if self._command != "fit" or trainer["logger"] is False:
             self.save_config_callback = None
 
     def after_instantiate_classes(self) -> None:
         settings = self.request.settings
         match self._command:
-            case "fit":  # refused before the data are read
+            case "fit":  # these refuse settings before the data are read
                 self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
                 warn_of_many_patches(self.model.vit)
                 self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
@@ -170,26 +178,29 @@ class VitCLI(LightningCLI):
         trainer = self.config_init[self._command]["trainer"]
         self.writers = self._make_writers(trainer)
         run, root = self.writers.run, Path(trainer["default_root_dir"] or ".")
-        # in a SLURM job without ckpt_path Lightning starts from any hpc_ckpt_N.ckpt in its root,
-        # and there is none in folders of ours
+        # In a SLURM job without ckpt_path, Lightning resumes from any hpc_ckpt_N.ckpt in its root.
+        # Our folders never hold one.
         kwargs["default_root_dir"] = run or root / RUNS_FOLDER
         if trainer["logger"] in (None, True):
             kwargs["logger"] = self._logger()
         kwargs["plugins"] = with_durable(trainer["plugins"])
         if trainer["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
+        # A config may name one callback without a list.
         given = trainer["callbacks"] or []
         given = [given] if isinstance(given, Callback) else given
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
         bars = [] if has_bar or trainer["enable_progress_bar"] is False else [Bar()]
+        # Ours last: when a signal saves a checkpoint, the user's callbacks must have seen the step.
         trainer["callbacks"] = [*given, *bars, *self.writers.callbacks(self.request.settings)]
         made = super().instantiate_trainer(**kwargs)
+        # Both need the finished trainer: Lightning adds callbacks and its signal connector in it.
         skip_idle_hooks([*made.callbacks, self.model])  # type: ignore[attr-defined]
         leave_signals_alone(made)
         return made
 
     def _make_writers(self, trainer: Any) -> Writers:
-        """What the command writes with; trainer: its settings, with their classes made."""
+        """What the command writes with. trainer: its settings, with classes instantiated."""
         request, settings = self.request, self.request.settings
         match self._command:
             case "fit":
@@ -204,10 +215,11 @@ class VitCLI(LightningCLI):
         return Writers()
 
     def _logger(self) -> TensorBoardLogger | bool:
-        """Of the run that is trained or tested, if there is one to write into."""
+        """A logger that writes into the run that is trained or tested; False if there is none."""
         run = self.writers.run
         if self._command == "test":
             run = run_folder_of(report_place(self.request.settings)[0])
+        # One folder for checkpoints, logs and report: Lightning would number a version_N beside it.
         return run is not None and TensorBoardLogger(
             run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
         )
@@ -217,12 +229,12 @@ class VitCLI(LightningCLI):
         self.writers.guards.fit(self.trainer, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
-        """Lightning would gather all outputs; the writer has what is needed of them."""
+        """Predict without gathering all outputs in memory; the writer keeps what is needed."""
         kwargs["return_predictions"] = False
         self.trainer.predict(**kwargs)
 
     def compare(self, **kwargs: Any) -> None:
-        """Each model in the precision that ``test`` would score it in."""
+        """Score each model in the precision in which ``test`` would."""
         assert isinstance(self.trainer, Trainer)
         self.trainer.compare(
             precision_of=lambda trained: self.precision_rule(trained).name, **kwargs
@@ -266,7 +278,11 @@ class VitCLI(LightningCLI):
 
 
 def run_command(args: list[str]) -> None:
-    """Parse and run; ``sys.argv`` is left as it is, since DDP starts its processes from it."""
+    """Parse and run a command.
+
+    args: the command and its options. ``sys.argv`` stays as it is: DDP starts its other processes
+    with the same words.
+    """
     try:
         with only_safe_settings(args), Claim() as claim:
             VitCLI(args, claim)

@@ -1,4 +1,7 @@
-"""Settings that contradict each other or the checkpoint, refused before anything is built."""
+"""Settings that are wrong or contradict each other, refused before anything is built.
+
+parsed settings of a command -> InputError, or nothing
+"""
 
 import inspect
 import math
@@ -15,11 +18,11 @@ from vitlit.errors import InputError, did_you_mean
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
 
-MANY_PATCHES = 4096  # patches of an image
+MANY_PATCHES = 4096  # patches of an image, above which its attention is a matter of minutes
 
 
 def check_first(settings: Any) -> None:
-    """Refuse what would go wrong before anything is built."""
+    """Refuse a seed, a root folder or a null that would fail later with an obscure error."""
     seed = settings["seed_everything"]
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
         raise InputError(f"seed_everything {seed} is not in 0 to {2**32 - 1}; give another seed")
@@ -27,6 +30,7 @@ def check_first(settings: Any) -> None:
         raise InputError(
             "weights_only false would run code that a checkpoint may hold; leave it out"
         )
+    # Lightning would write to addresses through fsspec; locks, fsync and checksums need a folder.
     root = str(settings["trainer"]["default_root_dir"] or "")
     if "://" in root:
         raise InputError(f"trainer.default_root_dir {root} is an address; give a folder here")
@@ -36,7 +40,7 @@ def check_first(settings: Any) -> None:
 
 
 def _check_null(group: str, values: Any, kind: type) -> None:
-    """The parser takes null for any type; only where it is the default does it mean something."""
+    """Refuse null, which the parser accepts for any type, except where it is the default."""
     for name, parameter in inspect.signature(kind).parameters.items():
         is_null = name in values and values[name] is None
         if is_null and parameter.default is not None and f"{group}.{name}" not in LINKED:
@@ -52,11 +56,11 @@ def _check_known_name(option: str, value: Any, known: list[str]) -> None:
 
 
 def check_trainer(trainer: Any, command: str) -> None:
-    """Refuse what Lightning would stumble over later."""
+    """Refuse trainer settings that Lightning would reject later, ignore, or train wrongly with."""
     _check_known_name(
         "strategy", trainer["strategy"], ["auto", *StrategyRegistry.available_strategies()]
     )
-    limit = {"fit": "train", "validate": "val"}.get(command, command)
+    limit = {"fit": "train", "validate": "val"}.get(command, command)  # limit_train_batches, …
     if command in ("fit", "validate", "test", "predict") and trainer[f"limit_{limit}_batches"] == 0:
         raise InputError(
             f"trainer.limit_{limit}_batches 0 leaves nothing to do; give a count or a share"
@@ -70,9 +74,10 @@ def check_trainer(trainer: Any, command: str) -> None:
             raise InputError(f"trainer.{name} {trainer[name]} is negative; give 0 or more")
     if trainer["barebones"]:
         raise InputError(
-            "trainer.barebones leaves out what a training here needs; leave it out too, and time "
-            "steps with --trainer.enable_checkpointing false --trainer.logger false"
+            "trainer.barebones disables callbacks that training needs; leave it out; to time bare "
+            "steps, give --trainer.enable_checkpointing false --trainer.logger false"
         )
+    # Lightning would put a sequential sampler in place of ours, which addresses all randomness.
     if trainer["overfit_batches"]:
         raise InputError(
             "trainer.overfit_batches would replace the order of the data; "
@@ -86,6 +91,7 @@ def check_trainer(trainer: Any, command: str) -> None:
     for name in ("max_epochs", "max_steps"):
         if command == "fit" and trainer[name] == 0:
             raise InputError(f"trainer.{name} 0 trains nothing; give 1 or more")
+    # Lightning would train for 1000 epochs and say so in passing.
     ends = ("max_epochs", "max_time", "fast_dev_run")
     if command == "fit" and trainer["max_steps"] == -1 and not any(trainer[name] for name in ends):
         raise InputError(
@@ -95,23 +101,24 @@ def check_trainer(trainer: Any, command: str) -> None:
 
 
 def warn_of_many_patches(vit: ViT) -> None:
-    """Say where images are cut so finely that a step takes minutes, before one does."""
+    """Warn if images are cut into so many patches that a step takes minutes."""
     rows, cols = vit.grid_size
     if rows * cols > MANY_PATCHES:
         height, width = vit.img_size
         rank_zero_warn(
             f"images of {height}x{width} pixels in patches of {vit.config['patch_size']} are "
-            f"{rows * cols:,} tokens, and each is compared with each; give a smaller "
+            f"{rows * cols:,} tokens, and attention compares each with each; give a smaller "
             f"--data.img_size (224 by default for a folder) or a larger --model.patch_size"
         )
 
 
 def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str) -> None:
-    """monitor: one of few names, which the parser has checked."""
+    """Refuse negative intervals. monitor: one of few names, which the parser has checked."""
     _check_not_negative("checkpoints", every_n_steps=every_n_steps, every_minutes=every_minutes)
 
 
 def check_early_stopping(patience: int, min_delta: float) -> None:
+    """Refuse negative settings of early stopping."""
     _check_not_negative("early_stopping", patience=patience, min_delta=min_delta)
 
 
@@ -122,7 +129,7 @@ def _check_not_negative(group: str, **values: float) -> None:
 
 
 def check_weights_are_given(model: Any) -> None:
-    """Refuse to train a recipe of fine-tuning from scratch, which nobody would notice."""
+    """Refuse to train a fine-tuning recipe from scratch, which nobody would notice."""
     if model["pretrained"] == ASK_USER:
         raise InputError(
             "this recipe fine-tunes weights that you choose; give --model.pretrained a file, a "
@@ -130,13 +137,13 @@ def check_weights_are_given(model: Any) -> None:
         )
     if model["freeze_blocks"] and not model["pretrained"]:
         raise InputError(
-            f"model.freeze_blocks {model['freeze_blocks']} would keep weights as they are that "
-            f"nothing has trained; give --model.pretrained, or leave it out"
+            f"model.freeze_blocks {model['freeze_blocks']} would freeze untrained weights; give "
+            f"--model.pretrained, or leave it out"
         )
 
 
 def check_place(settings: Any, command: str) -> None:
-    """Refuse a folder of images that was not named: the default is the cache of this package."""
+    """Refuse to read images from the default data_dir: it holds the downloads of this package."""
     data = settings["data"]
     default = inspect.signature(ImageData).parameters["data_dir"].default
     places = {Path(place).expanduser().absolute() for place in (default, data["data_dir"])}

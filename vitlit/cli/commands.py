@@ -1,4 +1,7 @@
-"""The commands, in a line each: for `vitlit` alone, and for the help of each."""
+"""The commands, one line each: for `vitlit` alone, and for the help of each.
+
+Nothing here may import torch or Lightning: that would take seconds, and this takes 0.07.
+"""
 
 COMMANDS = {
     "fit": "train a model",
@@ -13,7 +16,7 @@ COMMANDS = {
 
 
 def overview() -> str:
-    """What `vitlit` alone prints; made without importing torch, so at once."""
+    """What `vitlit` alone prints: the commands and the shipped configs."""
     from vitlit import __version__
     from vitlit.cli.configs import shipped_configs
 

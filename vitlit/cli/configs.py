@@ -1,4 +1,7 @@
-"""Configurations that come with the package, found by name from any folder."""
+"""Configurations that come with the package, found by name from any folder.
+
+name or path, as ``--config`` takes it -> path of a file
+"""
 
 import difflib
 from importlib.resources import files
@@ -10,7 +13,7 @@ CONFIGS_FOLDER = Path(str(files("vitlit.configs")))
 
 
 def shipped_configs() -> list[str]:
-    """Names of the shipped configurations, those of published experiments last."""
+    """Names of the shipped configurations; those of published experiments come last."""
     top = sorted(path.name for path in CONFIGS_FOLDER.glob("*.yaml"))
     return top + sorted(
         f"reference/{path.name}" for path in CONFIGS_FOLDER.glob("reference/*.yaml")
@@ -18,7 +21,10 @@ def shipped_configs() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The file that ``--config name`` means: a path, else the name of a shipped file."""
+    """The file that ``--config name`` means: a path, else the name of a shipped file.
+
+    Raises InputError, with the nearest shipped name, if there is none.
+    """
     for candidate in (
         Path(name).expanduser(),
         CONFIGS_FOLDER / name,
@@ -26,9 +32,8 @@ def find_config(name: str) -> Path:
     ):
         if candidate.is_file():
             return candidate
-    stems = {
-        Path(known).stem: known for known in reversed(shipped_configs())
-    }  # of equal ones the first
+    # Compared without folder and ending. Reversed: of equal stems the first one shown stays.
+    stems = {Path(known).stem: known for known in reversed(shipped_configs())}
     near = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.5)
     hint = f"did you mean {stems[near[0]]}?" if near else "`vitlit` alone lists the shipped ones"
     raise InputError(f"no configuration {name!r}; {hint}")

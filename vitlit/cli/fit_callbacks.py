@@ -1,6 +1,9 @@
-"""The callbacks of every training, in their order, those against faults among them.
+"""The callbacks of every training, in the order in which Lightning must call them.
 
-settings of fit -> callbacks
+settings of ``fit`` -> callbacks
+
+Lightning calls the hooks of callbacks in the order of the list, but moves checkpoint callbacks to
+its end.
 """
 
 from datetime import timedelta
@@ -26,29 +29,33 @@ from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 
 class Guards(NamedTuple):
-    """Callbacks of a training, in order: ``first``, those that change the model, ``last``."""
+    """Callbacks that protect a training from faults: ``first`` and ``last`` in the list.
+
+    skip: number of updates that are not finite and may be skipped.
+    """
 
     stopping: Stopping
     skip: int
 
     @property
     def first(self) -> list[Callback]:
+        """Before our other callbacks: Resume sets the loops, which the others read."""
         return [Resume(), FiniteUpdates(self.skip)]
 
     @property
     def last(self) -> list[Callback]:
-        """After what is to be in a checkpoint."""
+        """After our other callbacks: a signal saves the step, which must be complete by then."""
         return [self.stopping, Heartbeat()]
 
     def fit(self, trainer: pl.Trainer, **kwargs: Any) -> None:
-        """``trainer.fit`` that handles signals, once the settings of the cluster are checked."""
+        """Warn of traps in the cluster's settings, then ``trainer.fit`` with signals handled."""
         slurm.warn_of_cluster_traps(trainer)
         with self.stopping.listening():
             trainer.fit(**kwargs)
 
 
 def make_guards(settings: Any) -> Guards:
-    """From the settings of ``fit``."""
+    """The guards that the settings of ``fit`` ask for."""
     seconds = settings["timeout_seconds"]
     if seconds <= 0:
         raise InputError(f"timeout_seconds {seconds} is not positive; give 1 or more")
@@ -56,9 +63,9 @@ def make_guards(settings: Any) -> Guards:
 
 
 def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[Callback]:
-    """What every training has besides the callbacks that the user configured.
+    """The callbacks of a training, besides those that the user configured.
 
-    settings: of ``fit``; run: its folder, None where Lightning's loggers decide.
+    settings: those of ``fit``; run: its folder, None if Lightning's loggers decide where to write.
     """
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
     callbacks = guards.first
@@ -67,7 +74,7 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
         when = {k: v for k, v in settings["checkpoints"].items() if k != "monitor"}
         callbacks += [BestCheckpoint(folder, monitor), LastCheckpoint(folder, **when)]
         callbacks.append(SaveSettings(settings))
-    elif not trainer["fast_dev_run"]:
+    elif not trainer["fast_dev_run"]:  # with it nobody expects any
         rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
     if trainer["logger"] is not False and not trainer["fast_dev_run"]:
         callbacks.append(History())

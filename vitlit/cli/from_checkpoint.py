@@ -1,6 +1,6 @@
-"""What a command starts from: a checkpoint, published weights, or nothing.
+"""A command that starts from a checkpoint: its settings become defaults, others must agree.
 
-settings without it -> their defaults that follow from it -> settings that must agree with it
+settings without it -> defaults that follow from it -> settings, checked against it
 """
 
 import inspect
@@ -22,13 +22,13 @@ from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY
 
 
 class FromCheckpoint:
-    """A checkpoint, whose settings are the defaults.
+    """A checkpoint to start from, whose settings are the defaults of the command.
 
-    first: settings of the command as they are without it. words: that the command line lacks.
+    first: settings of the command, parsed without it. words: options to add to the command line.
     """
 
     words: tuple[str, ...] = ()
-    note = ""  # about the images that are scored
+    note = ""  # about scored images that the model may have been trained on
 
     def __init__(self, path: Path, first: Any, command: str) -> None:
         self.path, self.first, self.command = path, first, command
@@ -39,12 +39,15 @@ class FromCheckpoint:
         self.precision = checkpoint.trained_precision(self.content)
 
     def defaults(self) -> dict[str, Any]:
-        """By dotted name."""
+        """Default values by dotted name."""
         data = data_of_checkpoint(self.content[checkpoint.DATA_KEY], self.first, self.command)
         return {**by_dotted_name(self.first, model=self.model, data=data), **self.kept}
 
     def check(self, settings: Any, run: Path | None) -> None:
-        """Refuse settings that contradict it; say which are its own. run: the one meant by name."""
+        """Refuse settings that contradict it, and log which ones come from it.
+
+        run: folder of the named run, or None.
+        """
         check_checkpoint(settings, self.model, self.path, self.command)
         if self.command != "fit":
             self._note_seen(settings["data"])
@@ -56,33 +59,30 @@ class FromCheckpoint:
         tell_changed(self.content, settings, self.path)
 
     def _note_seen(self, data: Any) -> None:
-        """Say where images that are scored may be among those that the model was trained on."""
+        """Warn if images that are scored may be among those that the model was trained on."""
         split = {"validate": "val", "probe": "test"}.get(self.command, data["split"])
         if self.command in ("test", "validate", "probe") and not data["images"]:
             self.note = seen_note(data, self.content[checkpoint.DATA_KEY], split)
-        if self.note and split != "train":  # whose scores are called train/acc
+        if self.note and split != "train":  # scores of train are called train/acc: no surprise
             rank_zero_warn(f"{self.path}: {self.note}")
 
     def fill(self, model: Classifier, data: ImageData) -> None:
-        """Nothing: the trainer loads checkpoints."""
+        """Does nothing: the trainer loads the checkpoint itself."""
 
 
-GROUP_SETTINGS = (
-    "freeze_blocks",
-    "layer_decay",
-    "decay",
-)  # what the optimiser's groups follow from
+# The settings that decide the parameter groups of the optimiser.
+GROUP_SETTINGS = ("freeze_blocks", "layer_decay", "decay")
 RATE_SUFFIX = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
 
 def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, command: str) -> None:
-    """Weights fit one architecture, and the state of an optimiser that optimiser.
+    """Refuse an architecture, or in ``fit`` an optimiser, other than the checkpoint's.
 
     model: the settings asked for; saved: those of the checkpoint.
     """
     names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATE_SUFFIX)]
     if command == "fit":
-        names.append("optimizer")
+        names.append("optimizer")  # its state would be loaded into another kind
         _check_groups(model, saved, path)
     for name in names:
         if name in model and name in saved and model[name] != saved[name]:
@@ -93,20 +93,20 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
 
 
 def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
-    """The optimiser's state is kept by groups of parameters, which these settings make."""
+    """Refuse other parameter groups: the state of the optimiser is stored by group."""
     for name in GROUP_SETTINGS:
         if name in saved and model[name] != saved[name]:
             raise InputError(
-                f"model.{name} {model[name]} contradicts {path}, whose training goes on only with "
-                f"its own, {saved[name]}; leave out --model.{name}, or start a new training from "
-                f"its weights: --model.pretrained {path} in place of --ckpt_path"
+                f"model.{name} {model[name]} contradicts {path}, whose training resumes only with "
+                f"its own value, {saved[name]}; leave out --model.{name}, or start a new training "
+                f"from its weights: --model.pretrained {path} instead of --ckpt_path"
             )
 
 
 def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[str, Any]:
-    """Defaults from a checkpoint's data; ``probe`` finds the classes of whatever data it is given.
+    """Defaults from a checkpoint's data, for ``probe`` without its classes: other data have others.
 
-    wanted: settings of the command as they would be without the checkpoint.
+    wanted: settings of the command, parsed without the checkpoint.
     """
     if command == "probe" and not wanted["data"]["images"]:
         return {name: value for name, value in data.items() if name != "class_names"}
@@ -114,7 +114,8 @@ def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[
 
 
 def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
-    """A training with an average of its weights goes on with one, and one without without."""
+    """Refuse to resume with a moving average if there was none, or without one if there was."""
+    # With an average state_dict holds it, and the weights in training are under another key.
     if "averaging_state" in content and not ema["decay"]:
         raise InputError(
             f"{path} was trained with a moving average of its weights; give --ema.decay again"
@@ -126,11 +127,11 @@ def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
 
 
 def check_one_model(source: str | None, saved: dict[str, Any], path: Path, command: str) -> None:
-    """Refuse a checkpoint and other weights together; one of them would be left unused.
+    """Refuse a checkpoint together with other weights: one of them would be ignored.
 
-    A training that goes on may name the weights that it began with, as a job that is started
-    again by the same command does. source: what --model.pretrained asks for; saved: the settings
-    of the checkpoint's model.
+    A resumed training may name the weights that it began with, as a job does that is restarted by
+    the same command. source: what --model.pretrained asks for; saved: settings of the checkpoint's
+    model.
     """
     kept = saved.get("pretrained")
     if source is None or (command == "fit" and source == kept):
@@ -143,15 +144,16 @@ def check_one_model(source: str | None, saved: dict[str, Any], path: Path, comma
     began = "no other weights" if kept is None else kept
     raise InputError(
         f"model.pretrained {source} contradicts {path}, whose training began with {began}; leave "
-        f"out --model.pretrained to go on with it, or --ckpt_path (and give another --run) to "
+        f"out --model.pretrained to resume it, or --ckpt_path (and give another --run) to "
         f"start anew"
     )
 
 
 def check_checkpoint(settings: Any, saved: dict[str, Any], path: Path, command: str) -> None:
-    """Refuse settings that a checkpoint contradicts; where its training began is its own matter.
+    """Refuse settings that contradict a checkpoint.
 
-    settings: those asked for; saved: those of the checkpoint's model.
+    settings: those asked for; saved: those of the checkpoint's model. ``model.pretrained`` becomes
+    the checkpoint's: what its training began with is known, and has been checked before.
     """
     settings["model"]["pretrained"] = saved.get("pretrained")
     check_against_checkpoint(settings["model"], saved, path, command)
@@ -159,27 +161,27 @@ def check_checkpoint(settings: Any, saved: dict[str, Any], path: Path, command: 
 
 
 def _check_image_shape(data: Any, saved: dict[str, Any], path: Path) -> None:
-    """A checkpoint's model takes images of one kind; its weights can be made to fit others."""
+    """Refuse images of another size or number of channels than the checkpoint's model takes."""
     for name in ("img_size", "in_chans"):
         asked, has = data[name], saved.get(name)
         if asked is None or has is None or _both_sides(asked) == _both_sides(has):
             continue
         raise InputError(
             f"data.{name} {asked} contradicts {path}, whose model takes {has}; leave out "
-            f"--data.{name}, since images are made to fit, or give --model.pretrained {path} in "
-            f"place of --ckpt_path, which makes the weights fit"
+            f"--data.{name}, since images are made to fit, or give --model.pretrained {path} "
+            f"instead of --ckpt_path, which makes the weights fit"
         )
 
 
 def _both_sides(value: Any) -> Any:
-    """A square's size, given once or twice, as one thing."""
+    """One form for a size: 32 and [32, 32] mean the same square."""
     return list(value) if isinstance(value, list | tuple) else [value, value]
 
 
 def tell_saved(kept: dict[str, Any], without: Any, settings: Any, path: Path) -> None:
-    """Say which settings come from the checkpoint, so that none is a surprise.
+    """Log which settings come from the checkpoint, so that none is a surprise.
 
-    without: the settings as they were without it.
+    kept: settings of its training; without: the settings, parsed without it.
     """
     taken = [
         f"{name} {value}"
@@ -187,23 +189,25 @@ def tell_saved(kept: dict[str, Any], without: Any, settings: Any, path: Path) ->
         if settings.get(name) == value != without.get(name)
     ]
     if taken:
-        rank_zero_info(f"as in {path}, unless flags or configs say otherwise: {', '.join(taken)}")
+        rank_zero_info(
+            f"settings from {path}: {', '.join(taken)} (flags and configs override them)"
+        )
 
 
 def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
-    """Say which settings of model and data are not those that the checkpoint was trained with."""
+    """Log which settings of model and data differ from those of the checkpoint's training."""
     changed = [
-        f"{group}.{name} {settings[group][name]} (there {value})"
+        f"{group}.{name} {settings[group][name]} (was {value})"
         for group, part in (("model", MODEL_KEY), ("data", DATA_KEY))
         for name, value in content[part].items()
         if name in settings[group] and settings[group][name] != value and is_plain_value(value)
     ]
     if changed:
-        rank_zero_info(f"not as in {path}: {', '.join(changed)}")
+        rank_zero_info(f"changed since {path}: {', '.join(changed)}")
 
 
 def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
-    """Refuse to train on what was held out: all later scores would be of images that were seen."""
+    """Refuse a split that would train on held-out images: later scores would be too good."""
     then = content[DATA_KEY]
     name = differing_setting(data, then, "test") or differing_setting(data, then, "val")
     if name is not None:
@@ -214,15 +218,15 @@ def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
 
 
 def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, path: Path) -> None:
-    """Refuse to train on from weights alone, or where nothing is left to do.
+    """Refuse to resume from bare weights, or a training that has nothing left to do.
 
-    settings: those of the training to come. run: its folder, if the checkpoint may be its own: then
-    the same command as before may find that all is done.
+    settings: those of the training to come. run: its folder, or None. A run that is restarted by
+    the same command from its own checkpoint may have nothing left to do.
     """
     for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
         if name not in content:
             raise InputError(
-                f"{path} has no {name}, so training cannot go on from it; give "
+                f"{path} has no {name}, so training cannot resume from it; give "
                 f"--model.pretrained {path} to start from its weights"
             )
     kept, limits = training_settings_of(content), ("trainer.max_epochs", "trainer.max_steps")
@@ -233,18 +237,18 @@ def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, pa
 
 
 def check_is_not_stopped(content: dict[str, Any], patience: int, path: Path) -> None:
-    """Refuse to train longer what early stopping would end before the first step."""
+    """Refuse to continue a training that early stopping would end before the first step."""
     states = [v for k, v in content["callbacks"].items() if str(k).startswith("EarlyStopping")]
     waited = max((int(state.get("wait_count", 0)) for state in states), default=0)
     if 0 < patience <= waited:
         raise InputError(
-            f"{path} is of a training that early stopping ended after {waited} validations without "
-            f"a better score; give --early_stopping.patience 0, or more than {waited}"
+            f"early stopping ended the training of {path} after {waited} validations without a "
+            f"better score; give --early_stopping.patience 0, or more than {waited}"
         )
 
 
 def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> None:
-    """Refuse a training without a step; it would end at once, without a word."""
+    """Refuse a training that has reached its limits: it would end at once, without a word."""
     try:
         epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         steps = int(content["global_step"])
@@ -254,5 +258,5 @@ def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> No
         limit = trainer[name]
         if limit not in (None, -1) and done >= limit:
             raise InputError(
-                f"{path} has {name} {limit} behind it; give --trainer.{name} above {done}"
+                f"{path} has already reached {name} {limit}; give --trainer.{name} above {done}"
             )

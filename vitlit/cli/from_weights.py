@@ -1,6 +1,7 @@
-"""Which settings a person gave, and where: what the source of the weights may not overrule.
+"""A command that starts from published weights: they give defaults, the user's settings override.
 
 words of a command line -> {name of a setting: the config file or the option that sets it}
+weights, settings -> defaults of model and data, checked against what the user gave
 """
 
 from pathlib import Path
@@ -15,14 +16,17 @@ from vitlit.training.classifier import Classifier
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
 CONFIG_FLAGS = ("--config", "-c")
-DEBUG_CONFIG = (
-    CONFIGS_FOLDER / "debug.yaml"
-)  # its depth is for models that are trained from scratch
+# Its depth is meant for models that are trained from scratch.
+DEBUG_CONFIG = CONFIGS_FOLDER / "debug.yaml"
+# Arguments of a model that bare files of weights often do not tell, and the group each belongs to.
 OFTEN_UNTOLD = {"num_heads": "model", "norm_eps": "model", "act": "model", "img_size": "data"}
 
 
 def origins(args: list[str]) -> dict[str, str]:
-    """The last place that sets each setting: the path of a config file, or ``--name``."""
+    """The last place that sets each setting: the path of a config file, or ``--name``.
+
+    args: the words of the command line.
+    """
     found: dict[str, str] = {}
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
@@ -36,13 +40,16 @@ def origins(args: list[str]) -> dict[str, str]:
 
 
 def given_arguments(settings: Any, where: dict[str, str]) -> dict[str, Any]:
-    """What the person gave of that which weights may not tell."""
+    """The arguments that the user gave of those that weights may not tell.
+
+    where: the place that sets each setting, as :func:`origins` finds it.
+    """
     named = {name: group for name, group in OFTEN_UNTOLD.items() if f"{group}.{name}" in where}
     return {name: settings[group][name] for name, group in named.items()}
 
 
 def small_depth(weights: Weights, where: dict[str, str]) -> list[str]:
-    """The option that sets the depth of the weights in place of debug.yaml's."""
+    """The option that replaces debug.yaml's depth by that of the weights, if debug.yaml sets it."""
     place, depth = where.get("model.depth"), weights.arguments["depth"]
     if place is None or not _is_same_file(place, DEBUG_CONFIG):
         return []
@@ -57,9 +64,9 @@ def _is_same_file(place: str, file: Path) -> bool:
 
 
 def note_statistics(weights: Weights, data: Any, where: dict[str, str]) -> None:
-    """Note which mean and std are used, where neither weights nor person tell.
+    """Note which mean and std are used if neither the weights nor the user say.
 
-    data: the ImageData in use.
+    data: the ImageData in use; where: the place that sets each setting.
     """
     chosen = {"data.mean", "data.std", "data.normalize"} & where.keys()
     if weights.mean is None and not chosen:
@@ -67,21 +74,18 @@ def note_statistics(weights: Weights, data: Any, where: dict[str, str]) -> None:
         weights.notes.append(untold_statistics(data.mean, data.std, whose))
 
 
-# of weights
+# Arguments that weights decide; other sizes and classes can be made to fit.
 FIXED_BY_WEIGHTS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
-HEADLESS_COMMANDS = (
-    "probe",
-    "explain",
-    "export",
-)  # commands that weights without a head will do for
+# Commands that need no head.
+HEADLESS_COMMANDS = ("probe", "explain", "export")
 
 
 def check_against_weights(
     settings: Any, weights: Weights, where: dict[str, str], command: str
 ) -> None:
-    """Weights can be made to fit other sizes and classes, but not another width or depth.
+    """Refuse another width or depth than the weights have, and class names that are not theirs.
 
-    settings: all of the command; where: the place that sets each of them, see :mod:`origins`.
+    settings: all of the command; where: the place that sets each of them (:func:`origins`).
     """
     model, arguments, source = settings["model"], weights.arguments, settings["model"]["pretrained"]
     for name in FIXED_BY_WEIGHTS:
@@ -107,15 +111,16 @@ def check_against_weights(
 def starting_points(
     weights: Weights, wanted: Any, command: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Defaults of model and data that follow from weights to start from, or to use as they are.
+    """Defaults of model and data that follow from weights.
 
-    wanted: settings of the command as they would be without the weights. In ``fit`` the data
-    decide classes and channels, elsewhere the weights do.
+    wanted: settings of the command, parsed without the weights. In ``fit`` the data decide classes
+    and channels; in all other commands the weights do.
     """
     arguments = weights.arguments
     data: dict[str, Any] = {"img_size": arguments["img_size"]}
     if weights.invert:
         data["invert"] = True
+    # With inverted images the mean and std of the weights hold only if they were trained so.
     if weights.mean is not None and (weights.invert or not wanted["data"]["invert"]):
         data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
     if command == "fit":
@@ -127,7 +132,7 @@ def starting_points(
     elif command == "explain" and not wanted["data"]["images"]:
         return arguments, data | {"dataset": "folder", "in_chans": arguments["in_chans"]}
     elif command in HEADLESS_COMMANDS or wanted.get("output") == "features":
-        names = ["0", "1"]  # of a head that nobody will ask
+        names = ["0", "1"]  # of a random head, which is removed before it is used
     else:
         source = wanted["model"]["pretrained"]
         raise InputError(
@@ -140,14 +145,14 @@ def starting_points(
 
 
 class FromWeights:
-    """Published weights, which give the architecture, and classes and pixels where they tell.
+    """Published weights to start from: they give the architecture and, if known, the classes.
 
-    source: a file, folder or name; first: settings of the command as they are without them; args:
-    the command line. words: that it lacks.
+    source: a file, folder or name; first: settings of the command, parsed without them; args: the
+    command line. words: options to add to it.
     """
 
     note = ""
-    precision = None  # of their training, which no file of weights tells
+    precision = None  # no file of weights tells in which precision it was trained
 
     def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
         self.first, self.command = first, command
@@ -157,7 +162,7 @@ class FromWeights:
         self.headless = command != "fit" and not self.weights.arguments["num_classes"]
 
     def defaults(self) -> dict[str, Any]:
-        """By dotted name."""
+        """Default values by dotted name."""
         model, data = starting_points(self.weights, self.first, self.command)
         return by_dotted_name(self.first, model=model, data=data)
 
@@ -166,7 +171,7 @@ class FromWeights:
         check_against_weights(settings, self.weights, self.where, self.command)
 
     def fill(self, model: Classifier, data: ImageData) -> None:
-        """Put the weights into the model, which then has its own copy."""
+        """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
         if self.headless:
             model.vit.remove_head()
@@ -175,15 +180,16 @@ class FromWeights:
 
 
 def by_dotted_name(known: Any, **groups: dict[str, Any]) -> dict[str, Any]:
-    """Values by dotted name, without those that follow from others, or that nothing knows."""
+    """Values by dotted name, without those that are linked to others or unknown to the command."""
     values = {f"{group}.{name}": value for group in groups for name, value in groups[group].items()}
     return {name: values[name] for name in values if name in known and name not in LINKED}
 
 
-ASK_USER = "???"  # in a recipe's model.pretrained: the user has to give it; OmegaConf's mark
+# In a recipe's model.pretrained: the user must give it. OmegaConf marks missing values so.
+ASK_USER = "???"
 
 
 def weights_asked_for(model: Any) -> str | None:
-    """What --model.pretrained says; nothing where a recipe leaves it to the user."""
+    """What --model.pretrained names; None if a recipe leaves it to the user."""
     source: str | None = model["pretrained"]
     return None if source == ASK_USER else source

@@ -1,4 +1,7 @@
-"""The argument parser: bare config names, linked values, and errors in one sentence."""
+"""The argument parser: bare config names, linked values, and errors in one sentence.
+
+words of the command line -> words that jsonargparse understands -> settings
+"""
 
 import json
 import re
@@ -8,11 +11,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import (  # type: ignore[attr-defined]
-    ActionConfigFile,
-    get_loader,
-    set_loader,
-    set_parsing_settings,
+from jsonargparse import (
+    ActionConfigFile,  # type: ignore[attr-defined]
+    get_loader,  # type: ignore[attr-defined]
+    set_loader,  # type: ignore[attr-defined]
+    set_parsing_settings,  # type: ignore[attr-defined]
 )
 from pytorch_lightning.cli import LightningArgumentParser
 from yaml import YAMLError
@@ -23,7 +26,8 @@ from vitlit.cli.configs import find_config
 from vitlit.cli.parser_internals import options_of
 from vitlit.errors import InputError, did_you_mean, find_text, texts_on
 
-# each fact has one source: target -> (source, how to compute it)
+# Each fact has one source: target -> (source, function that computes the target, or None). Those
+# below are known once the words are parsed; those of INSTANTIATE_LINKS once the data exist.
 PARSE_LINKS: dict[str, tuple[str, Any]] = {
     "data.patch_size": ("model.patch_size", None),
     "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
@@ -36,22 +40,16 @@ INSTANTIATE_LINKS = {
     "model.class_names": "data.class_names",
 }
 LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
-LIST_OPTIONS = (
-    "--data.images",
-    "--query",
-    "--others",
-)  # options that take all words up to the next option
+# Options that take all words up to the next option; jsonargparse takes a list as one word only.
+LIST_OPTIONS = ("--data.images", "--query", "--others")
 SETTING_GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
 TRUST_OPTION = "allow_classes_of"
-TRUSTED_PACKAGES = (
-    "pytorch_lightning",
-    "lightning_fabric",
-    "vitlit",
-)  # packages of a config's classes
+# Packages whose classes a config may name. Any other import would run code that a config chooses.
+TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
 
 
 def link_settings(parser: LightningArgumentParser) -> None:
-    """Tell the parser which values follow from which."""
+    """Tell the parser which values follow from which others."""
     for target, (source, compute) in PARSE_LINKS.items():
         parser.link_arguments(source, target, compute_fn=compute)
     for target, source in INSTANTIATE_LINKS.items():
@@ -59,7 +57,7 @@ def link_settings(parser: LightningArgumentParser) -> None:
 
 
 def refuse_linked(keys: Iterable[str], where: str) -> None:
-    """Refuse to set what follows from something else; it would be ignored in silence."""
+    """Refuse to set a linked value: jsonargparse would ignore it without a word."""
     for key in keys:
         if key in LINKED:
             raise InputError(
@@ -76,7 +74,7 @@ def flat_keys(content: Any, prefix: str = "") -> list[str]:
 
 
 def keys_of(args: list[str]) -> list[str]:
-    """Names that a command line sets, also inside ``--data '{patch_size: 4}'``."""
+    """Dotted names that a command line sets, also inside ``--data '{patch_size: 4}'``."""
     found: list[str] = []
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
@@ -91,13 +89,16 @@ def _read_mapping(text: str, option: str) -> Any:
     """A mapping written on the command line, or in a file named there."""
     try:
         is_file = Path(text).is_file()
-    except OSError:  # too long for a name
+    except OSError:  # a mapping that is too long for a file name
         is_file = False
     return safe_yaml.read_yaml(Path(text)) if is_file else safe_yaml.parse_yaml(text, f"--{option}")
 
 
 def join_lists(args: list[str]) -> list[str]:
-    """``--data.images a b`` as the one word that the parser takes: ``--data.images=["a", "b"]``."""
+    """Join ``--data.images a b`` into the one word ``--data.images=["a", "b"]``.
+
+    An option that is given twice collects the words of both.
+    """
     others: list[str] = []
     words: dict[str, list[str]] = {}
     current: str | None = None
@@ -115,7 +116,7 @@ def join_lists(args: list[str]) -> list[str]:
 
 
 def name_checkpoints(args: list[str]) -> list[str]:
-    """``compare A B C`` as options: the first is --ckpt_path, the rest are --others."""
+    """Turn ``compare A B C`` into options: the first is --ckpt_path, the rest are --others."""
     if args[:1] != ["compare"]:
         return args
     names = list(takewhile(lambda word: not word.startswith("-"), args[1:]))
@@ -127,13 +128,15 @@ def name_checkpoints(args: list[str]) -> list[str]:
 
 @contextmanager
 def only_safe_settings(args: list[str]) -> Iterator[None]:
-    """Within it, configs are plain YAML and name classes of trusted packages alone.
+    """Within it, configs are plain YAML and may name only classes of trusted packages.
 
-    ``--allow_classes_of`` in ``args`` adds packages.
+    ``--allow_classes_of`` in ``args`` adds packages. jsonargparse keeps these settings globally, so
+    they are restored on leaving.
     """
     added = _packages(args)
     plain: Callable[[str], Any] = get_loader("yaml")
 
+    # In front of jsonargparse's loader: all YAML passes here, also that of options.
     def load(text: str) -> Any:
         safe_yaml.check_yaml(text, "a setting")
         return plain(text)
@@ -141,7 +144,7 @@ def only_safe_settings(args: list[str]) -> Iterator[None]:
     set_loader("yaml", load, (YAMLError,))
     set_parsing_settings(
         instantiate_subclass_spec_in_any=False,
-        import_path_denylist=["*"],
+        import_path_denylist=["*"],  # the allow list is an exception to it
         import_path_allowlist=[*TRUSTED_PACKAGES, *added],
     )
     try:
@@ -160,9 +163,10 @@ def _packages(args: list[str]) -> list[str]:
         if name == f"--{TRUST_OPTION}":
             found += (value if equals else following).split(",")
     for name in found:
+        # Dotted identifiers only: "*" would allow everything.
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
             raise InputError(
-                f"{TRUST_OPTION} {name!r} is no package; give a name such as my_callbacks"
+                f"{TRUST_OPTION} {name!r} is not a package; give a name such as my_callbacks"
             )
     return found
 
@@ -176,6 +180,7 @@ class ConfigFile(ActionConfigFile):
         content = safe_yaml.read_yaml(path)
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             raise InputError(f"{path} is not a configuration: it holds no named values")
+        # Else a config from elsewhere could trust itself.
         if content.get(TRUST_OPTION):
             raise InputError(
                 f"{path} sets {TRUST_OPTION}, which only the command line may; leave it out"
@@ -188,10 +193,10 @@ class ConfigFile(ActionConfigFile):
 
 
 class Parser(LightningArgumentParser):
-    """Raises one sentence, where argparse prints a page of usage before it."""
+    """Raises errors as one sentence; argparse would print a page of usage first and exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        source = getattr(ex, "subcommand_parser", None) or self
+        source = getattr(ex, "subcommand_parser", None) or self  # whose options were mistyped
         known = [action.dest for action in options_of(source)]
         raise InputError(plain_message(message, known)) from ex
 

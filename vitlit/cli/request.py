@@ -1,4 +1,4 @@
-"""What one command line asks for: its settings, and what they come from besides the options.
+"""What one command line asks for: its settings, and the checkpoint or weights behind them.
 
 words -> parsed once to find the checkpoint or weights -> their settings as defaults -> parsed again
 """
@@ -25,9 +25,9 @@ Start = FromCheckpoint | FromWeights | None
 class Request:
     """One command line, understood.
 
-    command: its name; config: all settings, by command; run_folder: of the training that is meant
-    by name; ckpt_path: the checkpoint in use; start: what gave defaults to the settings;
-    names_precision: whether an option, and not only a config, says what to compute in.
+    command: its name; config: all settings, by command; run_folder: that of the named training, for
+    ``fit``; ckpt_path: the checkpoint in use; start: the source of default settings;
+    names_precision: whether --trainer.precision is on the command line, not only in a config.
     """
 
     command: str
@@ -39,14 +39,14 @@ class Request:
 
     @property
     def settings(self) -> Any:
-        """Those of the command."""
+        """The settings of the command."""
         return self.config[self.command]
 
     def precision_rule(self) -> Callable[[str | None], PrecisionChoice]:
-        """From what a model was trained in to what it is used in: one rule for all commands."""
+        """The rule from the precision of a model's training to that of its use in this command."""
         trainer = self.settings["trainer"]
         device, asked = device_type(str(trainer["accelerator"])), trainer["precision"]
-        # what a config says of a command that scores is what the training was done in
+        # A config describes the training. In a command that scores it is no wish of the user.
         given = asked if self.command == "fit" or self.names_precision else None
 
         def choose(trained: str | None) -> PrecisionChoice:
@@ -61,21 +61,24 @@ def read_request(
     command_parser: LightningArgumentParser,
     args: list[str],
 ) -> Request:
-    """Parse a command line, twice where a checkpoint or weights give defaults.
+    """Parse a command line; twice if a checkpoint or weights give defaults.
 
-    parser: of all commands; command_parser: of this one.
+    parser: that of the program; command_parser: that of this command. Raises InputError if the
+    settings contradict each other or what they start from.
     """
     args = join_lists(name_checkpoints(args))
     named = keys_of(args)
     refuse_linked(named, "the command line")
-    quiet = [arg for arg in args if not arg.startswith("--print_config")]  # which would end here
+    # --print_config would print and exit in the first pass, before the defaults are known.
+    quiet = [arg for arg in args if not arg.startswith("--print_config")]
     first = parser.parse_args(quiet)[command]
     run_folder, path = find_start(first, command)
     start = start_from(path, first, command, args)
     if start is not None:
+        # As defaults, so that configs and flags still override them in the second pass.
         command_parser.set_defaults(start.defaults())
         args = [*args, *start.words]
-    elif command != "fit" and quiet == args:
+    elif command != "fit" and quiet == args:  # --print_config works without a model
         raise InputError(
             f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last; or "
             f"--model.pretrained: published weights"
@@ -94,7 +97,7 @@ def read_request(
 
 
 def start_from(path: Path | None, first: Any, command: str, args: list[str]) -> Start:
-    """The checkpoint at ``path``, or else what --model.pretrained names, if anything."""
+    """The checkpoint at ``path``, else the weights that --model.pretrained names, else None."""
     if path is not None:
         return FromCheckpoint(path, first, command)
     source = weights_asked_for(first["model"])

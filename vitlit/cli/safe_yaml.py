@@ -10,13 +10,13 @@ import yaml
 
 from vitlit.errors import InputError
 
-MAX_YAML_BYTES = 1_000_000  # bytes of a file; the longest config that is shipped has 2,000
-MAX_NODES, MAX_DEPTH = 100_000, 50  # values once aliases are replaced by what they stand for
+MAX_YAML_BYTES = 1_000_000  # of a file; the longest shipped config has 2,000
+MAX_NODES, MAX_DEPTH = 100_000, 50  # values, counted with every alias replaced by its content
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds."""
+    """The content of a YAML file. Raises InputError if it is too large or not safe YAML."""
     size = path.stat().st_size
     if size > MAX_YAML_BYTES:
         raise InputError(
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What YAML text holds.
+    """The content of YAML text. Raises InputError if it is not safe YAML.
 
     where: the file or option that it comes from, for messages.
     """
@@ -46,20 +46,25 @@ def check_yaml(text: str, where: str) -> None:
         raise InputError(
             f"{where} has {len(text):,} characters; YAML here has at most {MAX_YAML_BYTES:,}"
         )
+    # compose keeps aliases as references to one node, so an alias bomb is still small here.
     node = yaml.compose(text, Loader=YAML_LOADER)
     if node is not None and _count_values(node, where, {}, 0) > MAX_NODES:
         raise InputError(f"{where} expands to more than {MAX_NODES:,} values; use fewer aliases")
 
 
 def _count_values(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int:
-    """Values in a node and below; each node is visited once, however many aliases name it."""
+    """Number of values in a node and below it, with aliases expanded.
+
+    known: the counts so far by id of the node, so that each node is visited once, however many
+    aliases name it.
+    """
     if id(node) in known:
         if known[id(node)] == 0:
             raise InputError(f"{where} contains itself, by an alias; write the values out")
         return known[id(node)]
     if depth > MAX_DEPTH:
         raise InputError(f"{where} is nested more than {MAX_DEPTH} deep; a configuration never is")
-    known[id(node)] = 0  # for now: it is being visited
+    known[id(node)] = 0  # a mark: it is being visited, and must not come up below itself
     total, children = 1, []
     if isinstance(node, yaml.MappingNode):
         _check_unique_keys(node, where)
@@ -73,6 +78,7 @@ def _count_values(node: yaml.Node, where: str, known: dict[int, int], depth: int
 
 
 def _check_unique_keys(node: yaml.MappingNode, where: str) -> None:
+    # YAML forbids equal keys, but PyYAML keeps only the last: a setting would be lost.
     seen: set[str] = set()
     for key, _ in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else None

@@ -1,4 +1,7 @@
-"""The last lines of a command: what was reached, where it is, and what to type next."""
+"""The last lines of a command: what was reached, where it is, and what to type next.
+
+trainer after a command -> lines, each a word in a column of 12 and its text
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytorch_lightning as pl
 from vitlit.files import relative_path
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
 
-ACCURACY_GAP = 0.01  # between accuracy and balanced accuracy, from which on both are told
+ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 
 
 def fit_lines(trainer: pl.Trainer) -> list[str]:
@@ -17,11 +20,11 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
     monitors = [one.monitor for one in callbacks if isinstance(one, BestCheckpoint)]
     if "val/acc" in trainer.callback_metrics:
         names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
-        lines.append(f"reached     {_format_scores(trainer, names)} in the last epoch")
+        lines.append(f"reached     {_format_scores(trainer, names)} in the final epoch")
     for stopping in trainer.early_stopping_callbacks:
         if stopping.wait_count >= max(1, stopping.patience):
             lines.append(
-                f"ended       early: {stopping.monitor} was not better for {stopping.wait_count} "
+                f"ended       early: {stopping.monitor} did not improve for {stopping.wait_count} "
                 f"validations (--early_stopping.patience)"
             )
     files: list[str] = []
@@ -30,6 +33,7 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
             continue
         if not checkpoint.best_model_path:
             continue
+        # The best checkpoint comes first in the list, so the next command is about it.
         files.append(relative_path(checkpoint.best_model_path))
         name, score = Path(files[-1]).stem, checkpoint.best_model_score
         shown = "" if score is None else f"  {checkpoint.monitor} {score:.4f}"
@@ -44,7 +48,7 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
 
 
 def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
-    """The option that names the weights in use."""
+    """The option that names the weights in use: --ckpt_path if there is one."""
     if checkpoint is None:
         return f"--model.pretrained {pretrained}"
     return f"--ckpt_path {relative_path(checkpoint)}"
@@ -53,7 +57,7 @@ def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
 def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> list[str]:
     """After ``test`` and ``validate``: scores, the number of images, and how to predict.
 
-    weights: the option that named them.
+    split: prefix of the scores' names; count: images; weights: the option that named them.
     """
     names = [f"{split}/{name}" for name in ("acc", "acc5", "loss")]
     return [
@@ -64,7 +68,7 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> li
 
 
 def _format_scores(trainer: pl.Trainer, names: list[str]) -> str:
-    """Scores by name; balanced accuracy too, where classes are so unequal that it differs."""
+    """Scores by name; with balanced accuracy if classes are so unequal that it differs."""
     metrics, balanced = trainer.callback_metrics, names[0].replace("/acc", "/balanced_acc")
     if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= ACCURACY_GAP:
         names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
@@ -72,7 +76,7 @@ def _format_scores(trainer: pl.Trainer, names: list[str]) -> str:
 
 
 def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
-    """After ``explain``: the files, and what could not be said."""
+    """After ``explain``: the files, and what they lack for a model without a head."""
     names = " ".join(sorted(file.name for file in folder.iterdir()))
     lines = [f"wrote       {relative_path(folder)}: {names}"]
     if not has_head:

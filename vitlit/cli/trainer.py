@@ -1,4 +1,9 @@
-"""Lightning's Trainer with the commands that it lacks; their arguments become options."""
+"""Lightning's Trainer with four more commands; their arguments become options.
+
+model, data, checkpoint -> figures of ``explain``, files of ``export``, lines of the other two
+
+LightningCLI makes ``--help`` of a command from the signature and docstring of its method.
+"""
 
 import copy
 import math
@@ -27,13 +32,13 @@ from vitlit.weights import checkpoint
 from vitlit.weights.export import ExportFormat, export_model
 from vitlit.weights.export_mapping import Naming
 
-EXPLAINED_IMAGES = 8  # images of the validation split to explain
+EXPLAINED_IMAGES = 8  # default number of images of the validation split
 EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
 OWN_COMMANDS = ("explain", "export", "compare", "probe")  # those that Lightning lacks
 
 
 class Trainer(pl.Trainer):
-    """``fit``, ``validate``, ``test`` and ``predict`` are Lightning's."""
+    """Adds explain, export, compare and probe to Lightning's fit, validate, test and predict."""
 
     def explain(
         self,
@@ -51,11 +56,11 @@ class Trainer(pl.Trainer):
             model: The model.
             datamodule: The images: those of --data.images, else some of the validation split.
             ckpt_path: Checkpoint whose weights are explained.
-            out: Folder to make; explanation by default, or explanation-2 and so on. In it,
+            out: Folder to create; by default explanation, or explanation-2 and so on. In it,
                 overview.png and index.html show every image, and heads.png the first one.
-            count: Images of the validation split, the classes taking turns, 8 by default; or how
-                many of --data.images, the first ones, all by default.
-            fusion: How rollout joins the heads of a block: mean, max or min.
+            count: Number of images: of the validation split, balanced over classes (8 by default);
+                or the first ones of --data.images (all by default).
+            fusion: How rollout combines the heads of a block: mean, max or min.
 
         Returns the folder.
         """
@@ -68,7 +73,10 @@ class Trainer(pl.Trainer):
         return folder
 
     def _answer(self, vit: ViT) -> Callable[[Tensor], Tensor]:
-        """Logits as ``predict`` computes them, of a copy where weights are not float32."""
+        """A function for logits as ``predict`` computes them.
+
+        With weights that are not float32 it works on a copy: the maps need the model in float32.
+        """
         dtype = weights_dtype(self.precision)
         own = vit if dtype == torch.float32 else copy.deepcopy(vit).to(dtype)
         return in_precision(own.eval().forward, self.precision, self.strategy.root_device.type)
@@ -89,12 +97,12 @@ class Trainer(pl.Trainer):
             model: The model.
             datamodule: How its images are prepared.
             ckpt_path: Checkpoint whose weights are exported.
-            format: safetensors, onnx (onnxruntime) or pt2 (torch.export).
-            naming: Whose names the weights of safetensors get: timm, huggingface, or vitlit,
-                which holds any model; by default the first of them that can tell this one.
-            out: Folder to make; export by default, or export-2 and so on.
+            format: safetensors, onnx (for onnxruntime) or pt2 (of torch.export).
+            naming: Names of the weights in safetensors: timm, huggingface, or vitlit, which holds
+                any model; by default the first of them that can hold this one.
+            out: Folder to create; by default export, or export-2 and so on.
 
-        Returns what was written, in words.
+        Returns the lines to print: what was written and how to use it.
         """
         _load_weights(model, ckpt_path)
         names = model.class_names if model.num_classes else []
@@ -120,12 +128,12 @@ class Trainer(pl.Trainer):
 
         Args:
             model: The model.
-            datamodule: The images: the split of --data.split, test by default, of the first.
-            ckpt_path: The checkpoint that the others are compared with: A.
+            datamodule: The images: split --data.split (by default test) of the first checkpoint.
+            ckpt_path: The checkpoint with which the others are compared: A.
             others: The other checkpoints: B and C.
-            flip: Average the logits of each image and its mirror image.
-            precision_of: What a model is scored in, by the precision of its training; None is the
-                precision of this trainer for all of them.
+            flip: Test-time augmentation: average the logits of each image and its mirror image.
+            precision_of: From the precision of a model's training to that in which it is scored;
+                None scores all of them in the precision of this trainer.
         """
         paths = compare.shown_paths([*([ckpt_path] if ckpt_path else []), *(others or [])])
         run = compare.make_runner(self.strategy.root_device, flip=flip)
@@ -147,29 +155,29 @@ class Trainer(pl.Trainer):
         query: list[str] | None = None,
         out: str | None = None,
     ) -> None:
-        """Say what a model's features are worth on a data set, its head left out.
+        """Measure how good a model's features are on a data set, without its head.
 
         Args:
             model: The model.
-            datamodule: The data set; or, with --data.images, files to look for neighbours in.
+            datamodule: The data set; or, with --data.images, the files to search for neighbours.
             ckpt_path: Checkpoint whose features are probed.
-            k: Nearest training images, by cosine, that vote for a class.
+            k: Number of nearest training images, by cosine similarity, that vote for a class.
             c: Inverse strength of the L2 penalty of the logistic regression, as in scikit-learn;
-                by default that of 0.01 to 100 which has the most validation images right.
-            layer: Block whose features are taken, from 0, or from the last: -1, -2, …
-            pool: Features of the class token, or the average of the patches.
-            query: With --data.images: files whose neighbours are looked for.
-            out: Folder to make; probe by default, or probe-2 and so on.
+                by default the value from 0.01 to 100 with the best validation accuracy.
+            layer: Block whose features are used, counted from 0, or from the end: -1, -2, …
+            pool: Features of the class token, or the mean of the patches.
+            query: With --data.images: files whose nearest neighbours are searched.
+            out: Folder to create; by default probe, or probe-2 and so on.
         """
         if k < 1:
             raise InputError(f"k {k} must be 1 or more; change --k")
         if query and datamodule.image_paths is None:
-            raise InputError("--query looks among images of yours; give --data.images too")
+            raise InputError("--query searches your own images; give --data.images too")
         if c is not None and not 0 < c < math.inf:
             raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
         feature = Feature(layer, pool)
         feature.check(model.vit)
-        if ckpt_path is not None:
+        if ckpt_path is not None:  # published weights are in the model already
             load_body(model, Path(ckpt_path))
         device = self.strategy.root_device
         vit = model.vit.to(device, weights_dtype(self.precision)).eval()
@@ -194,7 +202,7 @@ class Trainer(pl.Trainer):
 
 
 def load_body(model: Classifier, path: Path) -> None:
-    """Load a checkpoint's weights but for the head, which may be for other classes."""
+    """Load a checkpoint's weights except the head, which may be for other classes."""
     head = ("vit.head.weight", "vit.head.bias")
     state = checkpoint.read_checkpoint(path)["state_dict"]
     own = {name: value for name, value in model.state_dict().items() if name in head}
@@ -202,20 +210,20 @@ def load_body(model: Classifier, path: Path) -> None:
 
 
 def _subjects(data: ImageData, count: int | None) -> Subjects:
-    """What is to be explained; refused before anything is read if it is too much."""
+    """The images to explain. Raises InputError before any is read if there are too many."""
     if data.image_paths is not None:
         data.setup("predict")
         split = data.splits["predict"]
-        most = len(split) if count is None else count
-        check_count(most)
-        members = split.members[:most]
-        names = [printable(file) for file in data.files[:most]]
+        limit = len(split) if count is None else count
+        check_count(limit)
+        members = split.members[:limit]
+        names = [printable(file) for file in data.files[:limit]]
         if len(members) < len(split):
             rank_zero_info(f"the first {len(members)} of {len(split)} images, as --count says")
         assert isinstance(split.images, FileImages)
         pixels, bad = split.images.read(members)
         refuse_bad_images(
-            bad, len(members), "mend them, or leave them out of images", argument="images"
+            bad, len(members), "fix them, or remove them from images", argument="images"
         )
     else:
         count = EXPLAINED_IMAGES if count is None else count

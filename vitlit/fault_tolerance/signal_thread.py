@@ -49,7 +49,7 @@ def _hear_signals(reader: socket.socket, tell: Callable[[int], None]) -> None:
 
 
 def _leave_to_parent() -> None:
-    """Stop writing in a forked process: through the shared socket its parent would get the signal."""
+    """Stop writing in a forked process: it shares the socket, so its parent would be told."""
     if _sockets:
         with suppress(ValueError):  # not in the main thread
             signal.set_wakeup_fd(-1)

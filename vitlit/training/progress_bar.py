@@ -58,7 +58,7 @@ class Bar(TQDMProgressBar):
             self.on_train_epoch_start(trainer)
 
     def is_due(self, batch_idx: int, bar: Any) -> bool:
-        """Whether to draw a bar after a batch; notes the time if so. The last batch always is due."""
+        """Whether to draw a bar after a batch; notes the time if so. The last one always is."""
         now = time.monotonic()
         if batch_idx + 1 != bar.total and now - self._drawn < REDRAW_SECONDS:
             return False
