@@ -26,6 +26,7 @@ def check_first(settings: Any) -> None:
     seed = settings["seed_everything"]
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
         raise InputError(f"seed_everything {seed} is not in 0 to {2**32 - 1}; give another seed")
+    # Only some commands have this option of Lightning's.
     if settings.get("weights_only") is False:
         raise InputError(
             "weights_only false would run code that a checkpoint may hold; leave it out"
@@ -65,6 +66,7 @@ def check_trainer(trainer: Any, command: str) -> None:
         raise InputError(
             f"trainer.limit_{limit}_batches 0 leaves nothing to do; give a count or a share"
         )
+    # Floats too: val_check_interval may be a share of an epoch.
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = trainer[name]
         if isinstance(value, int | float) and value <= 0:
@@ -145,6 +147,7 @@ def check_weights_are_given(model: Any) -> None:
 def check_place(settings: Any, command: str) -> None:
     """Refuse to read images from the default data_dir: it holds the downloads of this package."""
     data = settings["data"]
+    # Compared as absolute paths, so that the default written out or as ~ counts as the default too.
     default = inspect.signature(ImageData).parameters["data_dir"].default
     places = {Path(place).expanduser().absolute() for place in (default, data["data_dir"])}
     if data["dataset"] != "folder" or len(places) > 1 or data["images"]:

@@ -25,6 +25,7 @@ def find_config(name: str) -> Path:
 
     Raises InputError, with the nearest shipped name, if there is none.
     """
+    # The working directory first: a file of the user's hides a shipped one of that name.
     for candidate in (
         Path(name).expanduser(),
         CONFIGS_FOLDER / name,

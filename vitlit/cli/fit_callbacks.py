@@ -67,10 +67,12 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
 
     settings: those of ``fit``; run: its folder, None if Lightning's loggers decide where to write.
     """
+    # fast_dev_run only tries the code: it writes neither checkpoints nor a history.
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
     callbacks = guards.first
     if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
         folder = None if run is None else run / CHECKPOINTS_FOLDER
+        # "monitor" belongs to the best checkpoint; the rest says when last.ckpt is written.
         when = {k: v for k, v in settings["checkpoints"].items() if k != "monitor"}
         callbacks += [BestCheckpoint(folder, monitor), LastCheckpoint(folder, **when)]
         callbacks.append(SaveSettings(settings))

@@ -80,6 +80,7 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
 
     model: the settings asked for; saved: those of the checkpoint.
     """
+    # The arguments of ViT are the architecture; dropout rates have no weights.
     names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATE_SUFFIX)]
     if command == "fit":
         names.append("optimizer")  # its state would be loaded into another kind
@@ -152,10 +153,8 @@ def check_one_model(source: str | None, saved: dict[str, Any], path: Path, comma
 def check_checkpoint(settings: Any, saved: dict[str, Any], path: Path, command: str) -> None:
     """Refuse settings that contradict a checkpoint.
 
-    settings: those asked for; saved: those of the checkpoint's model. ``model.pretrained`` becomes
-    the checkpoint's: what its training began with is known, and has been checked before.
+    settings: those asked for; saved: those of the checkpoint's model.
     """
-    settings["model"]["pretrained"] = saved.get("pretrained")
     check_against_checkpoint(settings["model"], saved, path, command)
     _check_image_shape(settings["data"], saved, path)
 
@@ -183,6 +182,7 @@ def tell_saved(kept: dict[str, Any], without: Any, settings: Any, path: Path) ->
 
     kept: settings of its training; without: the settings, parsed without it.
     """
+    # Those that a flag or a config changed, or that are the defaults anyway, are not worth a line.
     taken = [
         f"{name} {value}"
         for name, value in kept.items()
@@ -229,6 +229,7 @@ def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, pa
                 f"{path} has no {name}, so training cannot resume from it; give "
                 f"--model.pretrained {path} to start from its weights"
             )
+    # With other limits the user wants more steps, so having none left is a mistake.
     kept, limits = training_settings_of(content), ("trainer.max_epochs", "trainer.max_steps")
     is_own = run is not None and path.resolve().is_relative_to(run.resolve())
     if not is_own or any(settings[name] != kept.get(name) for name in limits):
@@ -238,6 +239,7 @@ def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, pa
 
 def check_is_not_stopped(content: dict[str, Any], patience: int, path: Path) -> None:
     """Refuse to continue a training that early stopping would end before the first step."""
+    # Lightning's key of a callback's state has its arguments after the name.
     states = [v for k, v in content["callbacks"].items() if str(k).startswith("EarlyStopping")]
     waited = max((int(state.get("wait_count", 0)) for state in states), default=0)
     if 0 < patience <= waited:
@@ -252,11 +254,11 @@ def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> No
     try:
         epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         steps = int(content["global_step"])
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:  # a file may hold anything under the keys
         raise InputError(f"{path} holds no state of a training; fit needs a last.ckpt") from error
     for name, done in (("max_epochs", epochs), ("max_steps", steps)):
         limit = trainer[name]
-        if limit not in (None, -1) and done >= limit:
+        if limit not in (None, -1) and done >= limit:  # Lightning's two ways to say "no limit"
             raise InputError(
                 f"{path} has already reached {name} {limit}; give --trainer.{name} above {done}"
             )

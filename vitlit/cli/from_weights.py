@@ -88,6 +88,7 @@ def check_against_weights(
     settings: all of the command; where: the place that sets each of them (:func:`origins`).
     """
     model, arguments, source = settings["model"], weights.arguments, settings["model"]["pretrained"]
+    # The default is the weights' value, so a difference was written by the user somewhere.
     for name in FIXED_BY_WEIGHTS:
         value, has = model[name], arguments[name]
         if value == has:
@@ -97,6 +98,7 @@ def check_against_weights(
         if not place.startswith("--"):
             way, of = f"leave it out there, or give --model.{name} {has}", f" of {place}"
         raise InputError(f"model.{name} {value}{of} contradicts {source}, which has {has}; {way}")
+    # Commands that use the head as it is cannot rename its classes; fit and probe make their own.
     is_answering = command not in ("fit", "probe") and settings.get("output") != "features"
     is_head_used = is_answering and arguments["num_classes"] > 0
     names, theirs = settings["data"]["class_names"] or [], class_names_of(weights)
@@ -125,6 +127,7 @@ def starting_points(
         data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
     if command == "fit":
         return arguments, data
+    # A labelled data set to probe: its classes are its own.
     if command == "probe" and not wanted["data"]["images"]:
         return arguments, data | {"in_chans": arguments["in_chans"]}
     if arguments["num_classes"]:
@@ -173,7 +176,7 @@ class FromWeights:
     def fill(self, model: Classifier, data: ImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
-        if self.headless:
+        if self.headless:  # the model was built with two classes that nobody named
             model.vit.remove_head()
         model.load_pretrained(self.weights)
         del self.weights

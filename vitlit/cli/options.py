@@ -20,8 +20,8 @@ from vitlit.training.classifier import Classifier
 
 TIMEOUT_SECONDS = 300.0  # for which processes wait for each other
 MEANINGS = {  # help of Lightning's options that mean something else here
-    "ckpt_path": "A .ckpt file; a run folder, for its best checkpoint (in fit its last); or best or last, "
-    "of the run that --run names, else of the newest run in ./lightning_logs.",
+    "ckpt_path": "A .ckpt file; a run folder for its best checkpoint (in fit its last); or best or "
+    "last, of the run that --run names, else of the newest run in ./lightning_logs.",
     "weights_only": "Always true: code in a checkpoint is never executed.",
 }
 # The first group that has an argument of a name gets it, so the order counts.
@@ -123,7 +123,7 @@ def _add_run(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoints.monitor",
-        type=Monitor,
+        type=Monitor,  # the Literal, so that the parser lists the choices and refuses others
         default="val/acc",
         help="The score by which best.ckpt is chosen and which early stopping watches; "
         "val/balanced_acc weights all classes equally, however few images they have.",

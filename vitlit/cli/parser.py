@@ -76,6 +76,7 @@ def flat_keys(content: Any, prefix: str = "") -> list[str]:
 def keys_of(args: list[str]) -> list[str]:
     """Dotted names that a command line sets, also inside ``--data '{patch_size: 4}'``."""
     found: list[str] = []
+    # Values come as --name=value or as the next word.
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
         if not name.startswith("--"):
@@ -104,7 +105,7 @@ def join_lists(args: list[str]) -> list[str]:
     current: str | None = None
     for arg in args:
         name, equals, value = arg.partition("=")
-        if name in LIST_OPTIONS and not value.startswith("["):
+        if name in LIST_OPTIONS and not value.startswith("["):  # not a list in YAML already
             current = name
             words.setdefault(name, []).extend([value] if equals else [])
         elif arg.startswith("-") or current is None:

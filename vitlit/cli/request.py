@@ -66,6 +66,7 @@ def read_request(
     parser: that of the program; command_parser: that of this command. Raises InputError if the
     settings contradict each other or what they start from.
     """
+    # Before parsing, while the words tell apart what the user set and what is a default.
     args = join_lists(name_checkpoints(args))
     named = keys_of(args)
     refuse_linked(named, "the command line")
@@ -87,9 +88,13 @@ def read_request(
     settings = config[command]
     check_first(settings)
     check_place(settings, command)
+    # The resolved file: Lightning reads "best" and "last" in a way of its own.
     ckpt_path = None if path is None else str(path)
     settings["ckpt_path"] = ckpt_path
     if start is not None:
+        if isinstance(start, FromCheckpoint):
+            # A recipe's "???" overrides the default; the training began where the checkpoint says.
+            settings["model"]["pretrained"] = start.model.get("pretrained")
         start.check(settings, run_folder)
     else:
         check_weights_are_given(settings["model"])

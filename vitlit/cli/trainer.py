@@ -64,10 +64,12 @@ class Trainer(pl.Trainer):
 
         Returns the folder.
         """
+        # Lightning's commands load checkpoints themselves; ours have to.
         _load_weights(model, ckpt_path)
         subjects = _subjects(datamodule, count)
         vit, answer = model.vit.to(self.strategy.root_device), self._answer(model.vit)
         about = (subjects, datamodule.preprocess, model.class_names)
+        # Made only once the images are read; an error that leaves it empty removes it.
         with new_folder(named_or_free(out, EXPLANATION_FOLDER)) as folder:
             explain_images(vit, *about, folder, fusion=fusion, answer=answer)
         return folder
@@ -77,6 +79,7 @@ class Trainer(pl.Trainer):
 
         With weights that are not float32 it works on a copy: the maps need the model in float32.
         """
+        # "32-true" and the mixed precisions keep float32 weights: no copy is needed.
         dtype = weights_dtype(self.precision)
         own = vit if dtype == torch.float32 else copy.deepcopy(vit).to(dtype)
         return in_precision(own.eval().forward, self.precision, self.strategy.root_device.type)
@@ -105,6 +108,7 @@ class Trainer(pl.Trainer):
         Returns the lines to print: what was written and how to use it.
         """
         _load_weights(model, ckpt_path)
+        # remove_head leaves class_names as they were, so the head is asked first.
         names = model.class_names if model.num_classes else []
         folder = named_or_free(out, EXPORT_FOLDER)
         found = export_model(
@@ -176,7 +180,7 @@ class Trainer(pl.Trainer):
         if c is not None and not 0 < c < math.inf:
             raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
         feature = Feature(layer, pool)
-        feature.check(model.vit)
+        feature.check(model.vit)  # a wrong layer is refused before anything is read
         if ckpt_path is not None:  # published weights are in the model already
             load_body(model, Path(ckpt_path))
         device = self.strategy.root_device
@@ -203,6 +207,7 @@ class Trainer(pl.Trainer):
 
 def load_body(model: Classifier, path: Path) -> None:
     """Load a checkpoint's weights except the head, which may be for other classes."""
+    # The model has the classes of the data that are probed, not those of the checkpoint.
     head = ("vit.head.weight", "vit.head.bias")
     state = checkpoint.read_checkpoint(path)["state_dict"]
     own = {name: value for name, value in model.state_dict().items() if name in head}
