@@ -31,10 +31,7 @@ LOG_BYTES = 10_000_000  # room for the logs, beside the checkpoints
 
 
 def named_folder(root: Path, name: str | None) -> Path | None:
-    """The folder of the run that ``--run`` or the SLURM job names; None if neither does.
-
-    name: ``--run``. Raises InputError if it is not a plain name.
-    """
+    """The folder of the run that ``--run`` (name) or the SLURM job names; None if neither does."""
     name = job_name(os.environ) if name is None else name
     if name is None:
         return None
@@ -139,7 +136,6 @@ class Claim:
                 shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # lightning_logs holds other runs
                 self.folder.parent.rmdir()
-        # Last: until the folder is gone no other process may take it.
         if self._lock is not None:
             self._lock.close()
 
@@ -183,10 +179,10 @@ class Claim:
         if self.folder is None:
             return
         size = sum(tensor.nbytes for tensor in model.state_dict().values())
-        there = sum(
+        present = sum(
             file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
         )
-        check_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - there) + LOG_BYTES)
+        check_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - present) + LOG_BYTES)
 
     def finish(self) -> None:
         """Mark the run as finished if it left a checkpoint; its name cannot be used again."""
@@ -268,12 +264,13 @@ def has_ended(trainer: pl.Trainer) -> bool:
     """Whether training reached max_epochs, max_steps or early stopping, and was not interrupted."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     done, steps = progress.processed, trainer.global_step
-    limit, most = trainer.max_epochs, trainer.max_steps
+    max_epochs, max_steps = trainer.max_epochs, trainer.max_steps
     stopped = any(
         isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
         for callback in trainer.callbacks  # type: ignore[attr-defined]
     )
-    return stopped or (limit not in (None, -1) and done >= limit) or (most != -1 and steps >= most)
+    is_last_epoch = max_epochs not in (None, -1) and done >= max_epochs
+    return stopped or is_last_epoch or (max_steps != -1 and steps >= max_steps)
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -281,10 +278,10 @@ def check_room(folder: Path, needed: int) -> None:
 
     It writes a byte and removes it: permission bits do not tell of quotas or read-only mounts.
     """
-    probe = folder / ".probe"
+    trial = folder / ".trial"
     try:
-        probe.write_bytes(b"\0")
-        probe.unlink()
+        trial.write_bytes(b"\0")
+        trial.unlink()
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise InputError(
