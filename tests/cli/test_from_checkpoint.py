@@ -232,4 +232,4 @@ def test_count_limits_the_images_to_explain(
 
 def test_freezing_what_nothing_has_trained_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config=digits.yaml", "--model.freeze_blocks=-1"]) == 2
-    assert "nothing has trained; give --model.pretrained" in capsys.readouterr().err
+    assert "would freeze untrained weights; give --model.pretrained" in capsys.readouterr().err
