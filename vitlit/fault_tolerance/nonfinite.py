@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 class FiniteUpdates(Callback):
-    """Skips every update that is not finite, and stops the training after ``skip`` of them.
+    """Skips every update that is not finite; more than ``skip`` of them stop the training.
 
     On a GPU the optimiser itself skips the update, by the flag that gradient scalers use; the flag
     is read two steps later, so that no step waits for the device. With 16-mixed the scaler skips
