@@ -12,6 +12,8 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 
+Grid = tuple[int, int]  # (rows, cols) of patches
+
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """A size given as one number or two, as (height, width); raises InputError for more."""

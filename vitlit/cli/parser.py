@@ -11,11 +11,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import (
-    ActionConfigFile,  # type: ignore[attr-defined]
-    get_loader,  # type: ignore[attr-defined]
-    set_loader,  # type: ignore[attr-defined]
-    set_parsing_settings,  # type: ignore[attr-defined]
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
 )
 from pytorch_lightning.cli import LightningArgumentParser
 from yaml import YAMLError

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.explain.attribution import Grid, attentions, check_patch_count
+from vitlit.explain.attribution import attentions, check_patch_count
 from vitlit.model.attention import GatedPositionalAttention, LocalitySelfAttention
 from vitlit.model.positions import rope_similarity
 from vitlit.model.vit import ViT
+from vitlit.patches import Grid
 
 
 def analyse_weights(model: ViT) -> tuple[Tensor | None, Tensor]:

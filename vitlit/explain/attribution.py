@@ -20,8 +20,7 @@ from vitlit.errors import InputError
 from vitlit.model.attention import Attention
 from vitlit.model.blocks import Block
 from vitlit.model.vit import PoolName, ViT
-
-Grid = tuple[int, int]  # patches down, across
+from vitlit.patches import Grid
 
 
 class Attended(NamedTuple):

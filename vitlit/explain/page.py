@@ -29,13 +29,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vitlit.errors import InputError
-from vitlit.explain.attribution import Grid
-from vitlit.explain.page_figures import colors, image_uri
+from vitlit.explain.page_figures import Bytes, colors, image_uri
 from vitlit.model.vit import PoolName, ViT
+from vitlit.patches import Grid
 
 MAX_LEVEL = 15  # the highest of 4 bits
 MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so
@@ -45,7 +44,6 @@ POOLED_ROW = {
     "one": "weighted mean patch",
     "whole": "mean over patches, weighted as in the pooling",
 }
-Bytes = NDArray[np.uint8]
 
 
 class Example(NamedTuple):

@@ -114,11 +114,11 @@ def check_image_file(path: str | Path) -> None:
     """
     with open_image(path) as image:
         mark = END_MARKERS.get(str(image.format))
-        if mark is None or not _ends_with(path, mark):
+        if mark is None or not _file_ends_with(path, mark):
             image.load()
 
 
-def _ends_with(path: str | Path, mark: bytes) -> bool:
+def _file_ends_with(path: str | Path, mark: bytes) -> bool:
     with Path(path).open("rb") as file:
         file.seek(-len(mark), os.SEEK_END)
         return file.read() == mark

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitlit.errors import InputError, first_few
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT
-from vitlit.patches import grid_size
+from vitlit.patches import Grid, grid_size
 from vitlit.weights.pretrained import Weights, untold_names
 
 EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they are, name's ending
@@ -26,7 +26,6 @@ EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they 
 SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")
 HEAD_KEYS = ("head.weight", "head.bias")
 PREFIX_TOKENS = ("cls_token", "reg_token")  # in the order of their rows in the positions
-Grid = tuple[int, int]
 
 
 class Adapted(NamedTuple):

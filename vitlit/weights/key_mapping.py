@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from vitlit.errors import InputError, first_few
 
 Rules = tuple[tuple[str, str], ...]
@@ -86,7 +87,6 @@ class WeightFormat(NamedTuple):
 
 
 HALF = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # By the end of the name of the patch filters. norm_eps and act are those of each code base, which
 # no weights show: Hugging Face's default epsilon is 1e-12, and Google's code uses the tanh GELU,
 # where the exact one moves the logits by 1.3e-4.
