@@ -31,7 +31,7 @@ CHAIN = '''
 import json
 from pathlib import Path
 from pytorch_lightning import Callback
-from vitlit.callbacks import is_within_step
+from vitlit.training.checkpoint_callbacks import is_within_step
 
 
 class Chain(Callback):

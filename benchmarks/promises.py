@@ -80,13 +80,13 @@ WRITER = """
 import sys
 from pathlib import Path
 import torch
-from vitlit import durable
+from vitlit.weights.durable_file import write_durable
 path, number = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
 while True:
     number += 1
     content = {"number": number, "weights": torch.full((1_000_000,), float(number))}
-    durable.write(path, lambda file: torch.save(content, file), keep=True)
+    write_durable(path, lambda file: torch.save(content, file), keep=True)
 """
 
 
@@ -228,9 +228,9 @@ def tested(what: str, promised: str, folder: Path, file: str, names: str) -> Row
 DRIVER = """
 import sys
 from vitlit.__main__ import main
-from vitlit.division import Division
+from vitlit.data.split_builder import SplitBuilder
 
-whole = Division.splits
+whole = SplitBuilder.splits
 
 
 def shorter(self, names):
@@ -238,7 +238,7 @@ def shorter(self, names):
     return {{name: type(s)(s.images, s.members[:{count}]) for name, s in found.items()}}
 
 
-Division.splits = shorter
+SplitBuilder.splits = shorter
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
