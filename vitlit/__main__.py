@@ -4,18 +4,17 @@ words -> a command, its exit status:
 0 success, 1 a defect of the program or a lost process, 2 bad input, 130 SIGINT, 143 SIGTERM
 """
 
-import difflib
 import logging
 import os
 import sys
 import warnings
 
-from vitlit.cli.advice import advice
 from vitlit.cli.commands import COMMANDS, overview
 from vitlit.errors import (
     LostProcessError,
     Stopped,
     TrainingError,
+    did_you_mean,
     find_text,
     message_and_arguments,
     texts_on,
@@ -58,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if args[0] not in COMMANDS:
-        near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(args[0], list(COMMANDS))
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
     _quieten(args[0])
     try:
@@ -81,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
         print("vitlit: stopped by SIGINT; nothing was saved", file=sys.stderr)
         return 130
     except Exception as error:
+        from vitlit.cli.advice import advice
+
         message = advice(error)
         if message is None:
             print("vitlit: a defect; please report it with the lines below", file=sys.stderr)
