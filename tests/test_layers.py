@@ -26,7 +26,7 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
 SHARED = {"errors", "files", "patches", "plotting", "seeding"}  # for everyone
 TORCH_ONLY = ("augment", "model", "images", "explain")
 USES_LIGHTNING = {"explain.attention_pictures"}  # a callback, where nothing else would need one
-AT_START = ("__init__", "__main__", "cli.commands", "cli.configs", "errors")  # of `vitlit --help`
+AT_START = ("__init__", "__main__", "cli.overview", "cli.configs", "errors")  # of `vitlit --help`
 
 
 def dotted(path: Path) -> str:

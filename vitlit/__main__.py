@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 
-from vitlit.cli.commands import COMMANDS, overview
+from vitlit.cli.overview import COMMANDS, overview
 from vitlit.errors import (
     LostProcessError,
     Stopped,

@@ -21,9 +21,10 @@ from vitlit.cli.check_settings import (
     check_trainer,
     warn_of_many_patches,
 )
-from vitlit.cli.commands import COMMANDS
+from vitlit.cli.final_lines import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.cli.fit_callbacks import Guards, make_guards, training_callbacks
 from vitlit.cli.options import add_options, add_predict_options, add_test_options, describe_options
+from vitlit.cli.overview import COMMANDS
 from vitlit.cli.parser import (
     ConfigFile,
     Parser,
@@ -31,7 +32,6 @@ from vitlit.cli.parser import (
     only_safe_settings,
 )
 from vitlit.cli.request import Request, read_request
-from vitlit.cli.summary import explain_lines, fit_lines, score_lines, weights_option
 from vitlit.cli.trainer import OWN_COMMANDS, Trainer
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import Stopped, check_below_one
