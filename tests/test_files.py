@@ -1,8 +1,13 @@
-"""Names that are free, and files that are whole or not there."""
+"""Names that are free, and files and folders that are whole or not there."""
 
+import os
+import stat
 from pathlib import Path
 
-from vitlit.files import free_path
+import pytest
+
+from vitlit.errors import InputError
+from vitlit.files import free_path, new_folder, replacing, whole_folder
 
 
 def test_a_free_name_counts_up(tmp_path: Path) -> None:
@@ -12,3 +17,73 @@ def test_a_free_name_counts_up(tmp_path: Path) -> None:
     assert free_path(path) == tmp_path / "a-2.csv"
     (tmp_path / "a-2.csv").touch()
     assert free_path(path) == tmp_path / "a-3.csv"
+
+
+def begin(path: Path) -> None:
+    """Write a part, and fail."""
+    path.write_text("half")
+    raise ZeroDivisionError
+
+
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as part:
+        begin(part)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fsync of a folder")
+def test_bytes_reach_the_disk_before_their_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(handle: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        done.append("fsync folder" if is_folder else "fsync file")
+        fsync(handle)
+
+    def note_replace(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    with replacing(tmp_path / "a", sync=True, before=lambda: done.append("before")) as part:
+        part.write_text("new")
+    assert done == ["fsync file", "before", "rename", "fsync folder"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "out") as part:
+        (part / "a").write_text("1")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "a").read_text() == "1"
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "half") as part:
+        begin(part / "a")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_new_folder_goes_away_if_nothing_came_into_it(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "empty"):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "begun") as folder:
+        begin(folder / "a")
+    assert [file.name for file in tmp_path.iterdir()] == ["begun"]
+    with pytest.raises(InputError, match=r"begun exists; give .*another name"), new_folder(folder):
+        pass
