@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
-from vitlit.data.stratify import check_repeats, stratified_split
+from vitlit.data.stratify import stratified_split, tell_repeats
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages
 from vitlit.seeding import Stream, address, uniform
@@ -573,9 +573,9 @@ def test_a_bad_setting_names_its_value_and_the_rule(
 def test_a_batch_that_repeats_a_small_set_is_told(
     caplog: pytest.LogCaptureFixture, world: int
 ) -> None:
-    check_repeats(8, 4, world)
+    tell_repeats(8, 4, world)
     assert not caplog.text
-    check_repeats(11, 10, world)
+    tell_repeats(11, 10, world)
     assert ("a batch of 20 holds each of the 11 training images up to 2 times" in caplog.text) == (
         world == 2
     )
@@ -585,8 +585,8 @@ def test_a_batch_far_above_the_set_is_refused() -> None:
     data = ready(batch_size=2000)
     with pytest.raises(InputError, match=r"batch_size 2000 .* 1295 training .* 1295 or less"):
         data.train_dataloader()
-    check_repeats(8, 1024, 1)
-    check_repeats(2000, 2000, 8)
+    tell_repeats(8, 1024, 1)
+    tell_repeats(2000, 2000, 8)
 
 
 def test_files_of_other_kinds_in_class_folders_are_counted_and_named(

@@ -115,14 +115,14 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has \d+ MB free, .* need \d+ MB"):
-        runs.check_room(tmp_path, 2**60)
+        runs.require_room(tmp_path, 2**60)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="cannot write into"):
-        runs.check_room(tmp_path, 1)
+        runs.require_room(tmp_path, 1)
 
 
 def filesystems() -> list[Path]:

@@ -166,7 +166,7 @@ class VitCLI(LightningCLI):
             case "fit":  # these refuse settings before the data are read
                 self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
                 warn_of_many_patches(self.model.vit)
-                self.claim.check_room(self.model, averaged=settings["ema"]["decay"] > 0)
+                self.claim.require_room(self.model, averaged=settings["ema"]["decay"] > 0)
             case "test":
                 self.model.configure_scoring(flip=settings["flip"])
             case "predict":

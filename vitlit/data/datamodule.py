@@ -21,7 +21,7 @@ from vitlit.data.image_folder import find_class_names
 from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName
 from vitlit.data.splits import CroppedSplit, FoundFiles, Split
-from vitlit.data.stratify import check_fractions, check_repeats
+from vitlit.data.stratify import check_fractions, tell_repeats
 from vitlit.errors import InputError, check_at_least
 from vitlit.images.bad_images import OnBadImage, say_unread
 from vitlit.images.find_images import find_images
@@ -255,7 +255,7 @@ class ImageData(pl.LightningDataModule):
         if isinstance(split.images, FileImages):
             # files keep their resolution for the crop, so it happens where they are decoded
             split = CroppedSplit(split.images, split.members, self.augmentation)
-        check_repeats(len(split), self.batch_size, self.place["world"])
+        tell_repeats(len(split), self.batch_size, self.place["world"])
         order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
         return self.loader(split, order)
 

@@ -66,7 +66,7 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
     return torch.cat(kept).sort().values
 
 
-def check_repeats(size: int, batch_size: int, world: int) -> None:
+def tell_repeats(size: int, batch_size: int, world: int) -> None:
     """Tell if a global batch repeats training images; raise InputError if it must be a slip."""
     total = batch_size * world
     if batch_size > max(size, MAX_REPEATING_BATCH):

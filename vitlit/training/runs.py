@@ -170,7 +170,7 @@ class Claim:
         writes = trainer["logger"] is not False or trainer["enable_checkpointing"] is not False
         return self.take(root, named) if writes and not trainer["fast_dev_run"] else None
 
-    def check_room(self, model: torch.nn.Module, *, averaged: bool) -> None:
+    def require_room(self, model: torch.nn.Module, *, averaged: bool) -> None:
         """Refuse to train what could not be saved. averaged: whether there is a moving average.
 
         Four checkpoints exist at once: best, last, the previous last, and the one being written.
@@ -182,7 +182,7 @@ class Claim:
         present = sum(
             file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
         )
-        check_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - present) + LOG_BYTES)
+        require_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - present) + LOG_BYTES)
 
     def finish(self) -> None:
         """Mark the run as finished if it left a checkpoint; its name cannot be used again."""
@@ -273,7 +273,7 @@ def has_ended(trainer: pl.Trainer) -> bool:
     return stopped or is_last_epoch or (max_steps != -1 and steps >= max_steps)
 
 
-def check_room(folder: Path, needed: int) -> None:
+def require_room(folder: Path, needed: int) -> None:
     """Raise InputError if ``folder``, which exists, cannot take ``needed`` bytes.
 
     It writes a byte and removes it: permission bits do not tell of quotas or read-only mounts.
