@@ -10,6 +10,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
+from timm.models.convit import ConVit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -126,6 +128,44 @@ def test_without_a_head_the_output_is_what_the_head_would_read() -> None:
     images = torch.randn(3, 3, 8, 12)
     logits = F.linear(bare(images), model.head.weight, model.head.bias)
     torch.testing.assert_close(logits, model(images))
+
+
+def test_rope_knows_rows_from_columns_on_a_rectangle() -> None:
+    """The attention of an 8x12 image, 2 rows of 3 patches, from queries and keys turned by timm."""
+    model = filled(small(pos_embed="rope", reg_tokens=1))
+    turn = RotaryEmbeddingCat(8, temperature=100, in_pixels=False, feat_shape=[2, 3]).get_embed()
+    with torch.no_grad():
+        tokens = model.embed(torch.randn(2, 3, 8, 12))  # the class token, a register, 6 patches
+        for block in model.blocks:
+            x = block.norm1(tokens)
+            q, k, _ = block.attn.qkv(x).view(2, 8, 3, 2, 8).permute(2, 0, 3, 1, 4)
+            q, k = (
+                torch.cat([one[:, :, :2], apply_rot_embed_cat(one[:, :, 2:], turn)], dim=2)
+                for one in (q, k)
+            )
+            expected = (q @ k.mT / math.sqrt(8)).softmax(dim=-1)
+            torch.testing.assert_close(block.attn.weights(x), expected)
+            tokens = block(tokens)
+
+
+@pytest.mark.parametrize("fc_norm", [None, False, True])
+def test_sequence_pooling_has_its_norm_before_it_unless_told(fc_norm: bool | None) -> None:
+    model = filled(small(global_pool="seq", fc_norm=fc_norm))
+    images = torch.randn(2, 3, 8, 12)
+    with torch.no_grad():
+        tokens = model.blocks(model.embed(images))
+        if fc_norm:
+            shares = (tokens @ model.seq_pool.score.weight[0]).softmax(dim=1)
+            norm = model.fc_norm
+            features = F.layer_norm(
+                (shares[:, :, None] * tokens).sum(dim=1), (16,), norm.weight, norm.bias, 1e-6
+            )
+        else:
+            tokens = F.layer_norm(tokens, (16,), model.norm.weight, model.norm.bias, 1e-6)
+            shares = (tokens @ model.seq_pool.score.weight[0]).softmax(dim=1)
+            features = (shares[:, :, None] * tokens).sum(dim=1)
+        expected = features @ model.head.weight.T + model.head.bias
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "size"), PUBLISHED.items())
@@ -265,6 +305,17 @@ def test_queries_keys_and_values_start_as_matrices_of_their_own(part: int) -> No
     weight = small(embed_dim=64).blocks[0].attn.qkv.weight.chunk(3)[part]
     bound = math.sqrt(6 / (64 + 64))  # as one matrix of 192 rows it would be sqrt(6 / 256)
     assert 0.99 * bound < weight.abs().max() <= bound
+
+
+def test_the_values_of_gpsa_start_as_copies_of_the_tokens_as_in_timms_convit() -> None:
+    settings = {**SMALL, "img_size": 8, "depth": 3, "num_heads": 4}
+    model = ViT(**settings, attention="gpsa", gpsa_blocks=2)
+    theirs = ConVit(**{**settings, "embed_dim": 4}, local_up_to_layer=2)  # 4 of each of 4 heads
+    for ours, other in zip(model.blocks[:2], theirs.blocks[:2], strict=True):
+        assert torch.equal(ours.attn.qkv.weight.chunk(3)[2], other.attn.v.weight)
+        torch.testing.assert_close(ours.attn.locality, other.attn.pos_proj.weight)
+    values = model.blocks[2].attn.qkv.weight.chunk(3)[2]
+    assert not torch.equal(values, torch.eye(16))  # softmax has nothing local to start with
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])

@@ -282,8 +282,9 @@ def init_weights(model: ViT) -> None:
                 nn.init.xavier_uniform_(matrix)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if isinstance(module, GatedPositionalAttention):
-            module.start_local()
+    for block in model.blocks:  # after the loop above, which gave their values Xavier's
+        if isinstance(block.attn, GatedPositionalAttention):
+            block.attn.start_local()
     if isinstance(model.patch_embed, PatchEmbed) and model.patch_embed.kind == "linear":
         nn.init.xavier_uniform_(model.patch_embed.proj.weight.flatten(1))
         if model.patch_embed.proj.bias is not None:
