@@ -5,11 +5,14 @@ import hashlib
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
 import zipfile
+from array import array
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,39 @@ def test_the_comment_of_the_archive_is_the_sum_of_all_before_it(tmp_path: Path) 
         mark, kind, digest = archive.comment.decode().split()
     assert (mark, kind) == ("vitlit", "sha256")
     assert digest == hashlib.sha256(file.read_bytes()[:-64]).hexdigest()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fsync of a folder")
+def test_a_checkpoint_is_on_the_disk_before_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(handle: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        done.append("fsync folder" if is_folder else "fsync file")
+        fsync(handle)
+
+    def note_replace(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    durable_file.write_durable(tmp_path / "a.ckpt", save({"a": 1}))
+    assert done == ["fsync file", "rename", "fsync folder"]
+
+
+def test_what_was_written_is_counted_in_bytes() -> None:
+    """As Python's own files do, for elements of any width; the sum is that of the bytes."""
+    file, own = BytesIO(), BytesIO()
+    summed = durable_file._Summed(file)
+    for data in (array("d", [1.0, 2.0]), b"abc", memoryview(array("H", [7])), bytearray(b"x"), b""):
+        assert summed.write(data) == own.write(data)
+    assert file.getvalue() == own.getvalue()
+    assert summed.held == own.getvalue()[-2:]
+    assert summed.sum.digest() == hashlib.sha256(own.getvalue()[:-2]).digest()
 
 
 def test_no_flipped_bit_is_overlooked(tmp_path: Path) -> None:

@@ -36,13 +36,14 @@ class _Summed:
     def write(self, data: Any) -> int:
         self.file.write(data)
         view = memoryview(data).cast("B")  # bytes, whatever the elements of the buffer are
+        count = len(view)
         if len(view) < 2:  # the last two bytes may come in two writes
             view = memoryview(self.held + view)
             self.held = b""
         self.sum.update(self.held)
         self.sum.update(view[:-2])
         self.held = bytes(view[-2:])
-        return len(data)
+        return count
 
     def flush(self) -> None:
         self.file.flush()
