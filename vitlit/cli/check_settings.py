@@ -18,6 +18,12 @@ from vitlit.errors import InputError, did_you_mean
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
 
+# Lightning's callbacks that choose a setting after the optimiser, the batches and config.yaml are
+# made: they announce a value, and the training goes on with another.
+TUNERS = {
+    "LearningRateFinder": ("learning rate", "--model.lr"),
+    "BatchSizeFinder": ("batch size", "--data.batch_size"),
+}
 MANY_PATCHES = 4096  # patches of an image, above which its attention is a matter of minutes
 
 
@@ -56,8 +62,22 @@ def _check_known_name(option: str, value: Any, known: list[str]) -> None:
         )
 
 
+def _check_no_tuner(callbacks: Any) -> None:
+    """Refuse callbacks that choose a setting too late. callbacks: one, a list of them, or None."""
+    given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    for callback in given:
+        name = str(callback["class_path"]).rpartition(".")[2]
+        if name in TUNERS:
+            what, option = TUNERS[name]
+            raise InputError(
+                f"trainer.callbacks {name} would announce a {what} that is not the one used and "
+                f"saved; leave it out and give {option} a value"
+            )
+
+
 def check_trainer(trainer: Any, command: str) -> None:
     """Refuse trainer settings that Lightning would reject later, ignore, or train wrongly with."""
+    _check_no_tuner(trainer["callbacks"])
     _check_known_name(
         "strategy", trainer["strategy"], ["auto", *StrategyRegistry.available_strategies()]
     )
