@@ -104,6 +104,18 @@ def test_one_more_stops_the_training(
     assert fit(tmp_path, monkeypatch, "--nonfinite.skip=2") == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*left out update")
+@pytest.mark.parametrize(("skip", "status"), [(1, 1), (2, 0)])
+def test_what_was_skipped_before_a_stop_counts_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], skip: int, status: int
+) -> None:
+    bad_steps |= {3, 8}  # of six steps in each epoch
+    allowed = f"--nonfinite.skip={skip}"
+    assert fit(tmp_path, monkeypatch, "--trainer.max_epochs=1", allowed) == 0
+    again = fit(tmp_path, monkeypatch, "--trainer.max_epochs=2", allowed, "--ckpt_path=last")
+    assert again == status
+
+
 def test_a_negative_number_of_skips_is_refused() -> None:
     with pytest.raises(InputError, match="skip -1 is too small") as caught:
         FiniteUpdates(-1)

@@ -192,6 +192,24 @@ def test_a_checkpoint_of_the_best_epoch_goes_on_as_its_run_did(
     assert_same(fit(tmp_path / "best", monkeypatch, *args), expected)
 
 
+def test_a_best_checkpoint_from_amid_an_optimiser_step_goes_on_as_its_run_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validated after 3 batches, of which the last has not reached the weights."""
+    args = ["--trainer.max_epochs=2", *DROPOUT, *VALIDATED_OFTEN]
+    args += ["--trainer.accumulate_grad_batches=2"]
+    expected = fit(tmp_path / "whole", monkeypatch, *args)
+    monkeypatch.setattr(EarlyBest, "kept", 1)
+    monkeypatch.setattr("vitlit.cli.fit_callbacks.BestCheckpoint", EarlyBest)
+    fit(tmp_path / "best", monkeypatch, *args)
+    best = newest_run() / "checkpoints" / "best.ckpt"
+    assert torch.load(best)["position"]["batch"] == 2
+    found = fit(tmp_path / "best", monkeypatch, *args, f"--ckpt_path={best}")
+    assert_same(found, expected)
+    for row, other in zip(found.history, expected.history, strict=True):
+        assert numbers(row) == pytest.approx(numbers(other), rel=1e-6, nan_ok=True)
+
+
 class EarlyBest(BestCheckpoint):
     """Keeps the checkpoint after ``kept`` validations as the best."""
 

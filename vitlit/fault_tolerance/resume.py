@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
 from vitlit.data.sampler import TrainOrder
 from vitlit.errors import InputError
@@ -71,10 +72,24 @@ class Resume(Callback):
         self._validated = (-1, 0)  # epoch and batch of the last validation
         self._found: dict[str, Any] | None = None
         self._groups: list[dict[str, Any]] = []
+        self._sums: Tensor | None = None  # of training, after the last complete step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
             self._validated = (_epochs_done(trainer), _batches_done(trainer))
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not isinstance(pl_module, Classifier) or not _validates_within_steps(trainer):
+            return  # the sums are not always up to date, and bringing them there takes time
+        if not is_within_step(trainer):
+            self._sums = pl_module.train_sums.sums().clone()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -83,6 +98,8 @@ class Resume(Callback):
         if (order := _train_order(trainer)) is None or not isinstance(pl_module, Classifier):
             return
         sums = pl_module.train_sums.sums().clone()
+        if is_within_step(trainer) and self._sums is not None:
+            sums = self._sums.clone()  # those of the position: without the batches to be repeated
         checkpoint[SUMS_KEY] = trainer.strategy.reduce(sums, reduce_op="mean")
         checkpoint[POSITION_KEY] = asdict(self._position(trainer, order))
 
@@ -133,6 +150,7 @@ class Resume(Callback):
         order.resume(position.epoch, position.batch)
         if position.batch:
             pl_module.train_sums.restore(found[SUMS_KEY])
+            self._sums = pl_module.train_sums.sums().clone()
         if position.validated:
             self._validated = (position.epoch, position.batch)
         _set_rates(trainer, self._groups)
@@ -151,6 +169,12 @@ def _epochs_done(trainer: pl.Trainer) -> int:
 def _batches_done(trainer: pl.Trainer) -> int:
     """Batches of the epoch that the weights have seen."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def _validates_within_steps(trainer: pl.Trainer) -> bool:
+    """Whether a validation, after which best.ckpt is saved, may come before a step is complete."""
+    accumulated, every = trainer.accumulate_grad_batches, trainer.val_check_batch
+    return accumulated > 1 and (every is None or every % accumulated != 0)  # None: by the clock
 
 
 def _train_order(trainer: pl.Trainer) -> TrainOrder | None:
