@@ -1,20 +1,23 @@
 """Attention against its own matrices, torch's MultiheadAttention and timm's Attention."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
 from timm.models.vision_transformer import Attention as TimmAttention
-from torch import nn
+from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.model import attention as module
 from vitlit.model.attention import Attention, attend, prefers_matmul
+from vitlit.model.positions import rope2d
 
 TOKENS = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def attention(**changes: int | float | bool) -> Attention:
+def attention(**changes: Any) -> Attention:
     """In float64, with every parameter far from zero."""
     torch.manual_seed(1)
     layer = Attention(**{"dim": 12, "num_heads": 3, **changes}).double()
@@ -59,6 +62,27 @@ def test_forward_equals_timm_with_the_same_weights(num_heads: int, qkv_bias: boo
     reference = TimmAttention(12, num_heads, qkv_bias=qkv_bias).double()
     reference.load_state_dict(layer.state_dict(), strict=True)
     torch.testing.assert_close(layer(TOKENS), reference(TOKENS), rtol=0, atol=1e-12)
+
+
+def test_rope_rotates_queries_and_keys_as_timms_does_and_leaves_the_values() -> None:
+    """One head after the other, without ``project``, which ``weights`` and ``forward`` share."""
+    layer = attention(rope=rope2d(2, 3, 4, prefix=1))
+    turn = RotaryEmbeddingCat(4, temperature=100, in_pixels=False, feat_shape=[2, 3]).get_embed()
+    rows: list[Tensor] = []
+    weights: list[Tensor] = []
+    for head in range(3):
+        q, k, v = (
+            TOKENS @ layer.qkv.weight[start : start + 4].T + layer.qkv.bias[start : start + 4]
+            for start in (4 * head, 12 + 4 * head, 24 + 4 * head)
+        )
+        for x in (q, k):
+            x[:, 1:] = apply_rot_embed_cat(x[:, 1:], turn.double())
+        weights.append((q @ k.mT / 2).softmax(dim=-1))
+        rows.append(weights[-1] @ v)
+    found, expected = layer.weights(TOKENS), torch.stack(weights, dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    expected = layer.proj(torch.cat(rows, dim=-1))
+    torch.testing.assert_close(layer(TOKENS), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", ["attn_drop", "proj_drop"])

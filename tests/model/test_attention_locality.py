@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
 from timm.models.convit import GPSA
 from torch import Tensor, nn
 from vit_pytorch import vit_for_small_dataset as small_dataset
@@ -173,9 +174,21 @@ def test_rows_of_the_weights_sum_to_one(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["lsa", "gpsa"])
 def test_forward_equals_the_weights_times_the_values(kind: str) -> None:
     layer = layer_of(kind, rope=rope2d(*GRID, 4))
-    values = layer.project(TOKENS)[2]
-    mixed = (layer.weights(TOKENS) @ values).transpose(1, 2).reshape(2, 6, 16)
+    values = (TOKENS @ layer.qkv.weight[32:].T + layer.qkv.bias[32:]).view(2, 6, 4, 4)
+    mixed = (layer.weights(TOKENS) @ values.transpose(1, 2)).transpose(1, 2).reshape(2, 6, 16)
     torch.testing.assert_close(layer(TOKENS), layer.proj(mixed), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["lsa", "gpsa"])
+def test_rope_rotates_what_is_compared_as_timms_does(kind: str) -> None:
+    layer = layer_of(kind, rope=rope2d(*GRID, 4))
+    turn = RotaryEmbeddingCat(4, temperature=100, in_pixels=False, feat_shape=[2, 3]).get_embed()
+    projected = (TOKENS @ layer.qkv.weight.T + layer.qkv.bias).view(2, 6, 3, 4, 4)
+    q, k = (
+        apply_rot_embed_cat(projected[:, :, part].transpose(1, 2), turn.double()) for part in (0, 1)
+    )
+    expected = layer.compare(q, k)
+    torch.testing.assert_close(layer.weights(TOKENS), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["lsa", "gpsa"])
