@@ -83,6 +83,36 @@ def test_warmup_epochs_count_optimiser_steps_under_accumulation() -> None:
     assert recorder.rates[::2] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
 
 
+def test_a_cosine_ends_at_the_smallest_rate() -> None:
+    model = Classifier(lr=0.5, min_lr=0.1, **SIZE)
+    recorder = fit(model, digits(), max_steps=4, limit_val_batches=0)
+    assert recorder.rates == pytest.approx(
+        [0.3 + 0.2 * math.cos(math.pi * step / 4) for step in range(4)]
+    )
+    last = [group["lr"] for group in model.trainer.optimizers[0].param_groups]
+    assert last == pytest.approx([0.1] * len(last))
+
+
+def test_each_layer_trains_at_its_share_of_the_rate_above() -> None:
+    model = Classifier(lr=0.1, layer_decay=0.5, schedule="constant", **{**SIZE, "depth": 2})
+    fit(model, digits(), max_steps=1, limit_val_batches=0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {
+        names[id(parameter)]: group["lr"]
+        for group in model.trainer.optimizers[0].param_groups
+        for parameter in group["params"]
+    }
+    layers = {"vit.patch_embed.": 0.0125, "vit.pos_embed": 0.0125, "vit.cls_token": 0.0125}
+    layers |= {"vit.blocks.0.": 0.025, "vit.blocks.1.": 0.05, "vit.norm.": 0.1, "vit.head.": 0.1}
+    assert rates == {
+        name: pytest.approx(rate)
+        for start, rate in layers.items()
+        for name in names.values()
+        if name.startswith(start)
+    }
+    assert len(rates) == len(names)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "extra"),
     [
@@ -145,6 +175,18 @@ def test_soft_targets_are_learned_as_shares_of_two_losses() -> None:
     torch.testing.assert_close(found, 0.7 * losses[0] + 0.3 * losses[1])
 
 
+def test_the_weights_of_the_classes_count_in_the_loss() -> None:
+    model = Classifier(**SIZE, class_weights="balanced")
+    torch.nn.init.normal_(model.vit.head.weight)
+    model._is_logging_step = lambda _: False  # type: ignore[method-assign]
+    model.class_weights.copy_(torch.linspace(0.1, 4.0, 10))
+    rows = torch.arange(4)
+    batch = Batch(torch.randn(4, 1, 8, 8), rows, rows, rows >= 0, epoch=0, key=7)
+    chosen = model(batch.x).log_softmax(dim=1)[rows, rows]  # image i is of class i
+    expected = -(torch.linspace(0.1, 4.0, 10)[:4] * chosen).mean()
+    torch.testing.assert_close(model.training_step(batch, 0), expected)
+
+
 @pytest.mark.parametrize("prepare", [lambda batch: batch, soft_targets], ids=["hard", "soft"])
 def test_train_accuracy_counts_the_class_of_the_largest_share(prepare: Any) -> None:
     model = Classifier(**SIZE)
@@ -164,18 +206,24 @@ def test_train_accuracy_counts_the_class_of_the_largest_share(prepare: Any) -> N
 
 
 def test_loss_and_rate_are_logged_where_the_logger_writes_them(tmp_path: Path) -> None:
-    logger = CSVLogger(tmp_path)
+    logger, recorder = CSVLogger(tmp_path), Recorder()
     trainer = pl.Trainer(
         **{**QUIET, "logger": logger},
+        callbacks=[recorder],
         max_steps=9,
         log_every_n_steps=3,
         accumulate_grad_batches=2,
     )
-    trainer.fit(Classifier(**SIZE, warmup_fraction=0.5), digits())
+    trainer.fit(Classifier(**SIZE, warmup_fraction=0.5, lr=0.05), digits())
     with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert [int(row["step"]) for row in rows] == [2, 5, 8]
-    assert all(row["lr"] for row in rows)
+    batches = [5, 11, 17]  # the last of two of each of these steps
+    losses = [2 * loss for loss in recorder.losses]  # Lightning halves those of two batches
+    for column, values in (("train/loss", losses), ("lr", recorder.rates)):
+        expected = [values[batch] for batch in batches]
+        assert [float(row[column]) for row in rows] == pytest.approx(expected, rel=1e-5)
+        assert len(set(expected)) == 3
 
 
 def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
