@@ -58,6 +58,13 @@ def test_a_certain_answer_is_in_the_last_bin() -> None:
     assert (found.confidence[-1], found.accuracy[-1]) == (1, 1)
 
 
+@pytest.mark.parametrize(("classes", "place"), [(3, 4), (5, 2), (15, 0)])
+def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower(classes: int, place: int) -> None:
+    """Equal logits have confidence 1/K; with 3 classes that is 5/15, the upper edge of bin 4."""
+    found = reliability(torch.zeros(1, classes), torch.tensor([0]))
+    assert found.images.nonzero().tolist() == [[place]]
+
+
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_the_temperature_is_that_of_another_optimiser(scale: float) -> None:
     logits, labels = answers(scale=scale)

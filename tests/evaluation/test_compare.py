@@ -106,6 +106,14 @@ def test_a_difference_is_noise_until_chance_is_unlikely(right: int, verdict: str
     assert comparison_lines([scored("a", 900), scored("b", right)], "")[-1].endswith(verdict)
 
 
+def test_a_difference_that_counts_alone_may_be_noise_among_several() -> None:
+    """Six images against none: p is 2 / 2^6 = 0.031, and twice that among two comparisons."""
+    first, better, equal = scored("a", 900), scored("b", 906), scored("c", 901)
+    assert comparison_lines([first, better], "")[-1].endswith("p 0.031, 6 against 0 images: better")
+    *_, row, _, _ = comparison_lines([first, better, equal], "")
+    assert re.search(r"p 0\.06\d, 6 against 0 images: within noise$", row)
+
+
 def test_of_many_classes_five_are_named_and_all_are_counted() -> None:
     assert first_few(list("abcde")) == "a, b, c, d, e"
     assert first_few(list("abcdefg")) == "a, b, c, d, e and 2 more"

@@ -186,6 +186,16 @@ def test_a_flip_averages_logits_and_says_so(
     assert table["of"]["flip"] is True
 
 
+def test_with_a_flip_the_temperature_is_that_of_averaged_logits(run: Path, tmp_path: Path) -> None:
+    assert score(run, "--flip=true", f"--out={tmp_path / 'flipped'}") == 0
+    (plain, labels), (mirrored, _) = logits_of(run, "val"), logits_of(run, "val", flip=True)
+    found = read(tmp_path / "flipped")["temperature"]
+    for name, scale in (("before", 1.0), ("after", found["value"])):
+        averaged = (plain.double() + mirrored.double()) / 2 / scale
+        expected = sk.log_loss(labels, averaged.softmax(dim=1))
+        assert found[f"val_loss_{name}"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_figures_and_scores_go_to_a_logger_where_there_is_one(run: Path, tmp_path: Path) -> None:
     logger = f"--trainer.logger.init_args.save_dir={tmp_path}"
     assert (

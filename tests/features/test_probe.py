@@ -17,6 +17,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import Split
+from vitlit.evaluation.inference import Rows
+from vitlit.features.probe import probe_data_set
 
 SMALL = ["--model.embed_dim=16", "--model.depth=2", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -51,6 +54,15 @@ def arrays_of(path: Path) -> dict[str, Any]:
         return dict(arrays)
 
 
+def best_of_scikit_learns(train: Any, other: Any) -> LogisticRegression:
+    """The one with the highest accuracy on ``other``; of equal ones that with the least C."""
+    models = [
+        LogisticRegression(C=c, tol=1e-8, max_iter=20000).fit(train[0].astype(np.float64), train[1])
+        for c in (0.01, 0.1, 1.0, 10.0, 100.0)
+    ]
+    return max(models, key=lambda model: model.score(*other))
+
+
 def test_accuracies_are_those_of_scikit_learn_on_the_features(probed: Path) -> None:
     assert {path.name for path in probed.iterdir()} == FILES
     found = json.loads((probed / "metrics.json").read_text())
@@ -58,11 +70,37 @@ def test_accuracies_are_those_of_scikit_learn_on_the_features(probed: Path) -> N
     train = x["train_features"], x["train_labels"]
     test = x["test_features"], x["test_labels"]
     knn = KNeighborsClassifier(10, metric="cosine").fit(*train)
-    linear = LogisticRegression(C=found["c"], tol=1e-8, max_iter=20000)
-    linear.fit(train[0].astype(np.float64), train[1])
+    val = x["val_features"], x["val_labels"]
+    linear = best_of_scikit_learns(train, val)
+    assert found["c"] == linear.C
     assert found["knn"]["acc"] == pytest.approx(knn.score(*test))
     assert found["linear"]["acc"] == pytest.approx(linear.score(*test))
     assert (found["train_images"], found["test_images"]) == (1295, 359)
+
+
+def test_the_strength_is_chosen_on_validation_and_not_on_what_is_scored(tmp_path: Path) -> None:
+    """Features that a test image shares with a training image: scored, the weakest penalty wins."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 30, generator=generator)
+    kept: dict[str, Rows] = {}
+
+    def extract(data: ImageData, split: Split) -> Rows:
+        labels = split.labels
+        values = centres[labels] + 2 * torch.randn(len(labels), 30, generator=generator)
+        if kept.keys() == {"train", "val"}:  # test, the last to be asked for
+            known = kept["train"]
+            values = torch.stack([known.values[known.labels == label][0] for label in labels])
+        rows = Rows(values, labels, torch.arange(len(labels)))
+        kept[("train", "val", "test")[len(kept)]] = rows
+        return rows
+
+    data = ImageData(patch_size=2, train_fraction=0.1)
+    found = probe_data_set(data, extract, tmp_path, k=1, c=None, about={}).metrics["c"]
+    train, val, test = (
+        (kept[name].values.numpy(), kept[name].labels.numpy()) for name in ("train", "val", "test")
+    )
+    assert found == best_of_scikit_learns(train, val).C
+    assert found != best_of_scikit_learns(train, test).C
 
 
 def test_features_are_those_of_the_loaded_model(run: Path, probed: Path) -> None:

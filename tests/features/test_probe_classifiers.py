@@ -63,3 +63,9 @@ def test_the_strength_is_the_one_with_the_most_validation_images_right() -> None
     }
     assert right[c] == max(right.values())
     assert int((chosen.predict(val[0]) == val[1]).sum()) == right[c]
+
+
+def test_of_strengths_that_are_equally_good_the_strongest_penalty_wins() -> None:
+    labels = torch.arange(40) % 4
+    apart = 10 * torch.eye(4)[labels]  # every C has all of them right
+    assert choose_linear((apart, labels), (apart, labels), 4)[1] == 0.01
