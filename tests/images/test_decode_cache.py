@@ -132,6 +132,18 @@ def test_a_file_of_the_same_time_but_another_length_is_noticed(photo_folder: Pho
     assert torch.equal(opened(root).pixels[0], photos(root).gather(torch.tensor([0]))[0])
 
 
+def test_a_file_of_the_same_length_but_another_time_is_noticed(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    path = root / "cat" / "0.png"
+    Image.new("RGB", (24, 20), "blue").save(path, compress_level=0)
+    opened(root)
+    before = path.stat()
+    Image.new("RGB", (24, 20), "red").save(path, compress_level=0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000))
+    assert path.stat().st_size == before.st_size
+    assert torch.equal(opened(root).pixels[0], photos(root).gather(torch.tensor([0]))[0])
+
+
 def test_only_the_newest_cache_of_a_folder_is_kept(photo_folder: PhotoFolder, home: Path) -> None:
     root = photo_folder()
     opened(root)

@@ -225,6 +225,17 @@ def test_a_large_jpeg_is_read_like_the_same_pixels_in_a_png(tmp_path: Path) -> N
     torch.testing.assert_close(jpeg, png, rtol=0, atol=4)
 
 
+def test_fine_stripes_of_a_large_jpeg_are_averaged_as_those_of_a_png(tmp_path: Path) -> None:
+    """Stripes of 13 pixels shrink to less than 2: decoded at half the size they would alias."""
+    row = 127.5 + 100 * np.sin(np.arange(256) * 2 * np.pi / 13)
+    stripes = np.tile(row[None, :, None], (256, 1, 3)).astype(np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "x.png")
+    Image.fromarray(stripes).save(tmp_path / "x.jpg", quality=95)
+    jpeg = read_image(tmp_path / "x.jpg", in_chans=3, size=(32, 32))
+    png = read_image(tmp_path / "x.png", in_chans=3, size=(32, 32))
+    torch.testing.assert_close(jpeg, png, rtol=0, atol=8)
+
+
 # -- boxes ------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,13 @@
 
 import csv
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_files import BAD, EXACT, LOSSY
+from odd_files import BAD, EXACT, LOSSY, chunk
+from PIL import Image
 
 from vitlit.__main__ import main
 from vitlit.images.image_io import ImageInputError, check_image_file, read_crop, read_image
@@ -50,6 +52,30 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path, name: str) -> None:
     message = str(found.value)
     assert message.startswith(f"cannot read the image {tmp_path / name}: {found.value.reason}; ")
     assert 3 < len(found.value.reason) < 150
+
+
+def only_header(path: Path, side: int) -> Path:
+    """A PNG that says it has side x side pixels, and has none."""
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", b""), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize("side", [13_378, 18_000])  # 179 and 324 megapixels
+def test_too_many_pixels_are_refused_even_where_pillow_allows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ImageInputError, match="more than the maximum of 178,956,970 pixels"):
+        check_image_file(only_header(tmp_path / "large.png", side))
+
+
+def test_as_many_pixels_as_the_maximum_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    check_image_file(only_header(tmp_path / "large.png", 13_377))  # 178,944,129 pixels
 
 
 # -- whole runs -------------------------------------------------------------------------------

@@ -74,5 +74,11 @@ def test_colour_becomes_grey_as_pillow_does_it() -> None:
     torch.testing.assert_close(grey[0, 0], expected, rtol=0, atol=1)
 
 
+def test_grey_is_rounded_to_the_nearest_level() -> None:
+    luma = torch.from_numpy(NOISE @ np.array([0.299, 0.587, 0.114]))
+    error = (match_channels(BATCH, 1)[0, 0] - luma).abs().max()
+    assert float(error) <= 0.5 + 1e-4
+
+
 def test_channels_that_fit_are_untouched() -> None:
     assert match_channels(BATCH, 3) is BATCH

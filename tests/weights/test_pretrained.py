@@ -53,6 +53,8 @@ TIMM_SHAPES = {
     "no head": {"num_classes": 0},
     "no positions": {"pos_embed": "none"},
     "odd ratio": {"embed_dim": 192, "num_heads": 3, "mlp_ratio": 100 / 192},
+    # 123 / 240 * 240 is a little less than 123, which int would make 122
+    "ratio that rounds down": {"embed_dim": 240, "num_heads": 3, "mlp_ratio": 123.5 / 240},
 }
 
 
@@ -119,7 +121,16 @@ def test_a_timm_folder_gives_timms_logits(shape: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors", "anything"])
-@pytest.mark.parametrize("shape", ["plain", "registers", "layer scale", "norm before the average"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "plain",
+        "registers",
+        "layer scale",
+        "norm before the average",
+        "average pool beside a class token",
+    ],
+)
 def test_a_bare_timm_state_dict_gives_timms_logits(shape: str, ending: str, tmp_path: Path) -> None:
     reference, file = timm_vit(**TIMM_SHAPES[shape]), tmp_path / f"weights.{ending}"
     if ending == "safetensors":
