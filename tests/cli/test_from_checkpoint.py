@@ -1,6 +1,8 @@
 """Which weights and images a command takes: one source of each, and none by accident."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
+from vitlit import load
 from vitlit.__main__ import main
+from vitlit.data.datamodule import ImageData
+from vitlit.model.vit import ViT
+from vitlit.weights.adapt import adapt_weights
+from vitlit.weights.pretrained import load_weights
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
@@ -165,12 +172,30 @@ def test_a_checkpoint_refuses_images_of_another_size(
 
 
 def test_a_square_given_by_both_sides_is_the_size_it_is(run: Path) -> None:
+    assert main(["test", f"--ckpt_path={run}", *QUIET]) == 0
+    report = run.parents[1] / "test_report" / "metrics.json"
+    before = json.loads(report.read_text())
+    shutil.rmtree(report.parent)
     assert main(["test", "--data.img_size=[8,8]", f"--ckpt_path={run}", *QUIET]) == 0
+    assert json.loads(report.read_text()) == before
 
 
 def test_weights_of_a_checkpoint_score_images_of_another_size(run: Path) -> None:
     other = ["--data.img_size=16", "--data.dataset=digits"]
     assert main(["test", f"--model.pretrained={run}", *other, *QUIET]) == 0
+    found = json.loads(Path("test_report/metrics.json").read_text())
+    assert found["scores"]["images"] == 359
+    model, preprocess, _ = load(run)
+    weights = load_weights(run)
+    larger = ViT(**{**model.config, "img_size": 16})
+    larger.load_state_dict(adapt_weights(weights, larger)[0])
+    data = ImageData(patch_size=4)
+    data.setup("test")
+    split = data.splits["test"]
+    pixels = replace(preprocess, img_size=(16, 16))(split.images.gather(split.members))
+    with torch.no_grad():
+        right = larger.eval()(pixels).argmax(dim=1) == split.labels
+    assert found["scores"]["acc"] == pytest.approx(float(right.float().mean()))
 
 
 @pytest.fixture

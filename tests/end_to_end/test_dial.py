@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vitlit import load
 from vitlit.__main__ import main
+from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.explain.analysis import analyse_weights, attention_fact, head_arrays
 from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares, relevance, rollout
@@ -473,11 +475,25 @@ def test_a_checkpoint_of_the_dial_is_tested_explained_and_started_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args = [*DIGITS, *SHIFT]
-    assert main([*args, "--trainer.max_epochs=1"]) == 0
+    assert main([*args, "--trainer.max_epochs=1", "--run=first"]) == 0
+    run = tmp_path / "lightning_logs" / "first"
     assert main(["test", "--ckpt_path=last", "--trainer.accelerator=cpu"]) == 0
+    scores = json.loads((run / "test_report" / "metrics.json").read_text())["scores"]
+    model, preprocess, _ = load(run / "checkpoints" / "last.ckpt")
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    split = data.splits["test"]
+    with torch.no_grad():
+        found = model(preprocess(split.images.gather(split.members))).argmax(dim=1)
+    assert scores["acc"] == pytest.approx(float((found == split.labels).float().mean()))
     assert main(["explain", "--ckpt_path=last", "--count=2", "--trainer.accelerator=cpu"]) == 0
+    with np.load(tmp_path / "explanation" / "arrays.npz") as arrays:
+        assert (arrays["temperature"].shape, arrays["shares"].shape) == ((2, 2), (2, 4, 4))
     start = [arg for arg in DIGITS if not arg.startswith("--model.")]
-    assert main([*start, "--model.pretrained=last", "--trainer.max_epochs=1"]) == 0
+    start += ["--model.pretrained=last", "--model.lr=1e-12", "--run=second"]
+    assert main([*start, "--trainer.max_epochs=1"]) == 0
+    kept = weights_after(tmp_path / "lightning_logs" / "second")
+    torch.testing.assert_close(kept, weights_after(run))
 
 
 @pytest.fixture(scope="module")
