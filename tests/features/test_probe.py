@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,63 @@ def test_neighbours_in_a_folder_are_the_most_alike_but_not_the_image_itself(
     assert [float(row["similarity"]) for row in rows] == pytest.approx(
         similarity[order].tolist(), abs=1e-4
     )
+
+
+def nearest_of(folder: Path) -> dict[str, list[str]]:
+    """The files that nearest.csv names for each query, nearest first."""
+    found: dict[str, list[str]] = {}
+    with (folder / "nearest.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["query"], []).append(row["file"])
+    return found
+
+
+def most_alike(folder: Path, query: str, left_out: set[str]) -> list[str]:
+    x = arrays_of(folder / "features.npz")
+    files = x["files"].tolist()
+    similarity = cosine_similarity(x["features"])[files.index(query)]
+    return [files[i] for i in similarity.argsort()[::-1] if files[i] not in left_out]
+
+
+def test_a_link_to_the_query_is_no_neighbour_of_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run.parent.parent / "digits", "digits")
+    Path("digits/link.png").symlink_to("3.png")
+    args = ["--data.images=digits", "--query", "digits/3.png", "digits/0.png", "--out=alike"]
+    assert main(["probe", "--ckpt_path", str(run), *args, *QUIET]) == 0
+    same = {"digits/3.png", "digits/link.png"}
+    found = nearest_of(Path("alike"))
+    assert found["digits/3.png"] == most_alike(Path("alike"), "digits/3.png", same)
+    assert same <= set(most_alike(Path("alike"), "digits/0.png", {"digits/0.png"}))
+    assert len(found["digits/0.png"]) == 7
+
+
+def test_a_query_from_elsewhere_finds_every_image_of_a_small_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    digits = run.parent.parent / "digits"
+    Path("few").mkdir()
+    for i in range(3):
+        shutil.copy(digits / f"{i}.png", "few")
+    query = str(digits / "7.png")
+    args = ["--data.images=few", "--query", query, "few/1.png", "--out=alike"]
+    assert main(["probe", "--ckpt_path", str(run), *args, *QUIET]) == 0
+    found = nearest_of(Path("alike"))
+    assert set(found[query]) == {"few/0.png", "few/1.png", "few/2.png"}
+    assert set(found["few/1.png"]) == {"few/0.png", "few/2.png"}
+
+
+def test_an_image_and_a_link_to_it_are_too_few(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(run.parent.parent / "digits" / "0.png", tmp_path / "0.png")
+    (tmp_path / "1.png").symlink_to("0.png")
+    args = [f"--data.images={tmp_path}", f"--out={tmp_path / 'alike'}"]
+    assert main(["probe", "--ckpt_path", str(run), *args, *QUIET]) == 2
+    assert "neighbours need 2 images that can be read, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
 from vitlit.explain.explanation import Subjects, check_count, explain_images
-from vitlit.features.probe import extractor, find_alike, probe_data_set
+from vitlit.features.probe import extractor, find_alike, probe_data_set, set_up_probe
 from vitlit.files import named_or_free, new_folder, printable
 from vitlit.images.bad_images import refuse_bad_images
 from vitlit.images.image_store import FileImages
@@ -187,6 +187,9 @@ class Trainer(pl.Trainer):
         vit = model.vit.to(device, weights_dtype(self.precision)).eval()
         compute = in_precision(lambda x: feature(vit, x), self.precision, device.type)
         extract = extractor(compute, device)
+        if datamodule.image_paths is None:
+            # Before the folder is made: an empty one beside the class folders would be a class.
+            set_up_probe(datamodule, k)
         with new_folder(named_or_free(out, PROBE_FOLDER)) as folder:
             if datamodule.image_paths is not None:
                 lines = find_alike(datamodule, extract, folder, query=query)

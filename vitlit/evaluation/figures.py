@@ -152,8 +152,9 @@ def neighbour_sheet(
     """Each query with its neighbours to its right.
 
     queries: ``(q, C, H, W)`` in [0, 1], with ``names``; neighbours: ``(q, k, C, H, W)``, with
-    ``words``; alike: which neighbours have the query's class, for the colour of their frames,
-    None if classes are not known.
+    ``words``, of which a row may be shorter than k: the pictures after it are not shown; alike:
+    which neighbours have the query's class, for the colour of their frames, None if classes are not
+    known.
     """
     count, near, _, height, width = neighbours.shape
     panel = WIDTH_INCHES / (near + 1.2)
@@ -164,7 +165,9 @@ def neighbour_sheet(
     for i, (first, gap, *others) in enumerate(grid):
         draw_image(first, queries[i], fit_lines_to(names[i], panel))
         hide_axes([gap])
-        for j, axes in enumerate(others):
+        shown = len(words[i])
+        hide_axes(others[shown:])
+        for j, axes in enumerate(others[:shown]):
             draw_image(axes, neighbours[i, j], fit_lines_to(words[i][j], panel))
             if alike is not None:
                 colour = BLUE if alike[i][j] else VERMILION

@@ -8,6 +8,7 @@ files     -> features -> nearest images of each query          probe/: nearest.c
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,11 +66,7 @@ def probe_data_set(
     model and its features, for metrics.json. Writes metrics, features and, for some test images, a
     picture of their nearest training images. Raises InputError if k exceeds the training images.
     """
-    if data.split != "test":
-        raise InputError(
-            f"probe scores the test split, not {data.split}; leave out split", argument="split"
-        )
-    _set_up(data, k)
+    set_up_probe(data, k)
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
     train, val, test = rows["train"], rows["val"], rows["test"]
     # one search for the vote, which takes k, and for the picture, which shows seven
@@ -117,8 +114,12 @@ def probe_data_set(
     return Probed(metrics, lines)
 
 
-def _set_up(data: ImageData, k: int) -> None:
-    """Prepare the three splits; refuses more neighbours than there are training images."""
+def set_up_probe(data: ImageData, k: int) -> None:
+    """Prepare the three splits, once; refuses more neighbours than there are training images."""
+    if data.split != "test":
+        raise InputError(
+            f"probe scores the test split, not {data.split}; leave out split", argument="split"
+        )
     data.prepare_data()
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -180,12 +181,12 @@ def find_alike(
     data.setup("predict")
     found = data.splits["predict"]
     own, _, good = extract(data, found)  # good: the places of images that could be read
-    if len(good) < 2:
+    gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
+    if (distinct := len(set(map(_real_path, files)))) < 2:  # a link to an image is that image
         raise InputError(
-            f"neighbours need 2 images that can be read, not {len(good)}; give more images",
+            f"neighbours need 2 images that can be read, not {distinct}; give more images",
             argument="images",
         )
-    gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
     asked = find_images(query, argument="query") if query else _evenly_spread(files)
     channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
     # files are decoded at the size at which the data's own are, or features would differ
@@ -193,26 +194,10 @@ def find_alike(
     images = FileImages(asked, unknown, in_chans=channels, size=size)
     queries = Split(images, torch.arange(len(asked)))
     theirs = extract(data, queries).values
-    # one more than is shown, since the query itself may be among them
-    near = _without_self(nearest(theirs, own, SHEET_NEIGHBOURS + 1), asked, files)
-    _write_alike(folder / "nearest.csv", asked, files, near)
+    hits = _others(asked, files, theirs, own)
+    _write_alike(folder / "nearest.csv", asked, files, hits)
     np.savez(folder / "features.npz", allow_pickle=False, features=own.numpy(), files=files)
-    first = near.row[:SHEET_QUERIES]
-    figure = figures.neighbour_sheet(
-        queries.pictures(torch.arange(len(first))),
-        [plotting.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
-        gallery.pictures(first),
-        [
-            [
-                f"{plotting.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"
-                for i, value in zip(*pair, strict=True)
-            ]
-            for pair in zip(first.tolist(), near.similarity.tolist(), strict=False)
-        ],
-        None,
-        title="images, and those nearest to them (cosine)",
-    )
-    figure.savefig(folder / "nearest.png")
+    _sheet_of_files(queries, asked, gallery, files, hits).savefig(folder / "nearest.png")
     left_out = len(found) - len(good)
     bad = f"; {left_out} cannot be read" if left_out else ""
     noun = "query" if len(asked) == 1 else "queries"
@@ -224,25 +209,65 @@ def _evenly_spread(files: list[str]) -> list[str]:
     return [files[i] for i in places.tolist()]
 
 
-def _without_self(near: Neighbours, queries: list[str], files: list[str]) -> Neighbours:
-    """Remove one neighbour of each query: the query itself, or else the last."""
-    # by file, not by similarity 1: a copy under another name is a finding
-    paths = [Path(file).resolve() for file in files]
-    kept = []
-    for query, row in zip(queries, near.row.tolist(), strict=True):
-        own = Path(query).resolve()
-        places = [j for j, i in enumerate(row) if paths[i] != own]
-        kept.append(places[: near.row.shape[1] - 1])
-    index = torch.tensor(kept)
-    return Neighbours(near.similarity.gather(1, index), near.row.gather(1, index))
+def _real_path(file: str) -> Path:
+    return Path(file).resolve()
 
 
-def _write_alike(path: Path, queries: list[str], files: list[str], near: Neighbours) -> None:
+def _others(
+    queries: list[str], files: list[str], theirs: Tensor, own: Tensor
+) -> list[list[tuple[int, float]]]:
+    """The nearest files of each query, nearest first, without the query: (place, similarity).
+
+    theirs, own: features of the queries and of the files. A small folder has fewer neighbours for
+    a query that is among its files than for one that is not.
+    """
+    # By file, not by similarity 1: a copy under another name is a finding. A link to the query is
+    # the query, and there may be several.
+    paths = list(map(_real_path, files))
+    most = max(Counter(paths).values())
+    near = nearest(theirs, own, SHEET_NEIGHBOURS + most)
+    found = []
+    for query, row, values in zip(queries, near.row.tolist(), near.similarity, strict=True):
+        path = _real_path(query)
+        pairs = zip(row, values.tolist(), strict=True)
+        found.append([(i, value) for i, value in pairs if paths[i] != path][:SHEET_NEIGHBOURS])
+    return found
+
+
+def _write_alike(
+    path: Path, queries: list[str], files: list[str], hits: list[list[tuple[int, float]]]
+) -> None:
     # surrogateescape: names that are not UTF-8 are written as they are on disk
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["query", "rank", "file", "similarity"])
-        for query, row, values in zip(queries, near.row, near.similarity, strict=True):
-            pairs = zip(row.tolist(), values.tolist(), strict=True)
-            for rank, (i, value) in enumerate(pairs, start=1):
+        for query, row in zip(queries, hits, strict=True):
+            for rank, (i, value) in enumerate(row, start=1):
                 writer.writerow([query, rank, files[i], f"{value:.4f}"])
+
+
+def _sheet_of_files(
+    queries: Split,
+    asked: list[str],
+    gallery: Split,
+    files: list[str],
+    hits: list[list[tuple[int, float]]],
+) -> Any:
+    shown = hits[:SHEET_QUERIES]
+    longest = max(map(len, shown))
+    # rows are filled up with the first file, which the sheet does not show
+    index = [[i for i, _ in row] + [0] * (longest - len(row)) for row in shown]
+    return figures.neighbour_sheet(
+        queries.pictures(torch.arange(len(shown))),
+        [plotting.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
+        gallery.pictures(torch.tensor(index)),
+        [
+            [
+                f"{plotting.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"
+                for i, value in row
+            ]
+            for row in shown
+        ],
+        None,
+        title="images, and those nearest to them (cosine)",
+    )
