@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vitlit import load
 from vitlit.__main__ import main
 from vitlit.cli.from_weights import origins
 
@@ -114,6 +115,26 @@ def test_a_given_size_and_heads_reach_prediction(
     [_, row] = Path("predictions.csv").read_text().splitlines()
     assert float(row.split(",")[2]) == pytest.approx(float(probability), abs=1e-4)
     assert "num_heads" not in caplog.text
+
+
+def test_a_model_that_averages_after_its_norm_is_read_as_its_user_says(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = written(here / "a.pth", global_pool="avg", fc_norm=False)
+    words = ["export", "--model.pretrained=a.pth", "--model.num_heads=4", "--naming=vitlit"]
+    with caplog.at_level("INFO"):
+        assert main([*words, "--out=guessed", *QUIET]) == 0
+    assert "weights: global_pool token assumed" in caplog.text
+    caplog.clear()
+    told = ["--model.global_pool=avg", "--model.class_token=true", "--model.fc_norm=false"]
+    with caplog.at_level("INFO"):
+        assert main([*words, *told, "--out=told", *QUIET]) == 0
+    assert "assumed, since the weights have a class token" not in caplog.text
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = reference(images)
+        torch.testing.assert_close(load("told").model(images), expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(load("guessed").model(images), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_class_names_that_are_not_the_weights_cannot_be_predicted(

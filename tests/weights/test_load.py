@@ -101,6 +101,33 @@ def test_a_square_is_said_to_be_assumed(tmp_path: Path) -> None:
     assert "img_size 16 assumed: the positions fit a square of 4x4 patches" in notes
 
 
+def test_what_a_bare_file_cannot_tell_of_its_pooling_is_said(tmp_path: Path) -> None:
+    """The average of the patches after the norm has the very same weights as the class token."""
+    changes = {"global_pool": "avg", "fc_norm": False}
+    reference = written(tmp_path / "a.pth", **changes)
+    told = [n for n in load_weights(tmp_path / "a.pth").notes if "global_pool token assumed" in n]
+    assert "the outputs are wrong" in told[0]
+    given = load_weights(tmp_path / "a.pth", {"global_pool": "avg"})
+    assert not any("global_pool" in note for note in given.notes)
+    config = {"architecture": "vit_tiny_patch16_224", "global_pool": "avg"}
+    config |= {"model_args": {"num_heads": 4}}
+    (tmp_path / "folder").mkdir()
+    save_file(reference.state_dict(), tmp_path / "folder" / "model.safetensors")
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
+    assert not any("global_pool" in note for note in load_weights(tmp_path / "folder").notes)
+    assert_same(reference, load(tmp_path / "folder").model, (16, 16))
+
+
+@pytest.mark.parametrize("changes", [{"global_pool": "avg"}, {"class_token": False}], ids=str)
+def test_a_pooling_that_the_weights_tell_is_not_said_to_be_assumed(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {"global_pool": "avg", **changes}
+    reference = written(tmp_path / "a.pth", **changes)
+    assert not any("global_pool" in note for note in load_weights(tmp_path / "a.pth").notes)
+    assert_same(reference, load(tmp_path / "a.pth", num_heads=4).model, (16, 16))
+
+
 def test_given_heads_are_taken_without_the_word_assumed(tmp_path: Path) -> None:
     reference = written(tmp_path / "a.pth")
     weights = load_weights(tmp_path / "a.pth", {"num_heads": 4})

@@ -19,7 +19,13 @@ CONFIG_FLAGS = ("--config", "-c")
 # Its depth is meant for models that are trained from scratch.
 DEBUG_CONFIG = CONFIGS_FOLDER / "debug.yaml"
 # Arguments of a model that bare files of weights often do not tell, and the group each belongs to.
-OFTEN_UNTOLD = {"num_heads": "model", "norm_eps": "model", "act": "model", "img_size": "data"}
+OFTEN_UNTOLD = {
+    "num_heads": "model",
+    "norm_eps": "model",
+    "act": "model",
+    "global_pool": "model",
+    "img_size": "data",
+}
 
 
 def origins(args: list[str]) -> dict[str, str]:

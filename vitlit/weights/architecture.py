@@ -19,6 +19,11 @@ from vitlit.weights.key_mapping import FILTERS_KEY, WeightFormat, positions_with
 PUBLISHED_NUM_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 DEFAULT_IMG_SIZE = 224  # pixels, if neither positions nor settings tell
 FIRST_MLP_KEY = "blocks.0.mlp.fc1.weight"
+UNTOLD_POOL = (
+    "global_pool token assumed, since the weights have a class token and no fc_norm; if the model "
+    "averages its patches, the outputs are wrong: give the folder of the model, whose config.json "
+    "tells it, or global_pool avg, class_token true and fc_norm false"
+)
 KNOWN_KEYS = re.compile(  # of a plain ViT; only for the message that refuses another architecture
     r"(cls_token|reg_token|pos_embed|patch_embed\.proj\.(weight|bias)"
     r"|(fc_norm|norm|head)\.(weight|bias)"
@@ -51,6 +56,9 @@ def infer_arguments(
     # timm's other poolings ("", "map", ...) are no part of a plain ViT: the weights decide then
     if pool not in ("token", "avg") or not has_class_token:
         pool = "avg" if has_fc_norm or not has_class_token else "token"
+        # timm's models with norm before the average have the very same weights
+        if pool == "token" and kind.name == "timm" and "global_pool" not in given:
+            notes.append(UNTOLD_POOL)
     return {
         "img_size": _img_size(state, (told, given), patch, kind, source, notes),
         "patch_size": patch,
