@@ -8,6 +8,23 @@ from pathlib import Path
 
 from vitlit.errors import InputError
 
+RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last` are looked for
+# The files that tell a folder of a command's output from the user's own, wherever it was moved and
+# whatever its name is: those of one row.
+OUTPUT_FILES = (
+    # The first of each row is rare, so most folders cost one look for each.
+    ("checkpoints/last.ckpt",),  # fit
+    ("checkpoints/best.ckpt",),
+    ("config.yaml", "history.csv"),
+    ("metrics.json", "mistakes.csv"),  # test
+    ("metrics.json", "nearest.png"),  # probe
+    ("nearest.csv", "nearest.png"),
+    ("index.html", "arrays.npz"),  # explain
+    ("model.safetensors", "config.json"),  # export
+    ("model.onnx",),
+    ("model.pt2",),
+)
+
 
 @contextmanager
 def replacing(
@@ -64,6 +81,11 @@ def relative_path(path: str | Path) -> str:
 def named_or_free(out: str | None, usual: str) -> Path:
     """The path that the user gave with --out; by default ``usual`` or the next free usual-2, …."""
     return Path(out) if out else free_path(Path(usual))
+
+
+def is_output(folder: str | Path) -> bool:
+    """Whether a command wrote the folder: a run, a report, figures or an exported model."""
+    return any(all(Path(folder, name).exists() for name in names) for names in OUTPUT_FILES)
 
 
 @contextmanager

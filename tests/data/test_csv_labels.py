@@ -76,6 +76,11 @@ def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
         ("file,class\n../x.png,cat\n", "is not a file below"),
         ("file,class\n,cat\n", "is not a file below"),
         ("file;class\n00.png;cat\n", "separated by a comma, .* and has 'file;class'"),
+        ("file;class\n00.png;cat\n", "semicolons separate its columns"),
+        ("file,class\n00.png;cat\n", "line 2: '00.png;cat' is one column; semicolons"),
+        ("file,class\n00.png\tcat\n", "line 2: .* is one column; tabs separate"),
+        ("file,class\n/data/00.png,cat\n", "line 2: /data/00.png is an absolute path"),
+        ("file,class\n00.png,caf\u00e9\n01.png,cafe\u0301\n", "written in two Unicode forms"),
         (
             "file,class\n00.png,cat\n00.png,dog\n",
             "00.png has the class dog, and cat in an earlier line",
@@ -84,8 +89,23 @@ def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
 )
 def test_a_file_that_makes_no_sense_is_refused(text: str, part: str, photos: Path) -> None:
     file = photos.parent / "odd.csv"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=part):
+        label_names(file, photos)
+
+
+def test_an_absolute_path_below_the_folder_is_said_as_it_should_be(photos: Path) -> None:
+    file = photos.parent / "absolute.csv"
+    file.write_text(f"file,class\n{photos / '00.png'},cat\n")
+    with pytest.raises(InputError, match=r"relative to data_dir .*, so write 00\.png"):
+        read_labels(file, photos)
+
+
+def test_a_file_whose_name_is_in_another_unicode_form_is_found_out(photos: Path) -> None:
+    (photos / "00.png").rename(photos / "cafe\u0301.png")
+    file = photos.parent / "composed.csv"
+    file.write_text("file,class\ncaf\u00e9.png,cat\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 2: no file .* another Unicode form \(NFD\)"):
         read_labels(file, photos)
 
 

@@ -7,7 +7,12 @@ from photo_folder import PhotoFolder
 from PIL import Image
 
 from vitlit.data.datasets import read_part
-from vitlit.data.image_folder import find_class_names, part_names
+from vitlit.data.image_folder import (
+    check_class_names,
+    find_class_names,
+    is_own_folder,
+    part_names,
+)
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages, Images
 
@@ -99,6 +104,58 @@ def test_hidden_folders_are_no_classes(photo_folder: PhotoFolder) -> None:
     root = photo_folder()
     (root / ".cache").mkdir()
     assert find_class_names("folder", root) == ["cat", "dog"]
+
+
+def test_a_class_called_train_is_named_as_the_cause(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(classes=("bus", "car", "train"))
+    with pytest.raises(InputError, match=r"train is a class beside bus, car, rename its folder"):
+        find_class_names("folder", root)
+
+
+def test_folders_of_images_beside_train_are_said_to_be_left_out(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder("train")
+    photo_folder(classes=("bus",))
+    (root / "notes").mkdir()  # holds no images
+    assert find_class_names("folder", root) == ["cat", "dog"]
+    assert f"left out the folders bus of {root}: beside train" in caplog.text
+
+
+def test_names_that_differ_in_their_unicode_form_are_said_to(photo_folder: PhotoFolder) -> None:
+    root = photo_folder("train+val", classes=("caf\u00e9", "dog"))
+    (root / "val" / "caf\u00e9").rename(root / "val" / "cafe\u0301")
+    alike = "caf\u00e9 is written in two Unicode forms that look the same, NFC and NFD"
+    with pytest.raises(InputError, match=f"train and val differ .*{alike}"):
+        find_class_names("folder", root)
+    (root / "val" / "cafe\u0301").rename(root / "val" / "caf\u00e9")
+    with pytest.raises(InputError, match=f"not those of the model.*{alike}"):
+        check_class_names(root, ["cafe\u0301", "dog"])
+
+
+def test_two_classes_that_look_the_same_are_refused(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(classes=("caf\u00e9", "cafe\u0301"))
+    with pytest.raises(InputError, match="two folders of one name; caf\u00e9 is written in two"):
+        find_class_names("folder", root)
+
+
+@pytest.mark.parametrize("layout", ["flat", "train", "train+val"])
+def test_class_folders_are_someones_own_images(photo_folder: PhotoFolder, layout: str) -> None:
+    assert is_own_folder(photo_folder(layout))
+
+
+@pytest.mark.parametrize("name", ["MNIST/raw", "cifar-10-batches-py"])
+def test_a_folder_of_published_sets_is_not_someones_own(
+    photo_folder: PhotoFolder, name: str
+) -> None:
+    root = photo_folder()
+    (root / name).mkdir(parents=True)
+    assert not is_own_folder(root)
+
+
+def test_the_folders_of_imagenet_are_not_someones_own(photo_folder: PhotoFolder) -> None:
+    assert not is_own_folder(photo_folder("train+val", classes=("n01440764", "n01443537")))
+    assert not is_own_folder(Path("nowhere"))
 
 
 def test_links_that_lead_back_are_no_classes(photo_folder: PhotoFolder) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitlit.errors import InputError
+from vitlit.files import OUTPUT_FILES
 from vitlit.images.find_images import find_images
 
 
@@ -37,6 +38,21 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["__MACOSX", "@eaDir"])
 def test_what_other_systems_leave_is_left_out(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "a.png", tmp_path / name / "a.png")
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png")]
+
+
+@pytest.mark.parametrize("names", OUTPUT_FILES, ids="-".join)
+def test_figures_that_a_command_wrote_are_left_out_unless_they_are_named(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    written = tmp_path / "any name"
+    touch(tmp_path / "a.png", written / "figure.png", *(written / name for name in names))
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png")]
+    assert str(written / "figure.png") in find_images([str(written)])
+
+
+def test_runs_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png", tmp_path / "lightning_logs" / "first" / "history.png")
     assert find_images([str(tmp_path)]) == [str(tmp_path / "a.png")]
 
 

@@ -107,6 +107,18 @@ def test_a_process_that_is_not_the_first_locks_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_best_is_of_the_training_and_not_of_a_later_trial(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert main([*FIT, "--run=real", "--trainer.max_epochs=1"]) == 0
+    assert main([*FIT, "--run=trial", "--config=debug.yaml"]) == 0
+    with caplog.at_level("INFO"):
+        best = checkpoint.resolve_checkpoint("best")
+    assert best == folder("real") / "checkpoints" / "best.ckpt"
+    assert f"best passes over the debug run {folder('trial')}" in caplog.text
+    assert not (folder("real") / "debug").exists()
+
+
 def test_the_same_command_goes_on_and_a_finished_run_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -45,6 +45,27 @@ def test_best_and_last_mean_the_newest_run(
     assert checkpoint.resolve_checkpoint(name) == newer
 
 
+def test_an_older_file_stands_in_for_last_alone(tmp_path: Path) -> None:
+    touch(tmp_path / "best-1.ckpt")
+    with pytest.raises(InputError, match="no checkpoint in the folder"):
+        checkpoint.resolve_checkpoint(str(tmp_path))
+    last = touch(tmp_path / "last.ckpt")
+    assert checkpoint.resolve_checkpoint(str(tmp_path)) == last
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_debug_run_counts_only_if_there_is_no_other(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = Path("lightning_logs")
+    trial = touch(runs / "trial" / "checkpoints" / f"{name}.ckpt", time=200)
+    touch(runs / "trial" / "debug")
+    assert checkpoint.resolve_checkpoint(name) == trial
+    real = touch(runs / "real" / "checkpoints" / f"{name}.ckpt", time=100)
+    assert checkpoint.resolve_checkpoint(name) == real
+
+
 def test_last_without_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"no last checkpoint in .*lightning_logs"):

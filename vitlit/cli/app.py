@@ -25,12 +25,7 @@ from vitlit.cli.final_lines import explain_lines, fit_lines, score_lines, weight
 from vitlit.cli.fit_callbacks import Guards, make_guards, training_callbacks
 from vitlit.cli.options import add_options, add_predict_options, add_test_options, describe_options
 from vitlit.cli.overview import COMMANDS
-from vitlit.cli.parser import (
-    ConfigFile,
-    Parser,
-    link_settings,
-    only_safe_settings,
-)
+from vitlit.cli.parser import ConfigFile, Parser, link_settings, only_safe_settings
 from vitlit.cli.request import Request, read_request
 from vitlit.cli.trainer import OWN_COMMANDS, Trainer
 from vitlit.data.datamodule import ImageData
@@ -39,12 +34,12 @@ from vitlit.evaluation.prediction_writer import PredictionWriter, feature_of, ma
 from vitlit.evaluation.report import Report, report_place, run_folder_of
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
+from vitlit.files import RUNS_FOLDER
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier
 from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.training.progress_bar import Bar
 from vitlit.training.runs import Claim, has_ended
-from vitlit.weights.checkpoint import RUNS_FOLDER
 
 
 class CommandParser(Parser):

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities import rank_zero_info
 
+from vitlit.cli.from_weights import DEBUG_CONFIG
 from vitlit.errors import InputError
 from vitlit.explain.attention_pictures import AttentionPictures
 from vitlit.fault_tolerance.heartbeat import Heartbeat
@@ -25,7 +26,24 @@ from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint,
 from vitlit.training.ema import MovingAverage
 from vitlit.training.history import History
 from vitlit.training.saved_settings import SaveSettings
-from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
+from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER, DEBUG_FILE
+
+
+class DebugMark(Callback):
+    """Marks a run as one that only tried whether everything runs: ``best`` passes over it."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            text = f"A trial with {DEBUG_CONFIG.name}; best and last pass over it.\n"
+            (self.run / DEBUG_FILE).write_text(text, encoding="utf-8")
+
+
+def is_debug(settings: Any) -> bool:
+    """Whether the config for trials is among those of the settings, or a copy of it."""
+    return any(Path(str(path)).name == DEBUG_CONFIG.name for path in settings.get("config") or ())
 
 
 class Guards(NamedTuple):
@@ -70,6 +88,8 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
     # fast_dev_run only tries the code: it writes neither checkpoints nor a history.
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
     callbacks = guards.first
+    if run is not None and is_debug(settings):
+        callbacks.append(DebugMark(run))
     if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
         folder = None if run is None else run / CHECKPOINTS_FOLDER
         # "monitor" belongs to the best checkpoint; the rest says when last.ckpt is written.

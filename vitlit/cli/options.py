@@ -21,7 +21,8 @@ from vitlit.training.classifier import Classifier
 TIMEOUT_SECONDS = 300.0  # for which processes wait for each other
 MEANINGS = {  # help of Lightning's options that mean something else here
     "ckpt_path": "A .ckpt file; a run folder for its best checkpoint (in fit its last); or best or "
-    "last, of the run that --run names, else of the newest run in ./lightning_logs.",
+    "last, of the run that --run names, else of the newest run in ./lightning_logs (debug runs "
+    "count only if there are no others).",
     "weights_only": "Always true: code in a checkpoint is never executed.",
 }
 # The first group that has an argument of a name gets it, so the order counts.

@@ -4,11 +4,13 @@ labels.csv (columns file, class; others are ignored), data_dir -> FileImages
 """
 
 import csv
+import unicodedata
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from vitlit.data.image_folder import unicode_hint
 from vitlit.errors import InputError, first_few, say
 from vitlit.files import printable
 from vitlit.images.image_store import FileImages
@@ -36,13 +38,15 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
             f"columns {' and '.join(LABEL_COLUMNS)}, separated by a comma, in UTF-8, and has "
-            f"{printable(','.join(head))[:80]!r}"
+            f"{printable(','.join(head))[:80]!r}{_separator_hint(head)}"
         )
     found: dict[str, str] = {}
     repeats = 0
     for number, (name, label) in enumerate(rows, start=2):  # line 1 names the columns
         if not name and not label:
             continue  # spreadsheets leave empty lines at the end
+        if None in (name, label) and (hint := _separator_hint([name or label])):
+            raise InputError(f"{file}, line {number}: {name or label!r} is one column{hint}")
         path = str(_path_inside(name, data_dir, f"{file}, line {number}"))
         if not label or not label.strip():
             raise InputError(f"{file}, line {number}: {name} has no class; give it one")
@@ -65,18 +69,46 @@ def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
     The cache of decoded images takes paths relative to data_dir.
     """
     path = Path(name) if name and name.strip() else None
-    if path is None or path.is_absolute() or ".." in path.parts:
+    if path is not None and path.is_absolute():
+        is_below = path.is_relative_to(data_dir)
+        way = str(path.relative_to(data_dir)) if is_below else "it as it is below that folder"
+        raise InputError(
+            f"{place}: {name} is an absolute path; paths are relative to data_dir {data_dir}, so "
+            f"write {way}",
+            argument="data_dir",
+        )
+    if path is None or ".." in path.parts:
         raise InputError(
             f"{place}: {name!r} is not a file below data_dir {data_dir}", argument="data_dir"
         )
     if not (data_dir / path).is_file():
+        for form in ("NFC", "NFD"):  # see unicode_hint
+            if (data_dir / unicodedata.normalize(form, str(path))).is_file():
+                raise InputError(
+                    f"{place}: no file {data_dir / path}, but one whose name looks the same, in "
+                    f"another Unicode form ({form}); write its name in that form"
+                )
         raise InputError(f"{place}: no file {data_dir / path}; check data_dir", argument="data_dir")
     return data_dir / path
 
 
+def _separator_hint(columns: list[str]) -> str:
+    """What to add to a message about one column, if another separator would make two of it."""
+    for character, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(columns) == 1 and character in columns[0]:
+            return f"; {name} separate its columns: save it with commas instead"
+    return ""
+
+
 def label_names(file: Path, data_dir: Path) -> list[str]:
-    """The class names in the file, sorted: their order is the order of the labels."""
-    return sorted(set(read_labels(file, data_dir).values()))
+    """The class names in the file, sorted: their order is the order of the labels.
+
+    Raises InputError if two look the same.
+    """
+    names = sorted(set(read_labels(file, data_dir).values()))
+    if hint := unicode_hint(names):
+        raise InputError(f"{file} has two classes of one name{hint}")
+    return names
 
 
 def check_label_names(names: list[str], place: Path) -> None:
@@ -102,7 +134,7 @@ def labelled_images(
     if unknown := sorted(set(found.values()) - set(numbers)):
         raise InputError(
             f"{file} names the class {first_few(unknown)}, which the model does not have; "
-            f"it has {first_few(class_names)}"
+            f"it has {first_few(class_names)}{unicode_hint([*unknown, *class_names])}"
         )
     labels = torch.tensor([numbers[name] for name in found.values()])
     return FileImages(list(found), labels, in_chans=in_chans, size=size)

@@ -4,14 +4,24 @@ folder -> names of its parts, class names -> paths and labels (n,)
 """
 
 import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from vitlit.data.catalog import SOURCES
-from vitlit.errors import InputError, first_few
+from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import say_unread
-from vitlit.images.find_images import EXTENSIONS, is_hidden, is_loop, list_images
+from vitlit.images.find_images import (
+    EXTENSIONS,
+    is_foreign,
+    is_image_name,
+    is_loop,
+    list_images,
+)
 from vitlit.images.image_store import FileImages
 
 # What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
@@ -21,13 +31,17 @@ PART_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# What published data sets leave in data_dir, where it may hold several of them.
+PUBLISHED_FOLDERS = ("MNIST", "FashionMNIST", "cifar-10-batches-py", "cifar-100-python")
+IMAGENET_CLASS = re.compile(r"n\d{8}")  # the folder of one of its classes
+say_once = cache(say)  # a folder is looked through for its parts and for its classes
 
 
 def _folders(root: Path) -> list[Path]:
-    """Folders in root, sorted by name, without hidden ones and links that lead back."""
+    """Folders in root, sorted by name, without hidden ones, our output and links that lead back."""
     if not root.is_dir():
         return []
-    found = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name))
+    found = sorted(p for p in root.iterdir() if p.is_dir() and not is_foreign(str(p)))
     around = (os.path.realpath(root),)
     return [p for p in found if not (p.is_symlink() and is_loop(str(p), around))]
 
@@ -81,10 +95,29 @@ def _misnamed(data_dir: Path) -> dict[str, str]:
     return {name: part for name, part in meant.items() if part and name != part}
 
 
+def is_own_folder(data_dir: Path) -> bool:
+    """Whether images lie in the class folders of someone's own set, not of a published one."""
+    if any((data_dir / name).exists() for name in PUBLISHED_FOLDERS):
+        return False
+    folders = _folders(data_dir / "train") or _folders(data_dir)
+    if any(IMAGENET_CLASS.fullmatch(folder.name) for folder in folders):
+        return False
+    return any(_holds_images(folder) for folder in folders)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether image files lie right in the folder."""
+    try:
+        return folder.is_dir() and any(is_image_name(file.name) for file in folder.iterdir())
+    except OSError:  # whoever reads it will tell the reason
+        return False
+
+
 def find_class_names(dataset: str, data_dir: Path) -> list[str]:
     """Class names in the order of their labels; for a folder its class folders, sorted.
 
-    Raises InputError for a folder without classes, and if its parts differ in them.
+    Raises InputError for a folder without classes, and if its parts differ in them. Tells which
+    folders of images are left out, as they are beside train.
     """
     if dataset == "imagenet":
         from torchvision.models import ViT_B_16_Weights  # its metadata needs no download
@@ -95,6 +128,14 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
     roots = {part: part_root(data_dir, part) for part in part_names(dataset, data_dir)}
     names = {part: [folder.name for folder in _folders(root)] for part, root in roots.items()}
     first_part, first = next(iter(names.items()))
+    beside = [] if first_part == "all" else _classes_beside_parts(data_dir)
+    if not first and first_part == "train" and _holds_images(roots["train"]):
+        raise InputError(
+            f"{roots['train']} is read as the training part, because of its name, but holds images "
+            f"and no class folders; if train is a class"
+            f"{f' beside {first_few(beside)}' if beside else ''}, rename its folder, else put the "
+            f"images of each class into a folder with its name, below {roots['train']}"
+        )
     if not first:
         raise InputError(
             f"no class folders in {roots[first_part]}; put the images of each class into a folder "
@@ -105,9 +146,39 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
             odd = sorted(set(found) ^ set(first))
             raise InputError(
                 f"class folders of {first_part} and {part} differ in {data_dir}: "
-                f"{first_few(odd)}; every part needs the same classes"
+                f"{first_few(odd)}; every part needs the same classes{unicode_hint(odd)}"
             )
+    if hint := unicode_hint(first):
+        raise InputError(f"{roots[first_part]} has two folders of one name{hint}")
+    if beside:
+        say_once(
+            f"left out the folders {first_few(beside)} of {data_dir}: beside train, only val and "
+            f"test are read; if train is a class like them, rename it"
+        )
     return first
+
+
+def _classes_beside_parts(data_dir: Path) -> list[str]:
+    """Names of the folders of images that are no part of the data."""
+    beside = [folder for folder in _folders(data_dir) if folder.name not in PART_WORDS.values()]
+    return [folder.name for folder in beside if _holds_images(folder)]
+
+
+def unicode_hint(names: Iterable[str]) -> str:
+    """What a message about names has to add if two look the same; empty if none do.
+
+    Macs store the accent of a letter apart (NFD), where others have one character for both (NFC).
+    """
+    forms: dict[str, set[str]] = {}
+    for name in names:
+        forms.setdefault(unicodedata.normalize("NFC", name), set()).add(name)
+    alike = [name for name, found in forms.items() if len(found) > 1]
+    if not alike:
+        return ""
+    return (
+        f"; {first_few(alike)} is written in two Unicode forms that look the same, NFC and NFD: "
+        f"use one of them everywhere"
+    )
 
 
 def check_class_names(data_dir: Path, expected: list[str]) -> None:
@@ -129,7 +200,8 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
             )
         raise InputError(
             f"the classes in {data_dir} are not those of the model: {'; '.join(lists)}; give "
-            f"the data of the model, or, with published weights, the folder's names as class_names",
+            f"the data of the model, or, with published weights, the folder's names as class_names"
+            f"{unicode_hint({*found, *expected})}",
             argument="class_names",
         )
 

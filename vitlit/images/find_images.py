@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vitlit.errors import InputError
+from vitlit.files import RUNS_FOLDER, is_output
 
 # Endings that are read: those of image_io.IMAGE_FORMATS.
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -24,10 +25,12 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS + UNREAD_EXTENSIONS) and not name.startswith(".")
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a folder holds no images of the user: hidden, or left by a program."""
+def is_foreign(folder: str) -> bool:
+    """Whether a folder holds no images of the user: hidden, or written by a program."""
+    name = Path(folder).name
     # __MACOSX: archives packed on a Mac; @eaDir: thumbnails of Synology network drives
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+    is_named_so = name.startswith(".") or name in ("__MACOSX", "@eaDir", RUNS_FOLDER)
+    return is_named_so or is_output(folder)
 
 
 def is_loop(folder: str, around: tuple[str, ...]) -> bool:
@@ -43,8 +46,9 @@ def is_loop(folder: str, around: tuple[str, ...]) -> bool:
 def list_images(folder: str | Path, unread: list[str] | None = None) -> list[str]:
     """Paths of the image files below a folder, sorted, without hidden files and folders.
 
-    Links to folders are followed unless they lead back. Images with ``UNREAD_EXTENSIONS`` are left
-    out and appended to the list ``unread``. Raises InputError if a folder cannot be listed.
+    Folders in it that our own commands wrote are left out too: their figures are no images of the
+    user. Links to folders are followed unless they lead back. Images with ``UNREAD_EXTENSIONS`` are
+    left out and appended to the list ``unread``. Raises InputError if a folder cannot be listed.
     """
     found = list(_walk_images(str(folder), (os.path.realpath(folder),)))
     if unread is not None:
@@ -66,10 +70,10 @@ def _walk_images(folder: str, around: tuple[str, ...]) -> Iterator[str]:
         if not folded and is_image_name(entry.name):
             yield f"{folder}{os.sep}{entry.name}"
     for entry, folded in zip(entries, is_folder, strict=True):
-        if folded and not is_hidden(entry.name):
-            path = f"{folder}{os.sep}{entry.name}"
-            if not (entry.is_symlink() and is_loop(path, around)):
-                yield from _walk_images(path, (*around, os.path.realpath(path)))
+        path = f"{folder}{os.sep}{entry.name}"
+        if not folded or is_foreign(path) or (entry.is_symlink() and is_loop(path, around)):
+            continue
+        yield from _walk_images(path, (*around, os.path.realpath(path)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

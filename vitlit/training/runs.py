@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vitlit.errors import InputError
+from vitlit.files import RUNS_FOLDER
 from vitlit.training.slurm import job_name
 from vitlit.weights import checkpoint
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
@@ -37,7 +38,7 @@ def named_folder(root: Path, name: str | None) -> Path | None:
         return None
     if not RUN_NAME.fullmatch(name):
         raise InputError(f"run {name!r} is not a name; use letters, digits and . _ + - in --run")
-    return root / checkpoint.RUNS_FOLDER / name
+    return root / RUNS_FOLDER / name
 
 
 def start_of(folder: Path | None, given: str | None) -> Path | None:
@@ -146,7 +147,7 @@ class Claim:
         """
         if named is not None:
             _check_is_new(named)
-        folder = named or root / checkpoint.RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        folder = named or root / RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         if not _is_first_process():
             return folder
         try:

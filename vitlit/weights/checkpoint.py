@@ -15,12 +15,13 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from vitlit.errors import InputError, find_text
+from vitlit.files import RUNS_FOLDER
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import is_dense
 
-RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last` are looked for
 CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of a run
+DEBUG_FILE = "debug"  # in the folder of a run that only tried whether everything runs
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
 TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
 LAST_FILE = "last.ckpt"  # the only file of which the one before is kept
@@ -31,8 +32,8 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
     """The checkpoint file that ``path`` means; the one before it if last.ckpt is damaged.
 
     path: a file; a run folder (its checkpoint ``prefer``, else the other one); or ``best`` or
-    ``last``, of the run folder ``root``, or else of the newest run in ./lightning_logs. Raises
-    InputError if there is no such checkpoint.
+    ``last``, of the run folder ``root``, or else of the newest run in ./lightning_logs; a debug run
+    counts only if there is no other. Raises InputError if there is no such checkpoint.
     """
     if path in ("best", "last"):
         return _find_in_newest_run(path) if root is None else _find_in_run(path, root)
@@ -53,7 +54,8 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
 def find_checkpoint(folder: Path, name: str) -> Path | None:
     """The checkpoint ``best`` or ``last`` in a folder of checkpoints; None if there is none."""
     file = folder / f"{name}.ckpt"
-    is_there = file.is_file() or durable_file.older_path(file).is_file()
+    has_older = file.name == LAST_FILE and durable_file.older_path(file).is_file()
+    is_there = file.is_file() or has_older
     return newest_undamaged(file) if is_there else None
 
 
@@ -85,7 +87,13 @@ def _find_in_newest_run(name: str) -> Path:
         Path(RUNS_FOLDER).glob(f"*/{CHECKPOINTS_FOLDER}/*.ckpt"),
         key=lambda file: file.stat().st_mtime,
     )
-    found = find_checkpoint(files[-1].parent, name) if files else None
+    real = [file for file in files if not (file.parents[1] / DEBUG_FILE).exists()]
+    if real and real[-1] != files[-1]:
+        rank_zero_info(
+            f"{name} passes over the debug run {files[-1].parents[1]}; to use it, give its folder"
+        )
+    newest = (real or files)[-1:]
+    found = find_checkpoint(newest[0].parent, name) if newest else None
     if found is None:
         raise InputError(
             f"no {name} checkpoint in the newest run of {Path(RUNS_FOLDER).absolute()}; train with "
