@@ -143,6 +143,8 @@ CONFIGS = [
     ("model: {depth: null}", ["model.depth null is not valid"]),
     ("model: {img_size: 8}", ["model.img_size", "data.img_size"]),
     ("data: {dataset: [digits]}", ["data.dataset ['digits'] is not valid"]),
+    ("data: {class_names: [no, yes]}", ["data.class_names", "reads no", "write text in quotes"]),
+    ("run: no", ["run False", "reads no", "write text in quotes"]),
     ("trainer: {max_epochs: {a: 3}}", ["trainer.max_epochs {'a': 3} is not valid"]),
     ("trainer: {callbacks: [{class_path: os.system}]}", ["os.system is not a class of"]),
     ("trainer: {callbacks: [{init_args: {a: 3}}]}", ["trainer.callbacks [", "is not valid"]),

@@ -43,6 +43,10 @@ LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTA
 # Options that take all words up to the next option; jsonargparse takes a list as one word only.
 LIST_OPTIONS = ("--data.images", "--query", "--others")
 SETTING_GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
+YAML_HINT = (
+    "; without quotes, YAML reads no, off, yes and on as false and true, and digits as a number: "
+    "write text in quotes"
+)
 TRUST_OPTION = "allow_classes_of"
 # Packages whose classes a config may name. Any other import would run code that a config chooses.
 TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
@@ -220,7 +224,10 @@ def plain_message(message: str, known: list[str]) -> str:
         got = value[1].strip()
         listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
         names = [name for names in listed for name in names.split(", ")]
-        return f"{key[1]} {got} is not valid; expected {choices}" + did_you_mean(got, names)
+        # of text that YAML has read as something else
+        is_misread = "str" in expected and re.search(r"\b(True|False|[\d.]+)\b", got)
+        hint = YAML_HINT if is_misread else did_you_mean(got, names)
+        return f"{key[1]} {got} is not valid; expected {choices}{hint}"
     if unknown := find_text("unknown option", message):
         return f"unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
     message = " ".join(message.split())
