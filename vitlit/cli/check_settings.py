@@ -164,6 +164,19 @@ def check_weights_are_given(model: Any) -> None:
         )
 
 
+def check_own_folder(data: Any) -> None:
+    """Refuse another data set beside a data_dir with someone's own images: these would be unread.
+
+    data: settings whose data_dir is such a folder.
+    """
+    if data["dataset"] != "folder":
+        raise InputError(
+            f"data.data_dir {data['data_dir']} holds folders of images, which data.dataset "
+            f"{data['dataset']} does not read; give --data.dataset folder to use them, or leave "
+            f"out --data.data_dir"
+        )
+
+
 def check_place(settings: Any, command: str) -> None:
     """Refuse to read images from the default data_dir: it holds the downloads of this package."""
     data = settings["data"]

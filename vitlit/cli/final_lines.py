@@ -4,9 +4,13 @@ trainer after a command -> lines, each a word in a column of 12 and its text
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
+from vitlit.data.datamodule import ImageData
+from vitlit.data.image_folder import part_names
+from vitlit.errors import InputError
 from vitlit.files import relative_path
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
 
@@ -14,7 +18,7 @@ ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are 
 
 
 def fit_lines(trainer: pl.Trainer) -> list[str]:
-    """After ``fit``: scores, checkpoints, logs, and the command that tests the model."""
+    """After ``fit``: scores, checkpoints, logs, and the command that comes next."""
     lines: list[str] = []
     callbacks = trainer.checkpoint_callbacks
     monitors = [one.monitor for one in callbacks if isinstance(one, BestCheckpoint)]
@@ -42,9 +46,26 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
         lines.append(
             f"logs        {relative_path(trainer.log_dir)}  (tensorboard --logdir the same)"
         )
-    if files:
+    if files and _has_test_images(trainer.datamodule):  # type: ignore[attr-defined]
         lines.append(f"next        vitlit test --ckpt_path {files[0]}")
+    elif files:
+        lines.append(_predict_line(f"--ckpt_path {files[0]}"))
     return lines
+
+
+def _has_test_images(data: Any) -> bool:
+    """Whether ``test`` has images to score; a folder of train and val alone gives it none."""
+    if not isinstance(data, ImageData) or data.labels is not None:
+        return True
+    try:
+        parts = part_names(data.dataset, data.data_dir)
+    except InputError:  # the folder is gone: a finished training is no place to complain
+        return False
+    return "test" in parts or "all" in parts
+
+
+def _predict_line(weights: str) -> str:
+    return f"next        vitlit predict {weights} --data.images FILES_OR_FOLDERS"
 
 
 def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
@@ -63,7 +84,7 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> li
     return [
         f"reached     {_format_scores(trainer, names)}  ({count} images)",
         f"weights     {weights.partition(' ')[2]}",
-        f"next        vitlit predict {weights} --data.images FILES_OR_FOLDERS",
+        _predict_line(weights),
     ]
 
 

@@ -4,7 +4,7 @@ Nothing here may import torch or Lightning: that would take seconds, and this ta
 """
 
 COMMANDS = {
-    "fit": "train a model",
+    "fit": "train a model; `vitlit fit PHOTOS` on a folder of your own images",
     "validate": "score a checkpoint on its validation split",
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
     "compare": "score several checkpoints on the same images: is one really better?",

@@ -9,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit.cli.check_settings import check_first, check_place, check_weights_are_given
+from vitlit.cli.check_settings import (
+    check_first,
+    check_own_folder,
+    check_place,
+    check_weights_are_given,
+)
 from vitlit.cli.from_checkpoint import FromCheckpoint
-from vitlit.cli.from_weights import FromWeights, weights_asked_for
+from vitlit.cli.from_weights import CONFIG_FLAGS, FromWeights, origins, weights_asked_for
 from vitlit.cli.parser import join_lists, keys_of, name_checkpoints, refuse_linked
+from vitlit.data.image_folder import is_own_folder
 from vitlit.errors import InputError
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
 from vitlit.training.runs import find_start
 
+FOLDER_RECIPE, FINETUNE_RECIPE = "folder.yaml", "finetune.yaml"
 Start = FromCheckpoint | FromWeights | None
 
 
@@ -67,12 +75,16 @@ def read_request(
     settings contradict each other or what they start from.
     """
     # Before parsing, while the words tell apart what the user set and what is a default.
-    args = join_lists(name_checkpoints(args))
+    args = name_folder(join_lists(name_checkpoints(args)))
     named = keys_of(args)
     refuse_linked(named, "the command line")
     # --print_config would print and exit in the first pass, before the defaults are known.
     quiet = [arg for arg in args if not arg.startswith("--print_config")]
     first = parser.parse_args(quiet)[command]
+    has_own_folder = names_own_folder(first["data"], args)
+    if has_own_folder and "data.dataset" not in origins(args):
+        command_parser.set_defaults({"data.dataset": "folder"})
+        first = parser.parse_args(quiet)[command]
     run_folder, path = find_start(first, command)
     start = start_from(path, first, command, args)
     if start is not None:
@@ -88,6 +100,8 @@ def read_request(
     settings = config[command]
     check_first(settings)
     check_place(settings, command)
+    if has_own_folder:
+        check_own_folder(settings["data"])
     # The resolved file: Lightning reads "best" and "last" in a way of its own.
     ckpt_path = None if path is None else str(path)
     settings["ckpt_path"] = ckpt_path
@@ -99,6 +113,28 @@ def read_request(
     else:
         check_weights_are_given(settings["model"])
     return Request(command, config, run_folder, ckpt_path, start, "trainer.precision" in named)
+
+
+def name_folder(args: list[str]) -> list[str]:
+    """Turn ``fit PHOTOS`` into options, with the recipe for a folder unless a config is given."""
+    if args[:1] != ["fit"] or not args[1:2] or not Path(args[1]).expanduser().is_dir():
+        return args
+    folder, rest = args[1], args[2:]
+    named = {word.partition("=")[0] for word in rest}
+    config: list[str] = []
+    if not named & {*CONFIG_FLAGS, "--ckpt_path"}:
+        name = FINETUNE_RECIPE if "--model.pretrained" in named else FOLDER_RECIPE
+        config = [f"--config={name}"]
+        rank_zero_info(f"the recipe is {name}, as no --config is given")
+    # Before the other words, which override it; the folder comes after their configs.
+    return ["fit", *config, *rest, "--data.dataset=folder", f"--data.data_dir={folder}"]
+
+
+def names_own_folder(data: Any, args: list[str]) -> bool:
+    """Whether the words name a data_dir with someone's own images, as settings of ``data``."""
+    if data["images"] or not is_own_folder(Path(data["data_dir"]).expanduser()):
+        return False
+    return "data.data_dir" in origins(args)
 
 
 def start_from(path: Path | None, first: Any, command: str, args: list[str]) -> Start:
