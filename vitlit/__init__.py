@@ -15,14 +15,18 @@ _HOMES = {
     "patchify": "vitlit.patches",
     "unpatchify": "vitlit.patches",
 }
+# Modules that have moved, for configs that name a class by its earlier path.
+_MOVED = {"history": "vitlit.explain.attention_pictures"}  # AttentionPictures
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `vitlit --help` is quick (PEP 562)."""
-    if name not in _HOMES:
+    if name not in {*_HOMES, *_MOVED}:
         raise AttributeError(f"module 'vitlit' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MOVED:
+        return import_module(_MOVED[name])
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 NOTE_PREFIX = "argument: "  # begins the line of a traceback that names the arguments of an error
@@ -71,6 +71,14 @@ def check_at_least(minimum: float, **values: float) -> None:
     for name, value in values.items():
         if value < minimum:
             raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
+
+
+def check_choice(known: Sequence[str], **values: str) -> None:
+    """Raise InputError for arguments, passed by name, that are none of the known words."""
+    for name, value in values.items():
+        if value not in known:
+            message = f"unknown {name} {value!r}; known: {', '.join(known)}"
+            raise InputError(message, argument=name)
 
 
 def check_below_one(**values: float) -> None:

@@ -1,4 +1,4 @@
-"""Files and folders that commands write: completely or not at all, never half of one."""
+"""Files and folders that commands write: whole files, and nothing over what is there."""
 
 import os
 import tempfile

@@ -329,6 +329,10 @@ def test_a_batch_without_valid_rows_changes_nothing() -> None:
         ({"warmup_fraction": 1.5}, "warmup_fraction 1.5"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0"),
         ({"class_names": ["a", "b"]}, "2 class names for 10 classes"),
+        ({"optimizer": "adamx"}, "unknown optimizer 'adamx'; known: adamw, adam, sgd"),
+        ({"schedule": "cos"}, "unknown schedule 'cos'"),
+        ({"decay": "some"}, "unknown decay 'some'"),
+        ({"class_weights": "bal"}, "unknown class_weights 'bal'"),
     ],
 )
 def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:

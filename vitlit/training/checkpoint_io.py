@@ -11,7 +11,7 @@ from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
 
 from vitlit.errors import InputError
 from vitlit.weights import durable_file
-from vitlit.weights.checkpoint import LAST_FILE, LIGHTNING_VERSION, VERSION_KEY, _read_content
+from vitlit.weights.checkpoint import LAST_FILE, LIGHTNING_VERSION, VERSION_KEY, read_content
 
 
 class DurableIO(TorchCheckpointIO):
@@ -46,7 +46,7 @@ class DurableIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The content, on the CPU; other devices copy from there. Always read with weights_only."""
-        content = _read_content(Path(path), mmap=False)
+        content = read_content(Path(path), mmap=False)
         # Lightning migrates checkpoints that name an older version or none; ours never need it.
         if not str(content.get(VERSION_KEY)).startswith("2."):
             content[VERSION_KEY] = LIGHTNING_VERSION

@@ -5,14 +5,14 @@ Batch of patches (B, N, C*P*P) or images (B, C, H, W) -> logits (B, num_classes)
 
 import math
 import time
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.errors import InputError, check_at_least, check_below_one
+from vitlit.errors import InputError, check_at_least, check_below_one, check_choice
 from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.vit import ViT
@@ -23,6 +23,11 @@ from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
 
 COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
+
+OptimizerName = Literal["adamw", "adam", "sgd"]
+DecayName = Literal["matrices", "all"]
+ScheduleName = Literal["cosine", "constant"]
+ClassWeightsName = Literal["none", "balanced"]
 
 
 class Classifier(Scoring):
@@ -61,17 +66,17 @@ class Classifier(Scoring):
         self,
         *,
         lr: float = 1e-3,
-        optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
+        optimizer: OptimizerName = "adamw",
         momentum: float = 0.9,
         weight_decay: float = 0.05,
-        decay: Literal["matrices", "all"] = "matrices",
-        schedule: Literal["cosine", "constant"] = "cosine",
+        decay: DecayName = "matrices",
+        schedule: ScheduleName = "cosine",
         warmup_epochs: float = 0.0,
         warmup_steps: int = 0,
         warmup_fraction: float = 0.0,
         min_lr: float = 0.0,
         label_smoothing: float = 0.0,
-        class_weights: Literal["none", "balanced"] = "none",
+        class_weights: ClassWeightsName = "none",
         layer_decay: float = 1.0,
         freeze_blocks: int = 0,
         pretrained: str | None = None,
@@ -80,6 +85,11 @@ class Classifier(Scoring):
         **vit: Any,
     ) -> None:
         super().__init__()
+        # Python passes any text: an unknown one would train with another choice in silence.
+        check_choice(get_args(OptimizerName), optimizer=optimizer)
+        check_choice(get_args(DecayName), decay=decay)
+        check_choice(get_args(ScheduleName), schedule=schedule)
+        check_choice(get_args(ClassWeightsName), class_weights=class_weights)
         if not 0 < lr < math.inf:
             raise InputError(f"lr {lr} is not positive; give another", argument="lr")
         if not 0 <= min_lr <= lr:

@@ -51,7 +51,7 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
     checkpoint. Raises InputError if the run is finished.
     """
     if folder is not None:
-        _check_is_new(folder)
+        _check_is_unfinished(folder)
         # A restarted job still names the checkpoint that it began with, but has its own by now.
         is_elsewhere = given is not None and given != "last" and _is_outside(given, folder)
         if given in (None, "last") or is_elsewhere:
@@ -146,7 +146,7 @@ class Claim:
         Raises InputError if the run is finished, in use, or its folder cannot be made.
         """
         if named is not None:
-            _check_is_new(named)
+            _check_is_unfinished(named)
         folder = named or root / RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         if not _is_first_process():
             return folder
@@ -193,7 +193,7 @@ class Claim:
             )
 
 
-def _check_is_new(folder: Path) -> None:
+def _check_is_unfinished(folder: Path) -> None:
     if (folder / FINISHED_FILE).exists():
         raise InputError(
             f"run {folder.name} is finished; give --run another name, and "

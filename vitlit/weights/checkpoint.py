@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises InputError if the file is damaged, is not a checkpoint of vitlit or holds NaN.
     """
     # mmap: what is not used, such as the optimiser's state, stays on the disk
-    content = _read_content(path, mmap=True)
+    content = read_content(path, mmap=True)
     parts = ("state_dict", MODEL_KEY, DATA_KEY)
     if not all(isinstance(content.get(part), dict) for part in parts):
         raise InputError(
@@ -130,7 +130,7 @@ def trained_precision(content: dict[str, Any]) -> str | None:
     return str(found) if isinstance(found, str | int) else None
 
 
-def _read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
+def read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
     """mmap: leave tensors in the file until they are used."""
     try:
         _check_bytes(path)
