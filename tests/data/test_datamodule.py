@@ -172,7 +172,7 @@ def test_without_test_the_way_out_is_named(photo_folder: PhotoFolder) -> None:
 
 def test_class_folders_alone_are_split_in_three(photo_folder: PhotoFolder) -> None:
     root = photo_folder(count=20)
-    data = photos(root, memory_gb=0)
+    data = photos(root, memory_gb=0, split_by="position")
     data.setup("test")
     found = {name: files(split) for name, split in data.splits.items()}
     assert {name: len(paths) for name, paths in found.items()} == {

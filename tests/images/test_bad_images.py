@@ -157,7 +157,7 @@ def test_a_split_of_bad_files_alone_is_refused(photo_folder: PhotoFolder) -> Non
 def test_sound_sets_are_opened_without_a_word(
     photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    photos(photo_folder(), on_bad_image=how)
+    photos(photo_folder("train+val"), on_bad_image=how)
     assert caplog.records == []
 
 

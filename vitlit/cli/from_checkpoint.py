@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.data.datamodule import ImageData
-from vitlit.data.leakage import differing_setting, seen_note
+from vitlit.data.leakage import differing_setting, seen_note, with_split_rule
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.training import saved_settings
@@ -33,6 +33,7 @@ class FromCheckpoint:
     def __init__(self, path: Path, first: Any, command: str) -> None:
         self.path, self.first, self.command = path, first, command
         self.content = checkpoint.read_checkpoint(path)
+        self.content[DATA_KEY] = with_split_rule(self.content[DATA_KEY])
         self.model = self.content[checkpoint.MODEL_KEY]
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = saved_settings.training_settings_of(self.content) if command == "fit" else {}

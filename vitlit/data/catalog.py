@@ -68,6 +68,20 @@ SOURCES: dict[str, Source] = {
 }
 
 
+def check_class_count(dataset: str, names: list[str], place: object) -> None:
+    """Raise InputError unless the class names are different, and as many as the set has.
+
+    place: the folder or file that they come from.
+    """
+    expected = len(SOURCES[dataset].class_names) or max(2, len(names))
+    if len(set(names)) != len(names) or len(names) != expected:
+        raise InputError(
+            f"{len(names)} class_names {names[:5]} are not {expected} different names, "
+            f"which {dataset} needs; check {place} or class_names",
+            argument="class_names",
+        )
+
+
 def check_dataset(dataset: str, labels: str | None) -> None:
     """Raise InputError for an unknown data set, and for labels beside a set that has its own."""
     known = get_args(DatasetName)

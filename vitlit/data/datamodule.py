@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch
-from vitlit.data.catalog import SOURCES, DatasetName, check_dataset
+from vitlit.data.catalog import SOURCES, DatasetName, check_class_count, check_dataset
 from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
+from vitlit.data.leakage import split_rule
 from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
-from vitlit.data.split_builder import SplitBuilder, SplitName
+from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.splits import CroppedSplit, FoundFiles, Split
 from vitlit.data.stratify import check_fractions, tell_repeats
 from vitlit.errors import InputError, check_at_least
@@ -51,6 +52,9 @@ class ImageData(pl.LightningDataModule):
             part (digits and a folder of class folders).
         train_fraction: Share of the training images to use, of each class; 1 uses all.
         split_seed: Decides which images are held out, and which are used.
+        split_by: How a folder is split: hash looks at the path of each image alone, so that images
+            which come or go move no other; position at its place among the sorted ones, as earlier
+            versions did. Sets that never change are split by position.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
             (ImageNet's for a folder); none leaves pixels in [0, 1] and ignores mean and std.
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
@@ -84,6 +88,7 @@ class ImageData(pl.LightningDataModule):
         test_fraction: float = 0.2,
         train_fraction: float = 1.0,
         split_seed: int = 0,
+        split_by: SplitRule | None = None,
         normalize: Literal["dataset", "none"] = "dataset",
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -114,7 +119,8 @@ class ImageData(pl.LightningDataModule):
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
         self.class_names = class_names or self._find_class_names()
         self.num_classes = len(self.class_names)
-        self._check_class_names()
+        check_label_names(self.class_names, self.labels or self.data_dir)
+        check_class_count(dataset, self.class_names, self.labels or self.data_dir)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.download = seed, download
         self.split, self.image_paths = split, images
@@ -127,23 +133,12 @@ class ImageData(pl.LightningDataModule):
         self._check_pixels()
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
-        self._split_builder = self._make_split_builder()
+        self._split_builder = SplitBuilder.of(self.hparams, size=self.preprocess.source_size)
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:
             return label_names(self.labels, self.data_dir)
         return find_class_names(self.dataset, self.data_dir)
-
-    def _check_class_names(self) -> None:
-        count, place = self.num_classes, self.labels or self.data_dir
-        check_label_names(self.class_names, place)
-        expected = len(SOURCES[self.dataset].class_names) or max(2, count)
-        if len(set(self.class_names)) != count or count != expected:
-            raise InputError(
-                f"{count} class_names {self.class_names[:5]} are not {expected} different names, "
-                f"which {self.dataset} needs; check {place} or class_names",
-                argument="class_names",
-            )
 
     def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:
         size = pair(self.img_size)
@@ -164,22 +159,6 @@ class ImageData(pl.LightningDataModule):
         cut = self.augmentation.resized_crop  # which leaves images of the model's size
         self.augmentation.check_size(pair(self.img_size) if cut else self.preprocess.source_size)
 
-    def _make_split_builder(self) -> SplitBuilder:
-        return SplitBuilder(
-            dataset=self.dataset,
-            data_dir=self.data_dir,
-            class_names=self.class_names,
-            in_chans=self.in_chans,
-            size=self.preprocess.source_size,
-            memory_gb=self.hparams["memory_gb"],
-            val_fraction=self.hparams["val_fraction"],
-            test_fraction=self.hparams["test_fraction"],
-            seed=self.hparams["split_seed"],
-            on_bad_image=self.hparams["on_bad_image"],
-            labels=self.labels,
-            train_fraction=self.hparams["train_fraction"],
-        )
-
     def _save_what_follows(self) -> None:
         """Save what the data set decided, so that predict needs no data set to see images alike."""
         self.hparams.update(
@@ -188,6 +167,8 @@ class ImageData(pl.LightningDataModule):
             labels=None if self.labels is None else str(self.labels),
             img_size=self.img_size,
             in_chans=self.in_chans,
+            # None: no choice, and none that another data set would inherit from a checkpoint
+            split_by=split_rule(self.hparams),
         )
         if self.hparams["normalize"] == "dataset":
             self.hparams.update(mean=list(self.mean), std=list(self.std))

@@ -11,7 +11,7 @@ from vitlit.data.image_folder import part_names
 
 # The settings that decide which images are held out. val_fraction comes last: the test split does
 # not depend on it.
-SPLIT_SETTINGS = ("split_seed", "test_fraction", "val_fraction")
+SPLIT_SETTINGS = ("split_seed", "split_by", "test_fraction", "val_fraction")
 
 
 def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -22,6 +22,27 @@ def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return name, *(str(Path(path).expanduser().absolute()) for path in paths)
 
 
+def with_split_rule(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint's data with the rule that divided a folder.
+
+    Earlier versions knew one rule and did not name it.
+    """
+    rule = "position" if settings.get("dataset") == "folder" else None
+    return {"split_by": rule, **settings}
+
+
+def split_rule(settings: Mapping[str, Any]) -> str | None:
+    """The rule that divides a folder; None for other sets, which are split by position."""
+    return (settings.get("split_by") or "hash") if settings["dataset"] == "folder" else None
+
+
+def is_divided(settings: Mapping[str, Any], split: str) -> bool:
+    """Whether the program itself chooses the images of ``split``: it is no published part."""
+    if settings.get("labels"):
+        return True
+    return split not in part_names(settings["dataset"], Path(settings["data_dir"]))
+
+
 def differing_setting(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
     """The first setting that gives ``split`` other images now than then; None if none does.
 
@@ -29,10 +50,11 @@ def differing_setting(now: Mapping[str, Any], then: Mapping[str, Any], split: st
     """
     if data_identity(now) != data_identity(then):
         return None
-    there = ("all",) if now.get("labels") else part_names(now["dataset"], Path(now["data_dir"]))
-    if split in there:  # published: the settings do not matter
+    if not is_divided(now, split):  # published: the settings do not matter
         return None
-    names = SPLIT_SETTINGS[:2] if split == "test" else SPLIT_SETTINGS
+    names = SPLIT_SETTINGS[:-1] if split == "test" else SPLIT_SETTINGS
+    # A config may say null, where the checkpoint has the rule that this stands for.
+    now = {**now, "split_by": split_rule(now)}
     return next((name for name in names if name in then and then[name] != now[name]), None)
 
 

@@ -3,10 +3,10 @@
 data set on disk -> parts, as published -> splits, without the files that cannot be read
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +16,13 @@ from vitlit.data.csv_labels import labelled_images
 from vitlit.data.datasets import open_images, read_part
 from vitlit.data.image_folder import check_class_names, part_names
 from vitlit.data.splits import Split
-from vitlit.data.stratify import split_members
+from vitlit.data.stratify import hashed_members, path_hashes, split_members
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
-from vitlit.images.image_store import Images
+from vitlit.images.image_store import Images, file_paths
 
 SplitName = Literal["train", "val", "test"]
+SplitRule = Literal["hash", "position"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class SplitBuilder:
     """How a data set is read and divided; the fields are arguments of ImageData.
 
     size: (height, width) in pixels that files are decoded to; seed: decides which images are held
-    out; labels: a CSV file in place of class folders; train_fraction: share of the training images
-    that is used.
+    out; split_by: whether the hash of its path or its position decides about an image; labels: a
+    CSV file in place of class folders; train_fraction: share of the training images that is used.
     """
 
     dataset: DatasetName
@@ -42,10 +43,26 @@ class SplitBuilder:
     val_fraction: float
     test_fraction: float
     seed: int
+    split_by: SplitRule
     on_bad_image: OnBadImage
     labels: Path | None = None
     train_fraction: float = 1.0
     _parts: dict[str, Images] = field(default_factory=dict)  # opened parts: two splits share one
+    _hashes: dict[str, Tensor] = field(default_factory=dict)  # of the paths of each part
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, size: tuple[int, int]) -> "SplitBuilder":
+        """For the arguments of an ImageData, with what the data set decided filled in."""
+        labels = settings["labels"]
+        same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
+        return cls(
+            **{name: settings[name] for name in (*same, "on_bad_image", "train_fraction")},
+            data_dir=Path(settings["data_dir"]),
+            labels=None if labels is None else Path(labels),
+            size=size,
+            seed=settings["split_seed"],
+            split_by=settings["split_by"] or "position",
+        )
 
     def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
         """The splits of these names.
@@ -65,7 +82,7 @@ class SplitBuilder:
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images of the part that a split is taken from, and the split's indices among them."""
-        found = ("all",) if self.labels else part_names(self.dataset, self.data_dir)
+        found = self._found_parts()
         if self.dataset == "folder" and not self.labels:
             # a checkpoint may have brought the names, and the folder may be another one
             check_class_names(self.data_dir, self.class_names)
@@ -80,16 +97,28 @@ class SplitBuilder:
             )
         part = "all" if "all" in found else "train"
         images = self._part(part)
-        members = split_members(
-            images.labels,
-            name,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction if part == "all" else 0.0,
-            seed=self.seed,
-        )
-        if name != "train":  # every class keeps a training image, see stratified_split
-            self._say_missing(name, images.labels, members)
+        members = self._divide(part, name)
+        self._say_missing(name, images.labels, members)
         return images, members
+
+    def _found_parts(self) -> tuple[str, ...]:
+        return ("all",) if self.labels else part_names(self.dataset, self.data_dir)
+
+    def _divide(self, part: str, name: str) -> Tensor:
+        """The indices of a split among the images of a part that was not published divided."""
+        images = self._part(part)
+        shares = {
+            "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction if part == "all" else 0.0,
+        }
+        if self.split_by == "hash":
+            return hashed_members(self._path_hashes(part), name, **shares, seed=self.seed)
+        return split_members(images.labels, name, **shares, seed=self.seed)
+
+    def _path_hashes(self, part: str) -> Tensor:
+        if part not in self._hashes:
+            self._hashes[part] = path_hashes(file_paths(self._part(part)), self.data_dir)
+        return self._hashes[part]
 
     def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
         """Tell which classes have too few images to give one to the split."""

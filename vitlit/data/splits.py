@@ -16,7 +16,7 @@ from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch, Order
 from vitlit.data.stratify import stratified_part
 from vitlit.files import printable
-from vitlit.images.image_store import FileImages, Images, is_among
+from vitlit.images.image_store import FileImages, Images, file_paths, is_among
 
 
 class Split(Dataset[Batch]):
@@ -38,7 +38,7 @@ class Split(Dataset[Batch]):
     @property
     def paths(self) -> Sequence[str]:
         """The files of all images of the part; empty if the images come from no files."""
-        return getattr(self.images, "paths", ())
+        return file_paths(self.images)
 
     def files(self, places: Tensor) -> list[str]:
         """The files of the images at these places ``(n,)``; empty strings if there are none."""

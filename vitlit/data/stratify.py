@@ -1,13 +1,22 @@
-"""Stratified splits: which images of a part are held out, the same share of each class.
+"""Splits: which images of a part are held out, the same share of each class.
 
-labels (n,) -> sorted members of train | val | test
+labels (n,), or hashes of paths (n,) -> sorted members of train | val | test
+
+Sets that never change are split by the position of their images, which gives each class its exact
+share. Folders change, so there the hash of each image's own path decides: no other image has a say.
 """
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, say
-from vitlit.seeding import Stream, address, permutation
+from vitlit.seeding import Stream, address, permutation, uniform
 
 # Images: batches up to this size may repeat a small training set, larger ones must be a slip.
 MAX_REPEATING_BATCH = 1024
@@ -50,6 +59,56 @@ def split_members(
             return test
     kept, held = stratified_split(labels[members], val_fraction, address(seed, Stream.VAL_SPLIT))
     return members[held if name == "val" else kept]
+
+
+def path_hashes(paths: Sequence[str], root: Path) -> Tensor:
+    """Hash of each path below ``root``: int64 ``(n,)``, the same on every system.
+
+    Where the folder lies does not matter, nor how letters with accents are written.
+    """
+    start = os.path.join(root, "")  # noqa: PTH118 - with a separator at the end
+    found = [_path_hash(path.removeprefix(start)) for path in paths]
+    return torch.tensor(found, dtype=torch.long)
+
+
+def _path_hash(name: str) -> int:
+    # NFC: a Mac may store "é" as two letters, and a copy on Linux as one. surrogateescape: file
+    # names on Linux are bytes and need not be UTF-8.
+    text = unicodedata.normalize("NFC", name.replace(os.sep, "/"))
+    digest = blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def hashed_members(
+    hashes: Tensor, name: str, *, val_fraction: float, test_fraction: float, seed: int
+) -> Tensor:
+    """Like :func:`split_members`, for images with these ``hashes`` of their paths ``(n,)``.
+
+    An image is held out if its own draw is below the fraction, so adding or removing images moves
+    no other, and a class gets its share only on average. Only in a folder so small that a split
+    would have no image at all is it given the one whose draw is nearest to its own.
+    """
+    members = torch.arange(len(hashes))
+    # left: how many images those splits need that are still to be filled
+    for split, fraction, stream, left in (
+        ("test", test_fraction, Stream.TEST_SPLIT, 2),
+        ("val", val_fraction, Stream.VAL_SPLIT, 1),
+    ):
+        if not fraction:
+            continue
+        if len(members) <= left:
+            raise InputError(
+                "there are too few images to hold some out; give three or more, or provide "
+                "train, val and test folders"
+            )
+        draws = uniform(address(seed, stream), hashes[members], 1)[:, 0]
+        is_held = draws < fraction
+        is_held[draws.argmin()] = True
+        is_held[draws.topk(left).indices] = False
+        if name == split:
+            return members[is_held]
+        members = members[~is_held]
+    return members
 
 
 def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.leakage import SPLIT_SETTINGS, data_identity, seen_note
+from vitlit.data.leakage import SPLIT_SETTINGS, data_identity, seen_note, with_split_rule
 from vitlit.errors import InputError, first_few
 from vitlit.evaluation.calibration import mean_loss
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
@@ -74,7 +74,7 @@ def score_all(
     for name in paths:
         path = checkpoint.resolve_checkpoint(name)
         content = checkpoint.read_checkpoint(path)
-        settings = content[checkpoint.DATA_KEY]
+        settings = with_split_rule(content[checkpoint.DATA_KEY])
         precision = precision_of(checkpoint.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
         # class_names None: the data's own; those of the checkpoint are checked below

@@ -42,6 +42,11 @@ class Images(Protocol):
         ...
 
 
+def file_paths(images: Images) -> Sequence[str]:
+    """The files that images come from; empty if they come from none."""
+    return getattr(images, "paths", ())
+
+
 class MemoryImages:
     """All pixels in one uint8 tensor ``(rows, C, h, w)``, in memory or mapped from a file.
 

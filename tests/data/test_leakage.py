@@ -1,0 +1,48 @@
+"""What the settings of a checkpoint tell about images that it may have been trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from photo_folder import PhotoFolder
+
+from vitlit.data.datamodule import ImageData
+from vitlit.data.leakage import differing_setting, with_split_rule
+
+
+def settings(root: Path, **changes: Any) -> dict[str, Any]:
+    data = ImageData(dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **changes)
+    return dict(data.hparams)
+
+
+def of_earlier_version(root: Path) -> dict[str, Any]:
+    found = settings(root)
+    del found["split_by"]
+    return found
+
+
+def test_checkpoints_of_earlier_versions_split_folders_by_position(
+    photo_folder: PhotoFolder,
+) -> None:
+    assert with_split_rule(of_earlier_version(photo_folder()))["split_by"] == "position"
+
+
+def test_checkpoints_of_other_sets_bring_no_rule_for_folders() -> None:
+    assert with_split_rule({"dataset": "digits"})["split_by"] is None
+    assert ImageData(patch_size=4, split_by="hash").hparams["split_by"] is None
+
+
+def test_another_rule_gives_other_images(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    then = with_split_rule(of_earlier_version(root))
+    assert differing_setting(settings(root), then, "test") == "split_by"
+    assert differing_setting(settings(root, split_by="position"), then, "test") is None
+
+
+def test_a_rule_that_a_config_leaves_open_is_that_of_the_checkpoint(
+    photo_folder: PhotoFolder,
+) -> None:
+    then = settings(photo_folder())
+    assert then["split_by"] == "hash"
+    assert differing_setting(then | {"split_by": None}, then, "test") is None
+    digits = dict(ImageData(patch_size=4).hparams)
+    assert differing_setting(digits | {"split_by": "hash"}, digits, "test") is None
