@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from photo_folder import PhotoFolder
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.leakage import differing_setting, with_split_rule
+from vitlit.data.leakage import differing_setting, seen_note, with_split_rule
 
 
 def settings(root: Path, **changes: Any) -> dict[str, Any]:
@@ -46,3 +47,21 @@ def test_a_rule_that_a_config_leaves_open_is_that_of_the_checkpoint(
     assert differing_setting(then | {"split_by": None}, then, "test") is None
     digits = dict(ImageData(patch_size=4).hparams)
     assert differing_setting(digits | {"split_by": "hash"}, digits, "test") is None
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_checkpoint_that_does_not_say_what_it_held_out_is_told(
+    photo_folder: PhotoFolder, split: str
+) -> None:
+    root = photo_folder()
+    then = with_split_rule(of_earlier_version(root))
+    now = settings(root, split_by="position")
+    assert "if any were added or removed since, it may have been" in seen_note(now, then, split)
+    assert seen_note(now | {"data_dir": str(root.parent)}, then, split) == ""
+
+
+def test_parts_of_their_own_need_no_word(photo_folder: PhotoFolder) -> None:
+    now = settings(photo_folder("train+val+test"))
+    assert seen_note(now, now, "test") == ""
+    digits = dict(ImageData(patch_size=4).hparams)
+    assert seen_note(digits, digits, "test") == ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from photo_folder import PhotoFolder
 
 from vitlit import load
 from vitlit.__main__ import main
@@ -117,6 +118,39 @@ def test_a_difference_that_counts_alone_may_be_noise_among_several() -> None:
 def test_of_many_classes_five_are_named_and_all_are_counted() -> None:
     assert first_few(list("abcde")) == "a, b, c, d, e"
     assert first_few(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+@pytest.mark.slow
+def test_models_are_scored_on_what_the_first_held_out_and_what_others_saw_is_counted(
+    photo_folder: PhotoFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = photo_folder(count=50)
+    tiny = ["--data.dataset=folder", f"--data.data_dir={root}", "--data.img_size=8"]
+    tiny += ["--model.patch_size=4", "--model.embed_dim=8", "--model.depth=1"]
+    tiny += ["--model.num_heads=1", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
+
+    def names(split: str, **settings: Any) -> set[str]:
+        data = ImageData(dataset="folder", data_dir=str(root), img_size=8, **settings)
+        data.setup("fit")
+        data.setup("test")
+        return set(data.splits[split].files(torch.arange(len(data.splits[split]))))
+
+    assert main(["fit", *tiny, "--run=a", *QUIET]) == 0
+    held = names("test", patch_size=4)
+    for i in range(10):
+        (root / "cat" / f"new-{i}.png").write_bytes((root / "cat" / "0.png").read_bytes() + b"n")
+    assert main(["fit", *tiny, "--run=b", *QUIET]) == 0
+    assert main(["fit", *tiny, "--run=c", "--data.split_seed=5", *QUIET]) == 0
+    seen = len(held & names("train", patch_size=4, split_seed=5))
+    assert main(["compare", *(f"lightning_logs/{run}" for run in "abc"), *QUIET]) == 0
+    title, _, *rows = capsys.readouterr().out.splitlines()[-6:-1]
+    assert title.startswith(f"{len(held)} images of folder test")
+    assert "trained" not in rows[0] + rows[1]
+    assert f"it was trained on {seen} of these {len(held)} images" in rows[2]
 
 
 def test_models_of_other_classes_are_refused(

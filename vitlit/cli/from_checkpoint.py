@@ -11,7 +11,13 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.data.datamodule import ImageData
-from vitlit.data.leakage import differing_setting, seen_note, with_split_rule
+from vitlit.data.leakage import (
+    differing_setting,
+    may_have_shifted,
+    seen_note,
+    with_split_rule,
+)
+from vitlit.data.split_record import record_of
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.training import saved_settings
@@ -62,13 +68,22 @@ class FromCheckpoint:
     def _note_seen(self, data: Any) -> None:
         """Warn if images that are scored may be among those that the model was trained on."""
         split = {"validate": "val", "probe": "test"}.get(self.command, data["split"])
-        if self.command in ("test", "validate", "probe") and not data["images"]:
-            self.note = seen_note(data, self.content[checkpoint.DATA_KEY], split)
+        if self.command not in ("test", "validate", "probe") or data["images"]:
+            return
+        then = self.content[DATA_KEY]
+        if split == "train" or not record_of(self.content):
+            self.note = seen_note(data, then, split)
+        elif name := differing_setting(data, then, split):  # see fill
+            rank_zero_info(
+                f"{name} {data[name]} has no effect: what {self.path} held out is scored, whose "
+                f"{name} was {then[name]}"
+            )
         if self.note and split != "train":  # scores of train are called train/acc: no surprise
             rank_zero_warn(f"{self.path}: {self.note}")
 
     def fill(self, model: Classifier, data: ImageData) -> None:
-        """Does nothing: the trainer loads the checkpoint itself."""
+        """Hold the data to what the checkpoint held out; the trainer loads the weights itself."""
+        data.hold_to(record_of(self.content), self.content[DATA_KEY])
 
 
 # The settings that decide the parameter groups of the optimiser.
@@ -215,6 +230,11 @@ def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
         raise InputError(
             f"data.{name} {data[name]} contradicts {path}, which has {then[name]}: images that it "
             f"held out would be trained on; leave out --data.{name}"
+        )
+    if not record_of(content) and may_have_shifted(data, then, "val"):
+        rank_zero_warn(
+            f"{path} does not say which images it held out: if any were added or removed since, "
+            f"some of those are trained on now"
         )
 
 

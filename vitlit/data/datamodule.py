@@ -5,11 +5,14 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
@@ -18,9 +21,10 @@ from vitlit.data.catalog import SOURCES, DatasetName, check_class_count, check_d
 from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
-from vitlit.data.leakage import split_rule
+from vitlit.data.leakage import data_identity, split_rule
 from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
+from vitlit.data.split_record import SplitRecord
 from vitlit.data.splits import CroppedSplit, FoundFiles, Split
 from vitlit.data.stratify import check_fractions, tell_repeats
 from vitlit.errors import InputError, check_at_least
@@ -133,6 +137,7 @@ class ImageData(pl.LightningDataModule):
         self._check_pixels()
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
+        self._record: dict[str, Tensor] = {}
         self._split_builder = SplitBuilder.of(self.hparams, size=self.preprocess.source_size)
 
     def _find_class_names(self) -> list[str]:
@@ -192,6 +197,20 @@ class ImageData(pl.LightningDataModule):
                 self.splits["predict"] = self._predict_split()
         missing = [name for name in names if name not in self.splits]  # validate after fit has val
         self.splits |= self._split_builder.splits(missing)
+        if stage == "fit":
+            self._record = self._split_builder.record()
+
+    def hold_to(self, known: SplitRecord, then: Mapping[str, Any]) -> None:
+        """Before setup: score only what a training held out, and train on none of it.
+
+        known: the images that it had; then: its settings of the data.
+        """
+        same = data_identity(then) == data_identity(self.hparams)
+        self._split_builder = replace(self._split_builder, known=known, is_same_place=same)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which images were in which split of a training: Lightning puts it into checkpoints."""
+        return self._record
 
     def _predict_split(self) -> Split:
         if not self.image_paths:

@@ -1,6 +1,9 @@
 """Data leakage: whether images that are scored may have been trained on.
 
 settings of the data now, and of the training -> a note, or an empty string
+
+This is what settings tell. Checkpoints of folders that the program itself divided tell it of each
+image (``split_record``).
 """
 
 from collections.abc import Mapping
@@ -61,11 +64,26 @@ def differing_setting(now: Mapping[str, Any], then: Mapping[str, Any], split: st
 def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str:
     """Why the model may have been trained on the images of ``split``, or an empty string.
 
-    now: settings of the data that are scored; then: settings of the data that it was trained on.
+    now: settings of the data that are scored; then: settings of the data that it was trained on, of
+    a checkpoint without a record of its splits.
     """
     if split == "train":
         return "it was trained on these images" if data_identity(now) == data_identity(then) else ""
     name = differing_setting(now, then, split)
-    if name is None:
+    if name is not None:
+        return f"its {name} was {then[name]}: it may have been trained on these images"
+    if not may_have_shifted(now, then, split):
         return ""
-    return f"its {name} was {then[name]}: it may have been trained on these images"
+    return (
+        "it does not say which images it held out: if any were added or removed since, it may have "
+        "been trained on some of these"
+    )
+
+
+def may_have_shifted(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> bool:
+    """Whether images that came or went may have moved others into ``split`` since the training.
+
+    That is so for folders that a checkpoint without a record of its splits divided.
+    """
+    is_same_folder = now["dataset"] == "folder" and data_identity(now) == data_identity(then)
+    return is_same_folder and is_divided(now, split)

@@ -15,6 +15,16 @@ from vitlit.data.catalog import DatasetName
 from vitlit.data.csv_labels import labelled_images
 from vitlit.data.datasets import open_images, read_part
 from vitlit.data.image_folder import check_class_names, part_names
+from vitlit.data.split_record import (
+    SplitRecord,
+    count_changes,
+    file_hashes,
+    is_same_data,
+    make_record,
+    may_be_trained_on,
+    was_held_out,
+    was_trained_on,
+)
 from vitlit.data.splits import Split
 from vitlit.data.stratify import hashed_members, path_hashes, split_members
 from vitlit.errors import InputError, first_few, say
@@ -31,7 +41,9 @@ class SplitBuilder:
 
     size: (height, width) in pixels that files are decoded to; seed: decides which images are held
     out; split_by: whether the hash of its path or its position decides about an image; labels: a
-    CSV file in place of class folders; train_fraction: share of the training images that is used.
+    CSV file in place of class folders; train_fraction: share of the training images that is used;
+    known: the images of the training that a checkpoint comes from, if any; is_same_place: whether
+    they come from the same folder.
     """
 
     dataset: DatasetName
@@ -47,6 +59,8 @@ class SplitBuilder:
     on_bad_image: OnBadImage
     labels: Path | None = None
     train_fraction: float = 1.0
+    known: SplitRecord = field(default_factory=dict)
+    is_same_place: bool = False
     _parts: dict[str, Images] = field(default_factory=dict)  # opened parts: two splits share one
     _hashes: dict[str, Tensor] = field(default_factory=dict)  # of the paths of each part
 
@@ -98,6 +112,8 @@ class SplitBuilder:
         part = "all" if "all" in found else "train"
         images = self._part(part)
         members = self._divide(part, name)
+        if self.known:
+            members = self._hold_to_training(part, name, members)
         self._say_missing(name, images.labels, members)
         return images, members
 
@@ -119,6 +135,60 @@ class SplitBuilder:
         if part not in self._hashes:
             self._hashes[part] = path_hashes(file_paths(self._part(part)), self.data_dir)
         return self._hashes[part]
+
+    def _hold_to_training(self, part: str, name: str, members: Tensor) -> Tensor:
+        """The members that the training of the checkpoint allows; tells what has changed since."""
+        kept, same = self._allowed(part, name, members)
+        added, gone = count_changes(self.known, self._path_hashes(part)) if same else (0, 0)
+        total = len(members)
+        what = f"{name} has {len(kept)} of {total} images, those that the training did not use"
+        if name == "train":
+            what = f"train has {len(kept)} images, none that the training held out"
+        elif same:
+            total = len(self.known.get(name, ()))
+            what = f"{name} has {len(kept)} of the {total} images that the training held out"
+        changes = f"{added} images were added since the training, {gone} are gone; " if same else ""
+        if not len(kept):
+            raise InputError(
+                f"{self.data_dir}: {changes}{what}; give the folder of the training, or other "
+                f"images than those that it used",
+                argument="data_dir",
+            )
+        if added or gone or len(kept) < total:
+            say(f"{self.data_dir}: {changes}{what}")
+        return kept
+
+    def _allowed(self, part: str, name: str, members: Tensor) -> tuple[Tensor, bool]:
+        """The members that the checkpoint's training allows, and whether it had this folder."""
+        hashes, files = self._path_hashes(part), self._file_hashes(part, members)
+        same = self.is_same_place or is_same_data(self.known, files)
+        if name == "train":
+            allowed = may_be_trained_on(self.known, hashes[members], files, same=same)
+            return members[allowed], same
+        if same:  # what was held out then, whatever the rule would choose now
+            members = was_held_out(self.known, name, hashes).nonzero()[:, 0]
+            files = self._file_hashes(part, members)
+        return members[~was_trained_on(self.known, hashes[members], files, same=same)], same
+
+    def _file_hashes(self, part: str, members: Tensor) -> Tensor:
+        paths = file_paths(self._part(part))
+        return file_hashes([paths[i] for i in members.tolist()])
+
+    def record(self) -> dict[str, Tensor]:
+        """Which images are in which split, for the checkpoint of a training.
+
+        Empty for sets that do not change and for parts that are published divided.
+        """
+        found = self._found_parts()
+        if self.dataset != "folder" or "val" in found:
+            return {}
+        part = "all" if "all" in found else "train"
+        names = ("train", "val", "test") if part == "all" else ("train", "val")
+        splits = {name: self._divide(part, name) for name in names}
+        if self.known:
+            splits = {name: self._allowed(part, name, splits[name])[0] for name in names}
+        paths = file_paths(self._part(part))
+        return make_record(self._path_hashes(part), paths, splits, self.known)
 
     def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
         """Tell which classes have too few images to give one to the split."""

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import SPLIT_SETTINGS, data_identity, seen_note, with_split_rule
+from vitlit.data.split_record import file_hashes, is_same_data, record_of, was_trained_on
+from vitlit.data.stratify import path_hashes
 from vitlit.errors import InputError, first_few
 from vitlit.evaluation.calibration import mean_loss
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
@@ -70,11 +72,12 @@ def score_all(
     InputError if the models have different classes.
     """
     data.prepare_data()
+    first = _read(checkpoint.resolve_checkpoint(paths[0]))
     found: list[Scored] = []
     for name in paths:
         path = checkpoint.resolve_checkpoint(name)
-        content = checkpoint.read_checkpoint(path)
-        settings = with_split_rule(content[checkpoint.DATA_KEY])
+        content = _read(path)
+        settings = content[checkpoint.DATA_KEY]
         precision = precision_of(checkpoint.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
         # class_names None: the data's own; those of the checkpoint are checked below
@@ -85,20 +88,37 @@ def score_all(
                 f"{name} has the classes {first_few(loaded.class_names)}; those of "
                 f"{paths[0]} are {first_few(data.class_names)}: compare models of equal classes"
             )
+        own.hold_to(record_of(first), first[checkpoint.DATA_KEY])  # the same images for all
         own.setup("test")
-        found.append(
-            Scored(str(path), run(loaded.model, own, precision), _note_seen_images(settings, data))
-        )
+        note = _note_seen_images(content, own)
+        found.append(Scored(str(path), run(loaded.model, own, precision), note))
     return found
 
 
-def _note_seen_images(settings: dict[str, Any], data: ImageData) -> str:
+def _read(path: Path) -> dict[str, Any]:
+    content = checkpoint.read_checkpoint(path)
+    content[checkpoint.DATA_KEY] = with_split_rule(content[checkpoint.DATA_KEY])
+    return content
+
+
+def _note_seen_images(content: dict[str, Any], data: ImageData) -> str:
     """A note if the model may have been trained on the images it is scored on, else "".
 
-    settings: of the data that it was trained on.
+    content: of the model's checkpoint; data: with the split that is scored.
     """
-    own = data_identity(settings)
-    if own != data_identity(data.hparams):
+    settings, record = content[checkpoint.DATA_KEY], record_of(content)
+    own, split = data_identity(settings), data.splits[data.split]
+    is_same_place = own == data_identity(data.hparams)
+    if record and split.paths:
+        paths = split.files(torch.arange(len(split)))
+        files = file_hashes(paths)
+        about = (path_hashes(paths, data.data_dir), files)
+        seen = int(was_trained_on(record, *about, same=is_same_place).sum())
+        if seen:
+            return f"it was trained on {seen} of these {len(paths)} images"
+        if is_same_place or is_same_data(record, files):
+            return ""
+    if not is_same_place:
         return f"it was trained on other data, {' '.join(own[:2])}"
     return seen_note(data.hparams, settings, data.split)
 

@@ -1,0 +1,162 @@
+"""What a training remembers of its images, and what may be scored and trained on afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from photo_folder import PhotoFolder
+
+from vitlit.data.datamodule import ImageData
+from vitlit.data.split_record import RECORD_KEY, file_hashes, record_of
+from vitlit.data.splits import Split
+from vitlit.errors import InputError
+
+Names = set[str]
+EMPTY = torch.empty(0, 2, dtype=torch.long)
+
+
+def photos(root: Path, **settings: object) -> ImageData:
+    return ImageData(dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **settings)  # type: ignore[arg-type]
+
+
+def names_of(split: Split) -> Names:
+    """The names below the data folder: class/file."""
+    return {"/".join(Path(path).parts[-2:]) for path in split.files(torch.arange(len(split)))}
+
+
+def fitted(root: Path, known: ImageData | None = None, **settings: object) -> ImageData:
+    """The data of a training; known: of the one that it resumes."""
+    data = photos(root, **settings)
+    if known is not None:
+        data.hold_to(known.state_dict(), known.hparams)
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def all_names(data: ImageData) -> dict[str, Names]:
+    return {name: names_of(split) for name, split in data.splits.items()}
+
+
+def add(root: Path, like: str, *names: str) -> None:
+    """Images of their own: pixels of one file, and a few bytes more at its end."""
+    for name in names:
+        (root / name).write_bytes((root / like).read_bytes() + name.encode())
+
+
+@pytest.mark.parametrize("rule", ["hash", "position"])
+def test_only_what_was_held_out_is_scored_when_images_come_and_go(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture, rule: str
+) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root, split_by=rule)
+    before = all_names(then)
+    add(root, "cat/0.png", *(f"{label}/00{i}.png" for label in ("cat", "dog") for i in range(15)))
+    gone = sorted(before["test"])[:2] + sorted(before["train"])[:3]
+    for name in gone:
+        (root / name).unlink()
+    caplog.clear()
+    after = all_names(fitted(root, then, split_by=rule))
+    assert not after["train"] & (before["test"] | before["val"])
+    assert "30 images were added since the training, 5 are gone" in caplog.text
+    count = len(before["test"])
+    assert f"test has {count - 2} of the {count} images that the training held out" in caplog.text
+    assert after["test"] == before["test"] - set(gone)
+    assert after["val"] == before["val"]
+    if rule == "hash":
+        assert after["train"] >= before["train"] - set(gone)
+
+
+def test_an_unchanged_folder_is_opened_without_a_word(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    assert all_names(fitted(root, then)) == all_names(then)
+    assert caplog.records == []
+
+
+def test_a_training_image_that_took_the_name_of_a_held_out_one_is_not_scored(
+    photo_folder: PhotoFolder,
+) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    before = all_names(then)
+    lost, new = sorted(before["test"])[0], sorted(before["train"])[0]
+    (root / new).replace(root / lost)
+    assert names_of(fitted(root, then).splits["test"]) == before["test"] - {lost}
+
+
+def test_a_held_out_image_that_was_renamed_is_not_trained_on(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    renamed = {f"{Path(name).parent}/new-{i}.png" for i, name in enumerate(all_names(then)["test"])}
+    for name, new in zip(all_names(then)["test"], renamed, strict=True):
+        (root / name).replace(root / new)
+    data = photos(root)
+    data.hold_to(then.state_dict(), then.hparams)
+    data.setup("fit")
+    assert not names_of(data.splits["train"]) & renamed
+    with pytest.raises(InputError, match=r"test has 0 of the \d+ images that the training held"):
+        data.setup("test")
+
+
+def test_a_moved_folder_is_known_by_its_files(photo_folder: PhotoFolder, tmp_path: Path) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    before = all_names(then)
+    moved = root.rename(tmp_path / "elsewhere")
+    first = sorted(before["train"])[:5]
+    for i, name in enumerate(first):
+        (moved / name).replace(moved / Path(name).parent / f"r{i}.png")
+    after = all_names(fitted(moved, then))
+    assert (after["test"], after["val"]) == (before["test"], before["val"])
+
+
+def test_another_folder_with_the_same_names_is_scored_whole(
+    photo_folder: PhotoFolder, tmp_path: Path
+) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    other = root.rename(tmp_path / "others")
+    for path in other.rglob("*.*"):
+        path.write_bytes(path.read_bytes() + b"other")
+    (other / "cat" / "more.png").write_bytes((other / "cat" / "0.png").read_bytes() + b"more")
+    assert all_names(fitted(other, then)) == all_names(fitted(other))
+
+
+def test_what_was_ever_trained_on_is_never_scored(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(count=50)
+    first = fitted(root)
+    name = sorted(all_names(first)["train"])[0]
+    held = sorted(all_names(first)["test"])[0]
+    away = (root / name).rename(root / "away")
+    second = fitted(root, first)
+    away.replace(root / held)
+    assert held not in all_names(fitted(root, second))["test"]
+
+
+def test_files_are_told_apart_by_size_start_and_end(tmp_path: Path) -> None:
+    middle = bytes(2**18)
+    files = [b"", b"a", b"b", b"a" + middle, middle + b"a", middle, middle[1:], b"a"]
+    for i, content in enumerate(files):
+        (tmp_path / str(i)).write_bytes(content)
+    found = file_hashes([str(tmp_path / str(i)) for i in range(len(files))]).tolist()
+    assert found[-1] == found[1]
+    assert len(set(found)) == len(files) - 1
+
+
+def test_sets_that_never_change_have_no_record(photo_folder: PhotoFolder) -> None:
+    digits = ImageData(patch_size=4)
+    digits.setup("fit")
+    assert digits.state_dict() == {}
+    assert digits.hparams["split_by"] is None
+    assert fitted(photo_folder("train+val+test")).state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 3, {}, {"train": EMPTY}, {"train": EMPTY, "val": [1]}, {"train": 1, "val": EMPTY}]
+)
+def test_a_record_that_makes_no_sense_is_none(odd: object) -> None:
+    assert record_of({RECORD_KEY: odd}) == {}
+    assert record_of({}) == {}

@@ -1,0 +1,111 @@
+"""Split records: which images a training was given and which it held out, kept in its checkpoint.
+
+paths, members of the splits -> {split: int64 (n, 2)} -> which images may be scored or trained on
+
+A row holds the hashes of an image's path and of its file. The path tells an image whose file was
+written anew; the file tells one that was renamed. An image to which both happened is taken for a
+new one, which is never scored, unless its new name is one that was held out.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RECORD_KEY = "ImageData"  # where Lightning puts the state of a data module: the name of its class
+SplitRecord = Mapping[str, Tensor]
+PATH, FILE = 0, 1  # columns of a record
+SAMPLE_BYTES = 2**16  # of the start and of the end of a file, which tell files apart
+SAME_SHARE = 0.1  # of the images that a training knows, from which a folder is that of the training
+NO_IMAGES = torch.empty(0, 2, dtype=torch.long)
+
+
+def file_hashes(paths: Sequence[str]) -> Tensor:
+    """Hash of the size, the start and the end of each file: int64 ``(n,)``."""
+    with ThreadPoolExecutor() as pool:  # threads: on network drives each file is a wait
+        return torch.tensor(list(pool.map(_file_hash, paths)), dtype=torch.long)
+
+
+def _file_hash(path: str) -> int:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path for each file costs as much again
+            size = os.fstat(file.fileno()).st_size
+            digest = blake2b(file.read(SAMPLE_BYTES), digest_size=8, salt=size.to_bytes(8, "big"))
+            file.seek(max(SAMPLE_BYTES, size - SAMPLE_BYTES))
+            digest.update(file.read(SAMPLE_BYTES))
+    except OSError:  # reading the image will give the reason
+        return 0
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def make_record(
+    hashes: Tensor, paths: Sequence[str], splits: Mapping[str, Tensor], before: SplitRecord
+) -> dict[str, Tensor]:
+    """The record of a training.
+
+    hashes: of the paths ``(n,)``; splits: members of each; before: the record of the training that
+    it resumes, whose images it was trained on as well.
+    """
+    rows = torch.stack([hashes, file_hashes(paths)], dim=1)
+    found = {name: rows[members] for name, members in splits.items()}
+    held = torch.cat([NO_IMAGES, *(found[name] for name in found if name != "train")])
+    # A copy of a held-out image that was there all along says nothing about a renamed one.
+    found["train"][torch.isin(found["train"][:, FILE], held[:, FILE]), FILE] = 0
+    both = torch.cat([found["train"], before.get("train", NO_IMAGES)])
+    found["train"] = torch.unique(both, dim=0)
+    return found
+
+
+def record_of(content: Mapping[str, Any]) -> SplitRecord:
+    """The record in a checkpoint; empty for those of earlier versions and of published splits."""
+    kept = content.get(RECORD_KEY)
+    if not isinstance(kept, dict) or not {"train", "val"} <= kept.keys():
+        return {}
+    # A file may hold anything under the key.
+    is_sound = all(
+        isinstance(rows, Tensor) and rows.dtype == torch.long and rows.shape[1:] == (2,)
+        for rows in kept.values()
+    )
+    return kept if is_sound else {}
+
+
+def is_same_data(record: SplitRecord, files: Tensor) -> bool:
+    """Whether files with these hashes ``(n,)`` come from the folder of the training."""
+    known = torch.cat([*record.values()])[:, FILE]
+    return bool(torch.isin(files, known).float().mean() >= SAME_SHARE)
+
+
+def was_trained_on(record: SplitRecord, hashes: Tensor, files: Tensor, *, same: bool) -> Tensor:
+    """Whether a training used the images: bool ``(n,)``.
+
+    hashes, files: of paths and files ``(n,)``; same: whether equal paths mean equal images.
+    """
+    seen = torch.isin(files, record["train"][:, FILE])
+    return seen | torch.isin(hashes, record["train"][:, PATH]) if same else seen
+
+
+def was_held_out(record: SplitRecord, name: str, hashes: Tensor) -> Tensor:
+    """Whether images with these paths were in the split ``name``, val or test: bool ``(n,)``.
+
+    One with an unknown path was not: it may be a training image, renamed and saved anew.
+    """
+    return torch.isin(hashes, record.get(name, NO_IMAGES)[:, PATH])
+
+
+def may_be_trained_on(record: SplitRecord, hashes: Tensor, files: Tensor, *, same: bool) -> Tensor:
+    """Whether a training that goes on may use the images: bool ``(n,)``, none that it held out."""
+    held = torch.cat([rows for name, rows in record.items() if name != "train"])
+    known = torch.isin(hashes, record["train"][:, PATH]) if same else torch.zeros(len(hashes)) > 0
+    # The file of a known image may have been replaced by that of another: its name decides.
+    free = known | ~torch.isin(files, held[:, FILE])
+    return free & ~torch.isin(hashes, held[:, PATH]) if same else free
+
+
+def count_changes(record: SplitRecord, hashes: Tensor) -> tuple[int, int]:
+    """How many images were added to the folder since the training, and how many are gone."""
+    known = torch.unique(torch.cat([*record.values()])[:, PATH])
+    return int((~torch.isin(hashes, known)).sum()), int((~torch.isin(known, hashes)).sum())
