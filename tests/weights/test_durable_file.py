@@ -22,7 +22,8 @@ from promises import WRITER
 
 from vitlit.errors import InputError
 from vitlit.training import runs
-from vitlit.weights import durable_file
+from vitlit.weights import checkpoint, durable_file
+from vitlit.weights.file_reader import read_weight_file
 
 
 def save(value: Any) -> Callable[[Any], None]:
@@ -102,6 +103,46 @@ def test_a_file_cut_short_is_not_intact(cut: int, tmp_path: Path) -> None:
     assert durable_file.is_intact(file)
     file.write_bytes(file.read_bytes()[:-cut])
     assert not durable_file.is_intact(file)
+
+
+CHANGES: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    *(
+        (f"short of {n}", lambda data, n=n: data[:-n], f"cut short by {n} bytes")
+        for n in range(1, 79)
+    ),
+    *(
+        (f"longer by {n}", lambda data, n=n: data + b"\0" * n, f"{n} bytes follow its end")
+        for n in (1, 2, 21, 22, 77, 78, 99, 100, 101, 4096)
+    ),
+]
+
+
+def test_a_checkpoint_short_of_its_end_or_longer_is_damaged_and_not_another_programs(
+    tmp_path: Path,
+) -> None:
+    """Readers of zip archives take each of these for whole, with another comment or none."""
+    file = tmp_path / "best.ckpt"
+    durable_file.write_durable(file, save({"a": torch.randn(300)}))
+    good = file.read_bytes()
+    for name, change, reason in CHANGES:
+        file.write_bytes(change(good))
+        assert zipfile.is_zipfile(file), name
+        with pytest.raises(InputError, match=rf"best\.ckpt is damaged: .*{reason}"):
+            checkpoint.read_checkpoint(file)
+        with pytest.raises(InputError, match="is damaged"):
+            read_weight_file(file)
+        assert not durable_file.is_intact(file)
+
+
+def test_a_training_goes_on_from_the_checkpoint_before_one_that_lost_its_last_byte(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "last.ckpt"
+    for number in (1, 2):
+        durable_file.write_durable(file, save({"a": number}), keep=True)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="is damaged or missing; the one before it"):
+        assert checkpoint.newest_undamaged(file) == durable_file.older_path(file)
 
 
 def test_a_file_of_another_program_has_no_sum(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ MARK = b"vitlit sha256 "
 COMMENT_BYTES = len(MARK) + 64  # the mark and the digest in hexadecimal digits
 # a zip archive ends in a record of 22 bytes; its last two are the length of the comment after it
 END_BYTES, END_SIGNATURE = 22, b"PK\5\6"
+MAX_COMMENT_BYTES = 65535
 CHUNK_BYTES = 1 << 20  # read at a time: a checkpoint may be larger than memory
 
 
@@ -116,11 +117,10 @@ def check_durable(path: Path) -> bool:
             return False
         file.seek(-END_BYTES - COMMENT_BYTES, os.SEEK_END)
         end = file.read(END_BYTES + COMMENT_BYTES)
-        # the last record announces a comment, but the file ends before it
-        if end[-END_BYTES:].startswith(END_SIGNATURE) and end[-2:] != b"\0\0":
-            raise InputError(f"{path} is cut short: it lacks its checksum; use another checkpoint")
         # either mark may be the damaged one, so one of the two is enough to demand a right sum
         if not end.startswith(END_SIGNATURE) and not end[END_BYTES:].startswith(MARK):
+            file.seek(-min(size, END_BYTES + MAX_COMMENT_BYTES), os.SEEK_END)
+            _check_last_record(path, file.read())
             return False
         file.seek(0)
         found = hashlib.sha256()
@@ -134,6 +134,28 @@ def check_durable(path: Path) -> bool:
     if left or end[END_BYTES:] != MARK + found.hexdigest().encode():
         raise InputError(f"{path} is damaged: its checksum is wrong; use another checkpoint")
     return True
+
+
+def _check_last_record(path: Path, tail: bytes) -> None:
+    """Refuse an archive that does not end where its last record says; tail: its last bytes.
+
+    Readers of zip archives overlook that, so a file that lost a part of its checksum would pass for
+    one of another program, which has none.
+    """
+    place = tail.rfind(END_SIGNATURE)
+    record, comment = tail[place : place + END_BYTES], tail[place + END_BYTES :]
+    if place < 0 or len(record) < END_BYTES:  # readers refuse it by themselves
+        return
+    missing = int.from_bytes(record[-2:], "little") - len(comment)
+    if missing > 0:
+        raise InputError(
+            f"{path} is damaged: it is cut short by {missing} bytes; use another checkpoint"
+        )
+    # other programs append data of their own to archives, which harms nothing
+    if missing < 0 and comment.startswith(MARK):
+        raise InputError(
+            f"{path} is damaged: {-missing} bytes follow its end; use another checkpoint"
+        )
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
