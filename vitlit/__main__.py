@@ -4,10 +4,13 @@ words -> a command, its exit status:
 0 success, 1 a defect of the program or a lost process, 2 bad input, 130 SIGINT, 143 SIGTERM
 """
 
+import errno
+import io
 import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 from vitlit.cli.overview import COMMANDS, overview
 from vitlit.errors import (
@@ -21,6 +24,46 @@ from vitlit.errors import (
 )
 
 MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a line
+# errors of writing to a reader that has left, as `head -1` does, or to a terminal that was closed
+GONE = (errno.EPIPE, errno.EIO)
+
+
+class _Lasting(io.FileIO):
+    """Standard output or error, which takes all words even when nobody reads them any more."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # For the system too: processes that we start, and C libraries, write to the same place.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if error.errno not in GONE:  # a full disk, which is told once
+                raise
+        return memoryview(data).nbytes
+
+
+def _steady_streams() -> None:
+    """Let nothing that is printed end a command: results matter more than words about them.
+
+    A terminal without a character gets its escape, such as \\u2026.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed stream, which now is none
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream: Any = getattr(sys, name)
+        if os.name == "nt" and stream is not None:  # a console of Windows is no file
+            stream.reconfigure(errors="backslashreplace")
+        elif stream is getattr(sys, f"__{name}__"):  # not one that a test or a notebook captures
+            made = io.TextIOWrapper(
+                io.BufferedWriter(_Lasting(number, "w", closefd=False)),
+                encoding="utf-8" if stream is None else stream.encoding,
+                errors="backslashreplace",
+                line_buffering=number == 2 or (stream is not None and stream.line_buffering),
+            )
+            setattr(sys, name, made)
 
 
 def _shorten(message: str) -> str:
@@ -45,6 +88,7 @@ def _options(error: Exception) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    _steady_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args  # show the traceback of bad input too
     args = [arg for arg in args if arg != "--debug"]
