@@ -1,8 +1,11 @@
 """Processes that tests start: their programs, their environment, a free port."""
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 VITLIT = str(Path(sys.executable).parent / "vitlit")
@@ -23,3 +26,12 @@ def free_port() -> str:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return str(sock.getsockname()[1])
+
+
+@cache
+def can_mount() -> bool:
+    """Whether this user may give a process small file systems of its own, by ``unshare -rm``."""
+    if not shutil.which("unshare"):
+        return False
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -4,7 +4,6 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
         -> augmentation, resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,13 @@ from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import data_identity, split_rule
-from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
+from vitlit.data.loading import make_loader
+from vitlit.data.sampler import EvalOrder, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_record import SplitRecord
 from vitlit.data.splits import CroppedSplit, FoundFiles, Split
 from vitlit.data.stratify import check_fractions, tell_repeats
-from vitlit.errors import InputError, check_at_least
+from vitlit.errors import InputError, check_at_least, say
 from vitlit.images.bad_images import OnBadImage, say_unread
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
@@ -64,7 +64,9 @@ class ImageData(pl.LightningDataModule):
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
         std: Standard deviation of each channel in place of the data set's.
         invert: Replace pixels p by 1 - p; the mean becomes 1 - mean.
-        num_workers: Processes that load batches; by default none for sets in memory.
+        num_workers: Processes that load batches; by default none for sets in memory, else one for
+            each processor that vitlit may use, at most 8. Fewer if /dev/shm has no room for their
+            batches.
         memory_gb: Image files that fit this many gigabytes when decoded are decoded once, into a
             cache in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded in each epoch.
         on_bad_image: What to do with image files that cannot be read: refuse lists them before
@@ -139,6 +141,7 @@ class ImageData(pl.LightningDataModule):
         self.splits: dict[str, Split] = {}
         self._record: dict[str, Tensor] = {}
         self._split_builder = SplitBuilder.of(self.hparams, size=self.preprocess.source_size)
+        self._told: set[str] = set()  # notes on loading
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:
@@ -231,19 +234,12 @@ class ImageData(pl.LightningDataModule):
         return {"rank": rank, "world": world}
 
     def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
-        in_files = isinstance(split.images, FileImages)
-        workers = self.num_workers
-        if workers is None:
-            # a few files are read before workers have started; images in memory need no worker
-            workers = min(8, os.cpu_count() or 1) if in_files and len(split) > 256 else 0
-        return LateLoader(
-            dataset=split,
-            sampler=order,
-            batch_size=None,  # an Order is a whole batch
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        devices = self.trainer.num_devices if self.trainer else 1
+        loader, note = make_loader(split, order, asked=self.num_workers, devices=devices)
+        if note and note not in self._told:  # training and validation often have the same
+            say(note)
+            self._told.add(note)
+        return loader
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         split = self.splits[name]

@@ -3,7 +3,6 @@
 indices int64 (B,) -> uint8 (B, C, h, w)
 """
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from vitlit.augment.geometric import resized_crop_boxes
 from vitlit.images.image_io import Box, ImageInputError, check_image_file, read_crop, read_image
+from vitlit.images.machine import usable_cpus
 
 CHUNK_IMAGES = 64  # images that a thread decodes before it hands them over
 MAX_THREADS = 8  # more would wait for each other: much of decoding holds Python's global lock
@@ -197,7 +197,7 @@ def is_among(bad: Sequence[BadFile], indices: Tensor) -> Tensor:
 def _on_all_cores(work: Callable[[Tensor], Found], chunks: Sequence[Tensor]) -> Generator[Found]:
     """The result of ``work`` for each chunk of indices, in order, from a pool of threads."""
     # Threads, not processes: pixels need no copy from one process to another.
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(MAX_THREADS, usable_cpus()))
     total = sum(map(len, chunks))
     try:
         # delay: no bar for sets that are read within a second

@@ -1,0 +1,75 @@
+"""What this process may use: processors bound or limited by a quota, and shared memory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vitlit.images import machine
+
+
+def group(root: Path, name: str, **files: str) -> None:
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        (root / name / file.replace("__", ".", 1)).write_text(text)
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 64 processors, of which this process may use 16."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 16, raising=False)
+
+
+@pytest.mark.usefixtures("many")
+def test_processors_are_those_that_the_process_is_bound_to(tmp_path: Path) -> None:
+    assert machine.usable_cpus(tmp_path, tmp_path / "none") == 16
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu__max": "200000 100000\n"}, 2),  # docker run --cpus 2
+        ({"cpu__max": "150000 100000\n"}, 2),
+        ({"cpu__max": "50000 100000\n"}, 1),
+        ({"cpu__max": "max 100000\n"}, 16),
+        ({"cpu__max": "6400000 100000\n"}, 16),
+        ({"cpu__max": "nonsense"}, 16),
+    ],
+)
+def test_a_container_with_a_quota_has_as_many_processors_as_it_pays_for(
+    files: dict[str, str], expected: int, tmp_path: Path
+) -> None:
+    group(tmp_path, "", **files)
+    assert machine.usable_cpus(tmp_path, tmp_path / "none") == expected
+
+
+@pytest.mark.usefixtures("many")
+def test_the_quota_of_a_job_counts_and_that_of_the_group_above_it(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("0::/jobs/7\n")
+    group(tmp_path, "jobs/7", cpu__max="400000 100000")
+    assert machine.usable_cpus(tmp_path, own) == 4
+    group(tmp_path, "jobs", cpu__max="300000 100000")
+    assert machine.usable_cpus(tmp_path, own) == 3
+
+
+@pytest.mark.usefixtures("many")
+def test_a_quota_of_the_older_control_groups_counts(tmp_path: Path) -> None:
+    group(tmp_path, "cpu", cpu__cfs_quota_us="300000\n", cpu__cfs_period_us="100000\n")
+    assert machine.usable_cpus(tmp_path, tmp_path / "none") == 3
+    group(tmp_path, "cpu", cpu__cfs_quota_us="-1\n")
+    assert machine.usable_cpus(tmp_path, tmp_path / "none") == 16
+
+
+def test_shared_memory_has_the_room_that_its_file_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path)
+    found = os.statvfs(tmp_path)
+    room = machine.shared_memory_room()
+    assert room == pytest.approx(found.f_bavail * found.f_frsize, rel=0.05)
+    monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path / "none")
+    assert machine.shared_memory_room() is None

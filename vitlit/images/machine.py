@@ -1,0 +1,65 @@
+"""What this process may use of the machine: processors, and memory that processes share.
+
+system, its limits for this process -> number of processors; free bytes
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")  # where Linux shows the limits of containers and jobs
+SHARED_MEMORY = Path("/dev/shm")  # where torch keeps the tensors that one process sends to another
+
+
+def usable_cpus(groups: Path = CONTROL_GROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """Processors that this process may use, at least 1.
+
+    A machine may have many more: a job scheduler binds processes to some of them, and a container
+    has a quota of their time. groups: where control groups are mounted; own: says which is ours.
+    """
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        count = os.process_cpu_count()
+    elif hasattr(os, "sched_getaffinity"):  # neither macOS nor Windows has it
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count()
+    quota = _time_quota(groups, own)
+    return max(1, min(count or 1, int(quota + 0.5) if quota else count or 1))
+
+
+def _time_quota(groups: Path, own: Path) -> float | None:
+    """How many processors' time the control groups allow; None without a limit."""
+    names = [""]  # in a container our own group is mounted as the root
+    with suppress(OSError):
+        # lines such as 0::/system.slice/job.scope, and 4:cpu,cpuacct:/job in the older version
+        names += [line.split(":", 2)[-1] for line in own.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for name in names:
+        folder = Path(name.strip("/"))
+        for group in (folder, *folder.parents):  # a limit of any group above counts too
+            found += [_quota_of(groups / group), _quota_of(groups / "cpu" / group)]
+    return min((quota for quota in found if quota), default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    """The quota of one control group, in either version of their files."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        if (file := group / "cpu.max").exists():  # "max 100000", or microseconds in microseconds
+            quota, period = file.read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{part}_us").read_text(encoding="utf-8").strip()
+                for part in ("quota", "period")
+            )
+        found = float(quota) / float(period)
+        return found if 0 < found < float("inf") else None  # -1: no limit
+    return None
+
+
+def shared_memory_room() -> int | None:
+    """Free bytes of the memory through which processes pass tensors; None if it has no limit."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # macOS and Windows have no such folder
+        return None
