@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
 from small_sets import trust_small_files, write_all
 
 from vitlit.__main__ import main
 from vitlit.cli.configs import CONFIGS_FOLDER, shipped_configs
+from vitlit.cli.fit_callbacks import Guards
 from vitlit.cli.from_weights import ASK_USER
 from vitlit.data.catalog import SOURCES
+from vitlit.model.vit import ViT
 
 OVERLAYS = {
     "ddp.yaml",
@@ -65,8 +70,23 @@ def test_an_overlay_runs_two_steps_on_top_of_a_recipe(
     args = [f"--data.data_dir={data_dir}", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     args += ["--data.batch_size=2"]
     args += ["--trainer.enable_checkpointing=false"]  # up to half a gigabyte
+    trained: list[tuple[Trainer, ViT]] = []
+    fit = Guards.fit
+
+    def note_and_fit(self: Guards, trainer: Trainer, **kwargs: Any) -> None:
+        trained.append((trainer, kwargs["model"].vit))
+        fit(self, trainer, **kwargs)
+
+    monkeypatch.setattr(Guards, "fit", note_and_fit)
     configs = ["--config", "cifar10.yaml", "--config", name, "--config", "debug.yaml"]
     assert main(["fit", *configs, *args, *QUIET]) == 0
+    [(trainer, model)] = trained
+    assert trainer.global_step == 2
+    overlay = yaml.safe_load((CONFIGS_FOLDER / name).read_text())
+    expected = overlay.get("model", {}) | {"depth": 2}  # as debug.yaml, the last, says
+    expected |= {"img_size": overlay["data"]["img_size"]} if "data" in overlay else {}
+    assert {key: model.config[key] for key in expected} == expected
+    assert isinstance(trainer.strategy, DDPStrategy) == (name == "ddp.yaml")
 
 
 @pytest.mark.parametrize("name", shipped_configs())
