@@ -1,13 +1,21 @@
 """Names that are free, and files and folders that are whole or not there."""
 
+import errno
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from vitlit.errors import InputError
-from vitlit.files import free_path, new_folder, replacing, whole_folder
+from vitlit.files import (
+    free_path,
+    naming_full_disk,
+    new_folder,
+    replacing,
+    whole_folder,
+)
 
 
 def test_a_free_name_counts_up(tmp_path: Path) -> None:
@@ -79,11 +87,62 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_new_folder_goes_away_if_nothing_came_into_it(tmp_path: Path) -> None:
+def test_files_of_a_folder_that_is_written_again_are_replaced_together(tmp_path: Path) -> None:
+    for number in ("1", "2"):
+        with whole_folder(tmp_path / "out", replace=True) as part:
+            (part / "a").write_text(number)
+    assert (tmp_path / "out" / "a").read_text() == "2"
+    (tmp_path / "out" / "b").write_text("mine")
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "out", replace=True) as part:
+        begin(part / "a")
+    assert (tmp_path / "out" / "a").read_text() == "2"
+    assert (tmp_path / "out" / "b").read_text() == "mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "empty"):
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "begun") as folder:
         begin(folder / "a")
-    assert [file.name for file in tmp_path.iterdir()] == ["begun"]
-    with pytest.raises(InputError, match=r"begun exists; give .*another name"), new_folder(folder):
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    exists = pytest.raises(InputError, match=r"there exists; give .*another name")
+    with exists, new_folder(tmp_path / "there"):
         pass
+
+
+class OtherError(Exception):
+    """Of a library that does not pass on what the system said."""
+
+
+def fail_at(number: int) -> None:
+    try:
+        raise OSError(number, os.strerror(number))
+    except OSError:
+        raise OtherError("writer failed") from None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_named_even_behind_another_error(
+    number: int, tmp_path: Path
+) -> None:
+    reason = os.strerror(number)
+    path, words = tmp_path / "a", f"cannot write .*a: {reason}; free some space"
+    refused = pytest.raises(InputError, match=words)
+    with refused as caught, replacing(path) as part, naming_full_disk(path):
+        part.touch()
+        fail_at(number)
+    assert caught.value.arguments == ("out",)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_without_a_reason_is_of_the_disk_if_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OtherError), naming_full_disk(tmp_path / "a"):
+        raise OtherError
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr("vitlit.files.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="No space left"), naming_full_disk(tmp_path / "a"):
+        raise OtherError

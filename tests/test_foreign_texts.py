@@ -5,6 +5,7 @@ import io
 import mmap
 import os
 import pickle
+import signal
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from vitlit.errors import FOREIGN_TEXTS, ForeignText, find_text, texts_on
 from vitlit.fault_tolerance.heartbeat import is_lost
@@ -72,7 +74,23 @@ def load_code() -> None:
     torch.load(io.BytesIO(pickle.dumps(print)), weights_only=True)
 
 
+class Dying(Dataset[int]):
+    """Its process is killed, as by a system without memory."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+
+def load_from_a_dying_process() -> None:
+    list(DataLoader(Dying(), num_workers=1, multiprocessing_context="fork"))
+
+
 SAID: dict[str, Callable[[], str]] = {  # by the installed version, when asked
+    r"^DataLoader worker \(pid": lambda: message_of(load_from_a_dying_process),
     r"^Error\(s\) in loading state_dict": lambda: message_of(nn.Linear(1, 1).load_state_dict, {}),
     "allocate memory": lambda: message_of(torch.empty, 2**60),
     r"^torch\._dynamo": lambda: module_of("_dynamo"),

@@ -39,19 +39,21 @@ class InputError(ArgumentsError, ValueError):
 
 
 class Stopped(BaseException):
-    """A signal ended the training; the message says where, and what was saved.
+    """A signal ended the command; the message says where, and what was saved.
 
-    ``status`` is the exit status, 128 + the signal's number; SIGUSR1 counts as SIGTERM, because it
-    asks for the same. quiet: the message is not printed.
+    ``status`` is the exit status, 128 + the signal's number; SIGUSR1 and SIGHUP count as SIGTERM,
+    because they ask for the same. quiet: the message is not printed.
     """
 
     # A BaseException, so that no "except Exception" on its way takes it for an error.
 
     def __init__(self, signum: int, where: str, *, quiet: bool = False) -> None:
-        name = signal.Signals(signum).name
-        super().__init__(f"stopped by {name} {where}")
-        self.status = 128 + (signal.SIGINT if name == "SIGINT" else signal.SIGTERM)
-        self.quiet = quiet
+        super().__init__(signum, where)
+        self.signum, self.where, self.quiet = signum, where, quiet
+        self.status = 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name} {self.where}"
 
 
 class TrainingError(ArgumentsError, RuntimeError):
@@ -130,6 +132,7 @@ def say(text: str) -> None:
 # is installed.
 ForeignTopic = Literal[
     "loading process",
+    "dead loading process",
     "other weights",
     "no memory",
     "compiler module",
@@ -166,6 +169,7 @@ TORCH, LIGHTNING = "torch 2.15.0", "pytorch_lightning 2.6.6"
 JSONARGPARSE, PYTHON, LINUX = "jsonargparse 4.53.0", "Python 3.11", "Linux"
 FOREIGN_TEXTS = (
     ForeignText("loading process", r"^Caught ", TORCH),
+    ForeignText("dead loading process", r"^DataLoader worker \(pid", TORCH),
     ForeignText("other weights", r"^Error\(s\) in loading state_dict", TORCH),
     ForeignText("no memory", "allocate memory", TORCH),
     ForeignText("no memory", "out of memory", TORCH),

@@ -1,6 +1,8 @@
 """Files and folders that commands write: whole files, and nothing over what is there."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,38 @@ OUTPUT_FILES = (
     ("model.onnx",),
     ("model.pt2",),
 )
+# numbers of the errors of a disk that is full, over its quota, broken or not to be written to
+WRITE_FAULTS = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS) + (
+    (errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()  # Windows has none
+)
+FULL_BYTES = 1 << 20  # a disk with less room is full
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Within it, an error of writing becomes an InputError that says ``path`` cannot be written."""
+    try:
+        yield
+    except Exception as error:
+        reason = None if isinstance(error, InputError) else _write_fault(error, path.parent)
+        if reason is None:
+            raise
+        raise InputError(
+            f"cannot write {path}: {reason}; free some space, or give another place; nothing "
+            f"unfinished was left",
+            argument="out",
+        ) from error
+
+
+def _write_fault(error: BaseException | None, folder: Path) -> str | None:
+    """Why the disk took no more, if that is what the error is about."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in WRITE_FAULTS:
+            return error.strerror
+        # a library that closes its file raises another error, in the context of the first
+        error = error.__cause__ or error.__context__
+    # libraries in C++ and Rust have errors of their own, which do not tell the reason
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < FULL_BYTES else None
 
 
 @contextmanager
@@ -89,10 +123,11 @@ def is_output(folder: str | Path) -> bool:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to ``folder`` if the block succeeds.
+def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` if the block succeeds.
 
-    Unlike :func:`new_folder` it leaves nothing if an error ends the writing.
+    An error or a signal that ends the writing leaves nothing. replace: if ``folder`` exists, its
+    files of the same names are replaced. Raises InputError if the disk is full.
     """
     try:
         # Beside it, so that the rename stays within one file system.
@@ -101,31 +136,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
     with beside as name:
-        part = Path(name) / "export"  # a folder inside: the temporary one removes itself
-        part.mkdir()
-        yield part
-        part.rename(folder)
+        part = Path(name) / "part"  # a folder inside: the temporary one removes itself
+        with naming_full_disk(folder):
+            part.mkdir()
+            yield part
+        if not (replace and folder.is_dir()):
+            part.rename(folder)
+            return
+        for file in part.iterdir():
+            file.replace(folder / file.name)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Make and yield a new folder; remove it afterwards if it is empty."""
-    make_folder(folder)
-    try:
-        yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder; raise InputError if it exists or cannot be made."""
+    """Like :func:`whole_folder`, but raise InputError if ``folder`` exists."""
     if folder.exists():
         raise InputError(f"{folder} exists; give --out another name, or remove it")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with whole_folder(folder) as part:
+        yield part
 
 
 def printable(path: str | Path) -> str:

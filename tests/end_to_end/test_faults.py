@@ -100,6 +100,7 @@ CONSTANT = ["--model.schedule=constant", "--model.warmup_fraction=0", "--model.w
 SIGNALS = [
     (signal.SIGTERM, 143),
     pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),  # a terminal is closed
     pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
 ]
 

@@ -120,8 +120,14 @@ def test_predict_names_what_it_can_and_lists_the_others(
     with out.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     names = [*READ, "line\nbreak.png", RAW_NAME]
-    assert [row["file"] for row in rows] == sorted(f"odd/{name}" for name in names)
+    good = [row["file"] for row in rows if not row["error"]]
+    assert good == sorted(f"odd/{name}" for name in names)
     bad = len(BAD) - 1 + 1  # a link to a folder is a loop here, and there is the pipe
+    reasons = {row["file"]: row["error"] for row in rows if row["error"]}
+    assert len(reasons) == bad  # all of them, where the screen shows ten
+    assert reasons["odd/half.png"] == "cut short"
+    assert {(row["class"], row["top5"]) for row in rows if row["error"]} == {("", "")}
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
     text = capsys.readouterr().out
     assert f"{bad} of {bad + len(names)} images cannot be read:" in text
     assert f"… and {bad - 10} more" in text

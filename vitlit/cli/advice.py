@@ -5,6 +5,7 @@ exception -> one sentence with the way out, or None for a defect of the program"
 import traceback
 
 from vitlit.errors import InputError, find_text, message_and_arguments
+from vitlit.files import WRITE_FAULTS
 
 # A ValueError, TypeError or ImportError raised by these is taken for a setting that they refuse.
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
@@ -30,8 +31,16 @@ def advice(error: Exception) -> str | None:
         return f"the checkpoint does not fit the model; leave out --model flags: {first}"
     if isinstance(error, MemoryError) or find_text("no memory", text):
         return "not enough memory; make --data.batch_size, --data.img_size or the model smaller"
+    if find_text("dead loading process", text):
+        return (
+            f"a process that loads images was ended from outside, perhaps for want of memory "
+            f"({text.splitlines()[0][:120]}); give --data.num_workers 0"
+        )
     if find_text("compiler module", type(error).__module__):
         return f"compiling failed: {text.splitlines()[0]}; leave out --model.compile"
+    if isinstance(error, OSError) and error.errno in WRITE_FAULTS:
+        place = f"to {error.filename}" if error.filename else "all files"
+        return f"cannot write {place}: {error.strerror}; free some space on the disk"
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
     if find_text("slurm tasks", text):

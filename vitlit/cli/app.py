@@ -5,6 +5,7 @@ last lines. A value comes from the first of: flag, --config file, checkpoint, de
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from vitlit.evaluation.prediction_writer import PredictionWriter, feature_of, ma
 from vitlit.evaluation.report import Report, report_place, run_folder_of
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
+from vitlit.fault_tolerance.signals import ending_at_signals
 from vitlit.files import RUNS_FOLDER
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier
@@ -279,7 +281,9 @@ def run_command(args: list[str]) -> None:
     with the same words.
     """
     try:
-        with only_safe_settings(args), Claim() as claim:
+        # A training handles signals itself, once it can save.
+        ending = nullcontext() if args[0] == "fit" else ending_at_signals()
+        with only_safe_settings(args), ending, Claim() as claim:
             VitCLI(args, claim)
     except Stopped:
         leave_group()

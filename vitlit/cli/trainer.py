@@ -69,9 +69,9 @@ class Trainer(pl.Trainer):
         subjects = _subjects(datamodule, count)
         vit, answer = model.vit.to(self.strategy.root_device), self._answer(model.vit)
         about = (subjects, datamodule.preprocess, model.class_names)
-        # Made only once the images are read; an error that leaves it empty removes it.
-        with new_folder(named_or_free(out, EXPLANATION_FOLDER)) as folder:
-            explain_images(vit, *about, folder, fusion=fusion, answer=answer)
+        folder = named_or_free(out, EXPLANATION_FOLDER)
+        with new_folder(folder) as part:
+            explain_images(vit, *about, part, fusion=fusion, answer=answer)
         return folder
 
     def _answer(self, vit: ViT) -> Callable[[Tensor], Tensor]:
@@ -190,16 +190,17 @@ class Trainer(pl.Trainer):
         if datamodule.image_paths is None:
             # Before the folder is made: an empty one beside the class folders would be a class.
             set_up_probe(datamodule, k)
-        with new_folder(named_or_free(out, PROBE_FOLDER)) as folder:
+        folder = named_or_free(out, PROBE_FOLDER)
+        with new_folder(folder) as part:
             if datamodule.image_paths is not None:
-                lines = find_alike(datamodule, extract, folder, query=query)
+                lines = find_alike(datamodule, extract, part, query=query)
             else:
                 about = {
                     "weights": ckpt_path or model.hparams["pretrained"],
                     "layer": layer,
                     "pool": pool,
                 }
-                found = probe_data_set(datamodule, extract, folder, k=k, c=c, about=about)
+                found = probe_data_set(datamodule, extract, part, k=k, c=c, about=about)
                 lines = found.lines
         self._print(*lines, f"wrote       {folder}")
 

@@ -47,6 +47,10 @@ class Collector:
         for column, part in zip(self._columns, row, strict=True):
             column.append(part)
 
+    def __bool__(self) -> bool:
+        """Whether there is any batch."""
+        return bool(self._columns[0])
+
     def rows(self, gather: Gather | None = None) -> Rows:
         """All valid rows, sorted by their places; with ``gather`` those of all processes."""
         columns = [torch.cat(column) for column in self._columns]

@@ -5,6 +5,8 @@ batches of probabilities (B, K) or features (B, D) -> one row for each image, in
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from vitlit.data.batch import Batch
-from vitlit.errors import InputError
-from vitlit.evaluation.inference import Collector
-from vitlit.files import free_path, printable
+from vitlit.errors import InputError, Stopped
+from vitlit.evaluation.inference import Collector, Rows
+from vitlit.files import free_path, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
 from vitlit.model.features import Feature
@@ -29,10 +31,13 @@ PRINTED_ROWS = 10  # predictions that are printed; the file has all of them
 class PredictionWriter(Callback):
     """Writes predictions.csv: one row for each image, in the order they were given.
 
-    Columns: file, class, probability, top5 (``name:probability`` joined by semicolons). Files
-    that cannot be read have no row, and are listed on the screen. out: another path; an existing
-    file or a folder that cannot be written to is refused before anything is computed.
+    Columns: file, class, probability, top5 (``name:probability`` joined by semicolons), error: why
+    the file cannot be read, and then the others are empty. out: another path; an existing file or a
+    folder that cannot be written to is refused before anything is computed. A signal that ends the
+    command leaves the rows so far.
     """
+
+    noun = "predictions"  # what the file holds
 
     def __init__(self, out: str | None, class_names: list[str]) -> None:
         self.class_names = class_names
@@ -74,37 +79,78 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         found = sorted(gather_lists(self._found, trainer.world_size))  # by place: the order given
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
-        bad = self._bad_files(files, len(found), trainer.world_size)
+        bad = self._bad_files(trainer)
+        if not found:
+            way_out = "fix them, or give other images"
+            refuse_bad_images(bad, len(bad), way_out, argument="images")
         if not trainer.is_global_zero:  # only here: gathering needs every process
             return
-        rows = [self._row(files[i], values, classes) for i, values, classes in found]
-        # surrogateescape: names that are not UTF-8 are written as they are on disk
-        with self.path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "class", "probability", "top5"])
-            writer.writerows(rows)
+        rows = self._write(trainer, found, bad)
         self._show(rows)
         print_bad_images(bad, len(rows))
 
-    def _bad_files(self, files: list[str], good: int, world: int) -> list[BadFile]:
-        """The files of all processes that could not be read; raises InputError if none could."""
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write what is done when a signal ends the command."""
+        # of several processes the signal stops each at another batch, so none can gather
+        if not isinstance(exception, Stopped) or trainer.world_size > 1:
+            return
+        if count := self._write_so_far(trainer):
+            total = len(trainer.datamodule.files)  # type: ignore[attr-defined]
+            exception.where = (
+                f"after {count} of {total} images; wrote the {self.noun} of these to {self.path}"
+            )
+
+    def _write_so_far(self, trainer: pl.Trainer) -> int:
+        """Write the rows that are known; returns their number."""
+        if not (self._found or self._bad):  # perhaps even the files are not known yet
+            return 0
+        bad = self._bad_files(trainer)
+        self._write(trainer, sorted(self._found), bad)
+        return len(self._found) + len(bad)
+
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        found: list[tuple[int, list[float], list[int]]],
+        bad: list[BadFile],
+    ) -> list[list[str]]:
+        """Write the table, if there is any row; returns the rows of the images that were read."""
+        files = trainer.datamodule.files  # type: ignore[attr-defined]
+        good = {i: self._row(files[i], values, classes) for i, values, classes in found}
+        rows = good | {file.place: [file.path, "", "", "", file.reason] for file in bad}
+        if rows:
+            # surrogateescape: names that are not UTF-8 are written as they are on disk
+            options: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+            with self._writing() as part, part.open("w", **options) as file:
+                writer = csv.writer(file)
+                writer.writerow(["file", "class", "probability", "top5", "error"])
+                writer.writerows(rows[place] for place in sorted(rows))
+        return list(good.values())
+
+    @contextmanager
+    def _writing(self) -> Iterator[Path]:
+        """Yield a path to write to, whose file becomes that of the command when it is complete."""
+        with replacing(self.path) as part, naming_full_disk(self.path):
+            yield part
+
+    def _bad_files(self, trainer: pl.Trainer) -> list[BadFile]:
+        """The files that could not be read, of all processes."""
+        files = trainer.datamodule.files  # type: ignore[attr-defined]
         # a dict: a row that fills up a batch reports its file a second time
-        reasons = dict(gather_lists(self._bad, world))
-        bad = [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
-        if not good:
-            refuse_bad_images(bad, len(bad), "fix them, or give other images", argument="images")
-        return bad
+        reasons = dict(gather_lists(self._bad, trainer.world_size))
+        return [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
         names = [self.class_names[i] for i in classes]
         top5 = ";".join(f"{name}:{value:.4f}" for name, value in zip(names, values, strict=True))
-        return [file, names[0], f"{values[0]:.4f}", top5]
+        return [file, names[0], f"{values[0]:.4f}", top5, ""]
 
     def _show(self, rows: list[list[str]]) -> None:
         names = [printable(row[0]) for row in rows[:PRINTED_ROWS]]
         width = max(map(len, names))
-        for file, (_, name, probability, _) in zip(names, rows, strict=False):
+        for file, (_, name, probability, *_) in zip(names, rows, strict=False):
             print(f"{file:{width}}  {probability}  {name}")
         if len(rows) > PRINTED_ROWS:
             print(f"… and {len(rows) - PRINTED_ROWS} more")
@@ -143,6 +189,8 @@ def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
 class FeatureWriter(PredictionWriter):
     """Writes features.npz: float32 ``(n, D)`` and the names of their files, in the order given."""
 
+    noun = "features"
+
     def __init__(self, out: str | None) -> None:
         super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
         self._rows = Collector()
@@ -162,12 +210,26 @@ class FeatureWriter(PredictionWriter):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         gather: Any = pl_module.all_gather if trainer.world_size > 1 else None
         rows = self._rows.rows(gather)
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
-        bad = self._bad_files(files, len(rows.sample), trainer.world_size)
+        bad = self._bad_files(trainer)
+        if not len(rows.sample):
+            way_out = "fix them, or give other images"
+            refuse_bad_images(bad, len(bad), way_out, argument="images")
         if not trainer.is_global_zero:
             return
+        self._write_rows(trainer, rows)
+        print(f"{len(rows.sample)} features of {rows.values.shape[1]} numbers")
+        print_bad_images(bad, len(rows.sample))
+
+    def _write_so_far(self, trainer: pl.Trainer) -> int:
+        if not self._rows:
+            return 0
+        rows = self._rows.rows()
+        self._write_rows(trainer, rows)
+        return len(rows.sample)
+
+    def _write_rows(self, trainer: pl.Trainer, rows: Rows) -> None:
+        files = trainer.datamodule.files  # type: ignore[attr-defined]
         names = np.array([files[i] for i in rows.sample.tolist()])
-        with self.path.open("wb") as file:  # by handle: savez would add .npz to another ending
+        # by handle: savez would add .npz to another ending
+        with self._writing() as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, features=rows.values.numpy(), files=names)
-        print(f"{len(names)} features of {rows.values.shape[1]} numbers")
-        print_bad_images(bad, len(names))

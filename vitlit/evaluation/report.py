@@ -29,7 +29,7 @@ from vitlit.evaluation.report_files import (
     write_probabilities,
 )
 from vitlit.evaluation.scoring import Scoring
-from vitlit.files import free_path, relative_path
+from vitlit.files import free_path, relative_path, whole_folder
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
@@ -102,22 +102,18 @@ class Report(Callback):
         self.folder = (
             Path(self.out) if self.out else _report_folder(_report_parent(self.weights), subject)
         )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
-        # bytes of a path that are not UTF-8 become JSON's own escapes
-        (self.folder / METRICS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-        drawn = draw_report(
-            rows, names, calibration, data, title=_figure_title(subject, len(rows.labels))
-        )
-        for name, figure in drawn.items():
-            figure.savefig(self.folder / f"{name}.png")
-        write_mistakes(self.folder / "mistakes.csv", rows, names, data)
-        if rows.values.numel() <= MAX_PROBABILITIES:
-            files = data.splits[data.split].files(rows.sample)
-            write_probabilities(self.folder / "probabilities.npz", rows, names, files)
+        title = _figure_title(subject, len(rows.labels))
+        with whole_folder(self.folder, replace=True) as folder:
+            text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
+            # bytes of a path that are not UTF-8 become JSON's own escapes
+            (folder / METRICS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+            drawn = draw_report(rows, names, calibration, data, title=title)
+            for name, figure in drawn.items():
+                figure.savefig(folder / f"{name}.png")
+            write_mistakes(folder / "mistakes.csv", rows, names, data)
+            if rows.values.numel() <= MAX_PROBABILITIES:
+                files = data.splits[data.split].files(rows.sample)
+                write_probabilities(folder / "probabilities.npz", rows, names, files)
         _log_scores(trainer, module.tested, self.metrics["scores"], drawn)
 
     def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Signals: after the optimiser step in which one came, all processes save and end.
 
-SIGTERM, SIGUSR1, SIGINT to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
+a signal to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
 """
 
 import math
@@ -8,8 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -26,13 +26,14 @@ from vitlit.training.ema import MovingAverage
 from vitlit.training.slurm import requeue
 
 CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
-    (signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()  # Windows has none
+    (signal.SIGUSR1, signal.SIGHUP) if hasattr(signal, "SIGUSR1") else ()  # Windows has neither
 )
 # Within this time a further signal is the same request: SLURM and torchrun both pass signals on.
 SAME_WISH_SECONDS = 1.0
 # If no handler has run for a signal after this time, Python waits in C.
 GRACE_SECONDS = 3.0
 BEFORE_FIRST_STEP = "before the first step; nothing was saved"
+UNFINISHED = "before its end; nothing unfinished was left"
 
 
 class Agreement:
@@ -97,13 +98,12 @@ class Stopping(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may have handlers
             return
-        before = {signum: signal.signal(signum, self._note) for signum in CAUGHT_SIGNALS}
-        try:
-            with watching_signals(self._hear), watching_launcher(self._lose_launcher):
-                yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+        with (
+            handling_signals(self._note),
+            watching_signals(self._hear),
+            watching_launcher(self._lose_launcher),
+        ):
+            yield
 
     def _lose_launcher(self, by_torchrun: bool) -> bool:
         """Act as on SIGTERM, unless a failed collective is about to tell which rank is lost."""
@@ -239,6 +239,51 @@ class Stopping(Callback):
         self._training = False
 
 
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Within it, the handler gets the signals that ask a command to end. In the main thread only.
+
+    SIGHUP stays ignored if it is: by nohup, for a command that outlives its terminal.
+    """
+    before: dict[int, Any] = {}
+    for signum in CAUGHT_SIGNALS:
+        is_hangup = signum == getattr(signal, "SIGHUP", None)
+        if not (is_hangup and signal.getsignal(signum) == signal.SIG_IGN):
+            before[signum] = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+@contextmanager
+def ending_at_signals() -> Iterator[None]:
+    """For a command that trains nothing: a signal raises Stopped, a later one ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may have handlers
+        return
+    own, came = os.getpid(), math.inf
+
+    def end(signum: int, frame: Any) -> None:
+        nonlocal came
+        now, is_first = time.monotonic(), came == math.inf
+        came = min(now, came)
+        if os.getpid() != own:  # a forked loader: its parent ends it, or else the second signal
+            if not is_first:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+        elif is_first:
+            raise Stopped(signum, UNFINISHED)
+        elif now - came > SAME_WISH_SECONDS:
+            _print_now(f"ended by another {signal.Signals(signum).name}")
+            os._exit(128 + signum)
+
+    with handling_signals(end):
+        yield
+
+
 def _print_now(text: str) -> None:
     """Write a line below the bar. ``print`` may not be called in handlers: its lock may be held."""
-    os.write(2, f"\nvitlit: {text}\n".encode())
+    with suppress(OSError):  # the terminal may be gone, as SIGHUP says
+        os.write(2, f"\nvitlit: {text}\n".encode())

@@ -73,11 +73,11 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
 def requeue(signum: int) -> str:
     """Ask SLURM to run the job again after SIGUSR1; returns what happened, to end a message with.
 
-    The text is empty outside SLURM, and for SIGTERM: the job was cancelled, or SLURM requeues a
-    preempted one by itself.
+    The text is empty outside SLURM, and for other signals: after SIGTERM the job was cancelled, or
+    SLURM requeues a preempted one by itself; after SIGHUP a terminal was closed.
     """
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None or signum == signal.SIGTERM:
+    if job is None or signal.Signals(signum).name != "SIGUSR1":  # Windows has no such name
         return ""
     # SLURM_JOB_ID of an array task is a number of its own; ARRAY_TASK requeues this task alone.
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
