@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
@@ -25,6 +26,18 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
     if "val/acc" in trainer.callback_metrics:
         names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
         lines.append(f"reached     {_format_scores(trainer, names)} in the final epoch")
+    elif trainer.limit_val_batches:
+        lines.append(
+            f"validated   not in this command: the training ended at step {trainer.global_step}, "
+            f"before a validation was due"
+        )
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        left = timer.time_remaining() if isinstance(timer, Timer) else None
+        if left is not None and left <= 0:
+            lines.append(
+                f"ended       by --trainer.max_time, after {timer.time_elapsed():.0f} seconds of "
+                f"training, those before it was resumed included; give more to go on"
+            )
     for stopping in trainer.early_stopping_callbacks:
         if stopping.wait_count >= max(1, stopping.patience):
             lines.append(
@@ -36,6 +49,11 @@ def fit_lines(trainer: pl.Trainer) -> list[str]:
         if not isinstance(checkpoint, BestCheckpoint | LastCheckpoint):
             continue
         if not checkpoint.best_model_path:
+            continue
+        if not Path(checkpoint.best_model_path).is_file():
+            lines.append(
+                f"removed     {relative_path(checkpoint.best_model_path)}, by somebody else"
+            )
             continue
         # The best checkpoint comes first in the list, so the next command is about it.
         files.append(relative_path(checkpoint.best_model_path))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, say
 from vitlit.weights import durable_file
 from vitlit.weights.checkpoint import LAST_FILE, LIGHTNING_VERSION, VERSION_KEY, read_content
 
@@ -20,12 +20,19 @@ class DurableIO(TorchCheckpointIO):
     def __init__(self) -> None:
         super().__init__()
         self._written: tuple[int, ...] | None = None  # identity of the last.ckpt that we wrote
+        self._folders: set[Path] = set()  # that we wrote into
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         file = Path(path)
         is_last = file.name == LAST_FILE
+        if file.parent in self._folders and not file.parent.is_dir():
+            say(
+                f"{file.parent} was removed while it was written to; it is made again for "
+                f"{file.name}; what else the run held, such as config.yaml and logs, is lost"
+            )
+        self._folders.add(file.parent)
         # last.ckpt is replaced while the run depends on it, so the one before stays beside it; a
         # damaged file must not replace that good one.
         keep = is_last and self._is_good(file)
