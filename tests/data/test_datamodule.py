@@ -442,7 +442,8 @@ def test_where_an_image_is_cut_says_nothing_about_its_mirroring(photo_folder: Ph
 
 def placed(data: ImageData, **place: Any) -> ImageData:
     """As a trainer would place it: training, rank and world."""
-    data.trainer = SimpleNamespace(**{"global_rank": 0, "world_size": 1, **place})  # type: ignore
+    one = {"global_rank": 0, "world_size": 1, "num_devices": 1}
+    data.trainer = SimpleNamespace(**{**one, **place})  # type: ignore
     return data
 
 

@@ -161,12 +161,12 @@ def test_fit_refuses_before_a_run_begins(
     monkeypatch.chdir(tmp_path)
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(5):
+        for number in range(20):
             READ["turned.png"](tmp_path / "photos" / name / f"{number}.png")
     BAD["half.jpg"](tmp_path / "photos" / "dog" / "x.jpg")
     args = ["fit", "--config=debug.yaml", "--data.dataset=folder", "--data.data_dir=photos"]
     args += ["--data.img_size=32", *SMALL, "--trainer.accelerator=cpu"]
     assert main(args) == 2
-    assert "1 of 11 images cannot be read" in capsys.readouterr().err
+    assert "1 of 41 images cannot be read" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.ckpt")) == []
     assert main([*args, "--data.on_bad_image=skip"]) == 0

@@ -253,8 +253,8 @@ def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        for signum, old in before.items():
-            signal.signal(signum, old)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager
