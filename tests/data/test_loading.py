@@ -131,8 +131,9 @@ print(loaded == len(data.splits["val"]) > 64)
     ("room", "look", "words"),
     [
         ("2m", "", "the main process loads them"),
-        ("5500k", "", "one process loads them"),
-        ("1m", "blind", "num_workers 0"),  # it became full later
+        pytest.param("5500k", "", "one process loads them", marks=pytest.mark.slow),
+        # it became full later
+        pytest.param("1m", "blind", "num_workers 0", marks=pytest.mark.slow),
     ],
 )
 def test_a_container_with_little_shared_memory_never_hangs(

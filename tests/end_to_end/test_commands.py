@@ -444,6 +444,16 @@ def test_a_precision_that_is_given_is_kept(
     assert said.startswith("precision 64-true, as --trainer.precision")
 
 
+def test_a_config_may_name_a_class_by_the_path_it_had_before_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(
+        "trainer: {callbacks: [{class_path: vitlit.history.AttentionPictures}]}\n"
+    )
+    assert main([*FIT, "--config", "debug.yaml", "--config", "own.yaml"]) == 0
+
+
 def test_a_user_callback_and_logger_come_from_the_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
