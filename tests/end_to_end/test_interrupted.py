@@ -31,6 +31,9 @@ WHERE = {  # of each command, a function that is called when it has begun to wri
     "probe --k=1": "vitlit.features.probe._write_data_set",
     "compare": "vitlit.evaluation.compare.comparison_lines",
 }
+SIGNALS = [  # one of a kind is enough for the fast tests
+    one if one == signal.SIGTERM else pytest.param(one, marks=pytest.mark.slow) for one in STATUS
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def sending(signum: signal.Signals, function: Any, *, call: int = 1) -> Callable
     return act
 
 
-@pytest.mark.parametrize("signum", STATUS)
+@pytest.mark.parametrize("signum", SIGNALS)
 @pytest.mark.parametrize("command", WHERE)
 def test_a_command_that_is_stopped_leaves_nothing_unfinished(
     command: str,
@@ -89,7 +92,7 @@ def test_a_command_that_is_stopped_leaves_nothing_unfinished(
     assert signal.getsignal(signum) == before
 
 
-@pytest.mark.parametrize("signum", STATUS)
+@pytest.mark.parametrize("signum", SIGNALS)
 @pytest.mark.parametrize("output", ["probabilities", "features"])
 def test_predictions_of_the_images_so_far_are_kept_and_counted(
     output: str,
@@ -164,7 +167,7 @@ def test_a_command_under_nohup_outlives_its_terminal() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", STATUS)
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_process_and_its_loaders_end_together_without_a_traceback(
     signum: signal.Signals, run: Path, tmp_path: Path
 ) -> None:
