@@ -1,53 +1,22 @@
 """Settings beside published weights: who decides, and what is said."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from timm_weights import folder_of, written
+from torch import Tensor
 
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.cli.from_weights import origins
-
-SMALL: dict[str, Any] = {
-    "img_size": 16,
-    "patch_size": 4,
-    "num_classes": 5,
-    "embed_dim": 64,
-    "depth": 2,
-    "num_heads": 4,
-    "mlp_ratio": 1.5,
-}
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
 
 ONE = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.dataset=digits"]
 ONE += ["--trainer.limit_val_batches=1", "--data.batch_size=4"]
-
-
-def written(file: Path, **changes: Any) -> VisionTransformer:
-    """A model of timm with no parameter at zero, whose bare state dict is saved."""
-    model = VisionTransformer(**{**SMALL, **changes}).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    torch.save(model.state_dict(), file)
-    return model
-
-
-def folder_of(folder: Path, config: dict[str, Any], **changes: Any) -> Path:
-    """The folder of such a model with Hugging Face's settings."""
-    model = written(folder / "bare.pth", **changes)
-    (folder / "bare.pth").unlink()
-    save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "vit", **config}))
-    return folder
 
 
 def test_the_last_place_that_sets_a_value_is_its_origin(tmp_path: Path) -> None:

@@ -125,15 +125,15 @@ print(loaded == len(data.splits["val"]) > 64)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.skipif(not can_mount(), reason="needs a /dev/shm of its own")
 @pytest.mark.parametrize(
     ("room", "look", "words"),
     [
         ("2m", "", "the main process loads them"),
-        pytest.param("5500k", "", "one process loads them", marks=pytest.mark.slow),
-        # it became full later
-        pytest.param("1m", "blind", "num_workers 0", marks=pytest.mark.slow),
+        ("5500k", "", "one process loads them"),
+        ("1m", "blind", "num_workers 0"),  # it became full later
     ],
 )
 def test_a_container_with_little_shared_memory_never_hangs(

@@ -163,6 +163,7 @@ def test_a_process_that_waits_for_others_to_start_is_ended(
     assert errors.read_text().strip() == expected
 
 
+@pytest.mark.slow
 @forked
 @quietly
 def test_a_step_that_takes_long_is_ended_by_a_later_signal_alone(tmp_path: Path) -> None:

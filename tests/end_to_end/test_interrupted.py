@@ -73,7 +73,13 @@ def sending(signum: signal.Signals, function: Any, *, call: int = 1) -> Callable
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-@pytest.mark.parametrize("command", WHERE)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if one.startswith(("probe", "explain")) else [])
+        for one in WHERE
+    ],
+)
 def test_a_command_that_is_stopped_leaves_nothing_unfinished(
     command: str,
     signum: signal.Signals,

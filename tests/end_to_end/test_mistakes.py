@@ -114,6 +114,7 @@ COMMANDS = [  # words, and parts of the message
     ("predict", ["predict needs --ckpt_path"]),
     ("predict --ckpt_path half.ckpt", ["predict needs images", "(--data.images)"]),
     ("explain --count 3", ["explain needs --ckpt_path"]),
+    ("compare", ["compare needs checkpoints", "`vitlit compare A B`"]),
     ("export --format onx", ["format onx is not valid", "did you mean onnx?"]),
     (
         f"{FIT} --trainer.callbacks LearningRateFinder",

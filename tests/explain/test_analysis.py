@@ -2,40 +2,13 @@
 
 import math
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from small_vit import GRID, random_maps, small
 
 from vitlit.explain.analysis import mean_attention_distance, position_similarity, principal_filters
-from vitlit.model.vit import ViT
-
-GRID = (2, 3)
-
-SMALL: dict[str, Any] = {
-    "img_size": [8, 12],
-    "patch_size": 4,
-    "in_chans": 1,
-    "num_classes": 5,
-    "embed_dim": 16,
-    "depth": 3,
-    "num_heads": 2,
-}
-
-
-def small(**changes: Any) -> ViT:
-    """In evaluation mode and float64, with no parameter left at zero."""
-    model = ViT(**{**SMALL, **changes}).double()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def random_maps(*shape: int) -> Tensor:
-    """Rows of positive numbers that sum to 1."""
-    return torch.randn(*shape, dtype=torch.float64).mul(2).softmax(dim=-1)
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 3])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_vit import GRID, SMALL, random_maps, small
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -23,16 +24,6 @@ from vitlit.explain.attribution import (
 )
 from vitlit.model.vit import ViT
 
-GRID = (2, 3)
-SMALL: dict[str, Any] = {
-    "img_size": [8, 12],
-    "patch_size": 4,
-    "in_chans": 1,
-    "num_classes": 5,
-    "embed_dim": 16,
-    "depth": 3,
-    "num_heads": 2,
-}
 POOLS = ["token", "avg"]
 LOOKS: dict[str, Callable[[ViT, Tensor], object]] = {
     "attention_maps": attention_maps,
@@ -45,22 +36,9 @@ def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
 
 
-def small(**changes: Any) -> ViT:
-    """In evaluation mode and float64, with no parameter left at zero."""
-    model = ViT(**{**SMALL, **changes}).double()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
 def images(count: int = 2) -> Tensor:
     draw = torch.Generator().manual_seed(1)
     return torch.randn(count, 1, 8, 12, generator=draw, dtype=torch.float64)
-
-
-def random_maps(*shape: int) -> Tensor:
-    """Rows of positive numbers that sum to 1."""
-    return torch.randn(*shape, dtype=torch.float64).mul(2).softmax(dim=-1)
 
 
 def timm_attention(model: ViT) -> tuple[VisionTransformer, list[Tensor]]:

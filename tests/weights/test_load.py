@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
+from timm_weights import folder_of, written
 from torch import nn
 
 import vitlit
@@ -16,38 +16,10 @@ from vitlit.errors import InputError
 from vitlit.weights.load import load
 from vitlit.weights.pretrained import load_weights
 
-SMALL: dict[str, Any] = {
-    "img_size": 16,
-    "patch_size": 4,
-    "num_classes": 5,
-    "embed_dim": 64,
-    "depth": 2,
-    "num_heads": 4,
-    "mlp_ratio": 1.5,
-}
-
 
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
-
-
-def written(file: Path, **changes: Any) -> VisionTransformer:
-    """A model of timm with no parameter at zero, whose bare state dict is saved."""
-    model = VisionTransformer(**{**SMALL, **changes}).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    torch.save(model.state_dict(), file)
-    return model
-
-
-def folder_of(folder: Path, config: dict[str, Any], **changes: Any) -> Path:
-    """The folder of such a model with Hugging Face's settings."""
-    model = written(folder / "bare.pth", **changes)
-    (folder / "bare.pth").unlink()
-    save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "vit", **config}))
-    return folder
 
 
 def assert_same(reference: nn.Module, model: nn.Module, size: tuple[int, int]) -> None:

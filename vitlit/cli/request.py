@@ -92,9 +92,11 @@ def read_request(
         command_parser.set_defaults(start.defaults())
         args = [*args, *start.words]
     elif command != "fit" and quiet == args:  # --print_config works without a model
+        kinds = "a .ckpt file, a run folder, best or last"
+        if command == "compare":
+            raise InputError(f"compare needs checkpoints: `vitlit compare A B`, each {kinds}")
         raise InputError(
-            f"{command} needs --ckpt_path: a .ckpt file, a run folder, best or last; or "
-            f"--model.pretrained: published weights"
+            f"{command} needs --ckpt_path: {kinds}; or --model.pretrained: published weights"
         )
     config = parser.parse_args(args)
     settings = config[command]

@@ -1,0 +1,32 @@
+"""A small ViT with no parameter at zero, and attention maps that no model made."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitlit.model.vit import ViT
+
+GRID = (2, 3)
+SMALL: dict[str, Any] = {
+    "img_size": [8, 12],
+    "patch_size": 4,
+    "in_chans": 1,
+    "num_classes": 5,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 2,
+}
+
+
+def small(**changes: Any) -> ViT:
+    """In evaluation mode and float64, with no parameter left at zero."""
+    model = ViT(**{**SMALL, **changes}).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def random_maps(*shape: int) -> Tensor:
+    """Rows of positive numbers that sum to 1."""
+    return torch.randn(*shape, dtype=torch.float64).mul(2).softmax(dim=-1)
