@@ -120,7 +120,11 @@ class Failing(Dataset[int]):
         raise self.error
 
 
-@pytest.mark.parametrize("names", [(), ("images",), ("batch_size", "num_workers")], ids=str)
+@pytest.mark.parametrize(
+    "names",
+    [(), ("images",), pytest.param(("batch_size", "num_workers"), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_an_error_of_a_process_that_loads_says_what_it_would_say_here(
     names: tuple[str, ...],
 ) -> None:

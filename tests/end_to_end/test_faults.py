@@ -305,6 +305,7 @@ def fake_scontrol(folder: Path) -> Path:
 ARRAY = {"SLURM_JOB_ID": "71", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3"}
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_once_to_run_the_job_again(tmp_path: Path) -> None:
     tools = fake_scontrol(tmp_path)
     changes = {**ARRAY, "SLURM_JOB_NAME": "bash", "PATH": f"{tools}:{os.environ['PATH']}"}
