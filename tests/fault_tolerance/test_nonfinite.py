@@ -2,14 +2,18 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from trainings import EPOCHS, RUN, newest_run
 
 from vitlit.__main__ import main
 from vitlit.errors import InputError
-from vitlit.fault_tolerance.nonfinite import FiniteUpdates, non_finite
+from vitlit.fault_tolerance.lightning_internals import non_finite, non_finite_by_norm
+from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.training.classifier import Classifier
 from vitlit.training.optim import spread_non_finite
 
@@ -61,6 +65,43 @@ def test_one_number_among_many_is_found(value: float, dtype: torch.dtype) -> Non
     before = [tensor.clone() for tensor in tensors]
     assert non_finite(tensors).item() == (0.0 if math.isfinite(value) else 1.0)
     assert all(map(torch.equal, tensors, before)) == (not math.isnan(value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 3e38, math.inf, -math.inf, math.nan])
+def test_the_check_by_norm_finds_the_same(value: float, dtype: torch.dtype) -> None:
+    tensors = [torch.zeros((), dtype=dtype), torch.randn(33, 65).to(dtype)]
+    tensors[1][7, 5] = value
+    found = non_finite_by_norm(tensors)
+    assert found.dtype == torch.float32
+    assert found.item() == (0.0 if math.isfinite(value) else 1.0)
+
+
+class KernelOfCuda(TorchDispatchMode):
+    """Refuses what the CUDA kernel refuses, and notes the dtypes that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        assert "_local_scalar_dense" not in str(func), "this waits for the device"
+        if "_amp_foreach_non_finite_check_and_unscale_" in str(func):
+            self.dtypes += [tensor.dtype for tensor in args[0]]
+            if torch.bfloat16 in self.dtypes:
+                raise NotImplementedError("not implemented for 'BFloat16'")
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_dtype_is_given_to_a_cuda_kernel_that_lacks_it() -> None:
+    dtypes = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+    with FakeTensorMode(), KernelOfCuda() as kernel:
+        flag = non_finite([torch.ones(3, device="cuda", dtype=dtype) for dtype in dtypes])
+    assert flag.is_cuda
+    assert flag.dtype == torch.float32
+    assert kernel.dtypes == dtypes[1:]
 
 
 def test_a_training_stops_before_the_update_and_says_where(
@@ -124,7 +165,9 @@ def test_a_negative_number_of_skips_is_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize(
+    "precision", ["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
+)
 def test_a_gpu_leaves_the_update_out_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], precision: str
 ) -> None:
