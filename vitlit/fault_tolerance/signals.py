@@ -32,6 +32,9 @@ CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
 SAME_WISH_SECONDS = 1.0
 # If no handler has run for a signal after this time, Python waits in C.
 GRACE_SECONDS = 3.0
+# NCCL's watchdog aborts the process at its timeout. By then the exchange below, which can tell
+# which rank is lost, must have failed.
+NCCL_DELAY = timedelta(minutes=1)
 BEFORE_FIRST_STEP = "before the first step; nothing was saved"
 UNFINISHED = "before its end; nothing unfinished was left"
 
@@ -167,7 +170,9 @@ class Stopping(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
-            set_timeout(self.timeout)  # not earlier: preparing the data may take longer
+            is_nccl = dist.get_backend() == "nccl"
+            # not earlier: preparing the data may take longer
+            set_timeout(self.timeout + NCCL_DELAY if is_nccl else self.timeout)
             self._agreement = Agreement(self.timeout)
         self._training, self._is_first = True, trainer.is_global_zero
 
