@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,22 @@ def test_a_plan_fits_and_no_larger_one_would(room: int, processes: int) -> None:
         assert needed_bytes(Plan(found.processes + 1, 1), size, images) > room
     if found.processes and found.ready == 1:
         assert needed_bytes(Plan(found.processes, 2), size, images) > room
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_are_pinned_for_a_gpu_alone(
+    device: str, pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever there is a GPU: to pin them for a training on the CPU would occupy it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    data = ImageData(patch_size=4)
+    data.setup("validate")
+    assert not data.val_dataloader().pin_memory  # nobody says that it goes to a GPU
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        strategy=strategy, num_devices=1, global_rank=0, world_size=1
+    )
+    assert data.val_dataloader().pin_memory == pinned
 
 
 def photos(root: Path, **settings: Any) -> ImageData:

@@ -235,7 +235,10 @@ class ImageData(pl.LightningDataModule):
 
     def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
         devices = self.trainer.num_devices if self.trainer else 1
-        loader, note = make_loader(split, order, asked=self.num_workers, devices=devices)
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader, note = make_loader(
+            split, order, asked=self.num_workers, devices=devices, pinned=on_gpu
+        )
         if note and note not in self._told:  # training and validation often have the same
             say(note)
             self._told.add(note)

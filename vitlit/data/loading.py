@@ -8,7 +8,6 @@ nobody asks for more. Where it ends, the batch is lost and the training would wa
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -125,11 +124,13 @@ def make_loader(
     *,
     asked: int | None,
     devices: int,
+    pinned: bool = False,
 ) -> tuple[DataLoader[Batch], str]:
     """The loader of a split's batches, and in words what memory made it do; often an empty string.
 
     asked: processes that the user wants; devices: processes of the training on this machine, which
-    share its memory.
+    share its memory; pinned: whether batches go to a GPU. To pin them makes a CUDA context, which
+    takes some hundred megabytes of GPU memory.
     """
     wanted = plan = Plan(wanted_processes(split, asked), READY_BATCHES)
     room, note = shared_memory_room(), ""
@@ -146,7 +147,7 @@ def make_loader(
         collate_fn=share_batch,  # type: ignore[arg-type]  # an item is a batch
         num_workers=plan.processes,
         persistent_workers=plan.processes > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         **options,
     )
     return loader, note
