@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from vitlit.cli.advice import advice
 from vitlit.errors import FOREIGN_TEXTS, ForeignText, find_text, texts_on
 from vitlit.fault_tolerance.heartbeat import is_lost
 
@@ -113,6 +114,11 @@ TORCH_LIBRARIES = "torch/lib/*.so*"
 WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a glob, and the words
     r"^Caught ": ("torch/_utils.py", 'f"Caught {'),
     "out of memory": (TORCH_LIBRARIES, "out of memory"),
+    "CUBLAS_STATUS_ALLOC_FAILED": (TORCH_LIBRARIES, "CUBLAS_STATUS_ALLOC_FAILED"),
+    r"CUDNN_STATUS_\w*ALLOC\w*_FAILED": (
+        "nvidia/cudnn/lib/*.so*",
+        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ),
     "--ntasks=": ("lightning_fabric/plugins/environments/slurm.py", "--ntasks="),
     "given class_path": ("jsonargparse/*.py", "given class_path"),
     "EOF": ("PIL/PngImagePlugin.py", "EOF"),
@@ -169,7 +175,12 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
     ),
     "Tip:": ("pytorch_lightning/trainer/connectors/*/*.py", "Tip:"),
 }
-OF_CUDA = {"NCCL communicator", "Watchdog caught collective"}  # a build for CPUs has none of them
+OF_CUDA = {  # a build for CPUs has none of them
+    "NCCL communicator",
+    "Watchdog caught collective",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    r"CUDNN_STATUS_\w*ALLOC\w*_FAILED",
+}
 
 
 def holds(path: Path, words: str) -> bool:
@@ -192,7 +203,7 @@ def test_the_installed_version_says_it_in_these_words(text: ForeignText) -> None
     package, _, rest = glob.partition("/")
     spec = find_spec(package)
     assert spec is not None
-    folder = Path(str(spec.origin)).parent
+    [folder] = map(Path, spec.submodule_search_locations or [Path(str(spec.origin)).parent])
     assert any(holds(path, words) for path in folder.glob(rest)), f"{fault}, as {text.seen} did"
 
 
@@ -218,4 +229,17 @@ def test_messages_of_lost_processes_are_known(message: str) -> None:
 def test_other_messages_are_not_of_lost_processes() -> None:
     assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert find_text("no memory", "") is None
-    assert len(texts_on("no memory")) == 2
+    assert len(texts_on("no memory")) == 4
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_a_full_gpu_is_told_as_one(message: str) -> None:
+    assert str(advice(RuntimeError(message))).startswith("not enough memory; make --data.batch")

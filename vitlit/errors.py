@@ -173,6 +173,9 @@ FOREIGN_TEXTS = (
     ForeignText("other weights", r"^Error\(s\) in loading state_dict", TORCH),
     ForeignText("no memory", "allocate memory", TORCH),
     ForeignText("no memory", "out of memory", TORCH),
+    ForeignText("no memory", "CUBLAS_STATUS_ALLOC_FAILED", TORCH),
+    # CUDNN_STATUS_ALLOC_FAILED before cuDNN 9, then with INTERNAL_ERROR_DEVICE_ALLOCATION
+    ForeignText("no memory", r"CUDNN_STATUS_\w*ALLOC\w*_FAILED", TORCH),
     ForeignText("compiler module", r"^torch\._dynamo", TORCH),
     ForeignText("compiler module", r"^torch\._inductor", TORCH),
     ForeignText("slurm tasks", "--ntasks=", LIGHTNING),
