@@ -9,7 +9,19 @@ from pathlib import Path
 
 from vitlit.errors import InputError
 
-CONFIGS_FOLDER = Path(str(files("vitlit.configs")))
+CHECKOUT = Path(__file__).parents[2]  # where the package is not installed
+
+
+def _configs_folder() -> Path:
+    try:
+        return Path(str(files("vitlit.configs")))
+    except (
+        ModuleNotFoundError
+    ):  # a source tree, whose configs/ becomes vitlit.configs by installing
+        return CHECKOUT / "configs"
+
+
+CONFIGS_FOLDER = _configs_folder()
 
 
 def shipped_configs() -> list[str]:
