@@ -100,6 +100,15 @@ def test_the_header_says_what_to_type_and_recipes_what_to_expect(name: str) -> N
         assert re.search(expected, text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_states_its_own_global_batch(name: str) -> None:
+    content = yaml.safe_load((CONFIGS_FOLDER / name).read_text())
+    devices = 8 if name == "imagenet.yaml" else 1  # as its first line says
+    accumulated = content["trainer"].get("accumulate_grad_batches", 1)
+    own = content["data"]["batch_size"] * accumulated * devices
+    assert content["recipe"] == {"global_batch": own}
+
+
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("reference/")])
 def test_a_reference_separates_what_is_given_from_what_is_ours(name: str) -> None:
     text = (CONFIGS_FOLDER / name).read_text()

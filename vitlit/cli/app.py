@@ -19,7 +19,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from vitlit.cli.check_settings import (
     check_checkpoints,
     check_early_stopping,
+    check_recipe,
     check_trainer,
+    tell_global_batch,
     warn_of_many_patches,
 )
 from vitlit.cli.final_lines import explain_lines, fit_lines, score_lines, weights_option
@@ -147,6 +149,7 @@ class VitCLI(LightningCLI):
         check_trainer(trainer, self._command)
         check_early_stopping(**settings["early_stopping"])
         check_checkpoints(**settings["checkpoints"])
+        check_recipe(**settings["recipe"])
         check_below_one(**{"ema.decay": settings["ema"]["decay"]})
         self.precision_rule = self.request.precision_rule()
         start = self.request.start  # None: a training from scratch
@@ -164,6 +167,7 @@ class VitCLI(LightningCLI):
                 self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
                 warn_of_many_patches(self.model.vit)
                 self.claim.require_room(self.model, averaged=settings["ema"]["decay"] > 0)
+                tell_global_batch(self.trainer, self.datamodule.batch_size, **settings["recipe"])
             case "test":
                 self.model.configure_scoring(flip=settings["flip"])
             case "predict":

@@ -8,8 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.strategies import StrategyRegistry
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from vitlit.cli.from_weights import ASK_USER
 from vitlit.cli.parser import LINKED
@@ -132,6 +133,37 @@ def warn_of_many_patches(vit: ViT) -> None:
             f"{rows * cols:,} tokens, and attention compares each with each; give a smaller "
             f"--data.img_size (224 by default for a folder) or a larger --model.patch_size"
         )
+
+
+def tell_global_batch(trainer: pl.Trainer, images: int, global_batch: int) -> None:
+    """Say how many images an update is of. images: of one batch; global_batch: of the recipe."""
+    processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+    rank_zero_info(global_batch_line(images, processes, accumulated, global_batch))
+
+
+def global_batch_line(images: int, processes: int, accumulated: int, made_for: int) -> str:
+    """How many images an update is of and, if a recipe was made for others, what to do.
+
+    images: in a batch of one process; made_for: as ``recipe.global_batch``, 0 if unknown.
+    """
+    batches = processes * accumulated
+    line = f"global batch {images * batches:,}"
+    if batches > 1:
+        counted = [f"{processes} processes"] if processes > 1 else []
+        counted += [f"{accumulated} accumulated batches"] if accumulated > 1 else []
+        line += f": {' of '.join([*counted, f'{images:,} images'])}"
+    if made_for in (0, images * batches):
+        return line
+    fitting, rest = divmod(made_for, batches)
+    way = "" if rest else f"--data.batch_size {fitting} for the same, or "
+    return (
+        f"{line}; the recipe was made for {made_for:,}: give {way}a --model.lr that suits this one"
+    )
+
+
+def check_recipe(global_batch: int) -> None:
+    """Refuse a negative number of images."""
+    _check_not_negative("recipe", global_batch=global_batch)
 
 
 def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str) -> None:

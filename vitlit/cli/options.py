@@ -68,6 +68,14 @@ def add_options(parser: LightningArgumentParser) -> None:
 
 def _add_training(parser: LightningArgumentParser) -> None:
     parser.add_argument(
+        "--recipe.global_batch",
+        type=int,
+        default=0,
+        help="Images in an optimiser step for which a recipe's learning rate was chosen: "
+        "data.batch_size times processes times trainer.accumulate_grad_batches. fit says so if its "
+        "own differ; 0 states none.",
+    )
+    parser.add_argument(
         "--early_stopping.patience",
         type=int,
         default=0,
