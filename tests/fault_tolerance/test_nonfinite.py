@@ -165,9 +165,7 @@ def test_a_negative_number_of_skips_is_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(
-    "precision", ["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"]
-)
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"])
 def test_a_gpu_leaves_the_update_out_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], precision: str
 ) -> None:
