@@ -442,7 +442,8 @@ def test_where_an_image_is_cut_says_nothing_about_its_mirroring(photo_folder: Ph
 
 def placed(data: ImageData, **place: Any) -> ImageData:
     """As a trainer would place it: training, rank and world."""
-    one = {"global_rank": 0, "world_size": 1, "num_devices": 1}
+    on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
+    one = {"global_rank": 0, "world_size": 1, "num_devices": 1, "strategy": on_cpu}
     data.trainer = SimpleNamespace(**{**one, **place})  # type: ignore
     return data
 

@@ -15,9 +15,8 @@ CHECKOUT = Path(__file__).parents[2]  # where the package is not installed
 def _configs_folder() -> Path:
     try:
         return Path(str(files("vitlit.configs")))
-    except (
-        ModuleNotFoundError
-    ):  # a source tree, whose configs/ becomes vitlit.configs by installing
+    except ModuleNotFoundError:
+        # a source tree: installing makes its configs/ the package vitlit.configs
         return CHECKOUT / "configs"
 
 
