@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitlit.model.attention import HAS_BF16_UNITS
+from vitlit.model.attention import has_bf16_units
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH = {"cpu": (32, 32, 4), "cuda": (512, 512, 256)}  # of the three shapes
@@ -137,8 +137,7 @@ def main() -> None:
     if args.batch is not None and args.batch < 1:
         parser.error(f"--batch {args.batch} is not positive")
     if args.dtype is None:
-        has_units = args.device == "cuda" or HAS_BF16_UNITS
-        args.dtype = list(DTYPES) if has_units else ["fp32"]
+        args.dtype = list(DTYPES) if has_bf16_units(args.device) else ["fp32"]
     if args.compile is None:
         args.compile = args.device == "cuda" and not args.quick
     if args.quick:

@@ -1,5 +1,6 @@
 """The benchmarks' arithmetic and text, and that their contestants compute the same."""
 
+import importlib
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ import torch
 
 from vitlit.__main__ import main
 
+BENCHMARKS = Path(measure.__file__).parent
 SECONDS = {"timm": [2.0, 4.0, 3.0], "vitlit": [1.0, 4.0, 2.0]}
 
 
@@ -101,6 +103,11 @@ def test_a_script_past_its_limit_is_ended_with_what_it_started(tmp_path: Path) -
 
 def test_the_status_of_a_script_is_passed_on() -> None:
     assert run_all.run([sys.executable, "-c", "raise SystemExit(3)"], minutes=1) == 3
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_finds_what_it_imports(path: Path) -> None:
+    importlib.import_module(path.stem)
 
 
 @pytest.mark.parametrize("name", sorted(set(peers.BUILDERS) - set(peers.OTHER_FUNCTION)))

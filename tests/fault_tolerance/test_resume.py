@@ -164,6 +164,22 @@ def test_a_training_cut_off_at_any_batch_goes_on_bit_for_bit(
         assert numbers(row) == pytest.approx(numbers(other), rel=1e-6, nan_ok=True)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_goes_on_within_an_epoch_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    args = ["--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.deterministic=true"]
+    args += [EPOCHS, *DROPOUT, *AVERAGED, *MIXED]
+    expected = fit(tmp_path / "whole", monkeypatch, *args)
+    recorder.batches, recorder.cut_after = [], 9  # of six in each epoch
+    with pytest.raises(Cut):
+        fit(tmp_path / "cut", monkeypatch, *args)
+    recorder.cut_after = None
+    assert_same(fit(tmp_path / "cut", monkeypatch, *args, "--ckpt_path=last"), expected)
+
+
 @pytest.mark.parametrize("settings", ["averaged", "validated often"])
 def test_a_training_cut_off_in_validation_validates_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder, settings: str

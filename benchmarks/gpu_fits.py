@@ -1,0 +1,94 @@
+"""Trainings of cifar10.yaml as the command line builds them, on random images that need no file.
+
+small or not -> name of a variant, seconds of each epoch, images of an epoch
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from vitlit.cli.app import VitCLI
+from vitlit.data.datamodule import ImageData
+from vitlit.data.splits import Split
+from vitlit.images.image_store import MemoryImages
+from vitlit.training.runs import Claim
+
+FIT = ["fit", "--config", "cifar10.yaml", "--trainer.max_epochs=4"]
+FIT += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SMALL = ["--data.batch_size=8", "--model.depth=1", "--model.embed_dim=12"]
+VARIANTS = {
+    "EMA and checkpoints": (),
+    "no EMA": ("--ema.decay=0",),
+    "no EMA, no checkpoints": ("--ema.decay=0", "--trainer.enable_checkpointing=false"),
+    "compiled": ("--model.compile=true",),
+}
+
+
+class RandomImages(ImageData):
+    """As many images as CIFAR-10 has, of its size, with random pixels."""
+
+    count = 50_000
+
+    def prepare_data(self) -> None: ...
+
+    def setup(self, stage: str) -> None:
+        self.augmentation = self.augmentation.of_run(self.trainer.max_epochs)
+        draw = torch.Generator().manual_seed(0)
+        for name, count in (("train", self.count), ("val", self.count // 10)):
+            pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
+            images = MemoryImages(pixels, torch.arange(count) % 10)
+            self.splits[name] = Split(images, torch.arange(count))
+
+
+class Clock(pl.Callback):
+    """The time from each training epoch's end to the next: validation and checkpoints count."""
+
+    def __init__(self) -> None:
+        self.ends = [time.perf_counter()]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ends = [time.perf_counter()]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        return [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
+
+
+class Cli(VitCLI):
+    """The command line, with random images and a clock."""
+
+    clock: Clock
+
+    def before_fit(self) -> None:
+        self.datamodule.__class__ = RandomImages
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.append(self.clock)
+
+
+def four_epochs(small: bool) -> Iterator[tuple[str, list[float], int]]:
+    """Each variant in turn. Compiling is tried on a GPU alone: a CPU may have no C++ compiler."""
+    RandomImages.count = 160 if small else 50_000
+    before = Path.cwd()
+    for name, options in VARIANTS.items():
+        if name == "compiled" and not torch.cuda.is_available():
+            continue
+        Cli.clock = Clock()
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                with Claim() as claim:
+                    Cli([*FIT, *(SMALL if small else []), *options], claim)
+            finally:
+                os.chdir(before)
+        yield name, Cli.clock.seconds, RandomImages.count

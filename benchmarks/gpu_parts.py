@@ -1,0 +1,322 @@
+"""The parts of ``gpu.py``, each a process: ``python gpu_parts.py PART --out FILE``.
+
+name of a part -> figures by name, written to the file after each of them
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gpu_fits
+import measure
+import torch
+import train_step
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vitlit.augment.pipeline import Augmentation
+from vitlit.data.batch import Batch
+from vitlit.images.preprocess import Preprocess
+from vitlit.model.vit import ViT
+from vitlit.patches import patchify
+from vitlit.training.loss import cross_entropy
+from vitlit.training.optim import parameter_groups
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+ROOT = Path(__file__).parents[1]
+RUN = ["--config=digits.yaml", "--trainer.deterministic=true", "--trainer.max_epochs=6"]
+RUN += ["--trainer.enable_progress_bar=false", "--checkpoints.every_n_steps=5", "--run=own"]
+
+
+class Figures:
+    """What a part found; the file is whole after every figure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.found = path, dict[str, Any]()
+
+    def put(self, name: str, value: Any) -> None:
+        self.found[name] = value
+        beside = self.path.with_suffix(".part")
+        beside.write_text(json.dumps(self.found))
+        beside.replace(self.path)
+
+
+def milliseconds(call: Callable[[], object], rounds: int) -> float:
+    """The median, after two rounds of warm-up."""
+    taken = measure.take_turns({"": call}, rounds=rounds, warmup=2, device=DEVICE)[""]
+    return 1e3 * sorted(taken)[len(taken) // 2]
+
+
+def device(figures: Figures, small: bool) -> None:
+    figures.put("name", measure.device_name(DEVICE, 1))
+    figures.put("versions", f"Python {sys.version.split()[0]}, {measure.packages()}")
+    side = 2**20 if small else 2**30
+    if ON_GPU:
+        figures.put("CUDA, cuDNN", f"{torch.version.cuda}, {torch.backends.cudnn.version()}")
+        free, total = torch.cuda.mem_get_info()
+        figures.put("memory, GiB free of all", f"{free / 2**30:.1f} of {total / 2**30:.1f}")
+        peak = train_step.matmul_peak(torch.bfloat16, DEVICE)
+        figures.put("bf16 product of matrices, TFLOP/s", peak / 1e12)
+    source = torch.zeros(side, dtype=torch.uint8, device=DEVICE)
+    target = torch.empty_like(source)
+    took = milliseconds(lambda: target.copy_(source), 5)
+    figures.put("copy, GB/s read and written", 2 * side / took / 1e6)
+
+
+def tests(figures: Figures, small: bool) -> None:
+    found = "--collect-only" if small else "--durations=5"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", found]
+    result = subprocess.run(
+        [*command, "tests/fault_tolerance", "tests/augment"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    figures.put("failed", [line for line in lines if line.startswith("FAILED")])
+    figures.put("result", lines[-1] if lines else result.stderr[-500:])
+    figures.put("passed", result.returncode == 0)
+
+
+class Step:
+    """A training step of cifar10.yaml, its pieces apart: uint8 images to updated weights."""
+
+    def __init__(self, small: bool) -> None:
+        size, depth = (8, 2) if small else (512, 12)
+        self.size = size
+        self.vit = ViT(
+            img_size=32, patch_size=4, num_classes=10, embed_dim=192, depth=depth, num_heads=3,
+            patch_embed="linear", global_pool="avg", drop_path_rate=0.1,
+        ).to(DEVICE)  # fmt: skip
+        self.augmentation = Augmentation(
+            seed=0, num_classes=10, crop_padding=4, flip=True, auto_augment="randaugment",
+            erasing=0.25, mixup=0.8, cutmix=1.0,
+        )  # fmt: skip
+        one = (0.5, 0.5, 0.5)
+        self.preprocess = Preprocess(
+            in_chans=3, source_size=(32, 32), img_size=(32, 32), mean=one, std=one, invert=False
+        )
+        pixels = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
+        sample = torch.arange(size)
+        whole = torch.ones(size, dtype=torch.bool, device=DEVICE)
+        labels = (sample % 10).to(DEVICE)
+        self.batch = Batch(pixels.to(DEVICE), labels, sample, whole, 0, 0)
+        groups = parameter_groups(self.vit, weight_decay=0.05, decay="matrices")
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+        self.patches, self.targets = self.augment()
+
+    def augment(self) -> tuple[Tensor, Tensor]:
+        x, y = self.augmentation(
+            self.batch.x, self.batch.y, self.batch.address, size=(32, 32),
+            normalise=self.preprocess, cropped=False,
+        )  # fmt: skip
+        return patchify(x, 4), y
+
+    def loss(self) -> Tensor:
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=ON_GPU):
+            return cross_entropy(self.vit(self.patches), self.targets, smoothing=0.1)
+
+    def backward(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss().backward()
+
+    def whole(self) -> None:
+        self.patches, self.targets = self.augment()
+        self.backward()
+        torch.nn.utils.clip_grad_norm_(self.vit.parameters(), 1.0)
+        self.optimizer.step()
+
+
+@contextmanager
+def counted_waits(figures: Figures, name: str) -> Iterator[None]:
+    """Count the places at which the host waits for the device."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if ON_GPU:
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            if ON_GPU:
+                torch.cuda.set_sync_debug_mode("default")
+    texts = [
+        f"{Path(one.filename).name}:{one.lineno}" for one in caught if "sync" in str(one.message)
+    ]
+    figures.put(f"{name}: waits for the device", len(texts) if ON_GPU else None)
+    figures.put(f"{name}: where", sorted(set(texts)))
+
+
+def step(figures: Figures, small: bool) -> None:
+    own, rounds = Step(small), 2 if small else 20
+    figures.put("images", own.size)
+    figures.put("augmentation, ms", milliseconds(own.augment, rounds))
+    with torch.no_grad():
+        figures.put("forward, ms", milliseconds(own.loss, rounds))
+    figures.put("forward and backward, ms", milliseconds(own.backward, rounds))
+    figures.put("optimiser, ms", milliseconds(own.optimizer.step, rounds))
+    averages(figures, own, rounds)
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+    took = milliseconds(own.whole, rounds)
+    figures.put("whole step, ms", took)
+    figures.put("images/s", 1e3 * own.size / took)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if ON_GPU else None
+    figures.put("peak memory, GiB", peak)
+    with counted_waits(figures, "whole step"):
+        own.whole()
+    profiled(figures, own)
+
+
+def averages(figures: Figures, own: Step, rounds: int) -> None:
+    """The moving average: torch's, whose count is on the CPU, and one operation over lists."""
+    model = AveragedModel(own.vit, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    model.n_averaged = model.n_averaged.cpu()
+    figures.put("AveragedModel, ms", milliseconds(lambda: model.update_parameters(own.vit), rounds))
+    weights = [value.detach() for value in own.vit.parameters()]
+    kept = [value.clone() for value in weights]
+    lerp = torch._foreach_lerp_
+    figures.put("one _foreach_lerp_, ms", milliseconds(lambda: lerp(kept, weights, 0.001), rounds))
+
+
+def profiled(figures: Figures, own: Step) -> None:
+    """Launches of a step, and its ten costliest operators."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if ON_GPU else [])
+    with profile(activities=kinds) as found:
+        own.whole()
+        measure.wait(DEVICE)
+    rows = found.key_averages()
+    launches = sum(row.count for row in rows if row.key == "cudaLaunchKernel")
+    figures.put("kernel launches", launches if ON_GPU else None)
+
+    def cost(row: Any) -> float:
+        return float(row.self_device_time_total if ON_GPU else row.self_cpu_time_total)
+
+    top = sorted(rows, key=cost, reverse=True)[:10]
+    figures.put(
+        "profile", [f"{cost(row) / 1e3:.2f} ms, {row.count}x {row.key[:70]}" for row in top]
+    )
+
+
+def compiled(figures: Figures, small: bool) -> None:
+    modes = {"default": {}, "max-autotune": {"mode": "max-autotune-no-cudagraphs"}}
+    for name, options in modes.items():
+        torch.compiler.reset()
+        own = Step(small)
+        # On a CPU without a C++ compiler only the tracing can be tried.
+        own.vit.compile(**(options if ON_GPU else {"backend": "aot_eager"}))
+        start = time.perf_counter()
+        own.backward()
+        measure.wait(DEVICE)
+        figures.put(f"{name}: first step, s", time.perf_counter() - start)
+        took = milliseconds(own.backward, 2 if small else 20)
+        figures.put(f"{name}: forward and backward, ms", took)
+        figures.put(f"{name}: images/s of these", 1e3 * own.size / took)
+
+
+def peers(figures: Figures, small: bool) -> None:
+    # 12 heads and 3 heads, as the tables of train_step.md; timm is the reference there.
+    shape = ["--shape", "32px/4 192x12 h3", "--dtype", "fp32" if small else "bf16"]
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "step.json"
+        command = [sys.executable, str(Path(__file__).parent / "train_step.py"), *shape]
+        command += ["--rounds", "3", "--warmup", "1", "--no-compile", "--json", str(file)]
+        command += ["--batch", "2"] if small else ["--batch", "512"]
+        subprocess.run(command, check=True)
+        for record in json.loads(file.read_text()):
+            figures.put(f"{record['name']}, images/s", record["value"])
+            figures.put(f"{record['name']}, times {record['ratio_to']}", record["ratio"])
+
+
+def fits(figures: Figures, small: bool) -> None:
+    for name, seconds, images in gpu_fits.four_epochs(small):
+        figures.put(f"{name}: seconds of each epoch", [round(one, 3) for one in seconds])
+        figures.put(f"{name}: images/s of the last", images / seconds[-1])
+
+
+def vitlit(folder: Path, *args: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # for equal bits
+    command = [sys.executable, "-m", "vitlit", *args]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True)
+
+
+def fit_in(folder: Path, small: bool) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    tiny = ["--model.embed_dim=12", "--model.depth=1", "--trainer.max_epochs=2"] if small else []
+    return vitlit(folder, "fit", *RUN, *tiny)
+
+
+def last_of(folder: Path) -> Path:
+    return folder / "lightning_logs" / "own" / "checkpoints" / "last.ckpt"
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    return torch.load(last_of(folder), map_location="cpu", weights_only=True)["state_dict"]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(map(torch.equal, first.values(), second.values()))
+
+
+def resume(figures: Figures, small: bool) -> None:
+    with TemporaryDirectory() as name:
+        first, second, third = (Path(name) / word for word in ("first", "second", "third"))
+        for folder in (first, second):
+            figures.put(f"fit, {folder.name}: status", fit_in(folder, small).wait())
+        figures.put("two fits end with the same bits", same(weights_of(first), weights_of(second)))
+        process = fit_in(third, small)
+        while process.poll() is None and not last_of(third).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        figures.put("SIGTERM: status, 143 expected", process.wait())
+        kept = torch.load(last_of(third), map_location="cpu", weights_only=True)
+        figures.put("SIGTERM: stopped after step", kept["global_step"])
+        figures.put("resumed: status", fit_in(third, small).wait())
+        figures.put("resumed: the same bits", same(weights_of(first), weights_of(third)))
+
+
+def commands(figures: Figures, small: bool) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        figures.put("fit: status", fit_in(folder, small).wait())
+        for words in (
+            ["test"],
+            ["explain"],
+            ["export"],
+            ["predict", "--data.images", "explanation"],
+        ):
+            start = time.perf_counter()
+            status = vitlit(folder, *words, "--ckpt_path", str(last_of(folder))).wait()
+            figures.put(f"{words[0]}: status", status)
+            figures.put(f"{words[0]}: s", time.perf_counter() - start)
+
+
+PARTS: dict[str, Callable[[Figures, bool], None]] = {
+    part.__name__: part for part in (device, step, compiled, tests, fits, resume, peers, commands)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--small", action="store_true")
+    args = parser.parse_args()
+    PARTS[args.part](Figures(args.out), args.small)
+
+
+if __name__ == "__main__":
+    main()
