@@ -11,15 +11,12 @@ from collections.abc import Callable
 from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vitlit.augment.branch_free import apply_plan, make_plan
+from vitlit.augment.operation_maths import luma, sample_nearest, wide
+
 Operation = Callable[[Tensor, Tensor], Tensor]
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float64; in float32 on Apple's GPUs, which have no float64."""
-    return x.float() if x.device.type == "mps" else x.double()
 
 
 def _to_bytes(values: Tensor) -> Tensor:
@@ -31,17 +28,8 @@ def _blend(values: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
     """``(1 + magnitude) * values - magnitude * other``: away from other, or towards it."""
     # Torchvision uses add(alpha=...), which rounds once but takes no alpha per image; float64 does
     # the same. Blends of bytes often fall next to a whole number, where a second rounding shows.
-    scaled = _wide(values * (1 + magnitude))
-    return _to_bytes(scaled.add_(_wide(other) * -_wide(magnitude)).float())
-
-
-def _luma(values: Tensor) -> Tensor:
-    """Whole grey values of float32 ``(B, C, H, W)``: ``(B, 1, H, W)``; torchvision's weights."""
-    if values.shape[1] == 1:
-        return values
-    red, green, blue = values.unbind(1)
-    grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
-    return grey.floor_().unsqueeze(1)
+    scaled = wide(values * (1 + magnitude))
+    return _to_bytes(scaled.add_(wide(other) * -wide(magnitude)).float())
 
 
 # Point operations: images (B, C, H, W), magnitude (B,) -> uint8 tables (B, C, 256)
@@ -60,7 +48,7 @@ def _brightness_table(images: Tensor, magnitude: Tensor) -> Tensor:
 def _contrast_table(images: Tensor, magnitude: Tensor) -> Tensor:
     """Away from the image's mean grey by the share ``magnitude``; magnitude in [-1, 1]."""
     # float64 sums of whole numbers are exact at any image size, whatever the order of addition
-    mean = _wide(_luma(images.float())).mean(dim=(1, 2, 3)).float()
+    mean = wide(luma(images.float())).mean(dim=(1, 2, 3)).float()
     return _blend(_values(images), mean.view(-1, 1, 1), magnitude.view(-1, 1, 1))
 
 
@@ -144,7 +132,7 @@ def _translate_y_map(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def _rotate_map(images: Tensor, magnitude: Tensor) -> Tensor:
     """Rotate anticlockwise by ``magnitude`` degrees about the centre."""
-    angle = _wide(magnitude).deg2rad()
+    angle = wide(magnitude).deg2rad()
     cosine, sine = angle.cos(), angle.sin()
     return _maps(xx=cosine, xy=-sine, yx=sine, yy=cosine)
 
@@ -152,12 +140,9 @@ def _rotate_map(images: Tensor, magnitude: Tensor) -> Tensor:
 def _warp(images: Tensor, maps: Tensor) -> Tensor:
     """Fetch each pixel from the nearest source pixel, black outside; maps: ``(B, 2, 3)``."""
     height, width = images.shape[2:]
-    x = (torch.arange(width, device=images.device) - (width - 1) / 2).view(1, 1, 1, -1)
-    y = (torch.arange(height, device=images.device) - (height - 1) / 2).view(1, 1, -1, 1)
     half = torch.tensor([width / 2, height / 2]).view(1, 2, 1)
-    a, b, c = (maps / half.to(images.device, non_blocking=True)).view(-1, 2, 1, 1, 3).unbind(4)
-    grid = (x * a + y * b).add_(c).movedim(1, 3)  # no matmul: TF32 and autocast would round it
-    return _to_bytes(F.grid_sample(images.float(), grid, mode="nearest", align_corners=False))
+    maps = maps / half.to(images.device, non_blocking=True)
+    return _to_bytes(sample_nearest(images.float(), maps))
 
 
 # The operations: images (B, C, H, W), magnitude (B,) -> (B, C, H, W)
@@ -173,7 +158,7 @@ def color(images: Tensor, magnitude: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
     values = images.float()
-    return _blend(values, _luma(values), magnitude.view(-1, 1, 1, 1))
+    return _blend(values, luma(values), magnitude.view(-1, 1, 1, 1))
 
 
 def sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -271,16 +256,29 @@ def _apply_runs(
 def apply_operations(images: Tensor, operations: Tensor, magnitude: Tensor) -> Tensor:
     """Apply operation ``OPERATION_NAMES[operations[i]]`` with ``magnitude[i]`` to image i.
 
-    operations: int64, magnitude: float32, both ``(B,)`` on the CPU, where they are sorted. The
-    images' device only gets index tensors, so the CPU never waits for it.
+    operations: int64, magnitude: float32, both ``(B,)`` on the CPU or the images' device. The host
+    never waits for a device. Both ways give the same pixels: grouping does less arithmetic,
+    the chain launches fewer kernels and has no branches.
     """
+    if is_grouping_faster(images.device.type):
+        return _apply_grouped(images, operations, magnitude)
+    plan = make_plan(OPERATION_NAMES, operations, magnitude, tuple(images.shape[1:]))
+    return apply_plan(images, plan.to(images.device, non_blocking=True))
+
+
+def is_grouping_faster(device: str) -> bool:
+    """Whether images are grouped by operation: on a CPU, where a launch costs little."""
+    return device == "cpu"
+
+
+def _apply_grouped(images: Tensor, operations: Tensor, magnitude: Tensor) -> Tensor:
+    """Sort the images by operation and apply each to its own images; all on the CPU."""
     order, runs = operations.argsort(stable=True), _find_runs(operations)
     back = order.argsort()
-    magnitude = magnitude[order].to(images.device, non_blocking=True)
-    ordered = images.index_select(0, order.to(images.device, non_blocking=True))
+    magnitude, ordered = magnitude[order], images.index_select(0, order)
     for name in _PIXELWISE.keys() & runs.keys():
         run = runs[name]
         ordered[run] = _PIXELWISE[name](ordered[run], magnitude[run])
     _apply_runs(ordered, magnitude, runs, _MAPS, _warp)
     _apply_runs(ordered, magnitude, runs, _TABLES, _look_up)
-    return ordered.index_select(0, back.to(images.device, non_blocking=True))
+    return ordered.index_select(0, back)
