@@ -7,6 +7,7 @@ so they are the same on every device and for every batch size, number of process
 workers, and a run that resumes needs no saved generator.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -79,11 +80,23 @@ def uniform(key: int, index: Tensor, columns: int) -> Tensor:
     key: from :func:`address`; index: int64 ``(B,)``. Returns float32 ``(B, columns)``,
     multiples of 2**-24.
     """
-    rows = _finalise_tensor(index.long() + _signed((key + _GOLDEN) & _MASK))
-    steps = torch.arange(1, columns + 1, device=index.device) * _signed(_GOLDEN)
-    bits = _finalise_tensor(rows[:, None] + steps)
+    return uniform_of_keys({key: columns}, index)[0]
+
+
+def uniform_of_keys(columns: Mapping[int, int], index: Tensor) -> tuple[Tensor, ...]:
+    """:func:`uniform` of several keys at once, which takes a processor hardly longer than one.
+
+    columns: of each key. Returns float32 ``(B, columns)`` for each.
+    """
+    starts = [_signed((key + _GOLDEN) & _MASK) for key in columns]
+    rows = _finalise_tensor(index.long()[:, None] + torch.tensor(starts, device=index.device))
+    widths = list(columns.values())
+    whole = [rows[:, i : i + 1].expand(-1, width) for i, width in enumerate(widths)]
+    steps = [_signed(step * _GOLDEN & _MASK) for width in widths for step in range(1, width + 1)]
+    bits = _finalise_tensor(torch.cat(whole, dim=1) + torch.tensor(steps, device=index.device))
     # The top 24 bits: float32 holds them exactly, so that no draw is rounded up to 1.
-    return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
+    draws = ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
+    return torch.split(draws, widths, dim=1)
 
 
 def permutation(key: int, count: int) -> Tensor:

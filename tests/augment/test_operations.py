@@ -6,7 +6,8 @@ from torch import Tensor
 from torchvision_operations import by_torchvision, noise
 
 from vitlit.augment import operations
-from vitlit.augment.operations import OPERATION_NAMES, apply_operations
+from vitlit.augment.layers import apply_operations
+from vitlit.augment.operations import OPERATION_NAMES
 
 SHEARS, SHIFTS = torch.linspace(-0.99, 0.99, 31), torch.linspace(-32.0, 32.0, 31)
 SHARES = torch.cat([torch.linspace(-0.99, 0.99, 31), torch.linspace(-0.9, 0.9, 31)])

@@ -1,4 +1,4 @@
-"""All augmentation operations as one chain that every image goes through, for devices with launches.
+"""All augmentation operations as one chain that every image goes through: few launches.
 
 images uint8 (B, C, H, W), operations int64 (B,), magnitude float32 (B,) -> uint8 (B, C, H, W)
 
@@ -80,15 +80,16 @@ def make_plan(
 
 def _split(plan: Tensor) -> Plan:
     """The columns of :func:`make_plan`."""
-    return Plan(*plan[:, :9, None, None, None].unbind(1), plan[:, 9:].unflatten(1, (2, 3)))
+    columns = plan[:, :9, None, None, None].unbind(1)
+    return Plan(*columns, plan[:, 9:].view(-1, 2, 3))  # type: ignore[call-arg]  # unbind gives 9
 
 
 def apply_plan(images: Tensor, plan: Tensor) -> Tensor:
     """Do what the plan ``(B, 15)`` of :func:`make_plan` says; both on the images' device."""
     parts = _split(plan)
     values = _blended(images.float(), parts)
-    pixels = values.flatten(2)
-    values = _tables(pixels, parts).gather(2, pixels.long()).view_as(values)
+    places = values.flatten(2).long()
+    values = _tables(places, parts).gather(2, places).view_as(values)
     return sample_nearest(values, parts.maps).to(torch.uint8)
 
 
@@ -115,7 +116,10 @@ def _detail(values: Tensor) -> Tensor:
 
 
 def _tables(pixels: Tensor, plan: Plan) -> Tensor:
-    """What becomes of each byte, whole numbers in float32 ``(B, C, 256)``; pixels ``(B, C, n)``."""
+    """What becomes of each byte, whole numbers in float32 ``(B, C, 256)``.
+
+    pixels: int64 ``(B, C, H*W)``.
+    """
     step, threshold = plan.step.flatten(1)[..., None], plan.threshold.flatten(1)[..., None]
     values = torch.arange(256.0, device=pixels.device)
     values = (values / step).floor_() * step  # (B, 1, 256)
@@ -135,8 +139,8 @@ def _stretched(values: Tensor, low: Tensor, high: Tensor, on: Tensor) -> Tensor:
 def _equalised(tables: Tensor, pixels: Tensor, high: Tensor, on: Tensor) -> Tensor:
     """Tables that flatten each channel's histogram, in PIL's integers."""
     counts = torch.zeros(tables.shape, dtype=torch.int32, device=tables.device)
-    counts.scatter_add_(2, pixels.long(), counts.new_ones(1).expand_as(pixels))
-    step = (pixels.shape[2] - counts.gather(2, high.long())) // 255  # (B, C, 1)
+    counts.scatter_add_(2, pixels, counts.new_ones(1).expand_as(pixels))
+    step = (pixels.shape[2] - counts.gather(2, high)) // 255  # (B, C, 1)
     step = step * on.flatten(1)[..., None].int()
     below = counts.cumsum(dim=2) - counts
     flat = (below + step // 2) // step.clamp(min=1)

@@ -2,7 +2,9 @@
 
 images (B, C, H, W), draws (B, k) in [0, 1) -> images (B, C, H, W)
 
-Each is a pure function of the images and their draws: row i of the draws changes image i alone.
+Each is a pure function of the images and their draws: row i of the draws changes image i alone. It
+is made of two: one turns draws into a plan, a few whole numbers in float32 ``(B, k)``, where the
+draws are; the other does what the plan says, where the images are.
 """
 
 import math
@@ -26,9 +28,19 @@ def random_crop(images: Tensor, draws: Tensor, *, padding: int) -> Tensor:
     draws: ``(B, 2)`` for the vertical and the horizontal offset; each of the ``2*padding + 1``
     offsets is equally likely.
     """
+    return crop_at(images, _sent(crop_plan(draws, padding), images), padding)
+
+
+def crop_plan(draws: Tensor, padding: int) -> Tensor:
+    """Vertical and horizontal offsets ``(B, 2)`` from 0 to ``2*padding``."""
+    return (draws * (2 * padding + 1)).floor()
+
+
+def crop_at(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """The windows at ``offsets`` ``(B, 2)`` of images padded with black, as large as they were."""
     # One index_select of whole rows is faster than gathering single pixels: three times in uint8.
     batch, channels, height, width = images.shape
-    offsets = (draws * (2 * padding + 1)).long().to(images.device, non_blocking=True)
+    offsets = offsets.long()
     padded = F.pad(images, (padding,) * 4)
     planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1)
     rows = (
@@ -42,10 +54,19 @@ def random_crop(images: Tensor, draws: Tensor, *, padding: int) -> Tensor:
 
 def random_flip(images: Tensor, draws: Tensor) -> Tensor:
     """Mirror images horizontally with probability one half; draws: ``(B, 1)``."""
+    return mirror(images, _sent(flip_plan(draws), images))
+
+
+def flip_plan(draws: Tensor) -> Tensor:
+    """1 for the images to be mirrored, else 0: ``(B, 1)``."""
+    return (draws < 0.5).float()
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the images whose row of ``mirrored`` ``(B, 1)`` is not 0."""
     width = images.shape[3]
-    mirrored = (draws < 0.5).to(images.device, non_blocking=True)  # (B, 1)
     cols = torch.arange(width, device=images.device)
-    source = torch.where(mirrored, width - 1 - cols, cols)  # (B, W)
+    source = torch.where(mirrored > 0, width - 1 - cols, cols)  # (B, W)
     return images.gather(3, source[:, None, None].expand(images.shape))
 
 
@@ -54,9 +75,18 @@ def random_rotation(images: Tensor, draws: Tensor, *, degrees: float) -> Tensor:
 
     images: uint8; draws: ``(B, 1)`` for the angle, which is uniform.
     """
-    height, width = images.shape[2:]
+    return rotate_by(images, _sent(rotation_plan(draws, degrees), images))
+
+
+def rotation_plan(draws: Tensor, degrees: float) -> Tensor:
+    """Cosine and sine of each angle: ``(B, 2)``."""
     angle = torch.deg2rad((2 * draws - 1) * degrees)
-    turn = torch.cat([angle.cos(), angle.sin()], dim=1).to(images.device, non_blocking=True)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def rotate_by(images: Tensor, turn: Tensor) -> Tensor:
+    """Rotate uint8 images by the angles with the cosines and sines ``turn`` ``(B, 2)``."""
+    height, width = images.shape[2:]
     cos, sin = turn.view(-1, 2, 1, 1).unbind(1)  # (B, 1, 1)
     x = torch.arange(width, device=images.device) - (width - 1) / 2  # from the centre
     y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2
@@ -65,6 +95,11 @@ def random_rotation(images: Tensor, draws: Tensor, *, degrees: float) -> Tensor:
     grid = torch.stack([(x * cos - y * sin) * (2 / width), (x * sin + y * cos) * (2 / height)], 3)
     rotated = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
     return rotated.round_().to(images.dtype)
+
+
+def _sent(plan: Tensor, images: Tensor) -> Tensor:
+    """The plan on the images' device, without waiting for it."""
+    return plan.to(images.device, non_blocking=True)
 
 
 def _first_that_fits(tried: Tensor, fits: Tensor) -> Tensor:
@@ -130,7 +165,13 @@ def random_resized_crop(
     """
     height, width = images.shape[2:]
     boxes = resized_crop_boxes(draws, height=height, width=width, scale=scale, ratio=ratio)
-    top, left, box_h, box_w = boxes.to(images.device, non_blocking=True).float().unbind(1)
+    return resize_boxes(images, _sent(boxes.float(), images), size)
+
+
+def resize_boxes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut out boxes ``(B, 4)``, rows of top, left, height, width, and resize them to ``size``."""
+    height, width = images.shape[2:]
+    top, left, box_h, box_w = boxes.unbind(1)
     rows = _resampling(top, box_h, full=height, size=size[0])  # (B, H, h)
     cols = _resampling(left, box_w, full=width, size=size[1])  # (B, W, w)
     # Resampling is linear along each axis, so two matrix products resize every image from its own
@@ -169,7 +210,24 @@ def random_erasing(
     scale: range of the share of the area, uniform; ratio: range of height / width, uniform in its
     logarithm. If no try is smaller than the image, nothing is erased.
     """
-    height, width = images.shape[2:]
+    size = (images.shape[2], images.shape[3])
+    plan = erasing_plan(draws, size, probability=probability, scale=scale, ratio=ratio)
+    return erase(images, _sent(plan, images))
+
+
+def erasing_plan(
+    draws: Tensor,
+    size: tuple[int, int],
+    *,
+    probability: float,
+    scale: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+) -> Tensor:
+    """Rectangles ``(B, 4)`` in images of ``size`` (height, width): top, bottom, left, right.
+
+    They have no rows where nothing is erased; see :func:`random_erasing`.
+    """
+    height, width = size
     tries = draws[:, 1 : 2 * BOX_TRIES + 1].double().view(-1, BOX_TRIES, 2)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -182,9 +240,12 @@ def random_erasing(
     place = draws[:, -2:].double()
     top = (place[:, :1] * (height - box_h + 1)).floor()
     left = (place[:, 1:] * (width - box_w + 1)).floor()
-    box = torch.cat([top, top + box_h, left, left + box_w], dim=1).to(
-        images.device, non_blocking=True
-    )
+    return torch.cat([top, top + box_h, left, left + box_w], dim=1).float()
+
+
+def erase(images: Tensor, box: Tensor) -> Tensor:
+    """Set the rectangles ``box`` ``(B, 4)`` of :func:`erasing_plan` to 0."""
+    height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device)
     cols = torch.arange(width, device=images.device)
     inside_rows = (rows >= box[:, :1]) & (rows < box[:, 1:2])  # (B, H)

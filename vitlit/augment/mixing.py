@@ -31,12 +31,26 @@ def mix(
     CutMix's rectangle has its centre anywhere in the image and is clipped at the border; the
     labels are mixed by its clipped area.
     """
-    targets = F.one_hot(labels, num_classes).to(images.dtype)
     if not (mixup or cutmix) or probability == 0:
-        return images, targets
+        return images, soft_targets(labels, num_classes, images.dtype)
+    size = (images.shape[2], images.shape[3])
+    plan = mixing_plan(key, len(labels), size, (mixup, cutmix), probability)
+    plan = plan.to(images.device, non_blocking=True)
+    return mix_as_planned(images, labels, plan, num_classes=num_classes)
+
+
+def soft_targets(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Labels int64 ``(B,)`` as shares of the classes ``(B, num_classes)``: one is 1."""
+    return F.one_hot(labels, num_classes).to(dtype)
+
+
+def mix_as_planned(
+    images: Tensor, labels: Tensor, plan: Tensor, *, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Mix images and labels as the plan ``(B, 6)`` of :func:`mixing_plan` says."""
+    targets = soft_targets(labels, num_classes, images.dtype)
     height, width = images.shape[2:]
-    plan = _plan_mixing(key, len(labels), (height, width), (mixup, cutmix), probability)
-    share, opacity, *box = plan.to(images.device, non_blocking=True).unbind(1)  # each (B,)
+    share, opacity, *box = plan.unbind(1)  # each (B,)
     top, bottom, left, right = (side[:, None] for side in box)
     rows = torch.arange(height, device=images.device)
     cols = torch.arange(width, device=images.device)
@@ -49,7 +63,7 @@ def mix(
     return mixed, torch.lerp(targets.roll(1, 0), targets, shares)
 
 
-def _plan_mixing(
+def mixing_plan(
     key: int, batch: int, size: tuple[int, int], alphas: tuple[float, float], probability: float
 ) -> Tensor:
     """What happens to each image: float32 ``(B, 6)`` on the CPU.

@@ -4,7 +4,7 @@ images uint8 (B, C, H, W) with C 1 or 3, magnitude float32 (B,) -> uint8 (B, C, 
 
 Each is a pure function that does to image i what torchvision.transforms.v2 does to that image alone
 with ``magnitude[i]``: nearest neighbour, black outside. Point operations are tables of 256 values,
-geometric ones are affine maps; :func:`apply_operations` merges those of one batch into one pass.
+geometric ones are affine maps; :func:`apply_grouped` merges those of one batch into one pass.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from vitlit.augment.branch_free import apply_plan, make_plan
 from vitlit.augment.operation_maths import luma, sample_nearest, wide
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -195,7 +194,7 @@ def _geometric(to_map: Operation) -> Operation:
     return lambda images, magnitude: _warp(images, to_map(images, magnitude))
 
 
-# The order matters: apply_operations sorts the images by operation, so that all maps are one slice
+# The order matters: apply_grouped sorts the images by operation, so that all maps are one slice
 # of the batch and all tables another. It also numbers the operations, and policies draw numbers.
 _PIXELWISE: dict[str, Operation] = {"identity": identity, "color": color, "sharpness": sharpness}
 _MAPS: dict[str, Operation] = {
@@ -253,26 +252,11 @@ def _apply_runs(
     images[start:stop] = apply(images[start:stop], torch.cat(made))
 
 
-def apply_operations(images: Tensor, operations: Tensor, magnitude: Tensor) -> Tensor:
+def apply_grouped(images: Tensor, operations: Tensor, magnitude: Tensor) -> Tensor:
     """Apply operation ``OPERATION_NAMES[operations[i]]`` with ``magnitude[i]`` to image i.
 
-    operations: int64, magnitude: float32, both ``(B,)`` on the CPU or the images' device. The host
-    never waits for a device. Both ways give the same pixels: grouping does less arithmetic,
-    the chain launches fewer kernels and has no branches.
+    The images are sorted by operation, and each operation gets its own; all on the CPU.
     """
-    if is_grouping_faster(images.device.type):
-        return _apply_grouped(images, operations, magnitude)
-    plan = make_plan(OPERATION_NAMES, operations, magnitude, tuple(images.shape[1:]))
-    return apply_plan(images, plan.to(images.device, non_blocking=True))
-
-
-def is_grouping_faster(device: str) -> bool:
-    """Whether images are grouped by operation: on a CPU, where a launch costs little."""
-    return device == "cpu"
-
-
-def _apply_grouped(images: Tensor, operations: Tensor, magnitude: Tensor) -> Tensor:
-    """Sort the images by operation and apply each to its own images; all on the CPU."""
     order, runs = operations.argsort(stable=True), _find_runs(operations)
     back = order.argsort()
     magnitude, ordered = magnitude[order], images.index_select(0, order)

@@ -19,24 +19,28 @@ from vitlit.augment.geometric import (
     FLIP_DRAWS,
     RESIZED_CROP_DRAWS,
     ROTATION_DRAWS,
-    random_crop,
-    random_erasing,
-    random_flip,
-    random_resized_crop,
-    random_rotation,
+    crop_plan,
+    erasing_plan,
+    flip_plan,
+    resized_crop_boxes,
+    rotation_plan,
 )
-from vitlit.augment.mixing import mix
+from vitlit.augment.layers import Shape
+from vitlit.augment.mixing import mixing_plan
 from vitlit.augment.policies import (
     AUTO_DRAWS,
     RAND_DRAWS,
     TRIVIAL_DRAWS,
-    auto_augment,
+    Layer,
+    auto_layers,
     check_rand_augment,
-    rand_augment,
-    trivial_augment,
+    rand_layers,
+    trivial_layers,
 )
+from vitlit.augment.setting_checks import check_finite, check_shares, positive_range
+from vitlit.augment.stages import Plan, apply_stages, policy_plan, send_plan
 from vitlit.errors import InputError, check_at_least
-from vitlit.seeding import BatchAddress, Stream, address, uniform
+from vitlit.seeding import BatchAddress, Stream, address, uniform, uniform_of_keys
 
 Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
 # A stage's place is part of its address: new stages go to the end, or every seed changes its draws.
@@ -92,8 +96,8 @@ class Augmentation:
         off_last: dict[str, float] | None = None,
     ) -> None:
         check_at_least(0, crop_padding=crop_padding)
-        _check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
-        _check_shares(erasing=erasing, mix_prob=mix_prob)
+        check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
+        check_shares(erasing=erasing, mix_prob=mix_prob)
         _check_off_last(off_last or {})
         if auto_augment not in get_args(Policy):
             known = ", ".join(get_args(Policy))
@@ -104,10 +108,10 @@ class Augmentation:
         self.seed, self.num_classes = seed, num_classes
         self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
         self.resized_crop = resized_crop is not None
-        self.scale = _range(
+        self.scale = positive_range(
             "resized_crop", [1.0, 1.0] if resized_crop is None else resized_crop, 1.0
         )
-        self.ratio = _range(
+        self.ratio = positive_range(
             "resized_crop_ratio",
             CROP_RATIO if resized_crop_ratio is None else resized_crop_ratio,
             1e4,  # an arbitrary limit, which refuses infinity
@@ -118,6 +122,7 @@ class Augmentation:
         self.mixup, self.cutmix, self.mix_prob = mixup, cutmix, mix_prob
         self.off_last = dict(off_last or {})
         self.epochs: int | None = None  # of the whole run; only of_run knows them
+        self._apply_stages = apply_stages
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise InputError if a setting does not fit images of ``size`` (height, width)."""
@@ -157,16 +162,15 @@ class Augmentation:
         off = math.ceil(round(self.off_last[stage] * self.epochs, 6))
         return epoch < self.epochs - off
 
-    def draws(self, stage: Stage, sample: Tensor, epoch: int, columns: int) -> Tensor:
-        """Draws of a stage for samples int64 ``(B,)``: float32 ``(B, columns)`` in [0, 1)."""
-        key = address(self.seed, Stream.AUGMENT, epoch, STAGES.index(stage))
-        return uniform(key, sample, columns)
+    def _key(self, stage: Stage, epoch: int) -> int:
+        """The key of a stage's draws; each sample has its own row of them."""
+        return address(self.seed, Stream.AUGMENT, epoch, STAGES.index(stage))
 
     def crop_draws(self, sample: Tensor, epoch: int) -> Tensor | None:
         """Draws ``(B, 22)`` of the resized crop for samples ``(B,)``; None if it is off."""
         if not self.resized_crop or not self.is_on("resized_crop", epoch):
             return None
-        return self.draws("resized_crop", sample, epoch, RESIZED_CROP_DRAWS)
+        return uniform(self._key("resized_crop", epoch), sample, RESIZED_CROP_DRAWS)
 
     def __call__(
         self,
@@ -180,96 +184,91 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor]:
         """Augment and normalise images uint8 ``(B, C, h, w)`` with labels ``(B,)``.
 
-        at: the address that the draws follow from; size: (height, width) in pixels of a resized
-        crop; normalise: uint8 ``(B, C, h, w)`` -> float ``(B, C, H, W)``; cropped: whether the
-        loader has done the resized crop. Returns images, and labels ``(B,)`` or soft targets
+        at: the address that the draws follow from; size: (H, W) in pixels; normalise: uint8
+        ``(B, C, h, w)`` -> float ``(B, C, H, W)``; cropped: whether the loader has done the resized
+        crop. Returns images, and labels ``(B,)`` or soft targets
         ``(B, num_classes)``.
         """
-        # Images stay uint8 until they are normalised: a quarter of the memory of float32, and the
-        # operations of the policies are defined on bytes.
-        x = x if cropped else self._resized_crop(x, at, size)
-        x = self._apply_policy(self._apply_geometric(x, at), at)
-        x = self._erase(normalise(x), at)  # after it: erased pixels are 0, the mean
-        return self._apply_mixing(x, y, at)
+        channels, height, width = x.shape[1:]
+        shape, device = (channels, height, width), x.device
+        plan = send_plan(self.plan(at, shape, size, device.type, cropped=cropped), device)
+        return self._apply_stages(
+            x,
+            y,
+            plan,
+            size=size,
+            padding=self.crop_padding,
+            num_classes=self.num_classes if self.mixes else None,
+            normalise=normalise,
+        )
 
-    def _resized_crop(self, x: Tensor, at: BatchAddress, size: tuple[int, int]) -> Tensor:
-        draws = self.crop_draws(at.sample, at.epoch)
-        if draws is None:
-            return x
-        return random_resized_crop(x, draws, size=size, scale=self.scale, ratio=self.ratio)
+    def plan(
+        self,
+        at: BatchAddress,
+        shape: Shape,
+        size: tuple[int, int],
+        device: str,
+        *,
+        cropped: bool = False,
+    ) -> Plan:
+        """What happens to each image of shape (C, h, w), on the CPU, stage by stage.
 
-    def _apply_geometric(self, x: Tensor, at: BatchAddress) -> Tensor:
-        if self.crop_padding and self.is_on("crop", at.epoch):
-            draws = self.draws("crop", at.sample, at.epoch, CROP_DRAWS)
-            x = random_crop(x, draws, padding=self.crop_padding)
-        if self.flip and self.is_on("flip", at.epoch):
-            x = random_flip(x, self.draws("flip", at.sample, at.epoch, FLIP_DRAWS))
-        if self.rotation and self.is_on("rotation", at.epoch):
-            draws = self.draws("rotation", at.sample, at.epoch, ROTATION_DRAWS)
-            x = random_rotation(x, draws, degrees=self.rotation)
-        return x
+        device: type of the device that the images are on; for size and cropped see ``__call__``.
+        """
+        height, width = shape[1:]
+        drawn = self._draws_of_all(at, cropped=cropped)
+        found: dict[str, Tensor] = {}
+        if (draws := drawn.get("resized_crop")) is not None:
+            shapes = {"scale": self.scale, "ratio": self.ratio}
+            boxes = resized_crop_boxes(draws, height=height, width=width, **shapes)
+            found["resized_crop"] = boxes.float()
+            height, width = size
+        if (draws := drawn.get("crop")) is not None:
+            found["crop"] = crop_plan(draws, self.crop_padding)
+        if (draws := drawn.get("flip")) is not None:
+            found["flip"] = flip_plan(draws)
+        if (draws := drawn.get("rotation")) is not None:
+            found["rotation"] = rotation_plan(draws, self.rotation)
+        if (draws := drawn.get("auto_augment")) is not None:
+            layers = self._policy_layers(draws, (height, width))
+            found.update(policy_plan(layers, (shape[0], height, width), device))
+        if (draws := drawn.get("erasing")) is not None:
+            found["erasing"] = erasing_plan(draws, size, probability=self.erasing)
+        # where off_last has ended mixing, targets stay soft, so the loss stays the same function
+        if self.mixes and self.mix_prob and self.is_on("mix", at.epoch):
+            key = address(self.seed, Stream.AUGMENT, at.epoch, STAGES.index("mix"), at.key)
+            alphas = (self.mixup, self.cutmix)
+            found["mix"] = mixing_plan(key, len(at.sample), size, alphas, self.mix_prob)
+        return found
 
-    def _apply_policy(self, x: Tensor, at: BatchAddress) -> Tensor:
-        if self.auto_augment == "none" or not self.is_on("auto_augment", at.epoch):
-            return x
-        columns = {
+    def _draws_of_all(self, at: BatchAddress, *, cropped: bool) -> dict[Stage, Tensor]:
+        """The draws ``(B, k)`` of each stage that is on and has draws of its own."""
+        policies = {
+            "none": 0,
             "autoaugment": AUTO_DRAWS,
             "trivialaugment": TRIVIAL_DRAWS,
             "randaugment": RAND_DRAWS * self.rand_augment["num_ops"],
-        }[self.auto_augment]
-        draws = self.draws("auto_augment", at.sample, at.epoch, columns)
+        }
+        columns: dict[Stage, int] = {
+            "resized_crop": RESIZED_CROP_DRAWS * (self.resized_crop and not cropped),
+            "crop": CROP_DRAWS * (self.crop_padding > 0),
+            "flip": FLIP_DRAWS * self.flip,
+            "rotation": ROTATION_DRAWS * (self.rotation > 0),
+            "auto_augment": policies[self.auto_augment],
+            "erasing": ERASING_DRAWS * (self.erasing > 0),
+        }
+        on = [stage for stage, k in columns.items() if k and self.is_on(stage, at.epoch)]
+        keys = {self._key(stage, at.epoch): columns[stage] for stage in on}
+        return dict(zip(on, uniform_of_keys(keys, at.sample), strict=True)) if on else {}
+
+    def _policy_layers(self, draws: Tensor, size: tuple[int, int]) -> list[Layer]:
         match self.auto_augment:
             case "autoaugment":
-                return auto_augment(x, draws)
+                return auto_layers(draws, size)
             case "trivialaugment":
-                return trivial_augment(x, draws)
+                return trivial_layers(draws)
             case _:
-                return rand_augment(x, draws, **self.rand_augment)
-
-    def _erase(self, x: Tensor, at: BatchAddress) -> Tensor:
-        if not self.erasing or not self.is_on("erasing", at.epoch):
-            return x
-        draws = self.draws("erasing", at.sample, at.epoch, ERASING_DRAWS)
-        return random_erasing(x, draws, probability=self.erasing)
-
-    def _apply_mixing(self, x: Tensor, y: Tensor, at: BatchAddress) -> tuple[Tensor, Tensor]:
-        if not self.mixes:
-            return x, y
-        return mix(
-            x,
-            y,
-            address(self.seed, Stream.AUGMENT, at.epoch, STAGES.index("mix"), at.key),
-            num_classes=self.num_classes,
-            mixup=self.mixup,
-            cutmix=self.cutmix,
-            # called even when off_last has ended mixing: targets stay soft, so the loss stays the
-            # same function
-            probability=self.mix_prob if self.is_on("mix", at.epoch) else 0.0,
-        )
-
-
-def _range(name: str, values: list[float], maximum: float) -> tuple[float, float]:
-    """The (smallest, largest) value of a setting; raises InputError for anything else."""
-    if len(values) != 2 or not 0 < values[0] <= values[1] <= maximum:
-        raise InputError(
-            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {maximum:g}",
-            argument=name,
-        )
-    return values[0], values[1]
-
-
-def _check_finite(**values: float) -> None:
-    for name, value in values.items():
-        if not 0.0 <= value < math.inf:
-            raise InputError(
-                f"{name} {value} is negative or not finite; give 0 or more", argument=name
-            )
-
-
-def _check_shares(**shares: float) -> None:
-    for name, value in shares.items():
-        if not 0.0 <= value <= 1.0:
-            raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)
+                return rand_layers(draws, size, **self.rand_augment)
 
 
 def _check_off_last(off_last: Mapping[str, float]) -> None:

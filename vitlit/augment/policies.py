@@ -7,11 +7,17 @@ probabilities are those of torchvision.transforms.v2. The choices are made on th
 draws are, so nothing waits for the images' device.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from vitlit.augment.operations import OPERATION_NAMES, apply_operations
+from vitlit.augment.layers import apply_operations
+from vitlit.augment.operations import OPERATION_NAMES
 from vitlit.errors import InputError
+
+Size = tuple[int, int]  # height and width of the images, in pixels
+Layer = tuple[Tensor, Tensor]  # of each image: number of its operation (B,), magnitude (B,)
 
 # Columns of draws per image. Another number or order changes the augmentation of every seed.
 RAND_DRAWS = 2  # for each of RandAugment's operations: which one, sign
@@ -56,8 +62,9 @@ _CIFAR10 = (
 )
 
 
-def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> Tensor:
-    """Each operation's magnitudes, weakest first: float32 ``(operations, bins)``.
+@cache
+def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> tuple[tuple[float, ...], ...]:
+    """Each operation's magnitudes, weakest first: of float32, ``(operations, bins)``.
 
     tops: the largest magnitudes of the operations in ``_SIGNED``; bits: the maximum number of bits
     that posterize drops.
@@ -65,12 +72,12 @@ def _magnitudes(bins: int, *, tops: tuple[float, ...], bits: int) -> Tensor:
     rows = {name: torch.linspace(0.0, top, bins) for name, top in zip(_SIGNED, tops, strict=True)}
     rows["posterize"] = (8 - torch.arange(bins) / ((bins - 1) / bits)).round()
     rows["solarize"] = torch.linspace(1.0, 0.0, bins)
-    return torch.stack([rows.get(name, torch.zeros(bins)) for name in OPERATION_NAMES])
+    return tuple(tuple(rows.get(name, torch.zeros(bins)).tolist()) for name in OPERATION_NAMES)
 
 
-def _narrow_magnitudes(bins: int, images: Tensor) -> Tensor:
-    """Magnitudes of AutoAugment and RandAugment: float32 ``(operations, bins)``."""
-    height, width = images.shape[2:]
+def _narrow_magnitudes(bins: int, size: Size) -> tuple[tuple[float, ...], ...]:
+    """Magnitudes of AutoAugment and RandAugment: ``(operations, bins)``."""
+    height, width = size
     # AutoAugment translates by up to 150 pixels of images 331 pixels wide; torchvision scales that
     far = (150.0 / 331.0 * width, 150.0 / 331.0 * height)
     return _magnitudes(bins, tops=(0.3, 0.3, *far, 30.0, 0.9, 0.9, 0.9, 0.9), bits=4)
@@ -106,13 +113,20 @@ def rand_augment(images: Tensor, draws: Tensor, *, num_ops: int = 2, magnitude: 
 
     draws: ``(B, RAND_DRAWS * num_ops)``; magnitude: 0 to 30.
     """
+    return _apply(images, rand_layers(draws, _size(images), num_ops=num_ops, magnitude=magnitude))
+
+
+def rand_layers(draws: Tensor, size: Size, *, num_ops: int, magnitude: int) -> list[Layer]:
+    """What :func:`rand_augment` does to images of this size."""
     check_rand_augment(num_ops, magnitude)
-    draws, table = draws.cpu(), _narrow_magnitudes(MAGNITUDE_BINS, images)
+    draws = draws.cpu()
+    strengths = torch.tensor([row[magnitude] for row in _narrow_magnitudes(MAGNITUDE_BINS, size)])
+    layers = []
     for column in range(0, RAND_DRAWS * num_ops, RAND_DRAWS):
         operations = _pick_number(draws[:, column], _NUM_CHOICES)
-        signed = _sign(table[operations, magnitude], operations, draws[:, column + 1])
-        images = apply_operations(images, operations, signed)
-    return images
+        signed = _sign(strengths[operations], operations, draws[:, column + 1])
+        layers.append((operations, signed))
+    return layers
 
 
 def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
@@ -120,12 +134,17 @@ def trivial_augment(images: Tensor, draws: Tensor) -> Tensor:
 
     draws: ``(B, TRIVIAL_DRAWS)``. Images are translated by up to 32 pixels, whatever their size.
     """
+    return _apply(images, trivial_layers(draws))
+
+
+def trivial_layers(draws: Tensor) -> list[Layer]:
+    """What :func:`trivial_augment` does."""
     tops = (0.99, 0.99, 32.0, 32.0, 135.0, 0.99, 0.99, 0.99, 0.99)
-    table = _magnitudes(MAGNITUDE_BINS, tops=tops, bits=6)
+    table = torch.tensor(_magnitudes(MAGNITUDE_BINS, tops=tops, bits=6))
     which, strength, sign = draws.cpu().unbind(1)
     operations = _pick_number(which, _NUM_CHOICES)
     magnitude = table[operations, _pick_number(strength, MAGNITUDE_BINS)]
-    return apply_operations(images, operations, _sign(magnitude, operations, sign))
+    return [(operations, _sign(magnitude, operations, sign))]
 
 
 def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
@@ -133,9 +152,15 @@ def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
 
     draws: ``(B, AUTO_DRAWS)``.
     """
-    table = _narrow_magnitudes(_AUTO_MAGNITUDE_BINS, images)
+    return _apply(images, auto_layers(draws, _size(images)))
+
+
+def auto_layers(draws: Tensor, size: Size) -> list[Layer]:
+    """What :func:`auto_augment` does to images of this size."""
+    table = torch.tensor(_narrow_magnitudes(_AUTO_MAGNITUDE_BINS, size))
     draws = draws.cpu()
     chosen = _pick_number(draws[:, 0], len(_CIFAR10))
+    layers = []
     for step, (column, sign) in enumerate(((1, 2), (3, 4))):
         names, chances, bins = zip(*(pair[step] for pair in _CIFAR10), strict=True)
         happens = draws[:, column] < torch.tensor(chances)[chosen]
@@ -143,5 +168,15 @@ def auto_augment(images: Tensor, draws: Tensor) -> Tensor:
         # the whole batch in one call: images whose operation does not happen get the identity
         operations = torch.where(happens, planned, OPERATION_NAMES.index("identity"))
         magnitude = table[operations, torch.tensor(bins)[chosen]]
-        images = apply_operations(images, operations, _sign(magnitude, operations, draws[:, sign]))
+        layers.append((operations, _sign(magnitude, operations, draws[:, sign])))
+    return layers
+
+
+def _size(images: Tensor) -> Size:
+    return images.shape[2], images.shape[3]
+
+
+def _apply(images: Tensor, layers: list[Layer]) -> Tensor:
+    for operations, magnitude in layers:
+        images = apply_operations(images, operations, magnitude)
     return images

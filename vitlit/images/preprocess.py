@@ -4,8 +4,9 @@ file -> uint8 (C, h, w) -> batch uint8 (B, C, h, w) -> float (B, C, H, W)
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -79,12 +80,20 @@ class Preprocess:
         channels = 1 if self.in_chans == 1 else 3
         return read_image(path, in_chans=channels, size=self.source_size)
 
+    def on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """The call for images on that device, without state to look up: a compiler can read it."""
+        numbers = _scale_and_shift(self.mean, self.std, self.invert, device)
+        return partial(self._resized_and_normalised, numbers=numbers)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``."""
+        return self.on(x.device)(x)
+
+    def _resized_and_normalised(self, x: Tensor, *, numbers: tuple[Tensor, Tensor]) -> Tensor:
         x = match_channels(x, self.in_chans).float()  # a copy, so it may be changed in place below
         if tuple(x.shape[-2:]) != self.img_size:
             x = F.interpolate(x, self.img_size, mode="bilinear", antialias=True)
-        scale, shift = _scale_and_shift(self.mean, self.std, self.invert, x.device)
+        scale, shift = numbers
         return x.mul_(scale).add_(shift)
 
 

@@ -1,0 +1,31 @@
+"""Checks of the numbers that users give for augmentation; each names the setting and the rule."""
+
+import math
+
+from vitlit.errors import InputError
+
+
+def positive_range(name: str, values: list[float], maximum: float) -> tuple[float, float]:
+    """The (smallest, largest) value of a setting; raises InputError for anything else."""
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= maximum:
+        raise InputError(
+            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {maximum:g}",
+            argument=name,
+        )
+    return values[0], values[1]
+
+
+def check_finite(**values: float) -> None:
+    """Raise InputError for a setting that is negative, infinite or not a number."""
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise InputError(
+                f"{name} {value} is negative or not finite; give 0 or more", argument=name
+            )
+
+
+def check_shares(**shares: float) -> None:
+    """Raise InputError for a setting that is not from 0 to 1."""
+    for name, value in shares.items():
+        if not 0.0 <= value <= 1.0:
+            raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)

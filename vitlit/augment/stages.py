@@ -1,0 +1,79 @@
+"""What the random stages do to a batch once their draws are known: tensors only, no branches.
+
+uint8 (B, C, h, w), plan of each stage float32 (B, k) -> float (B, C, H, W)
+
+On a GPU this is one graph for the compiler: the host decides what happens to each image, sends one
+small tensor, and the device does the rest.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from vitlit.augment.geometric import crop_at, erase, mirror, resize_boxes, rotate_by
+from vitlit.augment.layers import Shape, apply_layer, layer_plan
+from vitlit.augment.mixing import mix_as_planned, soft_targets
+from vitlit.augment.policies import Layer
+
+Plan = Mapping[str, Tensor]  # stage -> what happens to each image (B, k)
+
+
+def policy_plan(layers: list[Layer], shape: Shape, device: str) -> Plan:
+    """The operations of a policy in turn, for images (C, H, W) on this type of device."""
+    if not layers:
+        return {}
+    # all at once: the host spends its time on the number of calls
+    operations, magnitude = (torch.cat(parts) for parts in zip(*layers, strict=True))
+    plans = layer_plan(operations, magnitude, shape, device).chunk(len(layers))
+    return {f"auto_augment/{turn}": plan for turn, plan in enumerate(plans)}
+
+
+def send_plan(plan: Plan, device: torch.device) -> Plan:
+    """The plan on the device: one copy for all stages, which nothing waits for."""
+    if device.type == "cpu" or not plan:
+        return plan
+    packed = torch.cat(list(plan.values()), dim=1)
+    if device.type == "cuda":  # copies from other memory wait for the device
+        packed = packed.pin_memory()
+    columns = [part.shape[1] for part in plan.values()]
+    parts = torch.split(packed.to(device, non_blocking=True), columns, dim=1)
+    return dict(zip(plan, parts, strict=True))
+
+
+def apply_stages(
+    x: Tensor,
+    y: Tensor,
+    plan: Plan,
+    *,
+    size: tuple[int, int],
+    padding: int,
+    num_classes: int | None,
+    normalise: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Do what the plan says to images uint8 ``(B, C, h, w)`` and labels ``(B,)``, and normalise.
+
+    size: (height, width) of a resized crop; padding: of the crop; num_classes: columns of soft
+    targets, None for labels.
+    """
+    # Images stay uint8 until they are normalised: a quarter of the memory of float32, and the
+    # operations of the policies are defined on bytes.
+    if "resized_crop" in plan:
+        x = resize_boxes(x, plan["resized_crop"], size)
+    if "crop" in plan:
+        x = crop_at(x, plan["crop"], padding)
+    if "flip" in plan:
+        x = mirror(x, plan["flip"])
+    if "rotation" in plan:
+        x = rotate_by(x, plan["rotation"])
+    for name in plan:
+        if name.startswith("auto_augment"):
+            x = apply_layer(x, plan[name])
+    x = normalise(x)
+    if "erasing" in plan:  # after normalising: erased pixels are 0, the mean
+        x = erase(x, plan["erasing"])
+    if num_classes is None:
+        return x, y
+    if "mix" in plan:
+        return mix_as_planned(x, y, plan["mix"], num_classes=num_classes)
+    return x, soft_targets(y, num_classes, x.dtype)
