@@ -35,7 +35,7 @@ def send_plan(plan: Plan, device: torch.device) -> Plan:
         return plan
     packed = torch.cat(list(plan.values()), dim=1)
     if device.type == "cuda":  # copies from other memory wait for the device
-        packed = packed.pin_memory()
+        packed = torch.empty(packed.shape, pin_memory=True).copy_(packed)
     columns = [part.shape[1] for part in plan.values()]
     parts = torch.split(packed.to(device, non_blocking=True), columns, dim=1)
     return dict(zip(plan, parts, strict=True))
