@@ -3,25 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
-from torchvision_operations import by_torchvision, noise
+from torchvision_operations import MAGNITUDES, by_torchvision, noise
 
 from vitlit.augment import operations
 from vitlit.augment.layers import apply_operations
 from vitlit.augment.operations import OPERATION_NAMES
 
-SHEARS, SHIFTS = torch.linspace(-0.99, 0.99, 31), torch.linspace(-32.0, 32.0, 31)
-SHARES = torch.cat([torch.linspace(-0.99, 0.99, 31), torch.linspace(-0.9, 0.9, 31)])
-MAGNITUDES = {
-    "shear_x": SHEARS,
-    "shear_y": SHEARS,
-    "translate_x": SHIFTS,
-    "translate_y": SHIFTS,
-    "rotate": torch.linspace(-135.0, 135.0, 31),
-    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), SHARES),
-    "posterize": torch.arange(9.0),
-    "solarize": torch.linspace(0.0, 1.0, 31),
-    **dict.fromkeys(("identity", "autocontrast", "equalize", "invert"), torch.zeros(8)),
-}
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 SHAPES = [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 17, 24), (3, 31, 20), (1, 60, 56)]
 

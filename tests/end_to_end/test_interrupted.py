@@ -136,7 +136,7 @@ def test_a_signal_before_the_first_image_writes_no_predictions(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    place = "vitlit.data.datamodule.find_images"
+    place = "vitlit.data.splits.find_images"
     monkeypatch.setattr(place, sending(signal.SIGTERM, lambda *args: []))
     images = f"--data.images={run / 'photos'}"
     assert main([*words_of(run, "predict"), images]) == 143

@@ -1,10 +1,24 @@
-"""Operations of torchvision on one image, and noise to apply them to."""
+"""Operations of torchvision on one image, magnitudes for them, and noise to apply them to."""
 
 import math
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
+
+SHEARS, SHIFTS = torch.linspace(-0.99, 0.99, 31), torch.linspace(-32.0, 32.0, 31)
+SHARES = torch.cat([torch.linspace(-0.99, 0.99, 31), torch.linspace(-0.9, 0.9, 31)])
+MAGNITUDES = {
+    "shear_x": SHEARS,
+    "shear_y": SHEARS,
+    "translate_x": SHIFTS,
+    "translate_y": SHIFTS,
+    "rotate": torch.linspace(-135.0, 135.0, 31),
+    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), SHARES),
+    "posterize": torch.arange(9.0),
+    "solarize": torch.linspace(0.0, 1.0, 31),
+    **dict.fromkeys(("identity", "autocontrast", "equalize", "invert"), torch.zeros(8)),
+}
 
 
 def by_torchvision(name: str, image: Tensor, magnitude: float) -> Tensor:

@@ -227,7 +227,7 @@ def test_loss_and_rate_are_logged_where_the_logger_writes_them(tmp_path: Path) -
 
 
 def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitlit.training.classifier.COMPILER", "aot_eager")
+    monkeypatch.setattr("vitlit.training.compiling.COMPILER", "aot_eager")
     runs = []
     for compiled in (False, True):
         torch.manual_seed(0)
@@ -242,7 +242,7 @@ def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch)
 def test_the_cost_of_compiling_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vitlit.training.classifier.COMPILER", "aot_eager")
+    monkeypatch.setattr("vitlit.training.compiling.COMPILER", "aot_eager")
     with caplog.at_level("INFO"):
         fit(Classifier(**SIZE, compile=True), digits(), max_steps=2, limit_val_batches=0)
     assert len([text for text in caplog.messages if "first step took" in text]) == 1
@@ -347,7 +347,7 @@ def test_a_cosine_without_an_end_is_refused() -> None:
 
 def test_a_compiler_that_fails_is_a_short_message() -> None:
     error = InductorError(RuntimeError("no compiler found"), None)
-    assert "leave out --model.compile" in (advice(error) or "")
+    assert "give --model.compile false" in (advice(error) or "")
 
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 0.8}])

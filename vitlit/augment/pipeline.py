@@ -122,7 +122,6 @@ class Augmentation:
         self.mixup, self.cutmix, self.mix_prob = mixup, cutmix, mix_prob
         self.off_last = dict(off_last or {})
         self.epochs: int | None = None  # of the whole run; only of_run knows them
-        self._apply_stages = apply_stages
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise InputError if a setting does not fit images of ``size`` (height, width)."""
@@ -181,18 +180,19 @@ class Augmentation:
         size: tuple[int, int],
         normalise: Callable[[Tensor], Tensor],
         cropped: bool = False,
+        apply: Callable[..., tuple[Tensor, Tensor]] = apply_stages,
     ) -> tuple[Tensor, Tensor]:
         """Augment and normalise images uint8 ``(B, C, h, w)`` with labels ``(B,)``.
 
         at: the address that the draws follow from; size: (H, W) in pixels; normalise: uint8
         ``(B, C, h, w)`` -> float ``(B, C, H, W)``; cropped: whether the loader has done the resized
-        crop. Returns images, and labels ``(B,)`` or soft targets
-        ``(B, num_classes)``.
+        crop; apply: apply_stages, perhaps compiled. Returns images, and labels ``(B,)`` or soft
+        targets ``(B, num_classes)``.
         """
         channels, height, width = x.shape[1:]
         shape, device = (channels, height, width), x.device
         plan = send_plan(self.plan(at, shape, size, device.type, cropped=cropped), device)
-        return self._apply_stages(
+        return apply(
             x,
             y,
             plan,

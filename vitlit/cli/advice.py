@@ -37,7 +37,7 @@ def advice(error: Exception) -> str | None:
             f"({text.splitlines()[0][:120]}); give --data.num_workers 0"
         )
     if find_text("compiler module", type(error).__module__):
-        return f"compiling failed: {text.splitlines()[0]}; leave out --model.compile"
+        return f"compiling failed: {text.splitlines()[0]}; give --model.compile false"
     if isinstance(error, OSError) and error.errno in WRITE_FAULTS:
         place = f"to {error.filename}" if error.filename else "all files"
         return f"cannot write {place}: {error.strerror}; free some space on the disk"

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
+from vitlit.augment.stages import apply_stages
 from vitlit.data.batch import Batch
 from vitlit.data.catalog import SOURCES, DatasetName, check_class_count, check_dataset
 from vitlit.data.csv_labels import check_label_names, label_names
@@ -22,14 +23,14 @@ from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import data_identity, split_rule
 from vitlit.data.loading import make_loader
+from vitlit.data.resident import ResidentPixels
 from vitlit.data.sampler import EvalOrder, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_record import SplitRecord
-from vitlit.data.splits import CroppedSplit, FoundFiles, Split
+from vitlit.data.splits import CroppedSplit, Split, found_files
 from vitlit.data.stratify import check_fractions, tell_repeats
 from vitlit.errors import InputError, check_at_least, say
-from vitlit.images.bad_images import OnBadImage, say_unread
-from vitlit.images.find_images import find_images
+from vitlit.images.bad_images import OnBadImage
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import Preprocess, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
@@ -142,6 +143,7 @@ class ImageData(pl.LightningDataModule):
         self._record: dict[str, Tensor] = {}
         self._split_builder = SplitBuilder.of(self.hparams, size=self.preprocess.source_size)
         self._told: set[str] = set()  # notes on loading
+        self._resident, self._apply_stages = ResidentPixels(), apply_stages
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:
@@ -218,13 +220,9 @@ class ImageData(pl.LightningDataModule):
     def _predict_split(self) -> Split:
         if not self.image_paths:
             raise InputError("predict needs images; give files or folders", argument="images")
-        unread: list[str] = []
-        self.files = find_images(self.image_paths, unread)
-        say_unread(unread)
-        labels = torch.full((len(self.files),), -1)  # unknown
-        channels = 1 if self.in_chans == 1 else 3
-        images = FileImages(self.files, labels, in_chans=channels, size=self.preprocess.source_size)
-        return FoundFiles(images, torch.arange(len(labels)))
+        split = found_files(self.image_paths, self.in_chans, self.preprocess.source_size)
+        self.files = split.images.paths
+        return split
 
     @property
     def place(self) -> dict[str, int]:
@@ -246,6 +244,7 @@ class ImageData(pl.LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         split = self.splits[name]
+        split = self._resident.hold(split, self.trainer) if name == "val" else split
         order = EvalOrder(len(split), batch_size=self.batch_size, **self.place)
         return self.loader(split, order)
 
@@ -254,6 +253,7 @@ class ImageData(pl.LightningDataModule):
         if isinstance(split.images, FileImages):
             # files keep their resolution for the crop, so it happens where they are decoded
             split = CroppedSplit(split.images, split.members, self.augmentation)
+        split = self._resident.hold(split, self.trainer)
         tell_repeats(len(split), self.batch_size, self.place["world"])
         order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
         return self.loader(split, order)
@@ -277,7 +277,12 @@ class ImageData(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training  # False in validation
+        batch = self._resident.gather(batch, self.splits.get("train" if training else "val"))
         return self.transform(batch, augment=training)
+
+    def compile_augmentation(self, **options: Any) -> None:
+        """Compile the stages of the augmentation; options: those of torch.compile."""
+        self._apply_stages = torch.compile(apply_stages, dynamic=False, **options)
 
     def transform(self, batch: Batch, *, augment: bool) -> Batch:
         """A loader's batch (uint8 images) to a step's batch (float patches or images)."""
@@ -287,8 +292,9 @@ class ImageData(pl.LightningDataModule):
                 batch.y,
                 batch.address,
                 size=self.preprocess.img_size,
-                normalise=self.preprocess,
+                normalise=self.preprocess.on(batch.x.device),
                 cropped=isinstance(self.splits["train"].images, FileImages),
+                apply=self._apply_stages,
             )
             batch = batch._replace(x=x, y=y)
         else:

@@ -16,6 +16,8 @@ from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch, Order
 from vitlit.data.stratify import stratified_part
 from vitlit.files import printable
+from vitlit.images.bad_images import say_unread
+from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages, Images, file_paths, is_among
 
 
@@ -118,3 +120,16 @@ class FoundFiles(Split):
             order.key,
             [(file.place, file.reason) for file in bad],
         )
+
+
+def found_files(paths: Sequence[str], in_chans: int, size: tuple[int, int]) -> FoundFiles:
+    """The image files among files and folders, for a model of ``in_chans`` channels.
+
+    size: (height, width) at which they are decoded.
+    """
+    unread: list[str] = []
+    files = find_images(paths, unread)
+    say_unread(unread)
+    labels = torch.full((len(files),), -1)  # unknown
+    images = FileImages(files, labels, in_chans=1 if in_chans == 1 else 3, size=size)
+    return FoundFiles(images, torch.arange(len(labels)))

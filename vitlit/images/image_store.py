@@ -72,8 +72,12 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows of ``pixels`` that hold the samples ``indices``, both int64 ``(B,)``."""
+        return indices if self._rows is None else self._rows[indices]
+
     def gather(self, indices: Tensor) -> Tensor:
-        return self.pixels[indices if self._rows is None else self._rows[indices]]
+        return self.pixels[self.rows(indices)]
 
 
 class FileImages:

@@ -17,12 +17,11 @@ from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.vit import ViT
 from vitlit.seeding import seed_dropout
+from vitlit.training.compiling import CompileMode, compile_training, should_compile
 from vitlit.training.loss import balanced_weights, cross_entropy
 from vitlit.training.optim import freeze, parameter_groups, schedule_factor, spread_non_finite
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
-
-COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 DecayName = Literal["matrices", "all"]
@@ -55,8 +54,9 @@ class Classifier(Scoring):
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
-        compile: Compile the model for training with torch.compile; the first step then takes
-            up to a few minutes.
+        compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
+            the first step then takes minutes. By default where a GPU has long to train.
+        compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
         class_names: Names in the order of the labels, from the data.
     """
 
@@ -80,7 +80,8 @@ class Classifier(Scoring):
         layer_decay: float = 1.0,
         freeze_blocks: int = 0,
         pretrained: str | None = None,
-        compile: bool = False,
+        compile: bool | None = None,
+        compile_mode: CompileMode = "default",
         class_names: list[str] | None = None,
         **vit: Any,
     ) -> None:
@@ -90,6 +91,7 @@ class Classifier(Scoring):
         check_choice(get_args(DecayName), decay=decay)
         check_choice(get_args(ScheduleName), schedule=schedule)
         check_choice(get_args(ClassWeightsName), class_weights=class_weights)
+        check_choice(get_args(CompileMode), compile_mode=compile_mode)
         if not 0 < lr < math.inf:
             raise InputError(f"lr {lr} is not positive; give another", argument="lr")
         if not 0 <= min_lr <= lr:
@@ -166,10 +168,11 @@ class Classifier(Scoring):
         if stage == "fit" and self.hparams["class_weights"] == "balanced":
             labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
             self.class_weights.copy_(balanced_weights(labels, self.num_classes))
-        if stage == "fit" and self.hparams["compile"]:
-            # In place: torch.compile(vit) would wrap it, and put _orig_mod into every key.
-            self.vit.compile(backend=COMPILER)
-            self._compiling = True
+
+    def on_fit_start(self) -> None:  # after setup the device and the number of steps are known
+        self._compiling = should_compile(self.hparams["compile"], self.vit, self.trainer)
+        if self._compiling:
+            compile_training(self.vit, self.trainer, self.hparams["compile_mode"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self._compiling:
@@ -177,8 +180,7 @@ class Classifier(Scoring):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self._compiling:
-            self._compiling = False
-            spent = time.monotonic() - self._start
+            self._compiling, spent = False, time.monotonic() - self._start
             rank_zero_info(f"compiled the model: the first step took {spent:.0f} s")
 
     def on_train_epoch_start(self) -> None:

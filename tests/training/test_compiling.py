@@ -1,0 +1,107 @@
+"""When a training is compiled, and that no variant of the model breaks the compiler's graph."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Timer
+
+from vitlit.model.vit import ViT
+from vitlit.training import compiling
+from vitlit.training.compiling import eager_seconds, is_worthwhile, should_compile, training_seconds
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cifar10.yaml": {"patch_embed": "linear", "global_pool": "avg", "drop_path_rate": 0.1},
+    "class token": {"global_pool": "token", "reg_tokens": 2},
+    "conv": {"patch_embed": "conv", "pos_embed": "sincos2d"},
+    "conv_stem": {"patch_embed": "conv_stem", "global_pool": "seq"},
+    "shifted": {"patch_embed": "shifted", "attention": "lsa"},
+    "gpsa": {"attention": "gpsa", "gpsa_blocks": 1},
+    "rope": {"pos_embed": "rope", "qkv_bias": False},
+    "LayerScale": {"init_values": 1e-5, "act": "gelu_tanh"},
+    "dropout": {"drop_rate": 0.1, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1},
+    "attention dropout": {"attn_drop_rate": 0.1, "pos_embed": "none", "class_token": True},
+}
+SIZE = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+def small(**changes: Any) -> ViT:
+    return ViT(**{**SIZE, "num_classes": 5, **changes})
+
+
+def trainer(device: str = "cuda", steps: float = 1e6, **changes: Any) -> Any:
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    defaults = {
+        "estimated_stepping_batches": steps,
+        "global_step": 0,
+        "accumulate_grad_batches": 1,
+        "callbacks": [],
+        "datamodule": SimpleNamespace(batch_size=64),
+        "strategy": strategy,
+    }
+    return SimpleNamespace(**{**defaults, **changes})
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds", "answer"),
+    [("cuda", 299.0, False), ("cuda", 300.0, True), ("cpu", 1e9, False), ("mps", 1e9, False)],
+)
+def test_long_trainings_on_a_gpu_are_worth_compiling(
+    device: str, seconds: float, answer: bool
+) -> None:
+    assert is_worthwhile(device, seconds) is answer
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_option_decides_where_it_is_given(asked: bool, device: str) -> None:
+    assert should_compile(asked, small(), trainer(device)) is asked
+
+
+def test_the_choice_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiling, "missing_tool", lambda: "")
+    with caplog.at_level(logging.INFO):
+        assert should_compile(None, small(), trainer())
+        assert not should_compile(None, small(), trainer(steps=10))
+        assert not should_compile(None, small(), trainer("cpu"))
+    assert len([text for text in caplog.messages if "compile false prevents it" in text]) == 1
+
+
+def test_a_machine_without_a_compiler_trains_without_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    with caplog.at_level(logging.INFO):
+        assert not should_compile(None, small(), trainer())
+    assert "C compiler" in caplog.text or "triton" in caplog.text
+
+
+def test_a_training_is_as_long_as_what_is_left_of_it() -> None:
+    step = eager_seconds(small(), 64)
+    assert training_seconds(small(), trainer(steps=500, global_step=200)) == 300 * step
+    both = trainer(steps=500, accumulate_grad_batches=4)
+    assert training_seconds(small(), both) == 2000 * step
+    limit = Timer(duration={"seconds": 7})
+    assert training_seconds(small(), trainer(callbacks=[limit])) == 7
+
+
+def test_the_arithmetic_of_a_step_is_that_of_its_matrices() -> None:
+    with torch.device("meta"):
+        vit = ViT(img_size=224, patch_size=16, embed_dim=768, depth=12)
+    # 86 million weights, 197 tokens, 6 operations for each pair: Dosovitskiy et al., 2021, table 1
+    assert eager_seconds(vit, 1000) * 1e14 == pytest.approx(6 * 86e6 * 197 * 1000, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_one_graph_for_the_compiler(name: str) -> None:
+    torch.compiler.reset()
+    model = small(**VARIANTS[name]).train()
+    x = torch.randn(3, 3, 8, 8)
+    model.compile(backend="aot_eager", fullgraph=True)
+    model(x).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())

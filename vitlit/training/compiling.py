@@ -1,0 +1,93 @@
+"""Whether a training is compiled, and what: the model, and on a GPU its augmentation.
+
+option, model, device, steps of the training -> yes or no, said once
+"""
+
+import importlib.util
+import math
+import os
+import shutil
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.utilities import rank_zero_info
+
+from vitlit.model.vit import ViT
+
+COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
+
+CompileMode = Literal["default", "max-autotune"]
+# CUDA graphs would need batches at fixed addresses; loaders and mixing make new ones.
+MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
+# Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about
+# 60 kernels for each block, 8 microseconds each, and big ones run at 100 TFLOP/s.
+SECONDS_A_BLOCK, FLOPS_A_SECOND = 60 * 8e-6, 1e14
+WORTHWHILE_SECONDS = 300.0  # compiling takes one or two minutes, and saves about half of each step
+
+
+def eager_seconds(vit: ViT, images: int) -> float:
+    """A guess of what a training step takes on a GPU without compiling; images: of a batch."""
+    tokens = math.prod(vit.grid_size) + vit.num_prefix_tokens
+    weights = sum(weight.numel() for weight in vit.parameters() if weight.ndim > 1)
+    arithmetic = 6 * weights * tokens * images / FLOPS_A_SECOND  # 2 forward, 4 backward
+    return max(vit.config["depth"] * SECONDS_A_BLOCK, arithmetic)
+
+
+def is_worthwhile(device: str, seconds: float) -> bool:
+    """Whether a training that would take so long without it is compiled if nobody decides.
+
+    device: its type. Only on GPUs: on a CPU, minutes of compiling gain a tenth.
+    """
+    return device == "cuda" and seconds >= WORTHWHILE_SECONDS
+
+
+def missing_tool() -> str:
+    """What compiling for a GPU needs and this machine lacks; empty if nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton"
+    compilers = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    return "" if any(name and shutil.which(name) for name in compilers) else "a C compiler"
+
+
+def should_compile(asked: bool | None, vit: ViT, trainer: pl.Trainer) -> bool:
+    """Whether to compile: as asked, or else by :func:`is_worthwhile`; says what it chose itself."""
+    if asked is not None:
+        return asked
+    device = trainer.strategy.root_device.type
+    if device != "cuda":
+        return False
+    seconds = training_seconds(vit, trainer)
+    if not is_worthwhile(device, seconds):
+        return False
+    if tool := missing_tool():
+        rank_zero_info(f"the model is not compiled, which would be faster: there is no {tool}")
+        return False
+    rank_zero_info(
+        "the model and its augmentation are compiled, since this training is long; compile false "
+        "prevents it"
+    )
+    return True
+
+
+def training_seconds(vit: ViT, trainer: pl.Trainer) -> float:
+    """A guess of what is left of the training without compiling; infinite if it has no end."""
+    steps = trainer.estimated_stepping_batches - trainer.global_step
+    batches = steps * trainer.accumulate_grad_batches
+    size = getattr(trainer.datamodule, "batch_size", 1)  # type: ignore[attr-defined]
+    left = [batches * eager_seconds(vit, size)]
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(timer, Timer) and (limit := timer.time_remaining()) is not None:
+            left.append(limit)
+    return min(left)
+
+
+def compile_training(vit: ViT, trainer: pl.Trainer, mode: CompileMode) -> None:
+    """Compile the model in place, and on a GPU the augmentation of the data."""
+    options: dict[str, Any] = {"backend": COMPILER, "mode": MODES[mode]}
+    # In place: torch.compile(vit) would wrap it, and put _orig_mod into every key.
+    vit.compile(**options)
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    # on a CPU the augmentation groups images by operation, which no compiler can
+    if trainer.strategy.root_device.type == "cuda" and hasattr(data, "compile_augmentation"):
+        data.compile_augmentation(**options)
