@@ -1,0 +1,143 @@
+"""JPEG files against Pillow's decoder: the same pixels, or left to Pillow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlit.images import image_io, jpeg
+from vitlit.images.image_io import ImageInputError, read_crop, read_image
+
+SIZE = 59, 77  # no multiple of the blocks that JPEG files are made of
+KINDS: dict[str, dict[str, Any]] = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "progressive": {"progressive": True},
+    "restart": {"restart_marker_blocks": 3},
+}
+
+
+def photo() -> Image.Image:
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(SIZE[::-1], Image.Resampling.BICUBIC)
+
+
+def decoded_fast(path: Path) -> torch.Tensor | None:
+    with Image.open(path) as image:
+        return jpeg.decode_full_size(path, image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_pillow(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.jpg"
+    photo().save(path, quality=90, **KINDS[kind])
+    expected = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    fast = decoded_fast(path)
+    assert fast is not None  # torchvision's library was found: the comparison is one
+    assert torch.equal(fast, expected)
+    assert torch.equal(read_image(path, in_chans=3, size=SIZE), expected)
+
+
+def test_grey_pixels_are_those_of_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    photo().convert("L").save(path)
+    expected = torch.from_numpy(np.array(Image.open(path)))[None]
+    fast = decoded_fast(path)
+    assert fast is not None
+    assert torch.equal(fast, expected)
+    assert torch.equal(read_image(path, in_chans=1, size=SIZE), expected)
+    assert torch.equal(read_image(path, in_chans=3, size=SIZE), expected.expand(3, -1, -1))
+
+
+def save(path: Path, kind: str) -> None:
+    """A JPEG file of a kind that Pillow alone reads."""
+    options: dict[str, Any] = {}
+    image = photo()
+    if kind == "turned":
+        options["exif"] = image.getexif()
+        options["exif"][0x0112] = 6
+    if kind == "to scale down":
+        image = image.resize((770, 590))
+    image.convert("CMYK" if kind == "CMYK" else "RGB").save(path, **options)
+
+
+@pytest.mark.parametrize("kind", ["CMYK", "turned", "to scale down"])
+def test_pillow_reads_what_torchvision_would_read_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    save(tmp_path / "x.jpg", kind)
+    found = read_image(tmp_path / "x.jpg", in_chans=3, size=(20, 20))
+    monkeypatch.setattr(image_io, "decode_full_size", lambda *_: pytest.fail("it was asked"))
+    assert torch.equal(read_image(tmp_path / "x.jpg", in_chans=3, size=(20, 20)), found)
+
+
+def test_whole_images_and_boxes_are_cut_from_what_torchvision_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo().save(tmp_path / "x.jpg")
+    pixels = torch.arange(3 * SIZE[0] * SIZE[1]).remainder(256).byte().view(3, *SIZE)
+    monkeypatch.setattr(image_io, "decode_full_size", lambda *_: pixels)
+    assert torch.equal(read_image(tmp_path / "x.jpg", in_chans=3, size=SIZE), pixels)
+    box = (3, 5, 40, 50)
+    cut = read_crop(tmp_path / "x.jpg", in_chans=3, size=(40, 50), choose=lambda h, w: box)
+    assert torch.equal(cut, pixels[:, 3:43, 5:55])
+
+
+def pillows(path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor | str:
+    with monkeypatch.context() as patch:
+        patch.setattr(image_io, "decode_full_size", lambda *_: None)
+        return pixels_or_reason(path)
+
+
+def pixels_or_reason(path: Path) -> torch.Tensor | str:
+    try:
+        return read_image(path, in_chans=3, size=SIZE)
+    except ImageInputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 100, 1000])
+def test_a_file_that_was_cut_short_is_refused_as_pillow_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    photo().save(tmp_path / "whole.jpg", quality=90)
+    path = tmp_path / "x.jpg"
+    path.write_bytes((tmp_path / "whole.jpg").read_bytes()[:-cut])
+    found = pixels_or_reason(path)
+    assert isinstance(found, str)
+    assert "cut short" in found
+    assert found == pillows(path, monkeypatch)
+
+
+def test_damaged_files_are_read_or_refused_as_by_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    photo().save(tmp_path / "whole.jpg", quality=90)
+    content, path, kinds = (tmp_path / "whole.jpg").read_bytes(), tmp_path / "x.jpg", set()
+    for _ in range(40):
+        damaged = bytearray(content)
+        for place in rng.integers(2, len(content), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        found, expected = pixels_or_reason(path), pillows(path, monkeypatch)
+        kinds.add(type(found))
+        if isinstance(found, str) or isinstance(expected, str):
+            assert found == expected
+        else:
+            assert torch.equal(found, expected)
+    assert len(kinds) == 2  # some were read, and some were not
+
+
+def test_pillow_reads_everything_without_torchvisions_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo().save(tmp_path / "x.jpg")
+    found = read_image(tmp_path / "x.jpg", in_chans=3, size=SIZE)
+    monkeypatch.setattr(jpeg, "_decoder", lambda: None)
+    assert decoded_fast(tmp_path / "x.jpg") is None
+    assert torch.equal(read_image(tmp_path / "x.jpg", in_chans=3, size=SIZE), found)
