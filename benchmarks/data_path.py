@@ -2,7 +2,7 @@
 
 torchvision's pipelines work on one image at a time, in a DataLoader; vitlit's on whole batches,
 where the model is. Both make the same kind of batch: of 32x32 images that are in memory, and of
-224x224 crops out of JPEG files of about 500x375. All load in the training process, on
+224x224 crops out of JPEG files of 500x375 and of 12 megapixels. All load in the training process, on
 ``--threads`` threads; with ``--workers`` the files are loaded by so many worker processes for each.
 
     python benchmarks/data_path.py --quick    # under a minute, too short to keep
@@ -11,17 +11,19 @@ where the model is. Both make the same kind of batch: of 32x32 images that are i
 
 import argparse
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import measure
-import numpy as np
+import photos
 import torch
 from measure import Cell
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision import io
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -37,8 +39,9 @@ CIFAR = SOURCES["cifar10"]
 NOTE = """Images per second of whole batches, ready for the model; loaded without worker processes,
 unless the title says so.
 "PIL" is what torchvision's CIFAR-10 and ImageFolder give, through torchvision.transforms; "v2" is
-torchvision.transforms.v2 on one uint8 tensor at a time. MixUp and CutMix are torchvision's, on the
-batch.
+torchvision.transforms.v2 on one uint8 tensor at a time, which Pillow decodes; "v2, decode_jpeg" is
+the same with torchvision.io.decode_jpeg. MixUp and CutMix are torchvision's, on the batch. The
+photographs are those of photos.py. On one thread, seconds are of the processor.
 """
 
 
@@ -114,38 +117,37 @@ def small_images(count: int, device: str, strong: bool) -> dict[str, Call]:
     }
 
 
-def write_photos(folder: Path, count: int) -> None:
-    """JPEG files of about 500x375 with the detail of a photo: smooth noise, two classes."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        coarse = rng.integers(0, 256, (38, 50, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
-        noisy = np.asarray(image, dtype=np.int16) + rng.integers(-12, 13, (375, 500, 1))
-        path = folder / "train" / "ab"[number % 2] / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+def decode_jpeg(path: str) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return io.decode_jpeg(io.read_file(path), io.ImageReadMode.RGB)
 
 
 def large_files(folder: Path, device: str, workers: int) -> dict[str, Call]:
     """224x224 out of JPEG files: resized crop, flip, normalise."""
     normal = v1.Normalize(IMAGENET_MEAN, IMAGENET_STD)
     pil = [v1.RandomResizedCrop(224), v1.RandomHorizontalFlip(), v1.ToTensor(), normal]
-    one = [v2.PILToTensor(), v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()]
+    one = [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()]
     one += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    from_pil, from_tensor = v2.Compose([v2.PILToTensor(), *one]), v2.Compose(one)
     root = str(folder / "train")
+    batch = min(64, len(list((folder / "train").glob("*/*.jpg"))))
     data = ImageData(
-        dataset="folder", data_dir=str(folder), batch_size=64, patchify=False, memory_gb=0,
+        dataset="folder", data_dir=str(folder), batch_size=batch, patchify=False, memory_gb=0,
         num_workers=workers, resized_crop=[0.08, 1.0], flip=True, val_fraction=0.01,
     )  # fmt: skip
     data.setup("fit")
     images = data.splits["train"].images
     data.splits["train"] = Split(images, torch.arange(len(images)))
-    options: dict[str, Any] = {"batch_size": 64, "shuffle": True, "drop_last": True}
+    options: dict[str, Any] = {"batch_size": batch, "shuffle": True, "drop_last": True}
     options |= {"num_workers": workers, "persistent_workers": workers > 0}
     options |= {"pin_memory": torch.cuda.is_available()}
     return {
         "PIL": drain(DataLoader(ImageFolder(root, v1.Compose(pil)), **options), device),
-        "v2": drain(DataLoader(ImageFolder(root, v2.Compose(one)), **options), device),
+        "v2": drain(DataLoader(ImageFolder(root, from_pil), **options), device),
+        "v2, decode_jpeg": drain(
+            DataLoader(ImageFolder(root, from_tensor, loader=decode_jpeg), **options), device
+        ),
         "vitlit": drain_ours(data, device),
     }
 
@@ -171,16 +173,22 @@ def all_cells(args: argparse.Namespace) -> Iterator[Cell]:
     ):
         calls = small_images(small, args.device, strong)
         yield compare(args, f"32 px in memory, {what}", calls, small)
-    with tempfile.TemporaryDirectory() as name:
-        write_photos(Path(name), large)
-        what = "224 px from JPEG files, resized crop, flip, normalise"
-        what += f", --workers {args.workers} for each" if args.workers else ""
-        calls = large_files(Path(name), args.device, args.workers)
-        yield compare(args, what, calls, large)
+    for what, size, count in (
+        ("500x375", photos.SMALL, large),
+        ("12 megapixels", photos.LARGE, max(8, large // 16)),
+    ):
+        with tempfile.TemporaryDirectory() as name:
+            for label in ("a", "b"):
+                photos.write_photos(Path(name) / "train" / label, count // 2, size)
+            title = f"224 px from JPEG files of {what}, resized crop, flip, normalise"
+            title += f", --workers {args.workers} for each" if args.workers else ""
+            calls = large_files(Path(name), args.device, args.workers)
+            yield compare(args, title, calls, count)
 
 
 def compare(args: argparse.Namespace, title: str, calls: dict[str, Call], items: int) -> Cell:
-    seconds = measure.take_turns(calls, rounds=args.rounds, warmup=args.warmup, device=args.device)
+    options = {"rounds": args.rounds, "warmup": args.warmup, "device": args.device}
+    seconds = measure.take_turns(calls, **options, alone=not args.workers)
     return Cell(title, seconds, "PIL", items)
 
 

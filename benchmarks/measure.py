@@ -81,24 +81,32 @@ def row(cells: list[str]) -> str:
 
 
 def take_turns(
-    calls: dict[str, Callable[[], object]], *, rounds: int, warmup: int, device: str
+    calls: dict[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int,
+    device: str,
+    alone: bool = True,
 ) -> Seconds:
     """Every round lets each call run once, in rotating order, so that noise meets all alike.
 
     The warm-up rounds come first and are not in the result; the device has finished its work when
-    a time is taken.
+    a time is taken. alone: no other process works for a call. Then one thread on the CPU is timed
+    by its processor time, which other programs do not change as much as the time of day.
     """
+    one_thread = alone and device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
     names = list(calls)
     seconds: Seconds = {name: [] for name in names}
     for i in range(warmup + rounds):
         first = i % len(names)
         for name in names[first:] + names[:first]:
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             calls[name]()
             wait(device)
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

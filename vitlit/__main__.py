@@ -22,6 +22,7 @@ from vitlit.errors import (
     message_and_arguments,
     texts_on,
 )
+from vitlit.images.machine import keep_freed_memory
 
 MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a line
 # errors of writing to a reader that has left, as `head -1` does, or to a terminal that was closed
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = did_you_mean(args[0], list(COMMANDS))
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
     _quieten(args[0])
+    keep_freed_memory()
     try:
         # Takes seconds: everything above answers without torch and Lightning.
         from vitlit.cli.app import run_command

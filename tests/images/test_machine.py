@@ -1,9 +1,12 @@
 """What this process may use: processors bound or limited by a quota, and shared memory."""
 
 import os
+import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from vitlit.images import machine
 
@@ -73,3 +76,70 @@ def test_shared_memory_has_the_room_that_its_file_system_says(
     assert room == pytest.approx(found.f_bavail * found.f_frsize, rel=0.05)
     monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path / "none")
     assert machine.shared_memory_room() is None
+
+
+# -- freed memory -----------------------------------------------------------------------------
+
+GNU = platform.libc_ver()[0] == "glibc"
+
+
+def new_pages(megabytes: int) -> int:
+    """Pages that Linux has to make for a tensor after some of the same size were freed."""
+    import resource
+
+    found = []
+    for _ in range(5):  # a freed block may be a few bytes short for the next, but two make one
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(megabytes, 1 << 20, dtype=torch.uint8)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(found)
+
+
+@pytest.mark.skipif(not GNU, reason="other C libraries have no such thresholds")
+@pytest.mark.parametrize("megabytes", [40, 200])
+def test_freed_memory_is_used_again(megabytes: int) -> None:
+    machine.keep_freed_memory()
+    assert new_pages(megabytes) < 100  # of 10,240 and 51,200
+
+
+class Allocator:
+    """A C library whose mallopt takes thresholds up to ``largest`` bytes, and notes them."""
+
+    def __init__(self, largest: int) -> None:
+        self.largest, self.taken = largest, dict[int, int]()
+
+    def mallopt(self, name: int, value: int) -> int:
+        if name == machine.MMAP_THRESHOLD and value > self.largest:
+            return 0
+        self.taken[name] = value
+        return 1
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(1 << 40, 1 << 30), (1 << 25, 1 << 25)])
+def test_old_c_libraries_get_the_largest_threshold_that_they_take(
+    monkeypatch: pytest.MonkeyPatch, largest: int, expected: int
+) -> None:
+    library = Allocator(largest)
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: library)
+    machine.keep_freed_memory()
+    assert library.taken == {-3: expected, -1: (1 << 31) - 1}  # malloc.h's M_MMAP_…, M_TRIM_…
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "library"),
+    [
+        ("darwin", "UNRELATED", Allocator(1 << 40)),
+        ("linux", "MALLOC_TRIM_THRESHOLD_", Allocator(1 << 40)),
+        ("linux", "GLIBC_TUNABLES", Allocator(1 << 40)),
+        ("linux", "UNRELATED", object()),  # musl
+    ],
+)
+def test_other_c_libraries_and_chosen_thresholds_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, library: Any
+) -> None:
+    monkeypatch.setattr(machine.sys, "platform", platform)
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setenv(variable, "glibc.malloc.trim_threshold=1")
+    machine.keep_freed_memory()
+    assert getattr(library, "taken", {}) == {}
