@@ -113,9 +113,9 @@ def batches(tests: list[str], seconds: dict[str, float], limit: float) -> list[l
     parts: list[list[str]] = [[], []]
     spent = 0.0
     for test in tests:
-        spent += seconds[test]
-        if spent > limit and parts[0]:
+        if spent + seconds[test] > limit and parts[0]:
             continue
+        spent += seconds[test]
         parts[spent > FIRST and bool(parts[0])].append(test)
     order = {test: place for place, test in enumerate(tests)}
     found = []
@@ -315,7 +315,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     two.add_argument("--seed", type=int, default=0)
     two.add_argument("--module", action="append", help="pattern below vitlit/; may be repeated")
     two.add_argument(
-        "--seconds", type=float, default=60, help="of tests for each mutant, usual time"
+        "--seconds", type=float, default=20, help="of tests for each mutant, usual time"
     )
     two.add_argument("--again", action="store_true", help="only those that survived so far")
     two.add_argument("--numbers", type=int, nargs="*", help="only these")

@@ -1,0 +1,55 @@
+"""The mutation run: which faults it makes, and which tests it tries them with."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cosmic_ray")  # in the extra "dev"
+
+import mutants
+import mutation
+
+SOURCE = '''"""A module."""
+
+
+def halve(values: list[int] | None, *, floor: bool = True) -> list[float]:
+    if values is None or len(values) == 0:
+        return []
+    return sorted((value // 2 if floor else value / 2 for value in values), reverse=False)
+'''
+KINDS = {"comparison", "arithmetic", "boolean", "number", "return", "argument"}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "vitlit" / "model").mkdir(parents=True)
+    (tmp_path / "vitlit" / "model" / "halve.py").write_text(SOURCE, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_mutant_differs_in_one_line_of_code_and_not_in_an_annotation(tree: Path) -> None:
+    found = mutants.sample(tree, 100, seed=0)
+    assert {mutant.kind for mutant in found} == KINDS
+    for mutant in found:
+        pairs = zip(SOURCE.splitlines(), mutant.code.splitlines(), strict=True)
+        changed = [number for number, (old, new) in enumerate(pairs, 1) if old != new]
+        assert changed == [mutant.line]
+        assert "list[int] | None" in mutant.code
+        compile(mutant.code, mutant.module, "exec")
+
+
+def test_a_seed_gives_the_same_mutants_again_and_another_seed_others(tree: Path) -> None:
+    first, again, other = (mutants.sample(tree, 5, seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_modules_get_mutants_in_proportion_to_their_lines() -> None:
+    assert mutants.shares({"a": 100, "b": 50, "c": 33}, 20) == {"a": 11, "b": 5, "c": 4}
+
+
+def test_a_long_list_of_tests_is_cut_at_the_time_limit_and_files_stay_together() -> None:
+    seconds = {"a.py::1": 1.0, "b.py::1": 2.0, "a.py::2": 3.0, "b.py::2": 90.0, "a.py::3": 1.0}
+    assert mutation.batches([*seconds], seconds, limit=60) == [
+        ["a.py::1", "b.py::1"],
+        ["a.py::2", "a.py::3"],
+    ]
