@@ -191,18 +191,18 @@ def run_tests(copy: Path, tests: list[str], cpu: float) -> tuple[str, str]:
     return "error", f"pytest ended with {os.waitstatus_to_exitcode(status)}"  # ours: look at it
 
 
-def try_mutant(mutant: Mutant, copy: Path, reach: Reach, limit: float) -> Result:
-    """One row of the results; the copy is left as it was."""
+def try_mutant(mutant: Mutant, copy: Path, reach: Reach, limit: float, given: list[str]) -> Result:
+    """One row of the results; the copy is left as it was. given: tests to run instead."""
     path = copy / mutant.module
     source, times = path.read_text(encoding="utf-8"), path.stat()
-    tests = reach.tests(mutant)
+    tests = given or reach.tests(mutant)
     row: Result = {"number": mutant.number, "module": mutant.module, "line": mutant.line}
     row |= {"kind": mutant.kind, "change": mutant.change(source), "verdict": "survived", "by": ""}
     start = time.monotonic()
     path.write_text(mutant.code, encoding="utf-8")
     try:
-        for part in batches(tests, reach.seconds, limit):
-            cpu = 30 + 4 * sum(reach.seconds[test] for test in part)
+        for part in [given] if given else batches(tests, reach.seconds, limit):
+            cpu = 30 + 4 * sum(reach.seconds.get(test, FIRST) for test in part)
             row["verdict"], row["by"] = run_tests(copy, part, cpu)
             if row["verdict"] != "survived":
                 break
@@ -221,9 +221,9 @@ def own_copy(work: Path) -> Path:
     return copy
 
 
-def work_on(job: tuple[Mutant, Path, float]) -> Result:
-    mutant, work, limit = job
-    return try_mutant(mutant, own_copy(work), REACH[0], limit)
+def work_on(job: tuple[Mutant, Path, float, list[str]]) -> Result:
+    mutant, work, limit, given = job
+    return try_mutant(mutant, own_copy(work), REACH[0], limit, given)
 
 
 REACH: list[Reach] = []  # set before the workers are forked
@@ -250,7 +250,7 @@ def run(args: argparse.Namespace) -> None:
     REACH.append(Reach(args.work / "map"))
     for name in PRELOADED:
         importlib.import_module(name)
-    jobs = [(mutant, args.work, args.seconds) for mutant in mutants]
+    jobs = [(mutant, args.work, args.seconds, args.tests) for mutant in mutants]
     pool = multiprocessing.get_context("fork").Pool(args.jobs)
     with pool, results.open("a", encoding="utf-8") as file:
         for row in pool.imap_unordered(work_on, jobs):
@@ -319,6 +319,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     )
     two.add_argument("--again", action="store_true", help="only those that survived so far")
     two.add_argument("--numbers", type=int, nargs="*", help="only these")
+    two.add_argument("--tests", nargs="*", default=[], help="run these instead: files or tests")
     two.add_argument("--results", default="results.jsonl")
     two.set_defaults(function=run)
     three = commands.add_parser("table", help="counts, and survivors")

@@ -1,6 +1,7 @@
 """compare: each model on the same images, as it was trained, and which differences count."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from photo_folder import PhotoFolder
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
+from vitlit.data.split_record import SplitRecord
 from vitlit.errors import first_few
 from vitlit.evaluation.compare import Scored, comparison_lines
 from vitlit.evaluation.inference import Rows
@@ -69,6 +71,23 @@ def test_each_model_is_scored_as_it_was_trained(
     assert "its split_seed was 5: it may have been trained on these images" in rows[2]
     assert "its" not in rows[1]
     assert "(Holm)" in out
+
+
+def test_all_models_are_held_to_the_split_of_the_first(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    seeds, hold_to = [], ImageData.hold_to
+
+    def note(data: ImageData, known: SplitRecord, then: Mapping[str, Any]) -> None:
+        seeds.append(then["split_seed"])
+        hold_to(data, known, then)
+
+    monkeypatch.setattr(ImageData, "hold_to", note)
+    assert main(["compare", "lightning_logs/run_2", "lightning_logs/run_0", *QUIET]) == 0
+    assert set(seeds) == {5}  # that of run_2
+    assert len(seeds) >= 2
+    capsys.readouterr()
 
 
 def test_one_checkpoint_or_one_twice_is_refused(

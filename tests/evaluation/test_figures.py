@@ -56,6 +56,14 @@ def test_the_reliability_diagram_draws_bins_with_images() -> None:
     assert f"{fitted.temperature:.2f}" in cooled.get_label()
 
 
+def test_a_dot_of_the_reliability_diagram_grows_with_its_images() -> None:
+    """Three images in the bin of 1.0, one in that of 0.5: areas from 12 upwards, the largest 72."""
+    logits = torch.tensor([[100.0, 0.0]] * 3 + [[0.0, 0.0]])
+    bins = reliability(logits, torch.zeros(4, dtype=torch.long))
+    top = drawn_in(reliability_diagram(bins, None, None, title=""))[0]
+    assert top.collections[0].get_sizes().tolist() == pytest.approx([12 + 60 / 3, 72])
+
+
 def test_a_sheet_shows_each_picture_under_its_words() -> None:
     words = [f"number {i}" for i in range(8)]
     axes = drawn_in(picture_sheet(torch.rand(8, 3, 4, 6), words, title="eight"))

@@ -49,6 +49,13 @@ def test_rows_of_several_processes_are_put_in_order_without_those_that_fill_up()
     assert found.labels.tolist() == [0, 10, 20]
 
 
+def test_there_is_nothing_to_write_before_the_first_batch() -> None:
+    found = Collector()
+    assert not found
+    found.add(torch.zeros(1, 2), batch([0], [True]))
+    assert found
+
+
 def test_a_thinned_split_is_spread_over_the_whole() -> None:
     data = ImageData(patch_size=2)
     data.setup("validate")

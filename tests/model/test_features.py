@@ -63,7 +63,7 @@ def test_patches_give_the_features_of_their_images() -> None:
 
 @pytest.mark.parametrize("layer", [3, -4])
 def test_a_block_that_is_not_there_is_refused(layer: int) -> None:
-    with pytest.raises(InputError, match=f"no block {layer}"):
+    with pytest.raises(InputError, match=f"no block {layer}; give a layer from -3 to 2"):
         Feature(layer).check(ViT(**SIZE))
 
 
