@@ -1,0 +1,54 @@
+"""Lines for people: a word in a column of 12, then text that fits into 80 columns.
+
+word, text -> lines
+"""
+
+import textwrap
+
+LINE_WIDTH, WORD_WIDTH = 80, 12
+
+
+def labelled(word: str, text: str) -> str:
+    """``word`` in its column and the text beside it, broken at spaces into lines of 80 columns.
+
+    A path that is longer stays whole.
+    """
+    return textwrap.fill(
+        text,
+        LINE_WIDTH,
+        initial_indent=f"{word:{WORD_WIDTH}}",
+        subsequent_indent=" " * WORD_WIDTH,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def labelled_command(word: str, *parts: str) -> str:
+    """A command that a shell takes as it is printed, broken between its parts if need be."""
+    lines = [f"{word:{WORD_WIDTH}}{parts[0]}"]
+    for part in parts[1:]:
+        # 2: a space and the backslash that continues a line
+        if len(lines[-1]) + 1 + len(part) + 2 > LINE_WIDTH:
+            lines[-1] += " \\"
+            lines.append(" " * (WORD_WIDTH + 2) + part)
+        else:
+            lines[-1] += f" {part}"
+    return "\n".join(lines)
+
+
+def short_number(value: float) -> str:
+    """Three digits and a unit: 950, 85.6 k, 2.86 M, 35.1 G."""
+    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * factor:  # 999.6 k would be 1e+03 k
+            return f"{value / factor:#.3g}".rstrip(".") + unit
+    return f"{value:.0f}"
+
+
+def short_time(seconds: float) -> str:
+    """Minutes and seconds, 1:48; hours, 2:01:48; or days, 3 d 02 h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, left = divmod(hours, 24)
+    if days:
+        return f"{days} d {left:02} h"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
