@@ -173,6 +173,49 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "pytorch_lightning/trainer/connectors/accelerator_connector.py",
         "Automatic Mixed Precision",
     ),
+    "is smaller than the logging interval": (
+        "pytorch_lightning/loops/fit_loop.py",
+        "is smaller than the logging interval",
+    ),
+    "^(GPU|TPU|HPU) available: ": ("pytorch_lightning/trainer/setup.py", "GPU available: "),
+    "^LOCAL_RANK: ": ("pytorch_lightning/accelerators/cuda.py", "LOCAL_RANK: "),
+    "^You are using a CUDA device": (
+        "lightning_fabric/accelerators/cuda.py",
+        "You are using a CUDA device",
+    ),
+    "Seed set to ": ("lightning_fabric/utilities/seed.py", "Seed set to "),
+    "^Loading `train_dataloader` to estimate": (
+        "pytorch_lightning/trainer/trainer.py",
+        "Loading `train_dataloader` to estimate",
+    ),
+    "^`weights_only` was not set": (
+        "pytorch_lightning/trainer/connectors/checkpoint_connector.py",
+        "`weights_only` was not set",
+    ),
+    "^`Trainer.fit` stopped: `max_": (
+        "pytorch_lightning/loops/fit_loop.py",
+        "`Trainer.fit` stopped: `max_",
+    ),
+    r"^`Trainer\(.*` was configured so": (
+        "pytorch_lightning/trainer/setup.py",
+        "` was configured so",
+    ),
+    "^Restor(ing|ed all) states": (
+        "pytorch_lightning/trainer/connectors/checkpoint_connector.py",
+        "Restoring states",
+    ),
+    "^Loaded model weights": (
+        "pytorch_lightning/trainer/connectors/checkpoint_connector.py",
+        "Loaded model weights",
+    ),
+    "^Initializing distributed: GLOBAL_RANK": (
+        "lightning_fabric/utilities/distributed.py",
+        "Initializing distributed: GLOBAL_RANK",
+    ),
+    "^-+\n*distributed_backend=": (
+        "lightning_fabric/utilities/distributed.py",
+        "distributed_backend=",
+    ),
     "Tip:": ("pytorch_lightning/trainer/connectors/*/*.py", "Tip:"),
 }
 OF_CUDA = {  # a build for CPUs has none of them

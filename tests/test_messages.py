@@ -16,7 +16,7 @@ def test_text_stays_in_its_column_within_80_letters() -> None:
 
 
 def test_a_broken_command_is_still_one_for_a_shell() -> None:
-    parts = ["vitlit predict", "--ckpt_path " + "a/" * 22, "--data.images PHOTOS"]
+    parts = ["vitlit predict", "--ckpt_path " + "a/" * 19, "--data.images PHOTOS"]
     text = labelled_command("next", *parts)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert len(text.splitlines()) == 2

@@ -28,6 +28,16 @@ MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a
 # errors of writing to a reader that has left, as `head -1` does, or to a terminal that was closed
 GONE = (errno.EPIPE, errno.EIO)
 
+# loggers of Lightning that say needless things; a filter sees only what its own logger is told
+TALKATIVE_LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "pytorch_lightning.trainer.connectors.checkpoint_connector",
+    "lightning_fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.seed",
+    "lightning_fabric.utilities.distributed",
+)
+
 
 class _Lasting(io.FileIO):
     """Standard output or error, which takes all words even when nobody reads them any more."""
@@ -115,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stop:
         if not stop.quiet:
             print(f"vitlit: {stop}", file=sys.stderr)
+            if stop.way_on:
+                print(f"vitlit: to go on: {stop.way_on}", file=sys.stderr)
         return stop.status
     except TrainingError as fault:
         print(f"vitlit: {fault}{_options(fault)}", file=sys.stderr, flush=True)
@@ -147,9 +159,16 @@ def _quieten(command: str) -> None:
         if command == "fit" and text.startswith("callbacks"):
             text += ".*EarlyStopping"  # patience may be taken back
         warnings.filterwarnings("ignore", f".*{text}.*")
+    if sys.stderr is None or not sys.stderr.isatty():
+        # For bars of other packages, as of downloads; tqdm reads it when it is imported.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files; what matters is an error
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    logger.addFilter(lambda record: not find_text("needless tip", record.getMessage()))
+    for name in TALKATIVE_LOGGERS:
+        logging.getLogger(name).addFilter(_is_needed)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    return not find_text("needless tip", record.getMessage())
 
 
 if __name__ == "__main__":

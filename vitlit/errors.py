@@ -42,8 +42,11 @@ class Stopped(BaseException):
     """A signal ended the command; the message says where, and what was saved.
 
     ``status`` is the exit status, 128 + the signal's number; SIGUSR1 and SIGHUP count as SIGTERM,
-    because they ask for the same. quiet: the message is not printed.
+    because they ask for the same. quiet: the message is not printed. way_on: the command that
+    continues, if there is one.
     """
+
+    way_on = ""
 
     # A BaseException, so that no "except Exception" on its way takes it for an error.
 
@@ -229,9 +232,23 @@ FOREIGN_TEXTS = (
     ),
     # only the size in MB is off
     ForeignText("needless warning", "is not supported by the model summary", LIGHTNING),
+    # more batches than steps between two values for a logger: those of an epoch are written anyway
+    ForeignText("needless warning", "is smaller than the logging interval", LIGHTNING),
     ForeignText("needless tip", "Tip:", LIGHTNING),
-    # our own line on the precision tells more
+    # our own lines, on the precision and the rest, tell more
     ForeignText("needless tip", "Automatic Mixed Precision", LIGHTNING),
+    ForeignText("needless tip", "^(GPU|TPU|HPU) available: ", LIGHTNING),
+    ForeignText("needless tip", "^LOCAL_RANK: ", LIGHTNING),
+    ForeignText("needless tip", "^You are using a CUDA device", LIGHTNING),
+    ForeignText("needless tip", "Seed set to ", LIGHTNING),
+    ForeignText("needless tip", "^Loading `train_dataloader` to estimate", LIGHTNING),
+    ForeignText("needless tip", "^`weights_only` was not set", LIGHTNING),
+    ForeignText("needless tip", "^`Trainer.fit` stopped: `max_", LIGHTNING),
+    ForeignText("needless tip", r"^`Trainer\(.*` was configured so", LIGHTNING),
+    ForeignText("needless tip", "^Restor(ing|ed all) states", LIGHTNING),
+    ForeignText("needless tip", "^Loaded model weights", LIGHTNING),
+    ForeignText("needless tip", "^Initializing distributed: GLOBAL_RANK", LIGHTNING),
+    ForeignText("needless tip", "^-+\n*distributed_backend=", LIGHTNING),
 )
 
 

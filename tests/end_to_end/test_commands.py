@@ -350,13 +350,13 @@ def test_best_and_early_stopping_follow_the_score_asked_for(
     assert main([*FIT, *args, "--trainer.max_epochs=3"]) == 0
     with (tmp_path / "lightning_logs" / "a" / "history.csv").open() as file:
         lowest = min(float(row["val/loss"]) for row in csv.DictReader(file))
-    assert f"best.ckpt  val/loss {lowest:.4f}" in capsys.readouterr().out
+    assert f"best        val/loss {lowest:.4f}" in capsys.readouterr().out
     content = torch.load(tmp_path / "lightning_logs/a/checkpoints/last.ckpt", weights_only=True)
     [stopping] = [name for name in content["callbacks"] if name.startswith("EarlyStopping")]
     assert "'val/loss', 'mode': 'min'" in stopping
     longer = ["--trainer.max_epochs=4", "--ckpt_path=lightning_logs/a", "--run=b"]
     assert main([*FIT, *longer]) == 0
-    assert "best.ckpt  val/loss" in capsys.readouterr().out  # as in the checkpoint
+    assert "best        val/loss" in capsys.readouterr().out  # as in the checkpoint
 
 
 def test_the_average_of_the_weights_is_what_a_run_keeps(
@@ -467,7 +467,10 @@ def test_a_user_callback_and_logger_come_from_the_config(
     )
     assert main([*FIT, "--config", "debug.yaml", "--config", "own.yaml"]) == 0
     assert Path("mine/own.ckpt").is_file()
-    assert list(Path("lightning_logs").glob("*/metrics.csv"))
+    [run] = Path("lightning_logs").iterdir()
+    assert {"metrics.csv", "history.csv", "config.yaml", "checkpoints"} <= {
+        path.name for path in run.iterdir()
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """history.csv, history.png and the pictures in TensorBoard, from real small runs."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def test_every_epoch_has_a_row_of_what_was_logged(
     assert [row["step"] for row in found] == ["20", "40", "60"]
     for name in ("train/loss_epoch", "train/acc", "train/acc5", "val/loss", "val/acc", "val/acc5"):
         assert [float(row[name]) for row in found] == pytest.approx(logged(run, name))
-    assert all(float(row["lr"]) > 0 for row in found)
+    # cosine to 0 after 6 steps of warmup, by its own formula, at the steps 20, 40 and 60
+    shares = [(step - 6) / 54 for step in (19, 39, 59)]
+    expected = [5e-3 * (1 + math.cos(math.pi * share)) / 2 for share in shares]
+    assert [float(row["lr"]) for row in found] == pytest.approx(expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
@@ -63,8 +67,7 @@ def test_the_history_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.draws
 def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -> None:
-    history = History()
-    history._folder = str(tmp_path)
+    history = History(tmp_path)
     history.rows = [{"epoch": 0, "step": 20, "lr": 1e-3, "train/acc": 0.5}]
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     history.on_exception(trainer, pl.LightningModule(), RuntimeError())
@@ -78,8 +81,8 @@ def test_a_full_disk_hides_no_error_behind_the_picture(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    history = History()
-    history._folder, history.rows = str(tmp_path), [{"epoch": 0, "step": 20, "train/acc": 0.5}]
+    history = History(tmp_path)
+    history.rows = [{"epoch": 0, "step": 20, "train/acc": 0.5}]
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     history.on_exception(trainer, pl.LightningModule(), RuntimeError())

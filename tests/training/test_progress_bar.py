@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 from tqdm import tqdm
 
 from vitlit.__main__ import main
@@ -41,21 +42,24 @@ def lines(screen: StringIO) -> list[str]:
     return shown
 
 
-def test_the_bar_is_drawn_twice_a_second_and_at_the_end(
+def test_the_bar_is_drawn_twice_a_second_with_the_loss_of_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    screen = screen_of(monkeypatch)
     clock = iter([10.0, 10.2, 10.4, 10.6, 10.7])
     monkeypatch.setattr("vitlit.training.progress_bar.time.monotonic", lambda: next(clock))
-    bar = Bar()
-    bar.train_progress_bar = screen = tqdm(total=5, file=StringIO())
-    monkeypatch.setattr(bar, "get_metrics", lambda *_: {})
-    drawn = []
+    trainer = pl.Trainer(accelerator="cpu", logger=False, accumulate_grad_batches=4, max_epochs=3)
+    bar, drawn = Bar(), []
+    monkeypatch.setattr(Bar, "total_train_batches", 5)
     for batch in range(5):
-        before = screen.n
-        bar.on_train_batch_end(None, None, None, None, batch)
-        drawn.append(screen.n > before)
-    assert drawn == [True, False, False, True, True]
-    assert screen.n == 5
+        before = len(screen.getvalue())
+        bar.on_train_batch_end(trainer, None, {"loss": 0.25 * batch}, None, batch)
+        drawn.append(len(screen.getvalue()) > before)
+    assert drawn == [True, False, False, True, False]
+    assert "loss 3.000" in screen.getvalue()  # 4 times the share of 3 * 0.25
+    assert "epoch 1/3" in screen.getvalue()
+    bar.close()
+    assert lines(screen)[-1] == ""  # nothing is left of it
 
 
 def test_log_lines_and_warnings_come_above_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,20 +85,28 @@ def test_handlers_and_warnings_are_as_before_afterwards(monkeypatch: pytest.Monk
     assert warnings.showwarning is plain
 
 
-def test_lightnings_last_words_have_a_line_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("columns", [80, 120])
+def test_in_a_terminal_the_lines_of_the_epochs_stay_and_the_bar_fits(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     screen = screen_of(monkeypatch)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("vitlit.training.progress_bar.REDRAW_SECONDS", 0.0)
+    monkeypatch.setenv("COLUMNS", str(columns))
     assert main(["fit", "--config", "digits.yaml", *SMALL]) == 0
-    assert "`Trainer.fit` stopped: `max_epochs=1` reached." in lines(screen)
+    shown = lines(screen)
+    assert [line.split()[0] for line in shown if line.startswith("  1/1")] == ["1/1"]
+    assert not [line for line in shown if "%|" in line]
+    drawn = screen.getvalue().replace("\n", "\r").split("\r")
+    assert any("epoch 1/1 100%|" in part for part in drawn)
+    assert max(len(part) for part in drawn if "%|" in part) <= columns
 
 
-def test_an_error_comes_below_the_bar_and_not_behind_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_has_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     screen = screen_of(monkeypatch)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("vitlit.training.progress_bar.REDRAW_SECONDS", 0.0)
     assert main(["fit", "--config", "digits.yaml", *SMALL, "--model.lr=1e30"]) == 1
     assert [line[:7] for line in lines(screen) if "not finite" in line] == ["vitlit:"]
-    assert [line[:7] for line in lines(screen) if "Epoch" in line] == ["Epoch 0"]

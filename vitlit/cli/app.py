@@ -13,9 +13,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
+from vitlit.cli import fit_callbacks
 from vitlit.cli.check_settings import (
     check_checkpoints,
     check_early_stopping,
@@ -25,7 +25,6 @@ from vitlit.cli.check_settings import (
     warn_of_many_patches,
 )
 from vitlit.cli.final_lines import explain_lines, fit_lines, score_lines, weights_option
-from vitlit.cli.fit_callbacks import Guards, make_guards, training_callbacks
 from vitlit.cli.options import add_options, add_predict_options, add_test_options, describe_options
 from vitlit.cli.overview import COMMANDS
 from vitlit.cli.parser import ConfigFile, Parser, link_settings, only_safe_settings
@@ -35,6 +34,7 @@ from vitlit.data.datamodule import ImageData
 from vitlit.errors import Stopped, check_below_one
 from vitlit.evaluation.prediction_writer import PredictionWriter, feature_of, make_writer
 from vitlit.evaluation.report import Report, report_place, run_folder_of
+from vitlit.evaluation.run_logger import RunTensorBoard, last_step
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
 from vitlit.fault_tolerance.signals import ending_at_signals
@@ -42,7 +42,7 @@ from vitlit.files import RUNS_FOLDER
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier
 from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
-from vitlit.training.progress_bar import Bar
+from vitlit.training.progress_bar import Bar, is_terminal
 from vitlit.training.runs import Claim, has_ended
 
 
@@ -72,14 +72,14 @@ class Writers:
     """What a command writes with: ``fit`` its run and guards, the others one callback or none."""
 
     run: Path | None = None
-    guards: Guards | None = None
+    guards: fit_callbacks.Guards | None = None
     report: Report | None = None
     predictions: PredictionWriter | None = None
 
-    def callbacks(self, settings: Any) -> list[Callback]:
-        """The callbacks of the command, besides the progress bar and the user's own."""
+    def callbacks(self, settings: Any, precision: str) -> list[Callback]:
+        """Those of the command, besides the bar and the user's; precision: which one, and why."""
         if self.guards is not None:
-            return training_callbacks(settings, self.run, self.guards)
+            return fit_callbacks.training_callbacks(settings, self.run, self.guards, precision)
         return [one for one in (self.report, self.predictions) if one is not None]
 
 
@@ -90,13 +90,13 @@ class VitCLI(LightningCLI):
     writers: Writers  # once the model and the data are made
 
     def __init__(self, args: list[str], claim: Claim) -> None:
-        self.claim, self._command = claim, args[0]
+        self.claim, self._command, self._args = claim, args[0], args
         super().__init__(
             Classifier,
             ImageData,
             trainer_class=Trainer,
             seed_everything_default=0,  # an int: Lightning's True would draw a random seed
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,  # until the folder of the run is known
             parser_class=CommandParser,
             parser_kwargs={"prog": "vitlit", "description": "Vision Transformers."},
             args=args,
@@ -155,10 +155,10 @@ class VitCLI(LightningCLI):
         start = self.request.start  # None: a training from scratch
         choice = self.precision_rule(None if start is None else start.precision)
         trainer["precision"] = choice.name
-        rank_zero_info(f"precision {choice.name}, {choice.why}")
-        # Only a training saves config.yaml, into the folder of its logger.
-        if self._command != "fit" or trainer["logger"] is False:
-            self.save_config_callback = None
+        self.precision = f"{choice.name}, {choice.why}"
+        # The summary of a training says it too.
+        if self._command != "fit" or trainer["enable_model_summary"] is False:
+            rank_zero_info(f"precision {self.precision}")
 
     def after_instantiate_classes(self) -> None:
         settings = self.request.settings
@@ -182,8 +182,10 @@ class VitCLI(LightningCLI):
         # In a SLURM job without ckpt_path, Lightning resumes from any hpc_ckpt_N.ckpt in its root.
         # Our folders never hold one.
         kwargs["default_root_dir"] = run or root / RUNS_FOLDER
-        if trainer["logger"] in (None, True):
-            kwargs["logger"] = self._logger()
+        kwargs["logger"] = self._loggers(trainer["logger"])
+        if run is not None:
+            self.save_config_callback = fit_callbacks.SaveConfig
+            self.save_config_kwargs = {"run": run}
         kwargs["plugins"] = with_durable(trainer["plugins"])
         if trainer["profiler"] is None:
             kwargs["profiler"] = Unprofiled()
@@ -191,9 +193,13 @@ class VitCLI(LightningCLI):
         given = trainer["callbacks"] or []
         given = [given] if isinstance(given, Callback) else given
         has_bar = any(isinstance(callback, ProgressBar) for callback in given)
-        bars = [] if has_bar or trainer["enable_progress_bar"] is False else [Bar()]
+        wants_bar = trainer["enable_progress_bar"] is not False and is_terminal()
+        bars = [Bar()] if wants_bar and not has_bar else []
+        kwargs["enable_progress_bar"] = has_bar or wants_bar  # else Lightning makes its own
+        kwargs["enable_model_summary"] = False  # ours is RunSummary
         # Ours last: when a signal saves a checkpoint, the user's callbacks must have seen the step.
-        trainer["callbacks"] = [*given, *bars, *self.writers.callbacks(self.request.settings)]
+        own = self.writers.callbacks(self.request.settings, self.precision)
+        trainer["callbacks"] = [*given, *bars, *own]
         made = super().instantiate_trainer(**kwargs)
         # Both need the finished trainer: Lightning adds callbacks and its signal connector in it.
         skip_idle_hooks([*made.callbacks, self.model])  # type: ignore[attr-defined]
@@ -207,27 +213,28 @@ class VitCLI(LightningCLI):
             case "fit":
                 root = Path(trainer["default_root_dir"] or ".")
                 run = self.claim.take_for(trainer, root, request.run_folder)
-                return Writers(run=run, guards=make_guards(settings))
+                return Writers(run=run, guards=fit_callbacks.make_guards(settings))
             case "test":
                 assert request.start is not None
-                return Writers(report=Report(*report_place(settings), note=request.start.note))
+                weights, out = report_place(settings)
+                step = last_step(run_folder_of(weights), request.start.steps)
+                return Writers(report=Report(weights, out, note=request.start.note, step=step))
             case "predict":
                 return Writers(predictions=make_writer(settings, self.datamodule.class_names))
         return Writers()
 
-    def _logger(self) -> TensorBoardLogger | bool:
-        """A logger that writes into the run that is trained or tested; False if there is none."""
-        run = self.writers.run
+    def _loggers(self, given: Any) -> Any:
+        """The loggers to use. given: what the settings of the trainer say, instantiated."""
+        run, settings = self.writers.run, self.request.settings
         if self._command == "test":
-            run = run_folder_of(report_place(self.request.settings)[0])
-        # One folder for checkpoints, logs and report: Lightning would number a version_N beside it.
-        return run is not None and TensorBoardLogger(
-            run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False
-        )
+            run = run_folder_of(report_place(settings)[0])
+            return given if given not in (None, True) else run is not None and RunTensorBoard(run)
+        return fit_callbacks.fit_loggers(given, settings, run)
 
     def fit(self, **kwargs: Any) -> None:
         assert self.writers.guards is not None
-        self.writers.guards.fit(self.trainer, **kwargs)
+        with fit_callbacks.naming_way_on(self._args, self.writers.run):
+            self.writers.guards.fit(self.trainer, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without gathering all outputs in memory; the writer keeps what is needed."""
@@ -258,7 +265,7 @@ class VitCLI(LightningCLI):
     def after_fit(self) -> None:
         if has_ended(self.trainer):
             self.claim.finish()
-        self._print(*fit_lines(self.trainer))
+        self._print(*fit_lines(self.trainer, self.writers.run))
 
     def after_test(self) -> None:
         assert self.writers.report is not None

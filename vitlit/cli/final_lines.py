@@ -3,72 +3,94 @@
 trainer after a command -> lines, each a word in a column of 12 and its text
 """
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
 from vitlit.files import relative_path
+from vitlit.messages import labelled, labelled_command
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
+from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 
 
-def fit_lines(trainer: pl.Trainer) -> list[str]:
-    """After ``fit``: scores, checkpoints, logs, and the command that comes next."""
-    lines: list[str] = []
-    callbacks = trainer.checkpoint_callbacks
-    monitors = [one.monitor for one in callbacks if isinstance(one, BestCheckpoint)]
-    if "val/acc" in trainer.callback_metrics:
-        names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
-        lines.append(f"reached     {_format_scores(trainer, names)} in the final epoch")
-    elif trainer.limit_val_batches:
-        lines.append(
-            f"validated   not in this command: the training ended at step {trainer.global_step}, "
-            f"before a validation was due"
-        )
-    for timer in trainer.callbacks:  # type: ignore[attr-defined]
-        left = timer.time_remaining() if isinstance(timer, Timer) else None
-        if left is not None and left <= 0:
-            lines.append(
-                f"ended       by --trainer.max_time, after {timer.time_elapsed():.0f} seconds of "
-                f"training, those before it was resumed included; give more to go on"
-            )
-    for stopping in trainer.early_stopping_callbacks:
-        if stopping.wait_count >= max(1, stopping.patience):
-            lines.append(
-                f"ended       early: {stopping.monitor} did not improve for {stopping.wait_count} "
-                f"validations (--early_stopping.patience)"
-            )
-    files: list[str] = []
-    for checkpoint in callbacks:
+def fit_lines(trainer: pl.Trainer, run: Path | None) -> list[str]:
+    """After ``fit``: scores, checkpoints, curves, and the command that comes next.
+
+    run: the folder of the training, if it has one.
+    """
+    lines = [*_end_lines(trainer)]
+    kept: list[Path] = []
+    for checkpoint in trainer.checkpoint_callbacks:
         if not isinstance(checkpoint, BestCheckpoint | LastCheckpoint):
             continue
         if not checkpoint.best_model_path:
             continue
-        if not Path(checkpoint.best_model_path).is_file():
-            lines.append(
-                f"removed     {relative_path(checkpoint.best_model_path)}, by somebody else"
-            )
+        path = Path(checkpoint.best_model_path)
+        if not path.is_file():
+            lines.append(labelled("removed", f"{relative_path(path)}, by somebody else"))
             continue
         # The best checkpoint comes first in the list, so the next command is about it.
-        files.append(relative_path(checkpoint.best_model_path))
-        name, score = Path(files[-1]).stem, checkpoint.best_model_score
-        shown = "" if score is None else f"  {checkpoint.monitor} {score:.4f}"
-        lines.append(f"{name:12}{files[-1]}{shown}")
-    if trainer.logger is not None and trainer.log_dir:
-        lines.append(
-            f"logs        {relative_path(trainer.log_dir)}  (tensorboard --logdir the same)"
-        )
-    if files and _has_test_images(trainer.datamodule):  # type: ignore[attr-defined]
-        lines.append(f"next        vitlit test --ckpt_path {files[0]}")
-    elif files:
-        lines.append(_predict_line(f"--ckpt_path {files[0]}"))
+        kept.append(path)
+        score = checkpoint.best_model_score
+        shown = "" if score is None else f"{checkpoint.monitor} {score:.4f}  "
+        lines.append(labelled(path.stem, f"{shown}{CHECKPOINTS_FOLDER}/{path.name}"))
+    if run is not None:
+        lines.append(labelled("run", relative_path(run)))
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            folder = shlex.quote(relative_path(logger.log_dir))
+            lines.append(labelled_command("curves", f"tensorboard --logdir {folder}"))
+    if kept:
+        has_test = _has_test_images(trainer.datamodule)  # type: ignore[attr-defined]
+        weights = f"--ckpt_path {shlex.quote(_short_name(kept[0]))}"
+        test = labelled_command("next", "vitlit test", weights)
+        lines.append(test if has_test else _predict_line(weights))
     return lines
+
+
+def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
+    """What was reached, and why the training ended there if it was not planned so."""
+    monitors = [c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)]
+    if "val/acc" in trainer.callback_metrics:
+        names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
+        yield labelled("reached", f"{_format_scores(trainer, names)} in the final epoch")
+    elif trainer.limit_val_batches:
+        yield labelled(
+            "validated",
+            f"not in this command: the training ended at step {trainer.global_step}, before a "
+            f"validation was due",
+        )
+    for timer in trainer.callbacks:  # type: ignore[attr-defined]
+        left = timer.time_remaining() if isinstance(timer, Timer) else None
+        if left is not None and left <= 0:
+            yield labelled(
+                "ended",
+                f"by --trainer.max_time, after {timer.time_elapsed():.0f} seconds of training, "
+                f"those before it was resumed included; give more to go on",
+            )
+    for stopping in trainer.early_stopping_callbacks:
+        if stopping.wait_count >= max(1, stopping.patience):
+            yield labelled(
+                "ended",
+                f"early: {stopping.monitor} did not improve for {stopping.wait_count} validations "
+                f"(--early_stopping.patience)",
+            )
+
+
+def _short_name(checkpoint: Path) -> str:
+    """The run of a best.ckpt, whose folder means that file; the file itself for others."""
+    is_best = checkpoint.name == "best.ckpt" and checkpoint.parent.name == CHECKPOINTS_FOLDER
+    return relative_path(checkpoint.parents[1] if is_best else checkpoint)
 
 
 def _has_test_images(data: Any) -> bool:
@@ -83,14 +105,14 @@ def _has_test_images(data: Any) -> bool:
 
 
 def _predict_line(weights: str) -> str:
-    return f"next        vitlit predict {weights} --data.images FILES_OR_FOLDERS"
+    return labelled_command("next", "vitlit predict", weights, "--data.images FILES_OR_FOLDERS")
 
 
 def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
     """The option that names the weights in use: --ckpt_path if there is one."""
     if checkpoint is None:
-        return f"--model.pretrained {pretrained}"
-    return f"--ckpt_path {relative_path(checkpoint)}"
+        return f"--model.pretrained {shlex.quote(str(pretrained))}"
+    return f"--ckpt_path {shlex.quote(_short_name(Path(checkpoint)))}"
 
 
 def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> list[str]:
@@ -100,8 +122,8 @@ def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> li
     """
     names = [f"{split}/{name}" for name in ("acc", "acc5", "loss")]
     return [
-        f"reached     {_format_scores(trainer, names)}  ({count} images)",
-        f"weights     {weights.partition(' ')[2]}",
+        labelled("reached", f"{_format_scores(trainer, names)}  ({count} images)"),
+        labelled("weights", weights.partition(" ")[2]),
         _predict_line(weights),
     ]
 
@@ -117,7 +139,8 @@ def _format_scores(trainer: pl.Trainer, names: list[str]) -> str:
 def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
     """After ``explain``: the files, and what they lack for a model without a head."""
     names = " ".join(sorted(file.name for file in folder.iterdir()))
-    lines = [f"wrote       {relative_path(folder)}: {names}"]
+    lines = [labelled("wrote", f"{relative_path(folder)}: {names}")]
     if not has_head:
-        lines.append("left out    predicted classes and relevance to them: there is no head")
+        why = "predicted classes and relevance to them: there is no head"
+        lines.append(labelled("left out", why))
     return lines

@@ -1,21 +1,27 @@
-"""The callbacks of every training, in the order in which Lightning must call them.
+"""What every training has besides model and data: callbacks in their order, loggers, config.yaml.
 
-settings of ``fit`` -> callbacks
+settings of ``fit``, run -> callbacks, loggers; words -> those that continue a stopped training
 
 Lightning calls the hooks of callbacks in the order of the list, but moves checkpoint callbacks to
 its end.
 """
 
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.cli.from_weights import DEBUG_CONFIG
-from vitlit.errors import InputError
+from vitlit.errors import InputError, Stopped
+from vitlit.evaluation.run_logger import RunTensorBoard, into_run
 from vitlit.explain.attention_pictures import AttentionPictures
 from vitlit.fault_tolerance.heartbeat import Heartbeat
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
@@ -24,9 +30,11 @@ from vitlit.fault_tolerance.signals import Stopping
 from vitlit.training import slurm
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint, monitor_mode
 from vitlit.training.ema import MovingAverage
+from vitlit.training.epoch_lines import EpochLines
 from vitlit.training.history import History
+from vitlit.training.run_summary import RunSummary
 from vitlit.training.saved_settings import SaveSettings
-from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER, DEBUG_FILE
+from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE
 
 
 class DebugMark(Callback):
@@ -80,10 +88,13 @@ def make_guards(settings: Any) -> Guards:
     return Guards(Stopping(timedelta(seconds=seconds)), settings["nonfinite"]["skip"])
 
 
-def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[Callback]:
+def training_callbacks(
+    settings: Any, run: Path | None, guards: Guards, precision: str
+) -> list[Callback]:
     """The callbacks of a training, besides those that the user configured.
 
-    settings: those of ``fit``; run: its folder, None if Lightning's loggers decide where to write.
+    settings: those of ``fit``; run: its folder, None to write nothing; precision: that of the
+    training, and why.
     """
     # fast_dev_run only tries the code: it writes neither checkpoints nor a history.
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
@@ -98,8 +109,9 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
         callbacks.append(SaveSettings(settings))
     elif not trainer["fast_dev_run"]:  # with it nobody expects any
         rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
-    if trainer["logger"] is not False and not trainer["fast_dev_run"]:
-        callbacks.append(History())
+    if trainer["enable_model_summary"] is not False:
+        callbacks.append(RunSummary(run, precision))
+    callbacks.append(History(run, monitor, [EpochLines(monitor)]))
     if every := settings["pictures"]["every_n_epochs"]:
         callbacks.append(AttentionPictures(every))
     if (decay := settings["ema"]["decay"]) > 0:
@@ -108,3 +120,91 @@ def training_callbacks(settings: Any, run: Path | None, guards: Guards) -> list[
         mode = monitor_mode(monitor)
         callbacks.append(EarlyStopping(monitor, mode=mode, **settings["early_stopping"]))
     return callbacks + guards.last
+
+
+# Of the trainer, in TensorBoard's tab of hyper-parameters: those that decide the result.
+SHOWN_SETTINGS = (
+    "seed_everything",
+    "ema.decay",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.precision",
+)
+SHOWN_SCORES = ("val/acc", "val/balanced_acc", "val/loss")
+
+
+def run_board(run: Path, settings: Any) -> RunTensorBoard:
+    """The TensorBoard of a training. settings: those of ``fit``."""
+    shown = {name: settings[name] for name in SHOWN_SETTINGS}
+    for group in ("model", "data"):
+        shown |= {f"{group}.{name}": value for name, value in settings[group].items()}
+    return RunTensorBoard(run, shown, SHOWN_SCORES)
+
+
+def fit_loggers(given: Any, settings: Any, run: Path | None) -> Any:
+    """The loggers of a training; in its folder, unless a config names another place.
+
+    given: None or True for the usual one, False for none, one logger or several; settings: those of
+    ``fit``, whose loggers are not made yet; run: None for a training that writes nothing.
+    """
+    if run is None or given is False:
+        return given if given not in (None, True) else False
+    board = run_board(run, settings)
+    if given in (None, True):
+        return board
+    asked = settings["trainer"]["logger"]
+    pairs = zip(*(one if isinstance(one, list) else [one] for one in (given, asked)), strict=True)
+    return [
+        into_run(logger, vars(wish["init_args"]) if "init_args" in wish else {}, run, board)
+        for logger, wish in pairs
+    ]
+
+
+@contextmanager
+def naming_way_on(args: list[str], run: Path | None) -> Iterator[None]:
+    """Within it, a signal that ends the training brings the command that continues it.
+
+    args: the words of this command.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        if run is not None and (run / CHECKPOINTS_FOLDER / LAST_FILE).is_file():
+            stop.way_on = resume_command(args, run)
+        raise
+
+
+def resume_command(args: list[str], run: Path) -> str:
+    """The command that continues a training which was stopped. args: the words that began it.
+
+    With the run's name the same words go on from its last checkpoint, but an explicit one would
+    begin there again.
+    """
+    words: list[str] = []
+    for word in args:
+        if words and words[-1] == "--ckpt_path":
+            word = "last"
+        words.append("--ckpt_path=last" if word.startswith("--ckpt_path=") else word)
+    if not any(word.partition("=")[0] == "--run" for word in words):
+        words += ["--run", run.name]
+    launcher = ""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        launcher = f"torchrun --nproc_per_node {count} -m -- "
+        if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+            launcher = "torchrun (with the same options) -m -- "
+    return f"{launcher}vitlit {shlex.join(words)}"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the folder of the run, whichever loggers there are."""
+
+    def __init__(self, parser: Any, config: Any, run: Path) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run = run
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        place = str(self.run / self.config_filename)
+        self.parser.save(self.config, place, skip_none=False, overwrite=True)

@@ -44,6 +44,8 @@ class FromCheckpoint:
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = saved_settings.training_settings_of(self.content) if command == "fit" else {}
         self.precision = checkpoint.trained_precision(self.content)
+        steps = self.content.get("global_step")
+        self.steps = steps if isinstance(steps, int) else 0
 
     def defaults(self) -> dict[str, Any]:
         """Default values by dotted name."""

@@ -162,6 +162,7 @@ class FromWeights:
 
     note = ""
     precision = None  # no file of weights tells in which precision it was trained
+    steps = 0  # nor after how many
 
     def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
         self.first, self.command = first, command

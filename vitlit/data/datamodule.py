@@ -213,6 +213,12 @@ class ImageData(pl.LightningDataModule):
         same = data_identity(then) == data_identity(self.hparams)
         self._split_builder = replace(self._split_builder, known=known, is_same_place=same)
 
+    @property
+    def test_count(self) -> int | None:
+        """Images held out for ``test``; None if they are a part of their own: it stays unread."""
+        kept = self._record.get("test")
+        return self._split_builder.test_count() if kept is None else len(kept)
+
     def state_dict(self) -> dict[str, Any]:
         """Which images were in which split of a training: Lightning puts it into checkpoints."""
         return self._record

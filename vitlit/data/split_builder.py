@@ -174,6 +174,10 @@ class SplitBuilder:
         paths = file_paths(self._part(part))
         return file_hashes([paths[i] for i in members.tolist()])
 
+    def test_count(self) -> int | None:
+        """Images held out for ``test``; None if they are a part of their own: it stays unread."""
+        return len(self._divide("all", "test")) if "all" in self._found_parts() else None
+
     def record(self) -> dict[str, Tensor]:
         """Which images are in which split, for the checkpoint of a training.
 

@@ -30,6 +30,7 @@ from vitlit.evaluation.report_files import (
 )
 from vitlit.evaluation.scoring import Scoring
 from vitlit.files import free_path, relative_path, whole_folder
+from vitlit.messages import labelled
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
@@ -47,13 +48,13 @@ class Report(Callback):
     """Writes the report of a test into the run of its checkpoint, in one process.
 
     weights: the checkpoint, or the name of published weights; out: folder to make in place of
-    test_report; note: for metrics.json, about what was scored. A report on the same weights and
-    data is replaced, any other is kept. An ``out`` that exists or cannot be written to is
-    refused before anything is scored.
+    test_report; note: for metrics.json, about what was scored; step: to which loggers put the
+    scores. A report on the same weights and data is replaced, any other is kept. An ``out`` that
+    exists or cannot be written to is refused before anything is scored.
     """
 
-    def __init__(self, weights: Path | str, out: str | None, note: str = "") -> None:
-        self.weights, self.out, self.note = weights, out, note
+    def __init__(self, weights: Path | str, out: str | None, note: str = "", step: int = 0) -> None:
+        self.weights, self.out, self.note, self.step = weights, out, note, step
         if out is not None and Path(out).exists():
             raise InputError(f"{out} exists; give another name, or remove it", argument="out")
         if out is None and not os.access(place := _report_parent(weights), os.W_OK):
@@ -77,6 +78,10 @@ class Report(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._found.add(outputs, batch)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning logs the scores at the step of this name; its own count begins anew in a test.
+        pl_module.log("step", float(self.step))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Scoring)
@@ -114,7 +119,7 @@ class Report(Callback):
             if rows.values.numel() <= MAX_PROBABILITIES:
                 files = data.splits[data.split].files(rows.sample)
                 write_probabilities(folder / "probabilities.npz", rows, names, files)
-        _log_scores(trainer, module.tested, self.metrics["scores"], drawn)
+        _log_scores(trainer, self.step, module.tested, self.metrics["scores"], drawn)
 
     def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
         """What the report is about: two reports with equal subjects replace each other."""
@@ -136,9 +141,9 @@ class Report(Callback):
         low, high = found["acc_interval"]
         text = calibration_words(found, self.metrics["temperature"])
         return [
-            f"interval    accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)",
-            f"calibrated  {text}",
-            f"report      {relative_path(self.folder)}",
+            labelled("interval", f"accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)"),
+            labelled("calibrated", text),
+            labelled("report", relative_path(self.folder)),
         ]
 
 
@@ -204,15 +209,15 @@ def _report_folder(parent: Path, subject: dict[str, Any]) -> Path:
 
 
 def _log_scores(
-    trainer: pl.Trainer, name: str, table: dict[str, Any], drawn: dict[str, Any]
+    trainer: pl.Trainer, step: int, name: str, table: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
     """Give the loggers the figures, and the scores that the module did not log itself."""
-    extra = {f"{name}/{key}": table[key] for key in ("balanced_acc", "f1", "ece")}
+    extra = {f"{name}/{key}": table[key] for key in ("f1", "ece")}
     for logger in trainer.loggers:
-        logger.log_metrics(extra, step=trainer.global_step)
+        logger.log_metrics(extra, step=step)
         writer: Any = getattr(logger, "experiment", None)
         # add_image is TensorBoard's; the CSV logger has no such method
         if hasattr(writer, "add_image"):
             for title, figure in drawn.items():
                 picture = plotting.to_array(figure)
-                writer.add_image(f"{name}/{title}", picture, 0, dataformats="HWC")
+                writer.add_image(f"{name}/{title}", picture, step, dataformats="HWC")

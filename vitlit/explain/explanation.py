@@ -138,7 +138,8 @@ def explain_images(
     logits whose probabilities are shown, such as the model in another precision.
     """
     # one image at a time: the maps of a batch, and their gradients, need much memory
-    with tqdm(subjects.pixels, desc="explaining", unit="img", leave=False) as bar:
+    options: Any = {"leave": False, "disable": None, "dynamic_ncols": True}  # None: none in a file
+    with tqdm(subjects.pixels, desc="explaining", unit="img", **options) as bar:
         found = [explain_image(model, pixels, preprocess, fusion, answer) for pixels in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
     similarity, filters = analyse_weights(model)

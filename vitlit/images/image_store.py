@@ -6,7 +6,7 @@ indices int64 (B,) -> uint8 (B, C, h, w)
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -204,8 +204,9 @@ def _on_all_cores(work: Callable[[Tensor], Found], chunks: Sequence[Tensor]) -> 
     pool = ThreadPoolExecutor(min(MAX_THREADS, usable_cpus()))
     total = sum(map(len, chunks))
     try:
-        # delay: no bar for sets that are read within a second
-        with tqdm(total=total, desc="reading images", unit="img", leave=False, delay=1) as bar:
+        # delay: no bar for sets that are read within a second; disable=None: none in a file
+        options: Any = {"leave": False, "delay": 1, "disable": None, "dynamic_ncols": True}
+        with tqdm(total=total, desc="reading images", unit="img", **options) as bar:
             for chunk, found in zip(chunks, pool.map(work, chunks), strict=True):
                 yield found
                 bar.update(len(chunk))

@@ -6,10 +6,11 @@ scores of each epoch -> a row of the table, a point of the figure
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -17,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from vitlit.files import replacing
 from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, VERMILION, new_figure, tidy_axes
+from vitlit.training.checkpoint_callbacks import Monitor, monitor_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
 
 TRAINING_COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5")
 HISTORY_COLUMNS = (*TRAINING_COLUMNS, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
+# Numbers of one epoch: epoch (from 0), step (after it), seconds, the scores of HISTORY_COLUMNS that
+# are known, and best: 1 if a validation in it gave the best score so far, else 0.
+Row = dict[str, float]
+
+
+class EpochListener(Protocol):
+    """Whoever wants to see the numbers of each epoch, in the first process alone."""
+
+    def epoch_done(self, trainer: pl.Trainer, rows: Sequence[Row]) -> None:
+        """Called after each epoch. rows: one for each epoch so far; the last one is new.
+
+        Other processes are not there to answer, so nothing may be exchanged with them.
+        """
 
 
 class History(Callback):
@@ -32,27 +47,53 @@ class History(Callback):
 
     A row is added when the next epoch starts, or the training ends. ``on_train_epoch_end`` of a
     callback is too early: Lightning calls the module's after it, which logs the training scores.
+
+    run: the folder, None to write nothing; monitor: the score that decides which epoch is the best;
+    listeners: are told of each epoch, but not again of those from before a resume.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+    def __init__(
+        self,
+        run: Path | None = None,
+        monitor: Monitor = "val/acc",
+        listeners: Sequence[EpochListener] = (),
+    ) -> None:
+        self.run, self.monitor, self.listeners = run, monitor, listeners
+        self.rows: list[Row] = []
         self._validated = False  # whether callback_metrics holds validation scores of this epoch
-        self._before: dict[str, float] = {}  # scores of this epoch from before it was resumed
-        self._folder: str | None = None
+        self._before: Row = {}  # numbers of this epoch from before it was resumed
+        self._lr: float | None = None  # of the last step of this epoch, None before the first
+        self._began = time.monotonic()
+        self._best: float | None = None  # score so far
+        self._is_best = False  # whether it is of this epoch
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # On every process: log_dir is a broadcast, so asking on the first one alone would hang.
-        self._folder = trainer.log_dir
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = time.monotonic()  # within an epoch, none starts
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Before the step: after it the schedule has set the rate of the next one. The last group is
+        # that of the head, if layer_decay makes layers differ.
+        self._lr = trainer.optimizers[0].param_groups[-1]["lr"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validated = not trainer.sanity_checking
+        if trainer.sanity_checking:
+            return
+        self._validated = True
+        if self.monitor not in trainer.callback_metrics:
+            return
+        score, best = float(trainer.callback_metrics[self.monitor]), self._best
+        sign = -1 if monitor_mode(self.monitor) == "min" else 1
+        # of equal scores the later one is the best, as for best.ckpt
+        if best is None or sign * score >= sign * best:
+            self._best, self._is_best = score, True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
-        self._validated, self._before = False, {}
+        self._end_epoch(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._add(trainer.current_epoch - 1, trainer.global_step, self._scores(trainer))
+        self._end_epoch(trainer)
         self._draw()
 
     def on_exception(
@@ -62,31 +103,47 @@ class History(Callback):
         with suppress(OSError):
             self._draw()
 
-    @rank_zero_only
-    def _add(self, epoch: int, step: int, scores: dict[str, float]) -> None:
+    def _end_epoch(self, trainer: pl.Trainer) -> None:
+        """Add the row of the epoch before, if it has not been added, and begin with the next."""
+        epoch, row = trainer.current_epoch - 1, self._numbers(trainer)
         # A run resumed at the end of an epoch begins the next one, and has that row already.
         is_new = not self.rows or self.rows[-1]["epoch"] < epoch
-        if "train/acc" not in scores or self._folder is None or not is_new:
+        if "train/acc" in row and is_new and trainer.is_global_zero:
+            self.rows.append({"epoch": epoch, "step": trainer.global_step, **row})
+            self._write()
+            for listener in self.listeners if self._lr is not None else ():
+                listener.epoch_done(trainer, self.rows)
+        self._validated, self._is_best, self._before, self._lr = False, False, {}, None
+        self._began = time.monotonic()
+
+    def _write(self) -> None:
+        if self.run is None:
             return
-        self.rows.append({"epoch": epoch, "step": step, **scores})
-        path = Path(self._folder) / "history.csv"
+        path = self.run / "history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         # Rewritten whole: a column such as val/acc can appear after the first row.
-        names = ["epoch", "step", *(name for name in HISTORY_COLUMNS if name in self._known())]
+        known = {name for row in self.rows for name in row}
+        names = [name for name in ("epoch", "step", "seconds", *HISTORY_COLUMNS) if name in known]
         with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def _scores(self, trainer: pl.Trainer) -> dict[str, float]:
+    def _numbers(self, trainer: pl.Trainer) -> Row:
+        """Of this epoch so far, with what was before it was resumed."""
         # callback_metrics keeps old scores: those of validation may be of an earlier epoch.
         found = trainer.callback_metrics
-        names = [name for name in HISTORY_COLUMNS if name in found]
-        return self._before | {
+        scores = {
             name: float(found[name])
-            for name in names
-            if self._validated or not name.startswith("val/")
+            for name in HISTORY_COLUMNS
+            if name in found
+            and name != "lr"  # loggers get it in some steps only
+            and (self._validated or not name.startswith("val/"))
         }
+        spent = self._before.get("seconds", 0.0) + time.monotonic() - self._began
+        rate = {} if self._lr is None else {"lr": self._lr}
+        best = max(self._before.get("best", 0.0), float(self._is_best))
+        return self._before | scores | rate | {"seconds": spent, "best": best}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -95,7 +152,9 @@ class History(Callback):
         checkpoint["history"] = {
             "rows": self.rows,
             "validated": self._validated,
-            "scores": self._scores(trainer),
+            "scores": self._numbers(trainer),
+            "best": self._best,
+            "run": None if self.run is None else self.run.name,
         }
 
     def on_load_checkpoint(
@@ -105,19 +164,19 @@ class History(Callback):
         self.rows = list(found.get("rows", []))
         self._before = dict(found.get("scores", {}))
         self._validated = found.get("validated", False)
-
-    def _known(self) -> set[str]:
-        return {name for row in self.rows for name in row}
+        # Another run has its own best.ckpt to find.
+        is_same = self.run is not None and found.get("run") == self.run.name
+        self._best = found.get("best") if is_same else None
 
     @rank_zero_only
     def _draw(self) -> None:
-        if not self.rows or self._folder is None:
+        if not self.rows or self.run is None:
             return
         points = {
             name: [(row["epoch"], row[name]) for row in self.rows if name in row]
             for name in HISTORY_COLUMNS
         }
-        path = Path(self._folder) / "history.png"
+        path = self.run / "history.png"
         with replacing(path) as part:
             training_history(points).savefig(part, format="png")
 

@@ -1,0 +1,93 @@
+"""The line of an epoch: its numbers, the time left, and the mark of the best."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from vitlit.training.epoch_lines import EpochLines, time_left
+from vitlit.training.progress_bar import planned_epochs
+
+
+def row(epoch: int, **changes: float) -> dict[str, float]:
+    usual = {"epoch": epoch, "step": 20.0 * (epoch + 1), "seconds": 4.0, "lr": 1e-3}
+    return {**usual, "train/loss_epoch": 2.3, "train/acc": 0.1, **changes}
+
+
+def trainer(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> pl.Trainer:
+    made = pl.Trainer(accelerator="cpu", logger=False, **settings)
+    monkeypatch.setattr(pl.Trainer, "num_training_batches", 20)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("settings", "planned"),
+    [
+        ({"max_epochs": 7}, 7),
+        ({"max_epochs": -1, "max_steps": 41}, 3),
+        ({"max_epochs": 2, "max_steps": 41}, 2),
+        ({"max_epochs": -1, "max_steps": 41, "accumulate_grad_batches": 3}, 6),  # 7 updates each
+        ({"max_time": timedelta(hours=1)}, None),
+    ],
+)
+def test_the_number_of_epochs_follows_from_the_limits(
+    settings: dict[str, Any], planned: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned_epochs(trainer(monkeypatch, **settings)) == planned
+
+
+def test_a_line_has_all_numbers_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, made = EpochLines(), trainer(monkeypatch, max_epochs=1000)
+    scores = {"val/loss": 2.26, "val/acc": 0.105, "best": 1.0}
+    lines.epoch_done(made, [row(0, **scores)])
+    lines.epoch_done(made, [row(0, **scores), row(1)])
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert heading.split() == [
+        "epoch",
+        "train",
+        "loss",
+        "val",
+        "loss",
+        "val",
+        "acc",
+        "lr",
+        "seconds",
+        "time",
+        "left",
+    ]
+    assert first.split() == [
+        "1/1000",
+        "2.3000",
+        "2.2600",
+        "0.1050",
+        "1.0e-03",
+        "4.0",
+        "1:06:36",
+        "best",
+    ]
+    assert second.split() == ["2/1000", "2.3000", "-", "-", "1.0e-03", "4.0", "1:06:32"]
+    assert max(map(len, (heading, first, second))) <= 80
+
+
+def test_the_time_left_is_that_of_the_epochs_to_come_or_of_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [row(3, seconds=2.0), row(4, seconds=6.0)]
+    assert time_left(trainer(monkeypatch, max_epochs=8), rows) == pytest.approx(3 * 4.0)
+    limited = trainer(monkeypatch, max_epochs=8, max_time=timedelta(seconds=5))
+    assert time_left(limited, rows) == pytest.approx(5, abs=1)
+    limited.should_stop = True
+    assert time_left(limited, rows) == 0
+
+
+def test_the_score_of_the_monitor_has_a_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = EpochLines("val/balanced_acc")
+    lines.epoch_done(trainer(monkeypatch, max_epochs=2), [row(0, **{"val/balanced_acc": 0.25})])
+    heading, line = capsys.readouterr().out.splitlines()
+    assert "balanced" in heading
+    assert "0.2500" in line
