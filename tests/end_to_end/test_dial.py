@@ -21,7 +21,7 @@ from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares,
 from vitlit.explain.explanation import Subjects, explain_images
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.patch_embed import PatchEmbed
-from vitlit.model.positions import rope_similarity
+from vitlit.model.rope import rope2d, rope_similarity
 from vitlit.model.vit import ViT
 from vitlit.training.optim import freeze, parameter_groups
 from vitlit.weights.adapt import adapt_weights
@@ -160,7 +160,10 @@ def test_the_state_alone_gives_the_same_logits(changes: dict[str, Any], tmp_path
 @EACH
 def test_the_arguments_of_a_model_make_it_again(changes: dict[str, Any]) -> None:
     told = model_arguments(small(**changes))
-    assert {name: told[name] for name in changes} == changes
+    expected = dict(changes)
+    if changes.get("pos_embed") == "rope":  # the older name
+        expected |= {"pos_embed": "none", "rope": "index"}
+    assert {name: told[name] for name in expected} == expected
 
 
 @EACH
@@ -212,7 +215,7 @@ def test_programs_hold_any_model(name: str, format: Any, tmp_path: Path) -> None
         ("patch_embed", "shifted"),
         ("attention", "lsa"),
         ("attention", "gpsa"),
-        ("pos_embed", "rope"),
+        ("rope", "index"),
         ("global_pool", "seq"),
     ],
 )
@@ -287,10 +290,12 @@ def test_sequence_pooling_is_explained_in_its_own_shares() -> None:
     images, place = images_for(model), {"grid": (2, 3), "prefix": 1}
     shares = pooled_shares(model, images)
     tokens = model.forward_features(images)[:, 1:]
-    torch.testing.assert_close(shares, (tokens @ model.seq_pool.score.weight[0]).softmax(dim=1))
+    expected = (tokens @ model.seq_pool.score.weight[0]).softmax(dim=1)
+    torch.testing.assert_close(shares[:, 1:], expected)
+    assert shares[:, 0].tolist() == [0, 0]  # of the register
     maps = attention_maps(model, images).maps[-1].mean(dim=1)
     rows = [
-        sum(share * row[1:] for share, row in zip(own, matrix[1:], strict=True))
+        sum(share * row[1:] for share, row in zip(own, matrix, strict=True))
         for own, matrix in zip(shares, maps, strict=True)
     ]
     expected = torch.stack(rows).view(2, 2, 3)
@@ -305,7 +310,7 @@ def test_sequence_pooling_is_not_explained_without_its_shares() -> None:
 
 def test_rope_shows_how_places_fit() -> None:
     similarity, _ = analyse_weights(small(pos_embed="rope"))
-    torch.testing.assert_close(similarity, rope_similarity(2, 3, 8).view(6, 2, 3))
+    torch.testing.assert_close(similarity, rope_similarity(rope2d((2, 3), 8)).view(6, 2, 3))
 
 
 def test_the_page_tells_temperatures_and_gates() -> None:
@@ -364,7 +369,7 @@ def test_weights_of_the_same_setting_are_taken_as_they_are(changes: dict[str, An
         ({}, {"attention": "gpsa"}, "gates of gpsa are new"),
         ({"attention": "gpsa"}, {"attention": "gpsa", "gpsa_blocks": 2}, "gates of gpsa are new"),
         ({}, {"attention": "gpsa"}, "the model has attention gpsa; the weights had softmax"),
-        ({}, {"pos_embed": "rope"}, "positions dropped; the model has rope"),
+        ({}, {"pos_embed": "rope"}, "positions dropped; the model has rotary ones"),
         ({"pos_embed": "rope"}, {}, "the model's are new; the weights have none"),
         ({}, {"global_pool": "seq"}, "scores of the pooling are new"),
         ({"global_pool": "seq"}, {}, "scores of the pooling dropped; the model has none"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitlit.errors import InputError
 from vitlit.model import attention as module
 from vitlit.model.attention import Attention, attend, prefers_matmul
-from vitlit.model.positions import rope2d
+from vitlit.model.rope import rope2d
 
 TOKENS = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -66,7 +66,7 @@ def test_forward_equals_timm_with_the_same_weights(num_heads: int, qkv_bias: boo
 
 def test_rope_rotates_queries_and_keys_as_timms_does_and_leaves_the_values() -> None:
     """One head after the other, without ``project``, which ``weights`` and ``forward`` share."""
-    layer = attention(rope=rope2d(2, 3, 4, prefix=1))
+    layer = attention(rope=rope2d((2, 3), 4, prefix=1))
     turn = RotaryEmbeddingCat(4, temperature=100, in_pixels=False, feat_shape=[2, 3]).get_embed()
     rows: list[Tensor] = []
     weights: list[Tensor] = []

@@ -11,21 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.explain.attribution import attentions, check_patch_count
-from vitlit.model.attention import GatedPositionalAttention, LocalitySelfAttention
-from vitlit.model.positions import rope_similarity
+from vitlit.model.local_attention import GatedPositionalAttention, LocalitySelfAttention
+from vitlit.model.rope import rope_similarity
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
 
 
 def analyse_weights(model: ViT) -> tuple[Tensor | None, Tensor]:
-    """Position similarity ``(N, rows, cols)``, None without positions, and principal filters."""
+    """Position similarity ``(N, rows, cols)``, None without positions, and principal filters.
+
+    Of a model with both added and rotary positions, the added ones are compared.
+    """
     filters = principal_filters(model.patch_embed.filters().detach().cpu())
-    if model.config["pos_embed"] == "rope":  # has no table: the rotations are compared instead
-        width = model.embed_dim // model.config["num_heads"]
-        similarity = rope_similarity(*model.grid_size, width)
-        return similarity.unflatten(1, model.grid_size), filters  # type: ignore[no-untyped-call]
+    rotations = model.rope_table()
     if model.pos_embed is None:
-        return None, filters
+        if rotations is None:
+            return None, filters
+        return torch.unflatten(rope_similarity(rotations), 1, model.grid_size), filters
     table = model.pos_embed.detach().cpu()
     prefix = table.shape[1] - model.grid_size[0] * model.grid_size[1]
     return position_similarity(table, grid=model.grid_size, prefix=prefix), filters

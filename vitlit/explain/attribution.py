@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+from vitlit.model.arguments import PoolName
 from vitlit.model.attention import Attention
 from vitlit.model.blocks import Block
-from vitlit.model.vit import PoolName, ViT
+from vitlit.model.vit import ViT
 from vitlit.patches import Grid
 
 
@@ -148,7 +149,7 @@ def relevance(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
     The positive part of attention times gradient, dy/dA * A, is averaged over the heads and
     accumulated along the blocks: R = R + mean(...) R, starting from the identity. dy/dA = (dy/dO)
     V^T needs no explicit attention in the forward pass, only the gradient of its output O, which
-    is the input of ``attn.proj``.
+    is the input of ``attn.mixed_values_reader``.
 
     x: as in :func:`attention_maps`; classes: ``(B,)``, the class y to explain of each image.
     Returns ``(B, N, N)``, not negative. No gradient is left in the model. Raises InputError for a
@@ -159,7 +160,7 @@ def relevance(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
         torch.inference_mode(False),  # the caller may be in it, and nothing could be differentiated
         torch.enable_grad(),
         _inspecting(model),
-        _recording([layer.proj for layer in layers]) as outputs,
+        _recording([layer.mixed_values_reader for layer in layers]) as outputs,
         _recording(layers) as inputs,
     ):
         # a gradient of the input is asked for, so that there is a graph if all weights are frozen;
@@ -192,15 +193,18 @@ def _check_class_indices(classes: Tensor, logits: Tensor) -> None:
 
 @torch.no_grad()
 def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
-    """The weight of each patch in the pooling ``seq``: ``(B, rows*cols)``, rows sum to 1.
+    """The weight of each token in the poolings ``seq`` and ``map``: ``(B, N)``, rows sum to 1.
 
-    x: as in :func:`attention_maps`. None for other poolings, whose weights are fixed.
+    Prefix tokens take no part in ``seq``; of ``map`` it is the mean over its heads. x: as in
+    :func:`attention_maps`. None for other poolings, whose weights are fixed.
     """
-    if model.seq_pool is None:
+    pool = model.seq_pool or model.attn_pool
+    if pool is None:
         return None
-    with _inspecting(model), _recording([model.seq_pool]) as inputs:
+    with _inspecting(model), _recording([pool]) as inputs:
         model(x)
-    return model.seq_pool.shares(inputs[0])
+    shares = pool.shares(inputs[0])
+    return F.pad(shares, (model.num_prefix_tokens, 0)) if pool is model.seq_pool else shares
 
 
 def check_patch_count(tokens: int, grid: Grid, prefix: int) -> None:
@@ -223,15 +227,17 @@ def patch_map(
     """How much the pooled output sees of each patch, by attention, rollout or relevance.
 
     matrix: ``(..., N, N)``. pool: ``token`` takes the row of the class token; ``avg``, and models
-    without prefix tokens, the mean over the patches' rows; ``seq`` their mean weighted by
-    ``shares``, ``(..., rows*cols)`` from :func:`pooled_shares`. Returns ``(..., rows, cols)``.
+    without prefix tokens, the mean over the patches' rows; ``seq`` and ``map`` the mean of all rows
+    weighted by ``shares``, ``(..., N)`` from :func:`pooled_shares`. Returns ``(..., rows, cols)``.
     """
     check_patch_count(matrix.shape[-1], grid, prefix)
-    if (pool == "seq") != (shares is not None):
-        raise InputError(f"pool {pool} and shares do not fit; give shares with seq, and only then")
+    if (pool in ("seq", "map")) != (shares is not None):
+        raise InputError(
+            f"pool {pool} and shares do not fit; give shares with seq and map, and only then"
+        )
     seen = matrix[..., prefix:]  # (..., N, rows * cols)
     if shares is not None:
-        seen = (shares[..., None, :].to(seen) @ seen[..., prefix:, :]).squeeze(-2)
+        seen = (shares[..., None, :].to(seen) @ seen).squeeze(-2)
     else:
         is_token = prefix and pool == "token"
         seen = seen[..., 0, :] if is_token else seen[..., prefix:, :].mean(dim=-2)

@@ -64,7 +64,7 @@ class Findings(NamedTuple):
     relevance: Tensor | None
     probabilities: Tensor | None  # (K,)
     distance: Tensor  # (L, h) in pixels
-    shares: Tensor | None  # of the patches in the pooling seq, (rows * cols,)
+    shares: Tensor | None  # of all tokens in the poolings seq and map, (N,)
 
 
 def check_count(count: int) -> None:
@@ -173,8 +173,8 @@ def explain_images(
 
 def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
     """The findings of all images, stacked ``(n, ...)``: maps on the patch grid, probabilities."""
-    shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
-    pooled = {"shares": torch.stack(shares)} if shares else {}
+    shares = _pooled_patches(model, found)
+    pooled = {} if shares is None else {"shares": shares}
     return {
         "attention": rows_of_interest(model, found),
         "rollout": torch.stack([one.rollout for one in found]),
@@ -183,6 +183,13 @@ def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
         **_stack_known("probabilities", [one.probabilities for one in found]),
         **pooled,
     }
+
+
+def _pooled_patches(model: ViT, found: list[Findings]) -> Tensor | None:
+    """The weights of the patches in the pooling, ``(n, rows, cols)``; None if they are fixed."""
+    prefix = model.num_prefix_tokens
+    shares = [one.shares[prefix:] for one in found if one.shares is not None]
+    return torch.unflatten(torch.stack(shares), 1, model.grid_size) if shares else None
 
 
 def _stack_known(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
@@ -219,7 +226,7 @@ def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
         "Image": f"{height}x{width} pixels",
         "Patches": f"{model.grid_size[0]}x{model.grid_size[1]} "
         f"of {told['patch_size']} pixels, {told['patch_embed']}",
-        "Positions": told["pos_embed"],
+        "Positions": _positions_fact(model),
         "Attention": attention_fact(model),
         "Pooling": model.global_pool,
         "Blocks": str(told["depth"]),
@@ -227,6 +234,15 @@ def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
         "Parameters": f"{count:,}",
         "Classes": str(len(class_names)) if model.num_classes else "none, without a head",
     }
+
+
+def _positions_fact(model: ViT) -> str:
+    """The added and the rotary positions, in words."""
+    told = model.config
+    kinds = [told["pos_embed"]] if told["pos_embed"] != "none" else []
+    if told["rope"] != "none":
+        kinds.append(f"rotary ({told['rope']}, base {told['rope_base']:g})")
+    return " and ".join(kinds) or "none"
 
 
 def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:
@@ -252,9 +268,9 @@ def draw_figures(
         "rollout": torch.stack([one.rollout for one in found]),
         **_stack_known("for its class", [one.relevance for one in found]),
     }
-    shares = [one.shares.view(model.grid_size) for one in found if one.shares is not None]
-    if shares:
-        maps["pooling"] = torch.stack(shares)
+    shares = _pooled_patches(model, found)
+    if shares is not None:
+        maps["pooling"] = shares
     shown = torch.stack([one.shown for one in found])
     answers = _stack_known("probabilities", [one.probabilities for one in found])
     yield (

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 from vitlit.explain.page_figures import Bytes, colors, image_uri
-from vitlit.model.vit import PoolName, ViT
+from vitlit.model.arguments import PoolName
+from vitlit.model.vit import ViT
 from vitlit.patches import Grid
 
 MAX_LEVEL = 15  # the highest of 4 bits
@@ -52,7 +53,7 @@ class Example(NamedTuple):
     image: uint8 ``(C, H, W)``, grey or RGB; maps: ``(L, h, N, N)``, rows sum to 1; rollout:
     ``(N, N)``; probabilities: class names and their probabilities, the most probable first;
     label: the true class, None if not known; relevance: ``(N, N)``, for the first class listed;
-    shares: weights of the patches in the pooling, None if they are equal.
+    shares: weights of the tokens in the pooling, ``(N,)``, None if the patches' are equal.
     """
 
     name: str
@@ -159,7 +160,7 @@ def _describe(
     return {
         "grid": grid,
         "prefix": list(prefix),
-        "mean": POOLED_ROW if pool == "seq" else MEAN_ROW,
+        "mean": POOLED_ROW if pool in ("seq", "map") else MEAN_ROW,
         # the row shown at first: of the class token, or the mean, which follows the N tokens
         "home": 0 if prefix and pool == "token" else len(prefix) + grid[0] * grid[1],
         "blocks": len(examples[0].maps),
@@ -220,14 +221,13 @@ def without_own(relevant: Tensor) -> Tensor:
 def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> Bytes:
     """Matrices ``(M, N, N)`` of shares -> uint8 ``(M, N+1, bytes)``, rows as in the module's text.
 
-    A level is accurate to half a step: 1/30 of the largest share in its row. pooled: weights of
-    the patches' rows in the mean, the last row; None if they are equal.
+    A level is accurate to half a step: 1/30 of the largest share in its row. pooled: weights
+    ``(N,)`` of the rows in the mean, the last row; None for the mean over the patches.
     """
-    looking = matrices[:, prefix:]
     if pooled is None:
-        mean = looking.mean(dim=1, keepdim=True)
+        mean = matrices[:, prefix:].mean(dim=1, keepdim=True)
     else:
-        mean = (pooled.to(looking) @ looking)[:, None]
+        mean = (pooled.to(matrices) @ matrices)[:, None]
     rows = torch.cat([matrices, mean], dim=1)
     patches = rows[..., prefix:]
     top, best = patches.max(dim=2, keepdim=True)

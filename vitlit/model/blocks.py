@@ -1,34 +1,89 @@
-"""The encoder: blocks of attention and MLP, each with a LayerNorm before and a residual around it.
+"""A block of the encoder: attention and MLP, each with a norm before and a residual around it.
 
 tokens (B, N, D) -> tokens (B, N, D)
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from vitlit.model.attention import Attention
+from vitlit.model.norms import MakeNorm
 
-ActName = Literal["gelu", "gelu_tanh"]
+ActName = Literal["gelu", "gelu_tanh", "quick_gelu"]
+MlpName = Literal["gelu", "swiglu"]
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation of the GELU (Radford et al., 2021)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def make_act(name: ActName) -> nn.Module:
+    """The activation; logits move by 1e-4 to 1e-2 if published weights run with another one."""
+    if name == "quick_gelu":
+        return QuickGELU()
+    return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
+    """Two linear layers with an activation between: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
 
-    def __init__(self, *, dim: int, hidden: int, drop: float = 0.0, act: ActName = "gelu") -> None:
+    norm: nn.Module | None
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        hidden: int,
+        drop: float = 0.0,
+        act: ActName = "gelu",
+        norm: MakeNorm | None = None,
+    ) -> None:
+        """norm: makes the norm before the second layer (EVA-02, BEiT-3); by default none."""
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        # Logits move by 1.3e-4 if published weights run with the other GELU.
-        self.act = nn.GELU(approximate="tanh" if act == "gelu_tanh" else "none")
+        self.fc1 = nn.Linear(dim, self._width(hidden))
+        self.act = make_act(act)
         self.drop = nn.Dropout(drop)
+        self.norm = None if norm is None else norm(hidden)
         self.fc2 = nn.Linear(hidden, dim)
+
+    def _width(self, hidden: int) -> int:
+        """Outputs of the first layer."""
+        return hidden
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Outputs of the first layer -> the ``hidden`` inputs of the second."""
+        return self.act(x)
 
     def forward(self, x: Tensor) -> Tensor:
         # Dropout after both layers, as in the paper's code and timm.
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        x = self.drop(self.activate(self.fc1(x)))
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.drop(self.fc2(x))
+
+
+class SwiGluMlp(Mlp):
+    """Gated MLP (Shazeer, 2020): the first layer's halves g and x become silu(g) * x.
+
+    ``hidden`` is the width of a half. The argument ``act`` has no effect.
+    """
+
+    def _width(self, hidden: int) -> int:
+        return 2 * hidden
+
+    def activate(self, x: Tensor) -> Tensor:
+        gate, x = x.chunk(2, dim=-1)
+        return F.silu(gate) * x
+
+
+MLPS: dict[str, type[Mlp]] = {"gelu": Mlp, "swiglu": SwiGluMlp}
 
 
 class LayerScale(nn.Module):
@@ -52,15 +107,15 @@ class Block(nn.Module):
         attn: Attention,
         mlp: Mlp,
         drop_path: float,
-        norm_eps: float,
+        norm: MakeNorm,
         init_values: float | None,
     ) -> None:
         super().__init__()
         # Keep the order of these lines: optimisers save their state by the place of a parameter.
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm1 = norm(dim)
         self.attn = attn
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm2 = norm(dim)
         self.mlp = mlp
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         # Mode "row" decides for each image (Huang et al., 2016); "batch" would drop all or none.
@@ -69,26 +124,3 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-
-
-def encoder(
-    layers: Sequence[Callable[..., Attention]],
-    drop_path_rate: float,
-    dim: int,
-    *,
-    attn: dict[str, Any],
-    mlp: dict[str, Any],
-    block: dict[str, Any],
-) -> nn.Sequential:
-    """The blocks, one for each of ``layers``: constructors of attention that get ``attn``.
-
-    drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
-    mlp, block: arguments of Mlp and Block.
-    """
-    # On the CPU even for a model on the meta device, whose tensors hold no numbers to list.
-    rates = torch.linspace(0, drop_path_rate, len(layers), device="cpu").tolist()
-    blocks = nn.Sequential()
-    for make_attention, rate in zip(layers, rates, strict=True):
-        layer = make_attention(dim=dim, **attn)
-        blocks.append(Block(dim=dim, attn=layer, mlp=Mlp(dim=dim, **mlp), drop_path=rate, **block))
-    return blocks

@@ -4,13 +4,14 @@ images (B, C, H, W) or patches (B, N, C*P*P) -> tokens (B, N, D)
 """
 
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+from vitlit.model.norms import MakeNorm
 from vitlit.patches import patchify
 
 PatchEmbedName = Literal["linear", "conv", "conv_stem", "shifted"]
@@ -48,19 +49,32 @@ class PatchEmbed(Embedding):
 
     takes_patches = True
     odd = "proj.weight"
+    norm: nn.Module | None
 
     def __init__(
-        self, *, kind: PatchEmbedName, patch_size: int, in_chans: int, embed_dim: int
+        self,
+        *,
+        kind: PatchEmbedName,
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        norm: MakeNorm | None = None,
     ) -> None:
+        """norm: makes the norm of the tokens before the positions (AIMv2); by default none."""
         super().__init__(kind, patch_size)
         # A Conv2d for kind linear too, so that timm's state dicts load into either kind unchanged.
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = None if norm is None else norm(embed_dim)
 
     def filters(self) -> Tensor:
         """The rows of the matrix, or the filters of the convolution: ``(D, C, P, P)``."""
         return self.proj.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self._project(x)
+        return x if self.norm is None else self.norm(x)
+
+    def _project(self, x: Tensor) -> Tensor:
         if self.kind == "conv" and x.ndim == 4:
             return self.proj(x).flatten(2).transpose(1, 2)  # (B, N, D)
         if x.ndim == 4:
@@ -164,20 +178,29 @@ class ShiftedPatches(Embedding):
 
 
 def make_embedding(
-    kind: PatchEmbedName, *, patch_size: int, in_chans: int, embed_dim: int, norm_eps: float
+    kind: PatchEmbedName,
+    *,
+    patch_size: int,
+    in_chans: int,
+    embed_dim: int,
+    norm_eps: float,
+    norm: MakeNorm | None = None,
 ) -> Embedding:
-    """The patch embedding of this kind; norm_eps applies to the LayerNorm of shifted patches."""
-    match kind:
-        case "conv_stem":
-            return ConvStem(
-                kind=kind, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim
-            )
-        case "shifted":
-            return ShiftedPatches(
-                kind=kind,
-                patch_size=patch_size,
-                in_chans=in_chans,
-                embed_dim=embed_dim,
-                norm_eps=norm_eps,
-            )
-    return PatchEmbed(kind=kind, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
+    """The patch embedding of this kind; norm_eps applies to the LayerNorm of shifted patches.
+
+    norm: see PatchEmbed. Raises InputError if it is given for another kind than linear and conv.
+    """
+    shape: dict[str, Any] = {
+        "kind": kind,
+        "patch_size": patch_size,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+    }
+    if kind in ("linear", "conv"):
+        return PatchEmbed(**shape, norm=norm)
+    if norm is not None:
+        raise InputError(
+            f"embed_norm true applies to patch_embed linear and conv; leave it out with {kind}",
+            argument=("embed_norm", "patch_embed"),
+        )
+    return ConvStem(**shape) if kind == "conv_stem" else ShiftedPatches(**shape, norm_eps=norm_eps)

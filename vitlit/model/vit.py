@@ -5,33 +5,30 @@ images (B, C, H, W) -> patches (B, N, C*P*P) -> tokens (B, 1+N, D) -> logits (B,
 
 import inspect
 import math
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitlit.errors import InputError, check_at_least, check_below_one
-from vitlit.model.attention import (
-    AttentionName,
-    GatedPositionalAttention,
-    attention_layers,
-    usual_gpsa_blocks,
+from vitlit.errors import InputError
+from vitlit.model.arguments import (
+    PoolName,
+    PosEmbedName,
+    SubNormName,
+    complete_arguments,
+    hidden_width,
 )
-from vitlit.model.blocks import ActName, encoder
-from vitlit.model.patch_embed import Embedding, PatchEmbed, PatchEmbedName, make_embedding
-from vitlit.model.pooling import SequencePool
-from vitlit.model.positions import fixed_table, rope2d
+from vitlit.model.blocks import ActName, MlpName
+from vitlit.model.encoder import encoder
+from vitlit.model.initial_values import init_weights
+from vitlit.model.local_attention import AttentionName
+from vitlit.model.norms import MakeNorm, NormName, make_norm
+from vitlit.model.patch_embed import Embedding, PatchEmbedName, make_embedding
+from vitlit.model.pooling import AttentionPool, SequencePool
+from vitlit.model.positions import fixed_table
+from vitlit.model.rope import ROPE_BASE, RopeName, rope2d
 from vitlit.patches import grid_size, pair
-
-PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "rope", "none"]
-PoolName = Literal["token", "avg", "seq"]
-VIT_CHOICES = {
-    "patch_embed": PatchEmbedName,
-    "attention": AttentionName,
-    "pos_embed": PosEmbedName,
-    "global_pool": PoolName,
-    "act": ActName,
-}
 
 
 class ViT(nn.Module):
@@ -61,18 +58,38 @@ class ViT(nn.Module):
         gpsa_blocks: Number of blocks with gpsa, from the first; the others have softmax. By
             default all but the last two, as in ConViT.
         locality_strength: How narrow the attention of gpsa is at the start; 1 in ConViT.
-        pos_embed: learn (a free table), sincos1d (the Transformer's fixed table), sincos2d
-            (fixed, rows and columns apart), rope (queries and keys rotate with row and column:
-            Su et al., 2021; Heo et al., 2024) or none.
-        global_pool: token (a class token, as in the paper), avg (mean of the patch tokens) or seq
-            (their mean with learned weights: sequence pooling of CCT, Hassani et al., 2021).
+        pos_embed: Positions added to the tokens: learn (a free table), sincos1d (the Transformer's
+            fixed table), sincos2d (fixed, rows and columns apart) or none. The older name rope
+            stands for pos_embed none with rope index.
+        rope: Rotary positions: queries and keys rotate with the row and column of their patch (Su
+            et al., 2021). index counts rows and columns (RoPE-ViT, Heo et al., 2024; EVA-02),
+            centred spans -1 to 1 times 2 pi (DINOv3, Simeoni et al., 2025); none.
+        rope_base: Slowest rotation: 100 in RoPE-ViT and DINOv3, 10000 in EVA-02.
+        rope_grid: Grid (rows, columns) that the positions of rope index are rescaled to, one
+            number or two (EVA-02, Fang et al., 2023: 16); by default they are not.
+        rope_offset: Position of the first row and column; 1 in the Perception Encoder.
+        global_pool: token (a class token, as in the paper), avg (mean of the patch tokens), seq
+            (their mean with learned weights: sequence pooling of CCT, Hassani et al., 2021) or map
+            (a learned query attends to all tokens: SigLIP, Zhai et al., 2023).
+        pool_heads: Heads of global_pool map; by default num_heads.
+        pool_mlp_ratio: Width of the MLP of global_pool map as a multiple of embed_dim; by default
+            mlp_ratio.
         class_token: Whether there is a class token; by default only with global_pool token.
         reg_tokens: Register tokens after the class token (Darcet et al., 2024).
         fc_norm: Whether the final norm follows the pooling; by default only with avg. Weights of
             Google's code with average pooling need false.
-        norm_eps: Epsilon of every LayerNorm: 1e-6 in the paper's code and timm, 1e-12 in
-            Hugging Face's.
-        act: gelu (exact, as timm and Hugging Face) or gelu_tanh (as the paper's code).
+        final_norm: Whether there is a norm after the last block; InternViT has none.
+        pre_norm: Whether there is a norm before the first block (CLIP, Radford et al., 2021).
+        embed_norm: Whether the patch tokens are normalised before positions are added (AIMv2).
+        qk_norm: Whether queries and keys are normalised, in each head (Dehghani et al., 2023).
+        sub_norm: A norm before the last layer of the MLP (mlp: EVA-02), of MLP and attention
+            (both: BEiT-3, Wang et al., 2023), or none.
+        norm: layer (LayerNorm) or rms (RMSNorm, Zhang and Sennrich, 2019), for every norm.
+        norm_eps: Epsilon of every norm: 1e-6 in the paper's code and timm, 1e-12 in Hugging
+            Face's, 1e-5 in CLIP and DINOv3.
+        mlp: gelu (two layers with ``act`` between) or swiglu (gated, Shazeer, 2020: DINOv2-g).
+        act: gelu (exact, as timm and Hugging Face), gelu_tanh (as the paper's code) or quick_gelu
+            (x sigmoid(1.702 x), as OpenAI's CLIP).
         init_values: Initial value of LayerScale, a learned factor per channel after attention
             and MLP; by default there is none.
         drop_rate: Dropout before the head.
@@ -99,11 +116,24 @@ class ViT(nn.Module):
         gpsa_blocks: int | None = None,
         locality_strength: float = 1.0,
         pos_embed: PosEmbedName = "learn",
+        rope: RopeName = "none",
+        rope_base: float = ROPE_BASE,
+        rope_grid: int | list[int] | None = None,
+        rope_offset: float = 0.0,
         global_pool: PoolName = "token",
+        pool_heads: int | None = None,
+        pool_mlp_ratio: float | None = None,
         class_token: bool | None = None,
         reg_tokens: int = 0,
         fc_norm: bool | None = None,
+        final_norm: bool = True,
+        pre_norm: bool = False,
+        embed_norm: bool = False,
+        qk_norm: bool = False,
+        sub_norm: SubNormName = "none",
+        norm: NormName = "layer",
         norm_eps: float = 1e-6,
+        mlp: MlpName = "gelu",
         act: ActName = "gelu",
         init_values: float | None = None,
         drop_rate: float = 0.0,
@@ -112,52 +142,38 @@ class ViT(nn.Module):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
+        given = locals()  # of all of them, before there are other local variables
         super().__init__()
-        # int() fails for infinity and NaN; 0 sends them to the message below
-        hidden = int(embed_dim * mlp_ratio) if math.isfinite(mlp_ratio) else 0
-        check_at_least(1, embed_dim=embed_dim, depth=depth, in_chans=in_chans)
-        check_at_least(0, num_classes=num_classes, reg_tokens=reg_tokens)
-        if hidden < 1:
-            raise InputError(
-                f"mlp_ratio {mlp_ratio} leaves the MLP no width; 4 is usual", argument="mlp_ratio"
-            )
-        _check_arguments(locals())
-        check_below_one(norm_eps=norm_eps, drop_rate=drop_rate, pos_drop_rate=pos_drop_rate)
-        check_below_one(proj_drop_rate=proj_drop_rate, attn_drop_rate=attn_drop_rate)
-        check_below_one(drop_path_rate=drop_path_rate)
+        self.config = complete_arguments(
+            {name: value for name, value in given.items() if name not in ("self", "__class__")}
+        )
         self.img_size = pair(img_size)
         self.grid_size = grid_size(self.img_size, patch_size)
         self.num_classes, self.in_chans, self.embed_dim = num_classes, in_chans, embed_dim
         self.global_pool = global_pool
-        class_token = global_pool == "token" if class_token is None else class_token
-        fc_norm = global_pool == "avg" if fc_norm is None else fc_norm
-        if attention == "gpsa" and gpsa_blocks is None:
-            gpsa_blocks = usual_gpsa_blocks(depth)
-        # after the defaults above are filled in: config keeps the locals named like arguments
-        self.config = _plain_arguments(locals())
+        new_norm = partial(make_norm, norm, eps=norm_eps)
         self.patch_embed: Embedding = make_embedding(
             patch_embed,
             patch_size=patch_size,
             in_chans=in_chans,
             embed_dim=embed_dim,
             norm_eps=norm_eps,
+            norm=new_norm if embed_norm else None,
         )
-        self._add_prefix(class_token, reg_tokens, embed_dim)
-        self._add_positions(pos_embed, embed_dim)
+        self._add_prefix(self.config["class_token"], reg_tokens, embed_dim)
+        self._add_positions(self.config["pos_embed"], embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        place = (self.grid_size, self.num_prefix_tokens)
-        layers = attention_layers(attention, depth, *place, gpsa_blocks, locality_strength)
-        attn = {"num_heads": num_heads, "qkv_bias": qkv_bias, "rope": self._rope(num_heads)}
+        self.norm_pre = new_norm(embed_dim) if pre_norm else nn.Identity()
         self.blocks = encoder(
-            layers,
-            drop_path_rate,
-            embed_dim,
-            attn={**attn, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate},
-            mlp={"hidden": hidden, "drop": proj_drop_rate, "act": act},
-            block={"norm_eps": norm_eps, "init_values": init_values},
+            self.config,
+            self.grid_size,
+            self.num_prefix_tokens,
+            rope=self.rope_table(prefix=self.num_prefix_tokens),
+            norm=new_norm,
         )
-        self._add_norm(embed_dim, norm_eps, after_pooling=fc_norm)
+        self._add_norm(new_norm)
         self.seq_pool = SequencePool(embed_dim) if global_pool == "seq" else None
+        self.attn_pool = self._attention_pool(new_norm) if global_pool == "map" else None
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
@@ -167,19 +183,25 @@ class ViT(nn.Module):
         self.num_classes, self.head = 0, nn.Identity()
         self.config["num_classes"] = 0
 
-    def _add_norm(self, dim: int, eps: float, *, after_pooling: bool) -> None:
-        """Set ``norm`` (before the pooling) and ``fc_norm`` (after it); one is the identity."""
-        norm = nn.LayerNorm(dim, eps=eps)
-        self.norm = nn.Identity() if after_pooling else norm
-        self.fc_norm = norm if after_pooling else nn.Identity()
+    def _add_norm(self, new_norm: MakeNorm) -> None:
+        """Set ``norm`` (before the pooling) and ``fc_norm`` (after it); at most one is a norm."""
+        after_pooling = self.config["fc_norm"]
+        last = new_norm(self.embed_dim) if self.config["final_norm"] else nn.Identity()
+        self.norm = nn.Identity() if after_pooling else last
+        self.fc_norm = last if after_pooling else nn.Identity()
+
+    def _attention_pool(self, new_norm: MakeNorm) -> AttentionPool:
+        told = self.config
+        return AttentionPool(
+            dim=self.embed_dim,
+            num_heads=told["pool_heads"],
+            hidden=hidden_width(told, "pool_mlp_ratio"),
+            norm=new_norm,
+            act=told["act"],
+        )
 
     def _add_prefix(self, class_token: bool, reg_tokens: int, dim: int) -> None:
         """Set ``cls_token`` ``(1, 1, D)`` and ``reg_token`` ``(1, R, D)``, or None."""
-        if self.global_pool == "token" and not class_token:
-            raise InputError(
-                "global_pool token needs a class token; leave out class_token false, or give avg",
-                argument="global_pool",
-            )
         self.num_prefix_tokens = int(class_token) + reg_tokens
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.reg_token = nn.Parameter(torch.zeros(1, reg_tokens, dim)) if reg_tokens else None
@@ -196,12 +218,22 @@ class ViT(nn.Module):
         else:
             self.register_buffer("pos_embed", fixed_table(kind, self.grid_size, dim, prefix))
 
-    def _rope(self, num_heads: int) -> Tensor | None:
-        """The rotation table that all blocks share with ``pos_embed=rope``, else None."""
-        if self.config["pos_embed"] != "rope":
+    def rope_table(self, *, prefix: int = 0) -> Tensor | None:
+        """Rotations of the patches, after ``prefix`` tokens without any; None without rope."""
+        told = self.config
+        if told["rope"] == "none":
             return None
-        width = self.embed_dim // max(1, num_heads)  # Attention refuses num_heads below 1, later
-        return rope2d(*self.grid_size, width, prefix=self.num_prefix_tokens)
+        grid = told["rope_grid"]
+        return rope2d(
+            self.grid_size,
+            # Attention refuses num_heads below 1, later
+            self.embed_dim // max(1, told["num_heads"]),
+            kind=told["rope"],
+            base=told["rope_base"],
+            reference=None if grid is None else pair(grid),
+            offset=told["rope_offset"],
+            prefix=prefix,
+        )
 
     def embed(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)`` -> tokens ``(B, prefix+N, D)``."""
@@ -213,7 +245,7 @@ class ViT(nn.Module):
             x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
-        return self.pos_drop(x)
+        return self.norm_pre(self.pos_drop(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens ``(B, prefix+N, D)`` after the last block, normalised unless fc_norm does it."""
@@ -223,6 +255,8 @@ class ViT(nn.Module):
         """One feature vector ``(B, D)`` from the tokens of :meth:`forward_features`."""
         if self.global_pool == "token":
             return self.fc_norm(tokens[:, 0])
+        if self.attn_pool is not None:
+            return self.fc_norm(self.attn_pool(tokens))
         patches = tokens[:, self.num_prefix_tokens :]
         if self.seq_pool is not None:
             return self.fc_norm(self.seq_pool(patches))
@@ -245,55 +279,9 @@ class ViT(nn.Module):
             )
 
 
-def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """ViT's arguments among the local variables of its constructor, as values for a YAML file."""
-    found = {name: values[name] for name in inspect.signature(ViT).parameters}
-    height, width = pair(found["img_size"])
-    return found | {"img_size": height if height == width else [height, width]}
-
-
-def _check_arguments(values: dict[str, Any]) -> None:
-    """Refuse unknown choices among the local variables of ViT's constructor."""
-    for name, names in VIT_CHOICES.items():
-        value, known = values[name], get_args(names)
-        if value not in known:
-            message = f"unknown {name} {value!r}; known: {', '.join(known)}"
-            raise InputError(message, argument=name)
-
-
-@torch.no_grad()
-def init_weights(model: ViT) -> None:
-    """Initial values as in the paper's published code (google-research/vision_transformer).
-
-    * every matrix: Xavier uniform, queries, keys and values as three separate matrices;
-    * every bias and the class token: 0; the head: all 0, so the first loss is log(num_classes);
-    * learned positions and registers: normal with standard deviation 0.02;
-    * ``patch_embed=linear``: Xavier uniform on the flattened patch;
-    * ``patch_embed=conv``: left as PyTorch initialises a Conv2d (Kaiming uniform, a = sqrt 5);
-    * the layers of ``patch_embed=conv_stem``: Kaiming normal, as in CCT's code;
-    * ``attention=gpsa``: as in ConViT, see ``GatedPositionalAttention.start_local``;
-    * the scores of ``global_pool=seq``: normal with standard deviation 0.02, as in CCT's code.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            # Xavier's bound depends on the shape: (3D, D) as one matrix would start smaller
-            parts = 3 if name.endswith("attn.qkv") else 1
-            for matrix in module.weight.chunk(parts):
-                nn.init.xavier_uniform_(matrix)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for block in model.blocks:  # after the loop above, which gave their values Xavier's
-        if isinstance(block.attn, GatedPositionalAttention):
-            block.attn.start_local()
-    if isinstance(model.patch_embed, PatchEmbed) and model.patch_embed.kind == "linear":
-        nn.init.xavier_uniform_(model.patch_embed.proj.weight.flatten(1))
-        if model.patch_embed.proj.bias is not None:
-            nn.init.zeros_(model.patch_embed.proj.bias)
-    if isinstance(model.pos_embed, nn.Parameter):
-        nn.init.normal_(model.pos_embed, std=0.02)
-    if model.reg_token is not None:  # equal registers would get equal gradients and stay equal
-        nn.init.normal_(model.reg_token, std=0.02)
-    if model.seq_pool is not None:
-        nn.init.normal_(model.seq_pool.score.weight, std=0.02)
-    if isinstance(model.head, nn.Linear):  # last: the loop above gave it Xavier's values
-        nn.init.zeros_(model.head.weight)
+def config_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The ``config`` of ``ViT(**arguments)``, without building it."""
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(ViT).parameters.items()
+    }
+    return complete_arguments(defaults | arguments)

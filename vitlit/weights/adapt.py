@@ -4,17 +4,18 @@ state of one ViT -> state of another; positions (1, prefix+N, D), patch filters 
 """
 
 import math
+import re
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.errors import InputError, first_few
 from vitlit.model.patch_embed import PatchEmbed
-from vitlit.model.vit import ViT
-from vitlit.patches import Grid, grid_size
+from vitlit.model.vit import ViT, config_of
+from vitlit.patches import grid_size
 from vitlit.weights.pretrained import Weights, untold_names
+from vitlit.weights.reshaping import adapt_input_channels, resample_filters, resample_positions
 
 EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they are, name's ending
     "temperatures of lsa": ".attn.sharpness",
@@ -22,8 +23,35 @@ EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they 
     "localities of gpsa": ".attn.locality",
     "scores of the pooling": "seq_pool.score.weight",
 }
+# whole parts that a model has or has not, by the start of their parameters' names
+OPTIONAL_PARTS = {
+    "attention pooling": "attn_pool.",
+    "norm before the blocks": "norm_pre.",
+}
 # arguments that decide the shapes of the blocks, which nothing here can resize
-SHAPING = ("embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values")
+SHAPING = (
+    "embed_dim",
+    "depth",
+    "mlp_ratio",
+    "qkv_bias",
+    "init_values",
+    "mlp",
+    "norm",
+    "qk_norm",
+    "sub_norm",
+    "embed_norm",
+)
+# settings in which models can differ although their parameters have the same names and shapes
+TOLD_BY_NO_SHAPE = (
+    "num_heads",
+    "norm_eps",
+    "act",
+    "attention",
+    "rope",
+    "rope_base",
+    "rope_grid",
+    "rope_offset",
+)
 HEAD_KEYS = ("head.weight", "head.bias")
 PREFIX_TOKENS = ("cls_token", "reg_token")  # in the order of their rows in the positions
 
@@ -33,54 +61,6 @@ class Adapted(NamedTuple):
 
     state: dict[str, Tensor]
     notes: list[str]
-
-
-def resample_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """Positions of patches ``(1, rows*cols, D)`` for another grid, by bicubic interpolation.
-
-    Interpolated in float32 and returned in the table's type.
-    """
-    if old == new:  # bit for bit, since interpolation rounds
-        return table
-    # float32: in half precision the sums of the filter would lose about three digits
-    x = table.float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
-    # antialiased as in timm: without it a smaller grid would take single positions, not averages
-    x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
-    return x.flatten(2).transpose(1, 2).to(table.dtype)
-
-
-def resample_filters(filters: Tensor, patch_size: int) -> Tensor:
-    """Patch filters ``(D, C, P, P)`` for patches of ``patch_size`` pixels (FlexiViT).
-
-    Beyer et al., 2023, section 3.4: B is the matrix that resizes a patch. The pseudo-inverse of
-    B^T maps the filters so that an enlarged patch gives the same token as the original patch.
-    """
-    old = filters.shape[-1]
-    if old == patch_size:
-        return filters
-    # resizing is linear: resized patches with one lit pixel each are the rows of B^T
-    basis = torch.eye(old * old).view(-1, 1, old, old)
-    size = (patch_size, patch_size)
-    resized = F.interpolate(basis, size=size, mode="bicubic", antialias=True)
-    inverse = torch.linalg.pinv(resized.flatten(1))  # of B^T, (P*P, p*p), p: the old patch size
-    result = filters.flatten(2).float() @ inverse.T  # (D, C, P*P)
-    return result.reshape(*filters.shape[:2], *size).to(filters.dtype)
-
-
-def adapt_input_channels(filters: Tensor, in_chans: int) -> Tensor:
-    """Patch filters ``(D, C, P, P)`` for images of ``in_chans`` channels.
-
-    One channel gets the sum of the filters, which gives the tokens of a grey image repeated C
-    times. Several channels repeat the filters in turn, scaled so that the size of the tokens
-    stays; timm does the same.
-    """
-    channels = filters.shape[1]
-    if channels == in_chans:
-        return filters
-    if in_chans == 1:
-        return filters.sum(dim=1, keepdim=True)
-    repeated = filters.repeat(1, math.ceil(in_chans / channels), 1, 1)
-    return repeated[:, :in_chans] * (channels / in_chans)
 
 
 def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = None) -> Adapted:
@@ -106,6 +86,7 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
     _adapt_norm(state, own, notes)
     _adapt_head(state, own, (weights.class_names, class_names), notes)
     _adapt_extras(state, own, notes)
+    _adapt_parts(state, own, notes)
     _note_differences(weights, model, notes)
     wrong = [
         name
@@ -166,7 +147,8 @@ def _adapt_positions(
     table = state.pop("pos_embed", None)
     if model.pos_embed is None:
         if table is not None:
-            notes.append(f"positions dropped; the model has {model.config['pos_embed']}")
+            rotary = "rotary ones" if model.config["rope"] != "none" else "none"
+            notes.append(f"positions dropped; the model has {rotary}")
         return
     own = model.pos_embed.detach()
     is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
@@ -206,10 +188,21 @@ def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[
 def _adapt_norm(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
     """Rename the last norm: timm calls it norm before the pooling and fc_norm after it."""
     old, new = ("norm", "fc_norm") if "fc_norm.weight" in own else ("fc_norm", "norm")
+    if f"{new}.weight" not in own:
+        dropped = [name for name in state if re.match(r"(fc_)?norm\.", name)]
+        for name in dropped:
+            del state[name]
+        if dropped:
+            notes.append("the last norm dropped; the model has none")
+        return
+    if f"{new}.weight" not in state and f"{old}.weight" not in state:
+        state |= {name: own[name].clone() for name in own if name.startswith(f"{new}.")}
+        notes.append("the last norm is new")
+        return
     if f"{old}.weight" not in state:
         return
-    for part in ("weight", "bias"):
-        state[f"{new}.{part}"] = state.pop(f"{old}.{part}")
+    for name in [name for name in state if name.startswith(f"{old}.")]:
+        state[name.replace(old, new, 1)] = state.pop(name)
     notes.append(f"the last norm moved {'behind' if new == 'fc_norm' else 'before'} the pooling")
 
 
@@ -270,11 +263,23 @@ def _adapt_extras(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[
             notes.append(f"{kind} are new")
 
 
+def _adapt_parts(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:
+    """Drop or add whole parts that the model or the weights lack."""
+    for part, start in OPTIONAL_PARTS.items():
+        has, wants = ({n for n in names if n.startswith(start)} for names in (state, own))
+        if has == wants:
+            continue
+        for name in has - wants:
+            del state[name]
+        state |= {name: own[name].clone() for name in wants - has}
+        notes.append(f"{part} {'is new' if wants else 'dropped; the model has none'}")
+
+
 def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
     """Tell settings in which the model differs from the weights and that no shape shows."""
-    found = {name: model.config[name] for name in ("num_heads", "norm_eps", "act", "attention")}
+    found = {name: model.config[name] for name in TOLD_BY_NO_SHAPE}
+    had = config_of(weights.arguments)
     for name, value in found.items():
-        # published weights do not name their attention: all of them have softmax
-        told = weights.arguments.get(name, "softmax" if name == "attention" else value)
+        told = had[name]
         if told != value:
             notes.append(f"the model has {name} {value}; the weights had {told}")

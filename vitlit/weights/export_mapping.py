@@ -58,7 +58,7 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     refused = {
         f"patch_embed {told['patch_embed']}": told["patch_embed"] not in ("linear", "conv"),
         f"attention {told['attention']}": told["attention"] != "softmax",
-        "pos_embed rope": told["pos_embed"] == "rope",
+        f"rope {told['rope']}": told["rope"] != "none",
         "global_pool seq": told["global_pool"] == "seq",
     }
     if naming == "timm":

@@ -1,122 +1,47 @@
 """Translates parameter names of published formats to timm's names, which this package uses.
 
-{name: tensor} of timm, Hugging Face, torchvision or Google -> {timm's name: tensor}
+{name: tensor} of timm, Hugging Face, torchvision, open_clip or Google -> {timm's name: tensor}
 
-Each format is one table of regular expressions, applied in order. A name that no table knows is
-left as it is and refused later. A format is recognised by its name for the patch filters.
+The tables are in :mod:`.weight_formats`. A name that no table knows is left as it is and refused
+later.
 """
 
+import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from vitlit.errors import InputError, first_few
-
-Rules = tuple[tuple[str, str], ...]
-FILTERS_KEY = "patch_embed.proj.weight"
-
-TIMM_RULES: Rules = (
-    (r"^register_tokens$", "reg_token"),  # DINOv2's own files
-    (r"\.gamma_([12])$", r".ls\1.gamma"),  # DeiT III's own files
+from vitlit.weights.reshaping import Rotary, joined
+from vitlit.weights.weight_formats import (
+    CLIP_MEAN,
+    CLIP_STD,
+    DROPPED_PARTS,
+    FILTERS_KEY,
+    GOOGLE_RULES,
+    HALF,
+    HUGGING_FACE_PAIR_RULES,
+    OPEN_CLIP_RULES,
+    TEXT_PARTS,
+    WEIGHT_FORMATS,
+    Rules,
+    WeightFormat,
 )
-HUGGING_FACE_RULES: Rules = (  # transformers up to 4, and 5, which renamed layers and projections
-    (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
-    (r"^embeddings\.register_tokens$", "reg_token"),
-    (r"^embeddings\.distillation_token$", "dist_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
-    (r"\.attention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.", r".attn.\1."),
-    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
-    (r"^layernorm\.", "norm."),
-    (r"^(?:cls_)?classifier\.", "head."),  # cls_: DeiT's, which has a second one for its teacher
-    (r"^distillation_classifier\.", "head_dist."),
-)
-TORCHVISION_RULES: Rules = (
-    (r"^class_token$", "cls_token"),
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^encoder\.pos_embedding$", "pos_embed"),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.self_attention\.in_proj_", ".attn.qkv."),
-    (r"\.self_attention\.out_proj\.", ".attn.proj."),
-    (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
-    (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
-    (r"^encoder\.ln\.", "norm."),
-    (r"^heads\.(head|pre_logits)\.", r"\1."),
-)
-GOOGLE_RULES: Rules = (  # the published files, the newer ones of the same code, and big_vision's
-    (r"^cls$", "cls_token"),
-    (r"^(?:Transformer/posembed_input/)?pos_embedding$", "pos_embed"),
-    (r"^embedding/", "patch_embed.proj/"),
-    (r"^Transformer/encoderblock_(\d+)/", r"blocks.\1."),
-    (r"\.LayerNorm_0/", ".norm1/"),
-    (r"\.LayerNorm_[12]/", ".norm2/"),
-    (r"\.MultiHeadDotProductAttention_[01]/([qkv])(?:uery|ey|alue)/", r".attn.\1/"),
-    (r"\.MultiHeadDotProductAttention_[01]/out/", ".attn.proj/"),
-    (r"\.MlpBlock_[03]/Dense_0/", ".mlp.fc1/"),
-    (r"\.MlpBlock_[03]/Dense_1/", ".mlp.fc2/"),
-    (r"^Transformer/encoder_norm/", "norm/"),
-    (r"/(?:kernel|scale)$", ".weight"),
-    (r"/bias$", ".bias"),
-)
-
-
-class WeightFormat(NamedTuple):
-    """How one code base names its weights and computes with them.
-
-    mean, std: per channel, if all of its files share them; class_positions: whether the class
-    token has a position in all of its files.
-    """
-
-    name: str
-    rules: Rules
-    norm_eps: float = 1e-6
-    act: str = "gelu"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    class_positions: bool = True
-
-
-HALF = (0.5, 0.5, 0.5)
-# By the end of the name of the patch filters. norm_eps and act are those of each code base, which
-# no weights show: Hugging Face's default epsilon is 1e-12, and Google's code uses the tanh GELU,
-# where the exact one moves the logits by 1.3e-4.
-WEIGHT_FORMATS = {
-    "embeddings.patch_embeddings.projection.weight": WeightFormat(
-        "Hugging Face", HUGGING_FACE_RULES, norm_eps=1e-12
-    ),
-    FILTERS_KEY: WeightFormat("timm", TIMM_RULES),
-    "conv_proj.weight": WeightFormat(
-        "torchvision", TORCHVISION_RULES, mean=IMAGENET_MEAN, std=IMAGENET_STD
-    ),
-    "embedding/kernel": WeightFormat(
-        "Google", GOOGLE_RULES, act="gelu_tanh", mean=HALF, std=HALF, class_positions=False
-    ),
-}
-DROPPED_PARTS = {  # parts of pre-training that no classifier uses
-    r"^(dist_token$|head_dist\.)": "the distillation token and its head",
-    r"^mask_token$": "the mask token",
-    r"^decoder[._]": "the decoder",
-    r"^pooler\.": "the pooler",
-    r"^(head\.(mlp\.|last_layer)|(dino|ibot)_head\.)": "the projection head of self-supervision",
-}
 
 
 class Translated(NamedTuple):
-    """Weights under timm's names, their format and notes; num_heads: None if no shape tells it."""
+    """Weights under timm's names, their format, and notes.
+
+    told: the arguments of ViT that names and shapes tell beside those of every ViT, such as the
+    heads of Google's files; rotary: the layout of rotary positions, None if no name tells it.
+    """
 
     state: dict[str, Tensor]
     format: WeightFormat
-    num_heads: int | None
+    told: dict[str, Any]
+    rotary: Rotary | None
     notes: list[str]
 
 
@@ -134,21 +59,94 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
         )
     notes: list[str] = []
     kind = WEIGHT_FORMATS[end]
-    state = _without_prefix(tensors, marker.removesuffix(end), notes)
+    prefix = marker.removesuffix(end) + kind.tower
+    state = _without_prefix(_without_texts(tensors, prefix, notes), prefix, notes)
     if kind.rules is GOOGLE_RULES:  # before the names change, which hold the number of the block
         state = _unstacked(state)
     state = {_renamed(name, kind.rules): value for name, value in state.items()}
-    num_heads = None
+    told: dict[str, Any] = {}
     if kind.rules is GOOGLE_RULES:
         query = state.get("blocks.0.attn.q.weight")  # (D, h, d): the one format that shows heads
-        num_heads = query.shape[1] if query is not None and query.ndim == 3 else None
+        if query is not None and query.ndim == 3:
+            told["num_heads"] = query.shape[1]
         state = {name: _from_jax(name, value) for name, value in state.items()}
-    if any(".gamma_" in name for name in tensors):  # LayerScale of DeiT III, and of EVA
+    state = joined(state)
+    rotary = _tell_rotary(state, kind, end, told)
+    kind = _tell_pooling(state, kind, told, notes)
+    if any(".gamma_" in name for name in tensors) and "pos_embed" in state:
         notes.append(
-            "read as DeiT III's; rotary positions, which have the same names, are not supported"
+            "read as DeiT III's, or as the folder of the model says; rotary positions show in no "
+            "name"
         )
     _drop(state, notes)
-    return Translated(_with_joined_qkv(state), kind, num_heads, notes)
+    return Translated(state, kind, told, rotary, notes)
+
+
+def _tell_rotary(
+    state: dict[str, Tensor], kind: WeightFormat, end: str, told: dict[str, Any]
+) -> Rotary | None:
+    """Add the rotary positions that only DINOv3's and the Perception Encoder's files can have."""
+    periods = state.get("rope_embed.periods")  # of DINOv3's own files: base^(2i / (d/2))
+    if end == "embeddings.patch_embeddings.weight" or periods is not None:
+        told |= {"rope": "centred", "pos_embed": "none", "norm_eps": 1e-5}
+        if periods is not None and periods.numel() > 1:
+            ratio = float(periods[-1] / periods[0])
+            told["rope_base"] = round(ratio ** (periods.numel() / (periods.numel() - 1)))
+        return Rotary(halves=True)
+    is_pe = kind.rules is OPEN_CLIP_RULES and (
+        "attn_pool.latent" in state or "norm.weight" not in state
+    )
+    if not is_pe or "pos_embed" not in state or state["pos_embed"].ndim != 3:
+        return None
+    has_class_token = "cls_token" in state
+    told |= {
+        "rope": "index",
+        "rope_base": 10000.0,
+        "rope_grid": math.isqrt(state["pos_embed"].shape[1] - has_class_token),
+        "rope_offset": float(has_class_token),
+        "final_norm": "norm.weight" in state,
+    }
+    return Rotary(columns_first=True)
+
+
+def _tell_pooling(
+    state: dict[str, Tensor], kind: WeightFormat, told: dict[str, Any], notes: list[str]
+) -> WeightFormat:
+    """Add what transformers' image towers do with their tokens; returns the format.
+
+    CLIP's classifier averages the patches without a norm, SigLIP's those after it.
+    """
+    if kind.rules is not HUGGING_FACE_PAIR_RULES:
+        return kind
+    is_clip = "cls_token" in state
+    if "head.weight" in state:
+        told |= {"global_pool": "avg", "fc_norm": False, "final_norm": not is_clip}
+        unused = "norm." if is_clip else "attn_pool."
+        for name in [name for name in state if name.startswith(unused)]:
+            del state[name]
+        notes.append(
+            f"dropped the {'last norm' if is_clip else 'attention pooling'}, which transformers' "
+            f"classifier does not use"
+        )
+    if is_clip:
+        return kind._replace(act="quick_gelu", mean=CLIP_MEAN, std=CLIP_STD)
+    return kind._replace(act="gelu_tanh", norm_eps=1e-6, mean=HALF, std=HALF)
+
+
+def _without_texts(tensors: dict[str, Tensor], prefix: str, notes: list[str]) -> dict[str, Tensor]:
+    """The tensors without those of the text tower that stands beside the images' at ``prefix``."""
+    if not prefix.endswith(("visual.", "vision_model.", "trunk.")):
+        return tensors
+    tower = re.match(r"(.*?)(?:visual|vision_model)\.", prefix)
+    outer = tower[1] if tower else ""
+    texts = [
+        name
+        for name in tensors
+        if name.startswith(outer) and re.match(TEXT_PARTS, name.removeprefix(outer))
+    ]
+    if texts:
+        notes.append("dropped the text tower")
+    return {name: value for name, value in tensors.items() if name not in set(texts)}
 
 
 def _ends_with(name: str, end: str) -> bool:
@@ -225,20 +223,8 @@ def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
             what = f"{what}, of {len(head)} classes"
         for name in found:
             del state[name]
-        if found:
+        if found and what:
             notes.append(f"dropped {what}")
-
-
-def _with_joined_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values as one matrix ``(3D, D)`` and one bias ``(3D)``."""
-    for name in [name for name in state if ".attn.q." in name]:
-        three = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
-        shapes = {state[part].shape if part in state else None for part in three}
-        # other shapes are another architecture's, and are refused later by these names
-        if None not in shapes and len(shapes) == 1 and state[name].ndim:
-            joined = torch.cat([state.pop(part) for part in three])
-            state[name.replace(".attn.q.", ".attn.qkv.")] = joined
-    return state
 
 
 def positions_with_prefix(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
+from vitlit.weights.reshaping import Rotary
 
 # in the metadata of an exported safetensors file: JSON of arguments, mean, std, class_names
 METADATA_KEY = "vitlit"
@@ -20,28 +21,81 @@ ACTIVATIONS = {  # names in settings -> ViT's; any other is refused, since outpu
     "gelu_tanh": "gelu_tanh",  # timm
     "gelu_new": "gelu_tanh",  # Hugging Face
     "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "quickgelu": "quick_gelu",  # timm's class
 }
-SIGLIP_GAP_MODELS = (
-    r"base_patch32_siglip_gap_256|large_patch16_siglip_gap_512|so400m_patch16_siglip_gap_\d+"
-)
-# timm's architectures whose code sets what neither weights nor config.json show
-UNUSUAL_MODELS = (
+
+
+# What timm's code sets for its architectures, and neither weights nor config.json show: figures of
+# timm 1.0.31, which tests/weights/test_timm_models.py holds against the installed version.
+TANH = {"act": "gelu_tanh"}
+CLIP_EPS = {"norm_eps": 1e-5}
+INDEX_16 = {"rope": "index", "rope_base": 1e4, "rope_grid": 16}
+CENTRED = {"rope": "centred", "rope_base": 100.0, "norm_eps": 1e-5}
+PE = {"rope": "index", "rope_base": 1e4, "rope_grid": 32, "rope_offset": 1.0, "norm_eps": 1e-5}
+# Patterns of names and what they mean; all that match hold, later ones before earlier ones.
+ARGUMENTS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"^test_vit2?$", {"num_heads": 2}),
+    (r"^test_vit[34]$", {"num_heads": 3}),
     (r"^vit_base_patch16_gap_", {"num_heads": 16}),
-    (r"^vit_giantopt_", {"num_heads": 16, "act": "gelu_tanh"}),
-    (f"^vit_({SIGLIP_GAP_MODELS})$", {"act": "gelu_tanh"}),
+    (r"^vit_giantopt_", {"num_heads": 16, **TANH}),
+    (r"^vit_(so400m_patch16|base_patch32|large_patch16)_siglip_(gap_)?", TANH),
+    (r"^vit_large_patch16_siglip_(gap_)?(256|384)$", {"act": "gelu"}),
+    (r"^vit_\w+_clip_", CLIP_EPS),
+    (r"_clip_quickgelu_", {"act": "quick_gelu"}),
+    (r"^(beit3|aimv2)_", CLIP_EPS),
+    (r"^vit_intern300m_", {"final_norm": False}),
+    (r"^eva02_|^vit_(medium|mediumd|betwixt|base)_patch16_rope_reg", INDEX_16),
+    (r"_dinov3|_lingbot$", CENTRED),
+    (r"^vit_\w+_patch16_rope_(ape_)?224$", {"rope": "index", "rope_base": 100.0}),
+    (r"^vit_pe_", PE),
+    (r"^vit_pe_core_", {"pool_heads": 8}),
+    (r"^vit_pe_core_base_", {"rope_grid": 14}),
+    (r"^vit_pe_core_(tiny|small|large)_", {"rope_grid": 24}),
+    (r"^vit_pe_\w+_gigantic_", {"num_heads": 16, "rope_offset": 0.0}),
+    (r"^vit_huge_plus_patch16_dinov3", {"num_heads": 20}),
+    (r"^vit_7b_patch16_dinov3", {"num_heads": 32}),
+    (r"^aimv2_large_", {"num_heads": 8}),
+    (r"^aimv2_huge_", {"num_heads": 12}),
+    (r"^aimv2_1b_", {"num_heads": 16}),
+    (r"^aimv2_3b_", {"num_heads": 24}),
 )
-# other architectures whose weights have the same names: they would load, and compute nonsense
-LOOKALIKE_MODELS = r"rope|dinov3|_rpn_|^eva"
+LAYOUTS = (
+    (r"_dinov3|_lingbot$", Rotary(halves=True)),
+    (r"^vit_pe_|_patch16_rope_(ape_)?224$", Rotary(columns_first=True)),
+    (r"^eva02_|_rope_reg", Rotary()),
+)
+REFUSED = (
+    (r"_rpn_", "normalises after each layer"),
+    (r"_rope_mixed_", "learns the frequencies of its rotary positions"),
+    (r"^beit(v2)?_", "adds a learned bias to the attention of each block (relative positions)"),
+    (r"relpos_", "computes a bias of the attention from relative positions"),
+    (r"^vit_d?pwee_|_xp_|_18x2_", "runs attention and MLP side by side"),
+    (r"enormous_patch14_clip", "normalises after attention and MLP"),
+    (r"sapiens2", "shares keys and values among heads"),
+    (r"naflex|gemma4", "takes images of any grid"),
+    (r"_r26_|_r50_|resnet|_rn50", "has a ResNet before its blocks"),
+)
+
+
+class TimmModel(NamedTuple):
+    """Arguments of ViT that an architecture has, and the layout of its rotary positions."""
+
+    arguments: dict[str, Any]
+    rotary: Rotary | None = None
 
 
 class Facts(NamedTuple):
-    """The settings that a source tells; ``arguments`` are those of ViT among them."""
+    """The settings that a source tells; ``arguments`` are those of ViT among them.
+
+    rotary: the layout of rotary positions, None if there are none.
+    """
 
     arguments: dict[str, Any]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     class_names: list[str] | None = None
+    rotary: Rotary | None = None
 
 
 def metadata_facts(metadata: dict[str, str]) -> Facts | None:
@@ -69,15 +123,26 @@ def folder_facts(folder: Path) -> Facts:
     return _hugging_face_facts(config, _read_json(processor) if processor.is_file() else {})
 
 
+def timm_model(architecture: str) -> TimmModel:
+    """What an architecture of timm sets; raises InputError for one that no ViT here computes."""
+    for pattern, reason in REFUSED:
+        if re.search(pattern, architecture):
+            raise InputError(
+                f"{architecture} {reason}, which this Vision Transformer does not; give weights "
+                f"of another architecture"
+            )
+    arguments: dict[str, Any] = {}
+    for pattern, told in ARGUMENTS:
+        if re.search(pattern, architecture):
+            arguments |= told
+    layouts = (rotary for pattern, rotary in LAYOUTS if re.search(pattern, architecture))
+    return TimmModel(arguments, next(layouts, None))
+
+
 def _timm_facts(config: dict[str, Any]) -> Facts:
     settings = _dict(config, "pretrained_cfg") or config  # older files have it all on one level
     model = _dict(config, "model_args")
-    architecture = str(config["architecture"]).partition(".")[0]
-    if re.search(LOOKALIKE_MODELS, architecture):
-        raise InputError(
-            f"{architecture} has rotary positions or other blocks than this Vision Transformer; "
-            f"give weights of another architecture"
-        )
+    usual = timm_model(str(config["architecture"]).partition(".")[0])
     size = settings.get("input_size")  # [channels, height, width]
     arguments = {
         "img_size": _size(model.get("img_size", size[1:] if isinstance(size, list) else None)),
@@ -86,23 +151,37 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
         "act": _act(model.get("act_layer")),
         "pos_embed": model.get("pos_embed"),
         "init_values": _number("init_values", model.get("init_values"), float),
+        **_eva_arguments(model),
     }
-    for pattern, unusual in UNUSUAL_MODELS:
-        if re.search(pattern, architecture):
-            # what config.json says about this very model has priority
-            arguments |= {k: v for k, v in unusual.items() if arguments[k] is None}
+    # what config.json says about this very model has priority
+    arguments = usual.arguments | _without_none(arguments)
     names = _class_names(config.get("label_names", settings.get("label_names")))
     mean, std = _numbers(settings.get("mean")), _numbers(settings.get("std"))
-    return Facts(_without_none(arguments), mean, std, names)
+    return Facts(arguments, mean, std, names, usual.rotary)
+
+
+def _eva_arguments(model: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's Eva that its weights do not show, under ViT's names."""
+    return {
+        "rope_base": _number("rope_temperature", model.get("rope_temperature"), float),
+        "rope_offset": _number("rope_grid_offset", model.get("rope_grid_offset"), float),
+        "rope_grid": _size(model.get("ref_feat_shape")),
+        "pool_heads": _number("attn_pool_num_heads", model.get("attn_pool_num_heads"), int),
+        "rope": {"cat": "index", "dinov3": "centred"}.get(str(model.get("rope_type"))),
+    }
 
 
 def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Facts:
+    # settings of a model of images and texts hold those of the image tower inside
+    config = config | _dict(config, "vision_config")
     arguments = {
         "img_size": _size(config.get("image_size")),
         "num_heads": _number("num_attention_heads", config.get("num_attention_heads"), int),
         "norm_eps": _number("layer_norm_eps", config.get("layer_norm_eps"), float),
         "act": _act(config.get("hidden_act")),
     }
+    if config.get("model_type") == "dinov3_vit":
+        arguments["rope_base"] = _number("rope_theta", config.get("rope_theta"), float)
     labels = _dict(config, "id2label")
     names = _class_names([labels.get(str(number)) for number in range(len(labels))])
     # transformers fills in these names if nobody gave any

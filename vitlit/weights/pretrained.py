@@ -30,6 +30,7 @@ from vitlit.weights.file_reader import (
 )
 from vitlit.weights.key_mapping import Translated, translate_keys
 from vitlit.weights.model_config import Facts, folder_facts, metadata_facts
+from vitlit.weights.reshaping import rearrange_rotary
 
 WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 OWN_CHECKPOINT_KEY = re.compile(r"vit\.patch_embed\.")  # in a state dict, for any patch embedding
@@ -77,7 +78,8 @@ def _read_source(source: str, given: dict[str, Any]) -> Weights:
     tensors, notes = unwrap(content.parts, file)
     if facts := metadata_facts(content.metadata):
         check_weights(tensors, facts.arguments, source)
-        return Weights(tensors, *facts, [])
+        told = (facts.mean, facts.std, facts.class_names)
+        return Weights(tensors, facts.arguments, *told, [])
     facts = Facts({}) if folder is None else folder_facts(folder)
     return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 
@@ -151,15 +153,16 @@ def _from_published(
     """Complete published weights: from shapes, settings, the user's words, then the format."""
     state, kind = translated.state, translated.format
     notes = notes + translated.notes
-    told = dict(facts.arguments)
-    if translated.num_heads is not None:  # read from a shape, so it is right
-        told["num_heads"] = translated.num_heads
+    # what names and shapes tell goes before what the settings say, which may be of another file
+    told = facts.arguments | translated.told
     inferred = infer_arguments(state, told, given, kind, source, notes)
     for name, usual in (("norm_eps", kind.norm_eps), ("act", kind.act)):
         if name not in told and name not in given:
             notes.append(f"{name} {usual} assumed, as {kind.name}'s models have")
         told.setdefault(name, given.get(name, usual))
-    arguments = told | inferred  # shapes go before words: settings may be of another file
+    arguments = told | inferred  # shapes go before words
+    if rotary := translated.rotary or facts.rotary:
+        rearrange_rotary(state, arguments["num_heads"], rotary)
     check_weights(state, arguments, source)
     channels, classes = arguments["in_chans"], arguments["num_classes"]
     # settings may hold three numbers though the weights were adapted to one channel

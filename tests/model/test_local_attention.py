@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from vit_pytorch import vit_for_small_dataset as small_dataset
 
 from vitlit.errors import InputError
-from vitlit.model.attention import (
+from vitlit.model.attention import Attention
+from vitlit.model.local_attention import (
     ATTENTIONS,
-    Attention,
     ExplicitAttention,
     GatedPositionalAttention,
     LocalitySelfAttention,
     attention_layers,
 )
-from vitlit.model.positions import rope2d
+from vitlit.model.rope import rope2d
 
 TOKENS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 GRID = (2, 3)
@@ -173,7 +173,7 @@ def test_rows_of_the_weights_sum_to_one(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["lsa", "gpsa"])
 def test_forward_equals_the_weights_times_the_values(kind: str) -> None:
-    layer = layer_of(kind, rope=rope2d(*GRID, 4))
+    layer = layer_of(kind, rope=rope2d(GRID, 4))
     values = (TOKENS @ layer.qkv.weight[32:].T + layer.qkv.bias[32:]).view(2, 6, 4, 4)
     mixed = (layer.weights(TOKENS) @ values.transpose(1, 2)).transpose(1, 2).reshape(2, 6, 16)
     torch.testing.assert_close(layer(TOKENS), layer.proj(mixed), rtol=0, atol=1e-12)
@@ -181,7 +181,7 @@ def test_forward_equals_the_weights_times_the_values(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["lsa", "gpsa"])
 def test_rope_rotates_what_is_compared_as_timms_does(kind: str) -> None:
-    layer = layer_of(kind, rope=rope2d(*GRID, 4))
+    layer = layer_of(kind, rope=rope2d(GRID, 4))
     turn = RotaryEmbeddingCat(4, temperature=100, in_pixels=False, feat_shape=[2, 3]).get_embed()
     projected = (TOKENS @ layer.qkv.weight.T + layer.qkv.bias).view(2, 6, 3, 4, 4)
     q, k = (

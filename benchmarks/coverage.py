@@ -1,0 +1,140 @@
+"""Which of timm's published ViT-like weights the one ViT of this package holds.
+
+Walks timm's registry of ViT-like families. Each architecture is built with its own width and image
+size, but few blocks and random weights, saved as timm saves a model for the hub, and loaded by
+``vitlit.load``; then the outputs for the same images are compared. An architecture is *held* if
+they agree, *refused* if ``load`` says in a sentence why it cannot hold it, and *wrong* otherwise.
+It counts as often as timm publishes weights for it.
+
+    pip install -e '.[test]'
+    python benchmarks/coverage.py --write          # into coverage.md, about ten minutes
+    python benchmarks/coverage.py --only dinov3    # architectures whose names contain this
+"""
+
+import argparse
+import logging
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import measure
+import timm
+import torch
+from timm.models import save_for_hf
+
+from vitlit.errors import InputError
+from vitlit.weights.load import load
+
+FAMILIES = ("vision_transformer", "eva", "beit", "deit", "vision_transformer_relpos")
+LEFT_OUT = "naflexvit (images of any grid), vision_transformer_hybrid (a ResNet before the blocks)"
+LIMIT = 1e-4  # of the relative distance
+DEPTH = 1  # blocks of each architecture
+
+
+class Outcome(NamedTuple):
+    """What became of an architecture; detail: the distance, or the sentence that refused it."""
+
+    family: str
+    name: str
+    tags: int
+    outcome: str
+    detail: str
+
+
+def tags_of(name: str) -> int:
+    """Published sets of weights of an architecture."""
+    return sum(tag.partition(".")[0] == name for tag in timm.list_pretrained(f"{name}*"))
+
+
+def few_blocks(name: str) -> Any:
+    """The architecture with random weights, none of them zero, and few blocks."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, depth=DEPTH)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@torch.no_grad()
+def outcome_of(family: str, name: str, folder: Path) -> Outcome:
+    tags = tags_of(name)
+    try:
+        theirs = few_blocks(name)
+    except AssertionError as error:  # Sapiens2 lists one number for each of its blocks
+        theirs, detail = None, str(error)
+    if theirs is None:
+        return Outcome(family, name, tags, "refused", f"not built with few blocks: {detail}")
+    images = torch.randn(1, 3, *theirs.patch_embed.img_size)
+    save_for_hf(theirs, folder, safe_serialization=True)
+    try:
+        ours = load(folder).model
+    except InputError as error:
+        return Outcome(family, name, tags, "refused", str(error))
+    expected, found = theirs(images), ours(images)
+    if found.shape != expected.shape:
+        return Outcome(family, name, tags, "wrong", f"{found.shape} in place of {expected.shape}")
+    distance = float((found - expected).norm() / expected.norm())
+    return Outcome(family, name, tags, "held" if distance <= LIMIT else "wrong", f"{distance:.1e}")
+
+
+def walk(only: str) -> list[Outcome]:
+    found = []
+    for family in FAMILIES:
+        for name in timm.list_models(module=family):
+            if only not in name:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(outcome_of(family, name, Path(folder)))
+            print(*found[-1], flush=True)
+    return found
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    cells = [head, ["---"] * len(head), *([str(cell) for cell in one] for one in rows)]
+    return "\n".join(measure.row(one) for one in cells)
+
+
+def report(found: list[Outcome]) -> str:
+    rows = []
+    for family in dict.fromkeys(one.family for one in found):
+        counts: Counter[str] = Counter()
+        for one in found:
+            if one.family == family:
+                counts[one.outcome] += one.tags
+        total = sum(counts.values())
+        rows.append([family, total, counts["held"], counts["refused"], counts["wrong"]])
+    rows.append(["all", *(sum(row[i] for row in rows) for i in range(1, 5))])
+    counts_table = table(["family", "weights", "held", "refused", "wrong"], rows)
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for one in found:
+        if one.outcome == "refused":
+            reasons[one.detail.replace(one.name, "").strip()].append(f"{one.name} ({one.tags})")
+    refused = [[", ".join(names), reason] for reason, names in reasons.items()]
+    return (
+        f"{counts_table}\n\nLeft out: {LEFT_OUT}.\n\n"
+        f"{table(['refused (weights)', 'reason'], refused)}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="architectures whose names contain this")
+    parser.add_argument("--write", action="store_true", help="write coverage.md")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    found = walk(args.only)
+    text = report(found)
+    print(f"\n{text}")
+    if args.write:
+        head = f"# Published weights\n\n{datetime.now(UTC):%Y-%m-%d}, {measure.packages()}\n\n"
+        command = "`python benchmarks/coverage.py --write`\n\n"
+        (Path(__file__).with_suffix(".md")).write_text(f"{head}{command}{text}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The arguments of a ViT: their choices, and the defaults that depend on other arguments.
+
+arguments as given -> the same, complete and checked, as plain values for a YAML file
+"""
+
+import math
+from typing import Any, Literal, get_args
+
+from vitlit.errors import InputError, check_at_least, check_below_one
+from vitlit.model.blocks import ActName, MlpName
+from vitlit.model.local_attention import AttentionName, usual_gpsa_blocks
+from vitlit.model.norms import NormName
+from vitlit.model.patch_embed import PatchEmbedName
+from vitlit.model.rope import ROPE_BASE, RopeName
+from vitlit.patches import pair
+
+PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "rope", "none"]
+PoolName = Literal["token", "avg", "seq", "map"]
+SubNormName = Literal["none", "mlp", "both"]
+VIT_CHOICES = {
+    "patch_embed": PatchEmbedName,
+    "attention": AttentionName,
+    "pos_embed": PosEmbedName,
+    "rope": RopeName,
+    "global_pool": PoolName,
+    "mlp": MlpName,
+    "act": ActName,
+    "norm": NormName,
+    "sub_norm": SubNormName,
+}
+# What an argument is without the one that it belongs to: it would have no effect there.
+IDLE = {
+    "rope_base": ("rope none", ROPE_BASE),
+    "rope_grid": ("rope none", None),
+    "rope_offset": ("rope none", 0.0),
+    "pool_heads": ("no global_pool map", None),
+    "pool_mlp_ratio": ("no global_pool map", None),
+}
+
+
+def complete_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """ViT's arguments as plain values, with the defaults filled in that depend on others.
+
+    Raises InputError for arguments that are out of range or contradict each other.
+    """
+    told = dict(given)
+    check_choices(told)
+    check_at_least(1, embed_dim=told["embed_dim"], depth=told["depth"], in_chans=told["in_chans"])
+    check_at_least(0, num_classes=told["num_classes"], reg_tokens=told["reg_tokens"])
+    hidden_width(told, "mlp_ratio")
+    rates = {name: value for name, value in told.items() if name.endswith("_rate")}
+    check_below_one(norm_eps=told["norm_eps"], **rates)
+    _complete_rope(told)
+    _complete_pool(told)
+    _check_idle(told)
+    if told["attention"] == "gpsa" and told["gpsa_blocks"] is None:
+        told["gpsa_blocks"] = usual_gpsa_blocks(told["depth"])
+    height, width = pair(told["img_size"])
+    return told | {"img_size": height if height == width else [height, width]}
+
+
+def check_choices(told: dict[str, Any]) -> None:
+    """Refuse unknown choices among ViT's arguments."""
+    for name, names in VIT_CHOICES.items():
+        value, known = told[name], get_args(names)
+        if value not in known:
+            message = f"unknown {name} {value!r}; known: {', '.join(known)}"
+            raise InputError(message, argument=name)
+
+
+def hidden_width(told: dict[str, Any], name: str) -> int:
+    """The width of an MLP whose ratio to embed_dim is the argument ``name``."""
+    ratio = told[name]
+    # int() fails for infinity and NaN; 0 sends them to the message below
+    hidden = int(told["embed_dim"] * ratio) if math.isfinite(ratio) else 0
+    if hidden < 1:
+        raise InputError(f"{name} {ratio} leaves the MLP no width; 4 is usual", argument=name)
+    return hidden
+
+
+def _complete_rope(told: dict[str, Any]) -> None:
+    if told["pos_embed"] == "rope":  # the name before rotary positions had arguments of their own
+        if told["rope"] == "centred":
+            raise InputError(
+                "pos_embed rope means pos_embed none and rope index, which contradicts rope "
+                "centred; give pos_embed none",
+                argument=("pos_embed", "rope"),
+            )
+        told |= {"pos_embed": "none", "rope": "index"}
+    base = told["rope_base"]
+    if not (math.isfinite(base) and base > 0):
+        raise InputError(f"rope_base {base} is not positive; 100 is usual", argument="rope_base")
+    if not math.isfinite(told["rope_offset"]):
+        raise InputError(
+            f"rope_offset {told['rope_offset']} is not finite; 0 is usual", argument="rope_offset"
+        )
+    grid = told["rope_grid"]
+    if grid is None:
+        return
+    if told["rope"] == "centred":
+        raise InputError(
+            f"rope_grid {grid} has no effect with rope centred, whose positions do not depend on "
+            f"the size of the grid; leave it out",
+            argument=("rope_grid", "rope"),
+        )
+    rows, cols = pair(grid)
+    check_at_least(1, rope_grid=min(rows, cols))
+    told["rope_grid"] = rows if rows == cols else [rows, cols]
+
+
+def _complete_pool(told: dict[str, Any]) -> None:
+    pool = told["global_pool"]
+    if told["class_token"] is None:
+        told["class_token"] = pool == "token"
+    if pool == "token" and not told["class_token"]:
+        raise InputError(
+            "global_pool token needs a class token; leave out class_token false, or give avg",
+            argument="global_pool",
+        )
+    if told["fc_norm"] is None:
+        told["fc_norm"] = pool == "avg" and told["final_norm"]
+    if told["fc_norm"] and not told["final_norm"]:
+        raise InputError(
+            "fc_norm true and final_norm false contradict each other; leave one out",
+            argument=("fc_norm", "final_norm"),
+        )
+    if pool == "map":
+        told["pool_heads"] = told["pool_heads"] or told["num_heads"]
+        if told["pool_mlp_ratio"] is None:
+            told["pool_mlp_ratio"] = told["mlp_ratio"]
+
+
+def _check_idle(told: dict[str, Any]) -> None:
+    """Refuse arguments that would have no effect: whoever gives one expects an effect."""
+    without = {
+        "rope none": told["rope"] == "none",
+        "no global_pool map": told["global_pool"] != "map",
+    }
+    for name, (state, usual) in IDLE.items():
+        if without[state] and told[name] != usual:
+            raise InputError(
+                f"{name} {told[name]} has no effect with {state}; leave it out", argument=name
+            )
