@@ -11,13 +11,9 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
-from vitlit.weights.adapt import (
-    adapt_input_channels,
-    adapt_weights,
-    resample_filters,
-    resample_positions,
-)
+from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights
+from vitlit.weights.reshaping import adapt_input_channels, resample_filters, resample_positions
 
 SMALL: dict[str, Any] = {
     "img_size": 16,

@@ -23,7 +23,7 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.export import FACTS_NAME, Exported, export_model
-from vitlit.weights.export_mapping import GENERIC_TIMM_MODEL, TIMM_SIZES
+from vitlit.weights.export_mapping import TIMM_MODELS_BY_EPS, TIMM_SIZES
 from vitlit.weights.load import load
 from vitlit.weights.portable import model_arguments
 from vitlit.weights.pretrained import load_weights
@@ -59,6 +59,13 @@ FOR_TIMM = {
     "norm before the average": {"global_pool": "avg", "fc_norm": False},
     "registers": {"reg_tokens": 3},
     "layer scale": {"init_values": 0.1},
+    "CLIP": {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"},
+    "norm before the blocks and registers": {"pre_norm": True, "reg_tokens": 2},
+    "SigLIP": {"global_pool": "map", "act": "gelu_tanh"},
+    "query and key norms": {"qk_norm": True},
+    "BEiT-3": {"sub_norm": "both", "norm_eps": 1e-5},
+    "norm in the MLP": {"sub_norm": "mlp"},
+    "no last norm": {"final_norm": False},
 }
 ONLY_TIMM = {"global_pool": {"global_pool": "avg"}, "reg_tokens": {"reg_tokens": 2}}
 ONLY_TIMM |= {"init_values": {"init_values": 0.1}}
@@ -121,7 +128,7 @@ def test_timm_knows_every_published_name() -> None:
         for name, published in TIMM_SIZES.values()
         for patch, size in published
     ]
-    assert set(timm.list_models("vit_*")) >= {*names, GENERIC_TIMM_MODEL}
+    assert set(timm.list_models("vit_*")) >= {*names, *TIMM_MODELS_BY_EPS.values()}
 
 
 def test_a_published_size_gets_its_name_in_timm(tmp_path: Path) -> None:

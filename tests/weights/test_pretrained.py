@@ -17,13 +17,14 @@ import torchvision
 import transformers
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from timm.layers import RotaryEmbeddingDinoV3
 from timm.models import load_checkpoint, save_for_hf
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import Tensor, nn
 
 from vitlit.data.catalog import SOURCES
 from vitlit.errors import InputError
-from vitlit.model.vit import ViT
+from vitlit.model.vit import ViT, config_of
 from vitlit.weights.key_mapping import translate_keys
 from vitlit.weights.load import load
 from vitlit.weights.model_config import folder_facts
@@ -665,9 +666,8 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"qk_norm": True}, "blocks.0.attn.q_norm.weight"),
-        ({"pre_norm": True}, "norm_pre.weight"),
-        ({"global_pool": "map", "class_token": False}, "attn_pool"),
+        ({"attn_layer": "diff"}, "blocks.0.attn.lambda_k1"),
+        ({"block_fn": ParallelThingsBlock}, "blocks.0.attns.0.attn.proj.weight"),
     ],
     ids=str,
 )
@@ -708,17 +708,6 @@ def test_weights_without_positions_are_refused_unless_they_are_told_to_have_none
     assert "no learned positions" in refusal(state, tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_rope_ape_224", "vit_small_patch16_dinov3"])
-def test_a_folder_of_another_architecture_with_the_same_names_is_refused(
-    name: str, tmp_path: Path
-) -> None:
-    timm_folder(tmp_path, timm_vit())
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "architecture": name}))
-    with pytest.raises(InputError, match=f"{name} has rotary positions"):
-        load_weights(tmp_path)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["vision_transformer", "deit", "eva"])
 def test_every_timm_architecture_is_inferred_as_timm_builds_it_or_refused(
@@ -728,18 +717,36 @@ def test_every_timm_architecture_is_inferred_as_timm_builds_it_or_refused(
     for name in [name for name in names if "sapiens" not in name]:  # which needs all its depth
         with torch.device("meta"):
             reference = timm.create_model(name, depth=1)
-        (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+        config = {"architecture": name, "global_pool": reference.global_pool}
+        (tmp_path / "config.json").write_text(json.dumps(config))
         try:
             translated = translate_keys(dict(reference.state_dict()), name)
             arguments = _from_published(translated, folder_facts(tmp_path), {}, name, []).arguments
         except InputError:
             continue
-        block = reference.blocks[0]
-        is_tanh = "tanh" in type(block.mlp.act).__name__.lower()
-        found = (block.attn.num_heads, block.norm1.eps, "gelu_tanh" if is_tanh else "gelu")
-        assert found == tuple(arguments[key] for key in ("num_heads", "norm_eps", "act")), name
-        assert reference.global_pool == arguments["global_pool"], name
-        assert type(block) is Block, name
+        block, told = reference.blocks[0], config_of(arguments)
+        assert (block.attn.num_heads, block.norm1.eps) == (told["num_heads"], told["norm_eps"]), (
+            name
+        )
+        assert reference.global_pool == told["global_pool"], name
+        if told["mlp"] == "gelu":
+            assert TIMM_ACTS[type(block.mlp.act).__name__] == told["act"], name
+        assert rope_of_timm(reference) == {key: told[key] for key in ROPE_ARGUMENTS}, name
+
+
+TIMM_ACTS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+ROPE_ARGUMENTS = ("rope", "rope_base", "rope_grid", "rope_offset")
+
+
+def rope_of_timm(model: Any) -> dict[str, Any]:
+    """The rotary positions of timm's model, as ViT's arguments."""
+    theirs = getattr(model, "rope", None)
+    if theirs is None:
+        return dict(zip(ROPE_ARGUMENTS, ("none", 100.0, None, 0.0), strict=True))
+    kind = "centred" if isinstance(theirs, RotaryEmbeddingDinoV3) else "index"
+    grid = getattr(theirs, "ref_feat_shape", None)
+    values = (kind, theirs.temperature, grid and grid[0], theirs.grid_offset)
+    return dict(zip(ROPE_ARGUMENTS, values, strict=True))
 
 
 def test_positions_of_an_untold_rectangle_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from vitlit.weights.portable import Portable
 
 Naming = Literal["timm", "huggingface", "vitlit"]
 
-TIMM_EPS = 1e-6  # of timm's LayerNorm; config.json cannot change it
+# The architecture that config.json names if no published one fits; model_args overrule its sizes,
+# but not the epsilon of its LayerNorm.
+TIMM_MODELS_BY_EPS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 
 
 def choose_naming(asked: Naming | None, arguments: dict[str, Any]) -> tuple[Naming, str]:
@@ -55,25 +57,38 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     """The settings of a model that the naming's library does not have."""
     if naming == "vitlit":
         return []
+    has_table = told["pos_embed"] != "none"
     refused = {
         f"patch_embed {told['patch_embed']}": told["patch_embed"] not in ("linear", "conv"),
         f"attention {told['attention']}": told["attention"] != "softmax",
         f"rope {told['rope']}": told["rope"] != "none",
         "global_pool seq": told["global_pool"] == "seq",
+        f"mlp {told['mlp']}": told["mlp"] != "gelu",
+        f"norm {told['norm']}": told["norm"] != "layer",
+        "embed_norm": told["embed_norm"],
+        # the bias of the patches, which no library has before a norm, moves into the positions
+        "pre_norm without added positions": told["pre_norm"] and not has_table,
     }
     if naming == "timm":
-        refused[f"norm_eps {told['norm_eps']}"] = told["norm_eps"] != TIMM_EPS
+        refused |= {
+            f"norm_eps {told['norm_eps']}": told["norm_eps"] not in TIMM_MODELS_BY_EPS,
+            f"pool_heads {told['pool_heads']}": told["pool_heads"] not in (None, told["num_heads"]),
+            f"pool_mlp_ratio {told['pool_mlp_ratio']}": told["pool_mlp_ratio"]
+            not in (None, told["mlp_ratio"]),
+        }
         return [setting for setting, is_refused in refused.items() if is_refused]
     refused |= {  # of transformers' ViT; its config.json tells the epsilon
-        "global_pool avg": told["global_pool"] == "avg",
+        f"global_pool {told['global_pool']}": told["global_pool"] not in ("token", "seq"),
         f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
         "init_values (LayerScale)": told["init_values"] is not None,
+        "pre_norm": told["pre_norm"],
+        "qk_norm": told["qk_norm"],
+        f"sub_norm {told['sub_norm']}": told["sub_norm"] != "none",
+        "final_norm false": not told["final_norm"],
     }
     return [setting for setting, is_refused in refused.items() if is_refused]
 
 
-# the architecture that config.json names if no published one fits; model_args overrule its sizes
-GENERIC_TIMM_MODEL = "vit_base_patch16_224"
 TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
     (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),
     (384, 12, 6): ("small", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
@@ -81,6 +96,26 @@ TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and 
     (1024, 24, 16): ("large", {(32, 224), (32, 384), (16, 224), (16, 384), (14, 224)}),
     (1280, 32, 16): ("huge", {(14, 224)}),
 }
+HUGGING_FACE_ACTS = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "quick_gelu": "quick_gelu",
+}
+SHARED_WITH_TIMM = (  # arguments of the same name and meaning
+    "img_size",
+    "patch_size",
+    "in_chans",
+    "num_classes",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "qkv_bias",
+    "global_pool",
+    "class_token",
+    "reg_tokens",
+    "fc_norm",
+)
 HUGGING_FACE_NAMES = (  # timm's names -> those of transformers 4, which 5 reads too
     (r"^(cls_token)$", r"vit.embeddings.\1"),
     (r"^pos_embed$", "vit.embeddings.position_embeddings"),
@@ -99,7 +134,13 @@ HUGGING_FACE_NAMES = (  # timm's names -> those of transformers 4, which 5 reads
 
 def timm_tensors(portable: Portable) -> dict[str, Tensor]:
     """Weights under timm's names, which are ours."""
-    return dict(portable.model.state_dict())
+    state = dict(portable.model.state_dict())
+    if portable.arguments["pre_norm"] and "pos_embed" in state:
+        # timm's patch embedding has no bias before a norm: the positions of the patches take it
+        bias, table = state.pop("patch_embed.proj.bias"), state["pos_embed"].clone()
+        table[:, portable.model.num_prefix_tokens :] += bias
+        state["pos_embed"] = table
+    return state
 
 
 def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
@@ -137,15 +178,10 @@ def timm_files(portable: Portable) -> dict[str, Any]:
     )
     height, across = portable.model.img_size
     is_published = height == across and (told["patch_size"], height) in published
-    name = f"vit_{size}_patch{told['patch_size']}_{height}" if is_published else GENERIC_TIMM_MODEL
-    own = {"patch_embed", "attention", "gpsa_blocks", "locality_strength"}  # not timm's
-    own |= {"norm_eps", "act", "init_values"}  # the first is fixed in timm, the others follow
-    model_args = {key: value for key, value in told.items() if key not in own}
-    model_args["act_layer"] = told["act"]
-    # fixed positions are written as a table, which timm holds as learned ones
-    model_args["pos_embed"] = "none" if told["pos_embed"] == "none" else "learn"
-    if told["init_values"] is not None:
-        model_args["init_values"] = told["init_values"]
+    is_published &= told["norm_eps"] == min(TIMM_MODELS_BY_EPS)
+    name = f"vit_{size}_patch{told['patch_size']}_{height}"
+    if not is_published:
+        name = TIMM_MODELS_BY_EPS[told["norm_eps"]]
     settings = {
         "input_size": portable.input_size,
         "fixed_input_size": True,  # positions belong to this size
@@ -163,12 +199,31 @@ def timm_files(portable: Portable) -> dict[str, Any]:
         "num_classes": told["num_classes"],
         "num_features": told["embed_dim"],
         "global_pool": told["global_pool"],
-        "model_args": model_args,
+        "model_args": _timm_arguments(told),
         "pretrained_cfg": settings,
     }
     if portable.class_names:
         config["label_names"] = portable.class_names
     return {CONFIG_NAME: config}
+
+
+def _timm_arguments(told: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's VisionTransformer, from those of ViT."""
+    arguments = {name: told[name] for name in SHARED_WITH_TIMM}
+    arguments |= {
+        "act_layer": told["act"],
+        # fixed positions are written as a table, which timm holds as learned ones
+        "pos_embed": "none" if told["pos_embed"] == "none" else "learn",
+        "pre_norm": told["pre_norm"],  # of the architecture that 1e-5 needs, it is true
+    }
+    optional = {
+        "init_values": told["init_values"],
+        "final_norm": None if told["final_norm"] else False,
+        "qk_norm": told["qk_norm"] or None,
+        "scale_attn_norm": told["sub_norm"] == "both" or None,
+        "scale_mlp_norm": told["sub_norm"] != "none" or None,
+    }
+    return arguments | {name: value for name, value in optional.items() if value is not None}
 
 
 def hugging_face_files(portable: Portable) -> dict[str, Any]:
@@ -181,7 +236,7 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
         "num_hidden_layers": told["depth"],
         "num_attention_heads": told["num_heads"],
         "intermediate_size": int(told["embed_dim"] * told["mlp_ratio"]),
-        "hidden_act": "gelu" if told["act"] == "gelu" else "gelu_pytorch_tanh",
+        "hidden_act": HUGGING_FACE_ACTS[told["act"]],
         "layer_norm_eps": told["norm_eps"],
         "image_size": told["img_size"],
         "patch_size": told["patch_size"],

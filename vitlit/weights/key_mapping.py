@@ -25,10 +25,16 @@ from vitlit.weights.weight_formats import (
     HUGGING_FACE_PAIR_RULES,
     OPEN_CLIP_RULES,
     TEXT_PARTS,
+    TIMM_RULES,
     WEIGHT_FORMATS,
     Rules,
     WeightFormat,
 )
+
+# parts that among timm's models only EVA-02's have beside a table of positions, in the names of
+# TIMM_RULES: they have rotary positions too, which no name shows
+EVA02_NAMES = re.compile(r"\.attn\.q\.weight$")
+UNTOLD_ROPE = "untold"
 
 
 class Translated(NamedTuple):
@@ -70,7 +76,12 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
         if query is not None and query.ndim == 3:
             told["num_heads"] = query.shape[1]
         state = {name: _from_jax(name, value) for name, value in state.items()}
+    if state.get("reg_token", torch.ones(1)).numel() == 0:  # transformers' DINOv3 without any
+        del state["reg_token"]
+    looks_like_eva02 = kind.rules is TIMM_RULES and any(EVA02_NAMES.search(n) for n in state)
     state = joined(state)
+    if looks_like_eva02 and "pos_embed" in state:
+        told["rope"] = UNTOLD_ROPE
     rotary = _tell_rotary(state, kind, end, told)
     kind = _tell_pooling(state, kind, told, notes)
     if any(".gamma_" in name for name in tensors) and "pos_embed" in state:

@@ -23,11 +23,12 @@ ACTIVATIONS = {  # names in settings -> ViT's; any other is refused, since outpu
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "quickgelu": "quick_gelu",  # timm's class
+    "silu": "silu",  # of gated MLPs, which have no other
 }
 
 
 # What timm's code sets for its architectures, and neither weights nor config.json show: figures of
-# timm 1.0.31, which tests/weights/test_timm_models.py holds against the installed version.
+# timm 1.0.31, which tests/weights/test_pretrained.py holds against the installed version.
 TANH = {"act": "gelu_tanh"}
 CLIP_EPS = {"norm_eps": 1e-5}
 INDEX_16 = {"rope": "index", "rope_base": 1e4, "rope_grid": 16}
@@ -182,6 +183,11 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     }
     if config.get("model_type") == "dinov3_vit":
         arguments["rope_base"] = _number("rope_theta", config.get("rope_theta"), float)
+    if config.get("use_gated_mlp") is True and arguments.pop("act") != "silu":
+        raise InputError(
+            f"the weights have a gated MLP with activation {config['hidden_act']!r}; only silu is "
+            f"known there"
+        )
     labels = _dict(config, "id2label")
     names = _class_names([labels.get(str(number)) for number in range(len(labels))])
     # transformers fills in these names if nobody gave any

@@ -28,9 +28,9 @@ from vitlit.weights.file_reader import (
     read_weight_file,
     unwrap,
 )
-from vitlit.weights.key_mapping import Translated, translate_keys
+from vitlit.weights.key_mapping import UNTOLD_ROPE, Translated, translate_keys
 from vitlit.weights.model_config import Facts, folder_facts, metadata_facts
-from vitlit.weights.reshaping import rearrange_rotary
+from vitlit.weights.reshaping import joined, rearrange_rotary
 
 WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 OWN_CHECKPOINT_KEY = re.compile(r"vit\.patch_embed\.")  # in a state dict, for any patch embedding
@@ -77,6 +77,7 @@ def _read_source(source: str, given: dict[str, Any]) -> Weights:
         return _from_checkpoint(file)
     tensors, notes = unwrap(content.parts, file)
     if facts := metadata_facts(content.metadata):
+        tensors = joined(tensors)  # timm has no bias of the patches before a norm
         check_weights(tensors, facts.arguments, source)
         told = (facts.mean, facts.std, facts.class_names)
         return Weights(tensors, facts.arguments, *told, [])
@@ -155,6 +156,13 @@ def _from_published(
     notes = notes + translated.notes
     # what names and shapes tell goes before what the settings say, which may be of another file
     told = facts.arguments | translated.told
+    if told.get("rope") == UNTOLD_ROPE:
+        if "rope" not in facts.arguments:
+            raise InputError(
+                f"{source} has the names of an EVA-02, whose rotary positions no name shows; give "
+                f"the folder of the model, whose config.json tells them"
+            )
+        told["rope"] = facts.arguments["rope"]
     inferred = infer_arguments(state, told, given, kind, source, notes)
     for name, usual in (("norm_eps", kind.norm_eps), ("act", kind.act)):
         if name not in told and name not in given:

@@ -50,7 +50,7 @@ def joined(state: Tensors) -> Tensors:
 def _give_axes(state: Tensors) -> None:
     """Class token and positions as ``(1, N, D)``, from ``(D)`` and ``(N, D)``."""
     for name in ("cls_token", "pos_embed"):
-        if name in state and state[name].ndim in (1, 2):
+        if name in state and state[name].ndim in (1, 2) and state[name].numel():
             state[name] = state[name].reshape(1, -1, state[name].shape[-1])
 
 

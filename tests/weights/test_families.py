@@ -1,0 +1,278 @@
+"""Families of published weights, built small, saved as their users save them: equal outputs.
+
+CLIP, SigLIP, DINOv2 and v3, EVA-02, BEiT-3, AIMv2, InternViT and the Perception Encoder, from timm,
+Hugging Face's transformers, open_clip and the authors' own files.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+import transformers
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from vitlit.errors import InputError
+from vitlit.explain.attribution import attention_maps
+from vitlit.weights.load import load
+
+SIZES: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32}
+TIMM: dict[str, dict[str, Any]] = {
+    "vit_base_patch16_clip_224": {},
+    "vit_base_patch16_clip_quickgelu_224": {},
+    "vit_base_patch16_siglip_256": {},
+    "vit_so400m_patch16_siglip_256": {"num_heads": 4},
+    "vit_small_patch16_dinov3": {},
+    "vit_small_patch16_dinov3_qkvb": {},
+    "vit_small_plus_patch16_dinov3": {},
+    "vit_giant_patch14_dinov2": {"img_size": 28, "mlp_ratio": 4.0},
+    "eva02_tiny_patch14_224": {"img_size": 28},
+    "eva02_base_patch14_224": {"img_size": 28},
+    "eva02_base_patch16_clip_224": {},
+    "eva_giant_patch14_224": {"img_size": 28},
+    "vit_pe_core_base_patch16_224": {"num_heads": 4},
+    "vit_pe_spatial_base_patch16_512": {},
+    "vit_base_patch16_rope_224": {},
+    "vit_base_patch16_rope_ape_224": {},
+    "vit_base_patch16_rope_reg1_gap_256": {},
+    "beit3_base_patch16_224": {},
+    "aimv2_large_patch14_224": {"img_size": 28},
+    "vit_intern300m_patch14_448": {"img_size": 28},
+}
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
+def filled(model: Any, std: float = 0.2) -> Any:
+    """The model in evaluation mode, with no parameter left at zero."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=std)
+    return model.eval()
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def timm_folder(folder: Path, name: str, **changes: Any) -> Any:
+    """An architecture of timm, small, in the folder that it pushes to the hub."""
+    arguments = SIZES | TIMM.get(name, {}) | changes
+    model = filled(timm.create_model(name, **arguments))
+    save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    return model
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_a_folder_of_timm_gives_timms_outputs(name: str, tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path, name)
+    ours = load(tmp_path).model
+    images = torch.randn(2, 3, *ours.img_size)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_small_patch16_dinov3", "eva02_base_patch16_clip_224", "vit_pe_core_base_patch16_224"],
+)
+@pytest.mark.parametrize("size", [(64, 32), (48, 48)], ids=str)
+def test_rotary_models_give_timms_outputs_at_another_size(
+    name: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    theirs = timm_folder(tmp_path, name)
+    theirs.set_input_size(img_size=size)
+    ours = load(tmp_path, img_size=list(size)).model
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vit_base_patch16_rpn_224", "normalises after each layer"),
+        ("vit_small_patch16_rope_mixed_224", "learns the frequencies"),
+        ("beit_base_patch16_224", "relative positions"),
+    ],
+)
+def test_what_no_argument_expresses_is_refused_with_its_reason(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    timm_folder(tmp_path, name)
+    with pytest.raises(InputError, match=f"{name} .*{reason}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["eva02_base_patch14_224", "vit_small_patch16_dinov3"])
+def test_bare_weights_whose_rotary_positions_nothing_tells_are_refused(
+    name: str, tmp_path: Path
+) -> None:
+    theirs = timm_folder(tmp_path / "folder", name)
+    torch.save(theirs.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(InputError, match="rotary"):
+        load(tmp_path / "bare.pth")
+
+
+TOWER: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 16,
+}
+TEXTS: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 10,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def clip_config(**changes: Any) -> Any:
+    return transformers.CLIPConfig(vision_config=TOWER, text_config=TEXTS, **changes)
+
+
+def siglip_config(**changes: Any) -> Any:
+    return transformers.SiglipConfig(vision_config=TOWER, text_config=TEXTS, **changes)
+
+
+def hugging_face(kind: str) -> Any:
+    """A small model of transformers."""
+    hf = transformers
+    match kind:
+        case "CLIP's tower":
+            return hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER))
+        case "CLIP's tower with its projection":
+            return hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**TOWER))
+        case "CLIP, OpenCLIP's activation":
+            return hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, hidden_act="gelu"))
+        case "CLIP with its texts":
+            return hf.CLIPModel(clip_config(projection_dim=16))
+        case "CLIP's classifier":
+            return hf.CLIPForImageClassification(clip_config(num_labels=5))
+        case "SigLIP's tower":
+            return hf.SiglipVisionModel(hf.SiglipVisionConfig(**TOWER))
+        case "SigLIP with its texts":
+            return hf.SiglipModel(siglip_config())
+        case "SigLIP's classifier":
+            return hf.SiglipForImageClassification(siglip_config(num_labels=5))
+        case "DINOv3":
+            return hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**TOWER, num_register_tokens=4))
+        case "DINOv3, gated":
+            config = hf.DINOv3ViTConfig(**TOWER, use_gated_mlp=True, hidden_act="silu")
+            return hf.DINOv3ViTModel(config)
+    return hf.Dinov2Model(hf.Dinov2Config(**TOWER, use_swiglu_ffn=True))
+
+
+def features_of(model: Any, images: Tensor) -> Tensor:
+    """Logits, or what the model calls its pooled output."""
+    if hasattr(model, "text_model"):
+        model = model.vision_model
+    answer = model(images)
+    return answer.logits if hasattr(answer, "logits") else answer.pooler_output
+
+
+HUGGING_FACE = [
+    "CLIP's tower",
+    "CLIP's tower with its projection",
+    "CLIP, OpenCLIP's activation",
+    "CLIP with its texts",
+    "CLIP's classifier",
+    "SigLIP's tower",
+    "SigLIP with its texts",
+    "SigLIP's classifier",
+    "DINOv3",
+    "DINOv3, gated",
+    "DINOv2, gated",
+]
+
+
+@pytest.mark.parametrize("kind", HUGGING_FACE)
+def test_a_folder_of_transformers_gives_its_outputs(kind: str, tmp_path: Path) -> None:
+    theirs = filled(hugging_face(kind))
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path).model
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        if "projection" in kind:
+            expected = theirs.vision_model(images).pooler_output
+        else:
+            expected = features_of(theirs, images)
+        assert distance(ours(images), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("scale", [None, 0.1], ids=["plain", "layer scale"])
+def test_a_file_of_open_clip_gives_its_features(
+    scale: float | None, prefix: str, tmp_path: Path
+) -> None:
+    tower = {"layers": 2, "width": 128, "patch_size": 16, "image_size": 32, "ls_init_value": scale}
+    texts = {"context_length": 4, "vocab_size": 10, "width": 16, "heads": 1, "layers": 1}
+    theirs = filled(open_clip.CLIP(embed_dim=8, vision_cfg=tower, text_cfg=texts))
+    state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "open_clip.pt")
+    theirs.visual.proj = None  # features before the projection
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = load(tmp_path / "open_clip.pt").model(images)
+        assert distance(found, theirs.visual(images)) <= 1e-4
+
+
+def dinov3s_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's weights of a DINOv3 under the names of its authors' files."""
+    named = {}
+    for name, value in state.items():
+        name = name.replace("reg_token", "storage_tokens").replace("gamma_", "ls")
+        named[f"{name}.gamma" if name.endswith(("ls1", "ls2")) else name] = value
+    for number in range(2):
+        owner = f"blocks.{number}.attn"
+        q, v = (named.pop(f"{owner}.{letter}_bias") for letter in "qv")
+        # the authors keep a bias of the keys, and a mask that removes it
+        named[f"{owner}.qkv.bias"] = torch.cat([q, torch.ones_like(q), v])
+        mask = torch.cat([torch.ones_like(q), torch.zeros_like(q), torch.ones_like(q)])
+        named[f"{owner}.qkv.bias_mask"] = mask
+    periods = 100 ** (torch.arange(8) / 8)  # of heads 32 wide
+    return named | {"rope_embed.periods": periods, "mask_token": torch.zeros(1, 64)}
+
+
+def test_dinov3s_own_file_gives_the_features_that_timm_makes_of_it(tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path, "vit_small_patch16_dinov3_qkvb", global_pool="token")
+    torch.save(dinov3s_own(theirs.state_dict()), tmp_path / "dinov3.pth")
+    ours = load(tmp_path / "dinov3.pth", img_size=32, num_heads=2).model
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_pe_core_base_patch16_224"])
+def test_attention_maps_of_rotary_models_are_timms(name: str, tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path, name)
+    for block in theirs.blocks:  # which forms its matrices only without the fused kernel
+        block.attn.fused_attn = False
+    seen: list[Tensor] = []
+    theirs.blocks[-1].attn.attn_drop.register_forward_hook(lambda *args: seen.append(args[2]))
+    ours = load(tmp_path).model
+    images = torch.randn(2, 3, *ours.img_size)
+    with torch.no_grad():
+        theirs(images)
+    maps = attention_maps(ours, images).maps
+    torch.testing.assert_close(maps[-1], seen[0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_heads_of_transformers_settings_are_those_of_the_image_tower(tmp_path: Path) -> None:
+    hugging_face("CLIP with its texts").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["text_config"]["num_attention_heads"] == 1
+    assert load(tmp_path).model.config["num_heads"] == 4
