@@ -177,6 +177,10 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "pytorch_lightning/loops/fit_loop.py",
         "is smaller than the logging interval",
     ),
+    "monitor='val/.*could not find the monitored key": (
+        "pytorch_lightning/callbacks/model_checkpoint.py",
+        "could not find the monitored key",
+    ),
     "^(GPU|TPU|HPU) available: ": ("pytorch_lightning/trainer/setup.py", "GPU available: "),
     "^LOCAL_RANK: ": ("pytorch_lightning/accelerators/cuda.py", "LOCAL_RANK: "),
     "^You are using a CUDA device": (

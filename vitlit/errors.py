@@ -234,6 +234,8 @@ FOREIGN_TEXTS = (
     ForeignText("needless warning", "is not supported by the model summary", LIGHTNING),
     # more batches than steps between two values for a logger: those of an epoch are written anyway
     ForeignText("needless warning", "is smaller than the logging interval", LIGHTNING),
+    # of a training without validation, whose last lines name last.ckpt alone
+    ForeignText("needless warning", "monitor='val/.*could not find the monitored key", LIGHTNING),
     ForeignText("needless tip", "Tip:", LIGHTNING),
     # our own lines, on the precision and the rest, tell more
     ForeignText("needless tip", "Automatic Mixed Precision", LIGHTNING),

@@ -47,29 +47,13 @@ def test_a_log_has_a_summary_a_line_for_each_epoch_and_no_control_characters(
 ) -> None:
     lines = said(log, monkeypatch, *FIT, "--run=a", "--trainer.max_epochs=3")
     text = log.getvalue()
-    assert len(text) < 20_000 * 4 / 121  # of the 120 epochs of the recipe: a summary and 3 lines
+    assert len(text) + 117 * 81 < 20_000  # with the other epochs of the recipe, 80 letters each
     assert text.replace("\n", "").isprintable()
     assert [EPOCH.match(line)[1] for line in lines if EPOCH.match(line)] == ["1", "2", "3"]
     words = [line.split()[0] for line in lines if line and line[0].isalpha()]
-    assert words == [
-        "data",
-        "images",
-        "classes",
-        "batches",
-        "model",
-        "parameters",
-        "FLOPs",
-        "precision",
-        "device",
-        "run",
-        "epoch",
-        "reached",
-        "best",
-        "last",
-        "run",
-        "curves",
-        "next",
-    ]
+    assert words[:6] == ["data", "images", "classes", "batches", "model", "parameters"]
+    assert words[6:11] == ["FLOPs", "precision", "device", "run", "epoch"]
+    assert words[11:] == ["reached", "best", "last", "run", "curves", "next"]
     assert max(map(len, lines)) <= 80
     assert "data        digits: 1,295 train, 143 val, 359 test images" in lines
     assert "batches     20 an epoch, 64 images an update; 3 epochs, 60 updates" in lines
@@ -122,7 +106,7 @@ def test_history_config_and_checkpoints_are_in_the_run_whatever_logs(
     [run] = Path("lightning_logs").iterdir()
     names = {path.name.partition(".")[0] for path in run.iterdir()}
     assert {"checkpoints", "config", "history"} <= names
-    assert ("metrics" in names) == (logger != "none")
+    assert (run / "csv" / "metrics.csv").is_file() == (logger != "none")
     assert ("events" in names) == (logger == "two")
     assert any(line.startswith("curves") for line in lines) == (logger == "two")
 

@@ -468,7 +468,7 @@ def test_a_user_callback_and_logger_come_from_the_config(
     assert main([*FIT, "--config", "debug.yaml", "--config", "own.yaml"]) == 0
     assert Path("mine/own.ckpt").is_file()
     [run] = Path("lightning_logs").iterdir()
-    assert {"metrics.csv", "history.csv", "config.yaml", "checkpoints"} <= {
+    assert {"csv", "history.csv", "config.yaml", "checkpoints"} <= {
         path.name for path in run.iterdir()
     }
 

@@ -11,10 +11,10 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vitlit.files import RUNS_FOLDER
+from vitlit.files import RUNS_FOLDER, free_path
 
 MAX_VALUE_LETTERS = 100  # of a hyper-parameter: a list of a thousand class names is none
-HISTORY_FILE = "history.csv"
+HISTORY_FILE, CSV_FOLDER = "history.csv", "csv"
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -71,7 +71,9 @@ def into_run(
     if type(logger) is TensorBoardLogger:
         return board
     if type(logger) is CSVLogger:
-        place = {"save_dir": root, "name": run.parent.name, "version": run.name}
+        # A folder for each command: a logger that finds an older metrics.csv removes it.
+        folder = free_path(run / CSV_FOLDER).name
+        place = {"save_dir": run.parent, "name": run.name, "version": folder}
         return CSVLogger(**{**arguments, **place})
     return logger
 
