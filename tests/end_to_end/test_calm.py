@@ -88,7 +88,7 @@ def test_photos_are_described_by_their_files(
     args = [*size, *SMALL, "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
     lines = said(log, monkeypatch, "fit", str(folder), *args)
     assert any("files of 24x20 pixels, fitted to 16x16, RGB" in line for line in lines)
-    assert any("2; the rarest in training is" in line for line in lines)
+    assert any(line.startswith("classes     2") for line in lines)
     [line] = [line for line in lines if EPOCH.match(line)]
     assert line.split()[2:4] == ["-", "-"]  # nothing was validated
 
