@@ -2,8 +2,8 @@
 
 torchvision's pipelines work on one image at a time, in a DataLoader; vitlit's on whole batches,
 where the model is. Both make the same kind of batch: of 32x32 images that are in memory, and of
-224x224 crops out of JPEG files of 500x375 and of 12 megapixels. All load in the training process, on
-``--threads`` threads; with ``--workers`` the files are loaded by so many worker processes for each.
+224x224 crops out of JPEG files of 500x375 and of 12 megapixels. All load in the training process,
+on ``--threads`` threads; with ``--workers``, so many worker processes load the files for each.
 
     python benchmarks/data_path.py --quick    # under a minute, too short to keep
     python benchmarks/data_path.py --write    # replaces its device's part of data_path.md

@@ -1,4 +1,4 @@
-"""Photographs made by a rule: the same files on every machine, about as hard to decode as real ones.
+"""Photographs made by a rule: the same on every machine, about as hard to decode as real ones.
 
 number, size -> JPEG files of quality 90
 

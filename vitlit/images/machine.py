@@ -24,8 +24,8 @@ def keep_freed_memory() -> None:
     """Let this process reuse freed memory instead of giving it back to Linux at once.
 
     By default the GNU C library gives back every large tensor. The next one of that size is made of
-    new pages, which Linux zeroes one by one: a third of the time of a forward pass in bfloat16
-    (benchmarks/predict.md). Other C libraries, and users who chose their own thresholds, keep
+    new pages, which Linux zeroes one by one: that took 35 % of the time of a ViT-S/16 on 128 images
+    in bfloat16, and 21 % on 64. Other C libraries, and users who chose their own thresholds, keep
     theirs.
     """
     if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_VARIABLES):
