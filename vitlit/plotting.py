@@ -109,11 +109,15 @@ def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
+def plain_pixels(image: Tensor) -> Any:
+    """An image ``(C, H, W)`` as RGB ``(H, W, 3)``, or as the mean of its channels ``(H, W)``."""
+    pixels = image.detach().float().cpu().clamp(0, 1)
+    return (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)).numpy()
+
+
 def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
     """Draw an image ``(C, H, W)`` in [0, 1]: 3 channels as RGB, others as the mean in grey."""
-    pixels = image.detach().float().cpu().clamp(0, 1)
-    pixels = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)
-    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(plain_pixels(image), cmap="gray", vmin=0, vmax=1)
     clear_frame(axes, title)
     axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)  # or white images have no edge
 

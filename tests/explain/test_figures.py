@@ -6,6 +6,7 @@ from functools import cache
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -15,18 +16,21 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
 from vitlit.explain import figures
+from vitlit.explain import overview as overview_module
 from vitlit.explain.attribution import overlay
 from vitlit.explain.figures import (
     attention_distance,
     attention_heads,
-    attention_overview,
     embedding_filters,
     position_grid,
 )
+from vitlit.explain.overview import PEAK_CAPTION, attention_overview
+from vitlit.plotting import FONT_SMALL, FONT_TINY
 from vitlit.training.history import training_history
 
 pytestmark = pytest.mark.draws
@@ -147,22 +151,36 @@ def test_drawing_leaves_matplotlibs_settings_and_open_figures_alone(name: str) -
     assert drawing(name).open_figures == []
 
 
-def test_matplotlib_is_imported_only_where_something_is_drawn() -> None:
-    tree = ast.parse(Path(figures.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [figures, overview_module])
+def test_matplotlib_is_imported_only_where_something_is_drawn(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [node for node in top if "matplotlib" in ast.unparse(node)] == []
     assert "pyplot" not in {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
 
 
+def words(figure: Figure, size: int) -> list[Text]:
+    """Texts of the overview in a size of type, from left to right and down, without the caption."""
+    found = [text for text in figure.axes[0].texts if text.get_gid() == str(size)]
+    found = [text for text in found if text.get_text() != PEAK_CAPTION]
+    return sorted(
+        found, key=lambda text: (round(text.get_position()[1], 3), text.get_position()[0])
+    )
+
+
 def titles(figure: Figure) -> list[str]:
-    return [part.get_suptitle() for part in figure.subfigs]
+    return [text.get_text() for text in words(figure, FONT_SMALL)]
+
+
+def panel_names(figure: Figure) -> list[str]:
+    return [text.get_text() for text in words(figure, FONT_TINY)]
 
 
 def test_the_overview_names_the_predicted_class_and_its_probability() -> None:
     figure = overview()
     expected = ["predicted ant (0.70)", "predicted bee (0.70)", "predicted cat (0.70)"]
     assert titles(figure)[:3] == expected
-    assert [name.split("\n")[0] for name in names(figure)] == [
+    assert [name.split("\n")[0] for name in panel_names(figure)] == [
         "image",
         "class token",
         "rollout",
@@ -182,7 +200,7 @@ def test_each_map_of_the_overview_says_how_far_from_flat_it_is() -> None:
     maps = {"a": torch.tensor([[[1.0, 1.0], [1.0, 5.0]]]), "b": torch.zeros(1, 2, 2)}
     given = {"probabilities": torch.ones(1, 1), "class_names": ["cat"]}
     figure = attention_overview(torch.rand(1, 3, 8, 8), maps, **given)
-    assert names(figure) == ["image", "a\npeak 2.50×", "b\nall 0"]
+    assert panel_names(figure) == ["image", "a\npeak 2.50×", "b\nall 0"]
 
 
 def test_images_have_a_frame_on_white_paper() -> None:
@@ -197,24 +215,42 @@ def test_the_overview_shows_each_image_and_its_overlays(channels: int) -> None:
     figure = attention_overview(
         images, {"a": maps}, probabilities=torch.ones(1, 1), class_names=["cat"]
     )
-    for axes, expected in zip(panels(figure), (images, overlay(images, maps)), strict=True):
+    shown = figure.axes[0].images
+    for found, expected in zip(shown, (images, overlay(images, maps)), strict=True):
         picture = expected[0].permute(1, 2, 0) if channels == 3 else expected[0, 0]
-        np.testing.assert_allclose(pixels(axes), picture.numpy())
+        np.testing.assert_allclose(found.get_array(), picture.numpy())
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(1, 8, 12), (5, 12, 8), (4, 8, 8)])
+def test_nothing_in_the_overview_overlaps_and_images_keep_their_shape(
+    count: int, height: int, width: int
+) -> None:
+    long = ["a/" * 99 + "b.png"] * count
+    maps = {"last block": torch.rand(count, 2, 2), "for its class": torch.rand(count, 2, 2)}
+    figure = attention_overview(
+        torch.rand(count, 3, height, width),
+        maps,
+        probabilities=torch.ones(count, 1),
+        class_names=["W" * 60],
+        names=long,
+        labels=[0] * count,
+    )
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [artist.get_window_extent() for artist in (*axes.images, *axes.texts)]
+    for i, box in enumerate(boxes):
+        assert figure.bbox.containsx(box.x0 + 1), "left of the page"
+        assert figure.bbox.containsx(box.x1 - 1), "right of the page"
+        assert [other for other in boxes[:i] if box.padded(-1).overlaps(other.padded(-1))] == []
+    for image in axes.images:
+        box = image.get_window_extent()
+        assert box.height / box.width == pytest.approx(height / width)
 
 
 def test_images_of_other_channels_are_shown_as_their_mean() -> None:
     images = torch.rand(1, 5, 8, 12)
     figure = attention_overview(images, {}, probabilities=torch.ones(1, 1), class_names=["cat"])
-    np.testing.assert_allclose(pixels(panels(figure)[0]), images[0].mean(dim=0).numpy())
-
-
-def test_long_names_stay_inside_their_part() -> None:
-    long = {"names": ["a/" * 99 + "b.png"] * 4, "class_names": ["W" * 60] * 4, "labels": [1] * 4}
-    figure = overview(count=4, **long)
-    figure.draw_without_rendering()
-    for part in figure.subfigs:
-        words, room = part._suptitle.get_window_extent(), part.bbox
-        assert room.x0 <= words.x0 < words.x1 <= room.x1
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), images[0].mean(dim=0).numpy())
 
 
 def test_dollar_signs_in_class_names_are_no_formulas() -> None:

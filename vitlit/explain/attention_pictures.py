@@ -16,6 +16,7 @@ from vitlit.errors import InputError
 from vitlit.explain import figures
 from vitlit.explain.analysis import analyse_weights
 from vitlit.explain.explanation import explain_image
+from vitlit.explain.overview import attention_overview
 from vitlit.images.preprocess import Preprocess
 
 
@@ -65,7 +66,7 @@ class AttentionPictures(Callback):
         with torch.autocast(module.device.type, enabled=False):
             found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
         answers = [one.probabilities for one in found if one.probabilities is not None]
-        overview = figures.attention_overview(
+        overview = attention_overview(
             torch.stack([one.shown for one in found]),
             {"rollout": torch.stack([one.rollout for one in found])},
             probabilities=torch.stack(answers),

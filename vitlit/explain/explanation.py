@@ -31,6 +31,7 @@ from vitlit.explain.attribution import (
     relevance,
     rollout,
 )
+from vitlit.explain.overview import attention_overview
 from vitlit.explain.page import Example, prefix_names, without_own, write_page
 from vitlit.explain.page_figures import model_figures
 from vitlit.images.preprocess import Preprocess
@@ -275,7 +276,7 @@ def draw_figures(
     answers = _stack_known("probabilities", [one.probabilities for one in found])
     yield (
         "overview.png",
-        figures.attention_overview(
+        attention_overview(
             shown,
             maps,
             **answers,

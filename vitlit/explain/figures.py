@@ -9,7 +9,6 @@ colour-blind: viridis, and those of Okabe and Ito (2008).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.explain.attribution import overlay
 from vitlit.files import printable
 from vitlit.plotting import (
     BLUE,
@@ -25,84 +23,21 @@ from vitlit.plotting import (
     FONT_SMALL,
     FONT_TINY,
     GREY,
-    VERMILION,
     WIDTH_INCHES,
     clear_frame,
     cut_text,
     draw_image,
     hide_axes,
-    name_line,
     new_figure,
     shrink_colorbar,
     tidy_axes,
-    verdict_line,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PEAK_CAPTION = (
-    "each map is scaled from its minimum to its maximum; peak: maximum over mean, 1.00× is flat"
-)
 # patches along one side of the position figure; of larger grids every second, third, … is shown
 MAX_TILES = 14
-
-
-def attention_overview(
-    images: Tensor,
-    maps: Mapping[str, Tensor],
-    *,
-    probabilities: Tensor | None = None,
-    class_names: Sequence[str],
-    names: Sequence[str] = (),
-    labels: Sequence[int] = (),
-) -> Figure:
-    """Each image beside copies lit by its maps, under its name and the predicted class.
-
-    images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
-    ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
-    a model without a head; names and labels: of the images, empty if they have none; a label of
-    -1 is not known.
-    """
-    count, _, height, width = images.shape
-    across = min(2, count)
-    panel = WIDTH_INCHES / (across * (1 + len(maps)))
-    down = ceil(count / across)
-    figure = new_figure(down * (panel * height / width + 0.68) + 0.2)  # inches: titles, caption
-    lit = {title: overlay(images, found) for title, found in maps.items()}
-    room = 68 * WIDTH_INCHES / across  # points; an inch has 72, so a little less than the part
-    parts = figure.subfigures(down, across, squeeze=False, wspace=0.04).flat
-    for i, part in enumerate(list(parts)[:count]):
-        true = labels[i] if labels and labels[i] >= 0 else None
-        name = names[i] if names else ""
-        lines = [name_line(name, None if true is None else class_names[true], room, FONT_SMALL)]
-        is_right = None
-        if probabilities is not None:
-            sure, best = probabilities[i].detach().max(dim=0)
-            # None, not False: without a true class nothing is said to be wrong
-            is_right = None if true is None else true == int(best)
-            lines.append(
-                verdict_line(class_names[int(best)], float(sure), is_right, room, FONT_SMALL)
-            )
-        colour = VERMILION if is_right is False else "black"
-        title = "\n".join(filter(None, lines))
-        part.suptitle(title, fontsize=FONT_SMALL, color=colour, parse_math=False)
-        first, *others = part.subplots(1, 1 + len(maps), squeeze=False)[0]
-        draw_image(first, images[i], "image")
-        for axes, (name, pictures) in zip(others, lit.items(), strict=True):
-            draw_image(axes, pictures[i], f"{name}\n{_peak_over_mean(maps[name][i])}")
-    if maps:
-        figure.supxlabel(PEAK_CAPTION, fontsize=FONT_TINY, color=GREY)
-    return figure
-
-
-def _peak_over_mean(found: Tensor) -> str:
-    """How far a map is from flat; its overlay alone does not show it, as each has its own scale."""
-    mean = float(found.float().mean())
-    if not mean > 0:
-        return "all 0"  # relevance, if nothing supports the class
-    ratio = float(found.max()) / mean
-    return f"peak {ratio:.2f}×" if ratio < 10 else f"peak {ratio:.0f}×"
 
 
 def attention_heads(image: Tensor, maps: Tensor, *, block: int, name: str = "") -> Figure:
