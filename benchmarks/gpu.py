@@ -44,6 +44,7 @@ TITLES = {
     "peers": "Our step against timm's",
     "commands": "test, explain and export",
 }
+PATIENCE = 10  # times the limits, with --small: starting Python on a busy CPU takes a while
 SHORTEST = 5  # seconds; a part that has less is left out
 TAIL = 1500  # characters kept of what a failed part printed
 UNMEASURED = "not measured"
@@ -91,7 +92,7 @@ def measure_parts(names: list[str], small: bool, minutes: float, out: Path) -> b
     content: dict[str, Any] = {"head": head, "small": small, "parts": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            limit = min(LIMITS[name] * (4 if small else 1), end - time.monotonic())
+            limit = min(LIMITS[name] * (PATIENCE if small else 1), end - time.monotonic())
             if limit < SHORTEST:
                 part = {"status": "no time was left", "seconds": 0, "figures": {}}
             else:

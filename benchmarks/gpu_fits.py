@@ -1,9 +1,12 @@
-"""Trainings of cifar10.yaml as the command line builds them, on random images that need no file.
+"""Trainings for ``gpu_parts.py``, which need no file: cifar10.yaml on random images, and digits.
 
 small or not -> name of a variant, seconds of each epoch, images of an epoch
+folder -> a process that trains there, and the weights that it leaves
 """
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from vitlit.cli.app import VitCLI
 from vitlit.data.datamodule import ImageData
@@ -22,6 +26,9 @@ from vitlit.training.runs import Claim
 FIT = ["fit", "--config", "cifar10.yaml", "--trainer.max_epochs=4"]
 FIT += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SMALL = ["--data.batch_size=8", "--model.depth=1", "--model.embed_dim=12"]
+# of the digits, in processes of their own
+DIGITS = ["--config=digits.yaml", "--trainer.deterministic=true", "--trainer.max_epochs=20"]
+DIGITS += ["--trainer.enable_progress_bar=false", "--checkpoints.every_n_steps=5", "--run=own"]
 VARIANTS = {
     "EMA and checkpoints": (),
     "no EMA": ("--ema.decay=0",),
@@ -92,3 +99,27 @@ def four_epochs(small: bool) -> Iterator[tuple[str, list[float], int]]:
             finally:
                 os.chdir(before)
         yield name, Cli.clock.seconds, RandomImages.count
+
+
+def vitlit(folder: Path, *args: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # for equal bits
+    command = [sys.executable, "-m", "vitlit", *args]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True)
+
+
+def fit_in(folder: Path, small: bool) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    tiny = ["--model.embed_dim=12", "--model.depth=1", "--trainer.max_epochs=2"] if small else []
+    return vitlit(folder, "fit", *DIGITS, *tiny)
+
+
+def last_of(folder: Path) -> Path:
+    return folder / "lightning_logs" / "own" / "checkpoints" / "last.ckpt"
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    return torch.load(last_of(folder), map_location="cpu", weights_only=True)["state_dict"]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(map(torch.equal, first.values(), second.values()))

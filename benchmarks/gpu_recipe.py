@@ -70,7 +70,8 @@ def run_seeds(args: argparse.Namespace, options: list[str], folder: Path) -> dic
     for place, seed in enumerate(args.seeds):
         share = (end - time.monotonic()) / (len(args.seeds) - place)
         # All seeds train equally long, or their scores would not compare.
-        epochs = content.setdefault("epochs", epochs_that_fit(share, start_up, epoch))
+        fitting = min(args.max_epochs, epochs_that_fit(share, start_up, epoch))
+        epochs = content.setdefault("epochs", fitting)
         needed = start_up + epochs * epoch
         if epochs < 1 or (place and needed > end - time.monotonic()):
             print(f"no time for seed {seed}: {needed:.0f} s needed", file=sys.stderr)
@@ -92,11 +93,14 @@ def main() -> None:
     parser.add_argument("config", help="name of a shipped recipe, or a path")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--minutes", type=float, default=9.0, help="for the probe and all seeds")
+    parser.add_argument("--max-epochs", type=int, default=10**6, help="no more, if more fit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON")
     args, rest = parser.parse_known_args()
     if args.minutes <= 0:
         parser.error(f"--minutes {args.minutes} is not positive")
+    if args.max_epochs < 1:
+        parser.error(f"--max-epochs {args.max_epochs} is not positive")
     if not args.out.absolute().parent.is_dir():
         parser.error(f"--out {args.out}: there is no such folder")
     args.out = args.out.absolute()

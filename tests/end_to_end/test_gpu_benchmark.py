@@ -28,7 +28,7 @@ def test_a_part_past_its_limit_or_with_an_error_keeps_its_figures(
 ) -> None:
     (tmp_path / "gpu_parts.py").write_text(FAKE_PART)
     monkeypatch.setattr(gpu, "HERE", tmp_path)
-    monkeypatch.setattr(gpu, "LIMITS", {"device": 0.25, "step": 10, "peers": 10})
+    monkeypatch.setattr(gpu, "LIMITS", {"device": 0.1, "step": 10, "peers": 10})
     monkeypatch.setattr(gpu, "SHORTEST", 0)
     assert not gpu.measure_parts(["device", "step", "peers"], True, 1, tmp_path / "out")
     parts = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]
@@ -68,12 +68,12 @@ def test_epochs_follow_from_the_budget(
 
 def run(script: str, *args: str) -> None:
     command = [sys.executable, str(BENCHMARKS / script), *args]
-    subprocess.run(command, env=environment(), check=True, timeout=1200)
+    subprocess.run(command, env=environment(), check=True, timeout=2400)
 
 
 @pytest.mark.slow
 def test_every_part_runs_on_a_cpu_too(tmp_path: Path) -> None:
-    run("gpu.py", "--out", str(tmp_path), "--small", "--minutes", "18")
+    run("gpu.py", "--out", str(tmp_path), "--small", "--minutes", "35")
     parts: dict[str, Any] = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(
         gpu.LIMITS, "done"
@@ -85,20 +85,8 @@ def test_every_part_runs_on_a_cpu_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_recipe_is_trained_within_a_budget(tmp_path: Path) -> None:
     out = tmp_path / "recipe.json"
-    small = ["--model.embed_dim=12", "--model.depth=1"]
-    run(
-        "gpu_recipe.py",
-        "digits.yaml",
-        "--minutes",
-        "3",
-        "--seeds",
-        "0",
-        "1",
-        "--out",
-        str(out),
-        *small,
-    )
+    args = ["--minutes", "15", "--max-epochs", "4", "--seeds", "0", "1", "--out", str(out)]
+    run("gpu_recipe.py", "digits.yaml", *args, "--model.embed_dim=12", "--model.depth=1")
     content = json.loads(out.read_text())
-    assert set(content["seeds"]) == {"0", "1"}
+    assert {seed: run["epochs"] for seed, run in content["seeds"].items()} == {"0": 4, "1": 4}
     assert content["summary"]["seeds"] == 2
-    assert content["epochs"] > 3
