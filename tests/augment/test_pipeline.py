@@ -231,8 +231,8 @@ def test_the_stages_run_on_a_gpu_without_waiting_for_it() -> None:
 
 
 ALL = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
-# measured with torch 2.15: 198; 390 when images were grouped by operation on the device too
-MAX_LAUNCHES = 210
+# of cifar10.yaml: 189 with torch 2.15; with those of the model, in test_cast_weights.py, below 800
+MAX_LAUNCHES = 200
 
 
 @pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "trivialaugment"])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fake_device import DEVICE, fake_device
 from torch import Tensor, nn
 from vit_pytorch import cct
 from vit_pytorch import vit_for_small_dataset as small_dataset
@@ -142,3 +143,24 @@ def test_a_stem_for_patches_that_no_halving_leads_to_is_refused(patch_size: int)
 def test_patches_of_one_pixel_cannot_be_shifted_by_half() -> None:
     with pytest.raises(InputError, match="patch_size 1 is too small"):
         embedding("shifted", patch_size=1)
+
+
+def test_a_stem_on_a_gpu_keeps_channels_last_from_layer_to_layer() -> None:
+    stem = make_embedding("conv_stem", patch_size=4, in_chans=3, embed_dim=10, norm_eps=1e-6)
+    assert isinstance(stem, ConvStem)
+    layouts = []
+    for conv in stem.convs:
+        conv.register_forward_hook(
+            lambda *args: layouts.append(
+                args[2].is_contiguous(memory_format=torch.channels_last)
+                and not args[2].is_contiguous()
+            )
+        )
+    with fake_device() as gpu:
+        stem.to(DEVICE)
+        images = torch.zeros(2, 3, 8, 12, device=DEVICE)
+        gpu.forget()
+        tokens = stem(images)
+    assert layouts == [True, True]
+    assert tokens.is_contiguous()  # a view of the last layer, without a copy
+    assert gpu.launches["clone"] == 1  # that of the images

@@ -117,6 +117,10 @@ class ConvStem(Embedding):
         return cast(nn.Conv2d, self.convs[0]).weight
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            # Tensor cores multiply this layout without transposing it, and the tokens below are
+            # then a view. The weights stay as they are: files hold them in the usual layout.
+            x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = F.max_pool2d(conv(x).relu(), kernel_size=3, stride=2, padding=1)
         return x.flatten(2).transpose(1, 2)  # (B, N, D)

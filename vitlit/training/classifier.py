@@ -17,9 +17,16 @@ from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.vit import ViT
 from vitlit.seeding import seed_dropout
+from vitlit.training.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.training.compiling import CompileMode, compile_training, should_compile
 from vitlit.training.loss import balanced_weights, cross_entropy
-from vitlit.training.optim import freeze, parameter_groups, schedule_factor, spread_non_finite
+from vitlit.training.optim import (
+    freeze,
+    parameter_groups,
+    schedule_factor,
+    spread_non_finite,
+    warmup_steps,
+)
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
 
@@ -133,7 +140,7 @@ class Classifier(Scoring):
         # Not persistent: the data decide the weights, and they are no part of the model.
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
-        self._compiling, self._is_alone = False, True
+        self._compiling, self._is_compiled, self._is_alone = False, False, True
 
     @property
     def num_classes(self) -> int:
@@ -151,7 +158,11 @@ class Classifier(Scoring):
         # Compiled for training only: the smaller last batch of an evaluation would compile again.
         # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced.
         vit = self.vit if self.training else self.vit.forward
-        return vit(x.to(self.dtype))  # the data are float32, the model may be half precision
+        x = x.to(self.dtype)  # the data are float32, the model may be half precision
+        # Not with DDP, which sends gradients while others are computed: all casts come last.
+        if self.training and self._is_alone and not self._is_compiled and saves_launches(x):
+            return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
+        return vit(x)
 
     def load_pretrained(self, weights: Weights | None = None) -> None:
         """Load weights, adapted to this model; by default those that ``pretrained`` names.
@@ -170,8 +181,9 @@ class Classifier(Scoring):
             self.class_weights.copy_(balanced_weights(labels, self.num_classes))
 
     def on_fit_start(self) -> None:  # after setup the device and the number of steps are known
-        self._compiling = should_compile(self.hparams["compile"], self.vit, self.trainer)
-        if self._compiling:
+        self._is_compiled = should_compile(self.hparams["compile"], self.vit, self.trainer)
+        if self._is_compiled:
+            self._compiling = True
             compile_training(self.vit, self.trainer, self.hparams["compile_mode"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -241,7 +253,7 @@ class Classifier(Scoring):
         factor = schedule_factor(
             hp["schedule"],
             total=total,
-            warmup=self._warmup_steps(total),
+            warmup=warmup_steps(hp, total, self.trainer),
             floor=hp["min_lr"] / hp["lr"],
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -275,26 +287,3 @@ class Classifier(Scoring):
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-
-    def _warmup_steps(self, total: float) -> int:
-        """Warmup in optimiser steps. total: those of the run, infinite if it has no planned end.
-
-        Raises InputError if warmup_fraction is a share of an unknown number of steps.
-        """
-        if self.hparams["warmup_fraction"]:
-            if not math.isfinite(total):
-                raise InputError(
-                    "warmup_fraction needs to know the end of training; give max_epochs or "
-                    "max_steps",
-                    argument=("max_epochs", "max_steps"),
-                )
-            return round(self.hparams["warmup_fraction"] * total)
-        if not self.hparams["warmup_epochs"]:
-            return self.hparams["warmup_steps"]
-        # estimated_stepping_batches loads the data only if max_epochs is set; until then
-        # num_training_batches is infinite.
-        self.trainer.fit_loop.setup_data()
-        batches = self.trainer.num_training_batches
-        # Rounded up: Lightning steps on the last batch even if the accumulation is not complete.
-        per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
-        return round(self.hparams["warmup_epochs"] * per_epoch)

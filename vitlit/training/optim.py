@@ -4,9 +4,10 @@ module -> groups by layer and weight decay; step -> factor of the learning rate,
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
@@ -119,3 +120,27 @@ def schedule_factor(
             argument=("max_epochs", "max_steps", "schedule"),
         )
     return lambda step: warmup_cosine(step, total=int(total), warmup=warmup, floor=floor)
+
+
+def warmup_steps(settings: Mapping[str, Any], total: float, trainer: pl.Trainer) -> int:
+    """Warmup in optimiser steps.
+
+    settings: the three ways to say it; total: steps of the run, infinite if it has no planned end.
+    Raises InputError if warmup_fraction is a share of an unknown number of steps.
+    """
+    if settings["warmup_fraction"]:
+        if not math.isfinite(total):
+            raise InputError(
+                "warmup_fraction needs to know the end of training; give max_epochs or max_steps",
+                argument=("max_epochs", "max_steps"),
+            )
+        return round(settings["warmup_fraction"] * total)
+    if not settings["warmup_epochs"]:
+        return settings["warmup_steps"]
+    # estimated_stepping_batches loads the data only if max_epochs is set; until then
+    # num_training_batches is infinite.
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    # Rounded up: Lightning steps on the last batch even if the accumulation is not complete.
+    per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+    return round(settings["warmup_epochs"] * per_epoch)
