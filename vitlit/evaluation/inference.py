@@ -43,7 +43,8 @@ class Collector:
     def add(self, values: Tensor, batch: Batch) -> None:
         """values: ``(B, ...)`` of the batch's images, kept as float32 whatever they come in."""
         # all on one device, as gathering from other processes needs them
-        row = (values.float(), batch.y, batch.sample.to(values.device), batch.valid.long())
+        sample = batch.sample.to(values.device, non_blocking=True)
+        row = (values.float(), batch.y, sample, batch.valid.long())
         for column, part in zip(self._columns, row, strict=True):
             column.append(part)
 

@@ -4,12 +4,10 @@ logits (B, num_classes), labels (B,), IGNORED for rows that do not count -> loss
                                                                             balanced accuracy
 """
 
-from typing import Any
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 
 IGNORED = -1  # label of rows that do not count
 # training batches that are counted at once: a dozen small operations cost less once than each time
@@ -54,47 +52,57 @@ class TrainSums:
         self._waiting.clear()
 
 
-class BalancedAccuracy(Metric):
-    """Mean recall of the classes that have images, as scikit-learn's balanced_accuracy_score."""
+class Scores(Metric):
+    """Loss, top-1, top-5 (of more than 5 classes) and balanced accuracy of a split, over samples.
+
+    torchmetrics' own metrics look at the values that they are given, six times a batch, and each
+    look waits for the device. Balanced accuracy is the mean recall of the classes that have images,
+    as scikit-learn's balanced_accuracy_score.
+    """
 
     full_state_update = False  # counts add up: torchmetrics need not update twice
+    loss: Tensor
     right: Tensor
-    images: Tensor
+    among_five: Tensor
+    class_images: Tensor
+    class_right: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        for name in ("right", "images"):
+        self.num_classes = num_classes
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")  # of all images together
+        for name in ("right", "among_five"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("class_images", "class_right"):
             self.add_state(name, torch.zeros(num_classes), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """logits ``(B, K)``; targets ``(B,)``, IGNORED for rows that do not count."""
         # added as 0, not selected: a selection waits for the device to tell its size
-        counts = (targets != IGNORED).to(self.images)
+        counts = (targets != IGNORED).to(self.class_images)
+        count = counts.sum()
+        # float32: log-softmax in bfloat16 keeps two to three digits
+        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        self.loss += total / count.clamp(min=1) * count
+        right = logits.argmax(dim=1) == targets  # never where the target is IGNORED
+        self.right += right.sum()
+        if self.num_classes > 5:
+            self.among_five += (logits.topk(5, dim=1).indices == targets[:, None]).sum()
         places = targets.clamp(min=0)  # IGNORED is no index
-        self.images.index_add_(0, places, counts)
-        self.right.index_add_(0, places, counts * (logits.argmax(dim=1) == targets))
+        self.class_images.index_add_(0, places, counts)
+        self.class_right.index_add_(0, places, right.to(counts))
 
-    def compute(self) -> Tensor:
-        has_images = self.images > 0
-        recall = self.right / self.images.clamp(min=1)
-        return recall.sum() / has_images.sum().clamp(min=1)
-
-
-def score_metrics(num_classes: int) -> MetricCollection:
-    """Loss, top-1, top-5 (of more than 5 classes) and balanced accuracy, over samples."""
-    options: dict[str, Any] = {
-        "num_classes": num_classes,
-        "average": "micro",
-        "ignore_index": IGNORED,
-        "validate_args": False,  # looking at the labels' values would wait for the device
-    }
-    metrics: dict[str, Metric | MetricCollection] = {
-        "loss": MeanMetric(),
-        "count": SumMetric(),
-        "acc": MulticlassAccuracy(**options),
-        "balanced_acc": BalancedAccuracy(num_classes),
-    }
-    if num_classes > 5:  # of five classes or fewer it is always 1
-        metrics["acc5"] = MulticlassAccuracy(top_k=5, **options)
-    # no groups: they share states between metrics, but each one here is updated on its own
-    return MetricCollection(metrics, compute_groups=False)
+    def compute(self) -> dict[str, Tensor]:
+        """loss, count, acc, balanced_acc and, of more than 5 classes, acc5; 0 without images."""
+        count = self.class_images.sum()
+        images = count.clamp(min=1)
+        recall = self.class_right / self.class_images.clamp(min=1)
+        found = {
+            "loss": self.loss / images,
+            "count": count,
+            "acc": self.right / images,
+            "balanced_acc": recall.sum() / (self.class_images > 0).sum().clamp(min=1),
+        }
+        if self.num_classes > 5:  # of five classes or fewer it is always 1
+            found["acc5"] = self.among_five / images
+        return found

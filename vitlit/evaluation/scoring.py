@@ -5,13 +5,11 @@ Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_c
 """
 
 import pytorch_lightning as pl
-import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import flip_average
-from vitlit.evaluation.metrics import IGNORED, score_metrics
+from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 
@@ -37,20 +35,11 @@ class Scoring(pl.LightningModule):
 
     def _add_metrics(self, num_classes: int) -> None:
         # two sets: validation within a training must not mix with a test
-        self.val_metrics = score_metrics(num_classes)
-        self.test_metrics = score_metrics(num_classes)
+        self.val_metrics = Scores(num_classes)
+        self.test_metrics = Scores(num_classes)
 
-    def _score(self, batch: Batch, logits: Tensor, metrics: MetricCollection) -> None:
-        targets = batch.y.masked_fill(~batch.valid, IGNORED)
-        count = batch.valid.sum()
-        # float32: log-softmax in bfloat16 keeps two to three digits
-        total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-        # weighted: batches of other sizes count by their images; without any, 0 / 1 and not NaN
-        metrics["loss"].update(total / count.clamp(min=1), weight=count)
-        metrics["count"].update(count)
-        for name in ("acc", "acc5", "balanced_acc"):
-            if name in metrics:
-                metrics[name].update(logits, targets)
+    def _score(self, batch: Batch, logits: Tensor, scores: Scores) -> None:
+        scores.update(logits, batch.y.masked_fill(~batch.valid, IGNORED))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, self(batch.x), self.val_metrics)
@@ -77,7 +66,7 @@ class Scoring(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         return getattr(data, "split", "test") + (FLIPPED if self.flip else "")
 
-    def _log_metrics(self, prefix: str, metrics: MetricCollection) -> None:
+    def _log_metrics(self, prefix: str, metrics: Scores) -> None:
         values = metrics.compute()  # over all processes
         self.scored = int(values.pop("count"))
         for name, value in values.items():
