@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,28 @@ def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, fl
         optimizer.step()
     for key, value in model.vit.state_dict().items():
         torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """Memory that was allocated and not written to reads as NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_sgd_goes_on_after_a_first_update_that_was_not_finite() -> None:
+    class Skip(pl.Callback):
+        """What FiniteUpdates does on a GPU, where the fused optimiser reads the flag itself."""
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            trainer.optimizers[0].found_inf = torch.tensor(float(trainer.global_step == 0))
+
+    model = Classifier(optimizer="sgd", **SIZE)
+    pl.Trainer(**QUIET, callbacks=[Skip()], max_steps=2, limit_val_batches=0).fit(model, digits())
+    assert all(weight.isfinite().all() for weight in model.parameters())
+    assert model.vit.head.weight.any()  # zeros at first: the second update was done
 
 
 def test_dropout_depends_on_the_batch_address_alone() -> None:

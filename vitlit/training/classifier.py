@@ -21,7 +21,9 @@ from vitlit.training.cast_weights import forward_with_cast_weights, saves_launch
 from vitlit.training.compiling import CompileMode, compile_training, should_compile
 from vitlit.training.loss import balanced_weights, cross_entropy
 from vitlit.training.optim import (
+    OptimizerName,
     freeze,
+    make_optimizer,
     parameter_groups,
     schedule_factor,
     spread_non_finite,
@@ -30,7 +32,6 @@ from vitlit.training.optim import (
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
 
-OptimizerName = Literal["adamw", "adam", "sgd"]
 DecayName = Literal["matrices", "all"]
 ScheduleName = Literal["cosine", "constant"]
 ClassWeightsName = Literal["none", "balanced"]
@@ -238,16 +239,8 @@ class Classifier(Scoring):
             depth=self.vit.config["depth"],
         )
         fused = self._has_fused_step or None  # None lets torch choose; False would forbid foreach
-        optimizer: torch.optim.Optimizer
-        match hp["optimizer"]:
-            case "adamw":
-                optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=fused)
-            case "adam":
-                optimizer = torch.optim.Adam(groups, lr=hp["lr"], fused=fused)
-            case _:
-                optimizer = torch.optim.SGD(
-                    groups, lr=hp["lr"], momentum=hp["momentum"], fused=fused
-                )
+        kind, momentum = hp["optimizer"], hp["momentum"]
+        optimizer = make_optimizer(kind, groups, lr=hp["lr"], momentum=momentum, fused=fused)
         # Optimiser steps of the whole run: accumulation, devices and max_steps are counted in.
         total = self.trainer.estimated_stepping_batches
         factor = schedule_factor(

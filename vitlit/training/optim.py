@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+
+OptimizerName = Literal["adamw", "adam", "sgd"]
 
 # Tables and vectors, although they have two axes or more: decay "matrices" spares them. locality is
 # the positional part of GPSA (d'Ascoli et al., 2021).
@@ -74,6 +77,30 @@ def parameter_groups(
             found.items(), key=lambda item: (item[0][0], not item[0][1])
         )
     ]
+
+
+def make_optimizer(
+    kind: OptimizerName,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    momentum: float,
+    fused: bool | None,
+) -> torch.optim.Optimizer:
+    """The optimiser of parameter groups. momentum: of sgd; fused: as torch's optimisers take it."""
+    match kind:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=lr, fused=fused)
+        case "adam":
+            return torch.optim.Adam(groups, lr=lr, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
+    # torch's fused SGD allocates the momentum in its first update. If that is skipped, because it
+    # is not finite, the memory keeps what was in it, and the next update adds that to the weights.
+    # A momentum of 0 does not change the first update.
+    for group in groups if momentum else []:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def spread_non_finite(loss: Tensor) -> Tensor:
