@@ -176,6 +176,7 @@ class Classifier(Scoring):
         tell_notes([*weights.notes, *notes])
 
     def setup(self, stage: str) -> None:
+        self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it
         self._is_alone = self.trainer.world_size == 1
         if stage == "fit" and self.hparams["class_weights"] == "balanced":
             labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
@@ -209,8 +210,9 @@ class Classifier(Scoring):
         loss = cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
         self.train_sums.add(loss, logits, batch.y)
         if self._is_logging_step(batch_idx):
-            groups = self.trainer.optimizers[0].param_groups
-            self.log("lr", groups[-1]["lr"])  # the head's, if layer_decay makes layers differ
+            # the head's, if layer_decay makes layers differ; filled there, since a copy would wait
+            rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
+            self.log("lr", loss.new_full((), rate, dtype=torch.float32))
             self.log("train/loss", loss, prog_bar=True)
         # Of several processes each has to see that the loss of another one is not finite.
         return loss if self._is_alone else spread_non_finite(loss)
