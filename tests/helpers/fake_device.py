@@ -23,12 +23,14 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
+LOAD = torch.load
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 # They make or rename memory, and start no kernel; views are told by the operator itself.
 NO_KERNEL = {"detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "set_"}
 NO_KERNEL |= {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -60,6 +62,11 @@ class FakeDevice(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func.namespace == "aten" and func.has_kernel_for_dispatch_key(
+            COMPOSITE
+        ):  # not taken apart in inference mode
+            with self:
+                return func.decompose(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         is_pinned = kwargs.pop("pin_memory", False)
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
@@ -156,6 +163,7 @@ def fake_device() -> Iterator[FakeDevice]:
         "torch.Tensor.backward": backward,
         "torch.autograd.backward": backward,
         "torch.autograd.grad": grad,
+        "torch.load": _load_real,
         "torch.cuda.Event": FakeEvent,
         "torch.cuda.manual_seed": lambda seed: None,  # would be queued, with a stack trace
         "torch.cuda.get_device_capability": lambda *_: (9, 0),
@@ -170,6 +178,12 @@ def fake_device() -> Iterator[FakeDevice]:
             stack.enter_context(mock.patch(name, value))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield stack.enter_context(watch)
+
+
+def _load_real(*args: Any, **kwargs: Any) -> Any:
+    """Stands for ``torch.load``: what comes from a file has numbers."""
+    with _disable_current_modes():
+        return LOAD(*args, **kwargs)
 
 
 class FakeEvent:

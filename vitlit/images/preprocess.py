@@ -102,9 +102,8 @@ def _scale_and_shift(
     means: tuple[float, ...], stds: tuple[float, ...], invert: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Factor and summand ``(1, C, 1, 1)`` that invert and normalise pixels of 0..255."""
-    # Cached: copying numbers to a GPU would make the CPU wait for it in every step.
-    mean = torch.tensor(means, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(stds, device=device).view(1, -1, 1, 1)
-    if invert:
-        return -1 / (255 * std), (1 - mean) / std
-    return 1 / (255 * std), -mean / std
+    # Cached, and copied when they are ready: no step waits for a GPU.
+    mean = torch.tensor(means).view(1, -1, 1, 1)
+    std = torch.tensor(stds).view(1, -1, 1, 1)
+    found = (-1 / (255 * std), (1 - mean) / std) if invert else (1 / (255 * std), -mean / std)
+    return found[0].to(device, non_blocking=True), found[1].to(device, non_blocking=True)
