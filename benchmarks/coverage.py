@@ -74,7 +74,9 @@ def outcome_of(family: str, name: str, folder: Path) -> Outcome:
         ours = load(folder).model
     except InputError as error:
         return Outcome(family, name, tags, "refused", str(error))
-    expected, found = theirs(images), ours(images)
+    # 384 pixels are no multiple of 14: timm drops the rest, and ours takes the 378 that are left
+    rows, columns = ours.img_size
+    expected, found = theirs(images), ours(images[..., :rows, :columns])
     if found.shape != expected.shape:
         return Outcome(family, name, tags, "wrong", f"{found.shape} in place of {expected.shape}")
     distance = float((found - expected).norm() / expected.norm())

@@ -44,6 +44,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpsa": {"attention": "gpsa", "gpsa_blocks": 2, "locality_strength": 0.5},
     "rope": {"pos_embed": "rope"},
     "seq": {"global_pool": "seq"},
+    "map": {
+        "global_pool": "map",
+        "pool_heads": 4,
+        "reg_tokens": 1,
+        "pool_include_prefix": True,
+        "rope": "centred",
+    },
+    "norms": {
+        "pre_norm": True,
+        "embed_norm": True,
+        "qk_norm": True,
+        "sub_norm": "both",
+        "norm": "rms",
+        "mlp": "swiglu",
+    },
     "cct with gpsa": {
         "patch_embed": "conv_stem",
         "attention": "gpsa",
@@ -239,7 +254,8 @@ def test_attention_maps_are_what_the_model_computes(changes: dict[str, Any]) -> 
     tokens = model.forward_features(images)
     hook.remove()
     values = block.attn.project(block.norm1(seen[0]))[2]
-    mixed = block.attn.proj((found.maps[-1] @ values).transpose(1, 2).flatten(2))
+    mixed = (found.maps[-1] @ values).transpose(1, 2).flatten(2)
+    mixed = block.attn.proj(mixed if block.attn.norm is None else block.attn.norm(mixed))
     x = seen[0] + block.ls1(mixed)
     torch.testing.assert_close(model.norm(x + block.ls2(block.mlp(block.norm2(x)))), tokens)
 
@@ -282,7 +298,7 @@ def test_the_folder_of_explain_is_complete(changes: dict[str, Any], tmp_path: Pa
     gated = changes.get("gpsa_blocks", 1)
     assert shapes.get("temperature") == ((3, 2) if model.config["attention"] == "lsa" else None)
     assert shapes.get("gate") == ((gated, 2) if model.config["attention"] == "gpsa" else None)
-    assert shapes.get("shares") == ((2, 2, 3) if model.global_pool == "seq" else None)
+    assert shapes.get("shares") == ((2, 2, 3) if model.global_pool in ("seq", "map") else None)
 
 
 def test_sequence_pooling_is_explained_in_its_own_shares() -> None:
@@ -331,6 +347,7 @@ def test_an_optimiser_spares_what_is_no_matrix(changes: dict[str, Any]) -> None:
     endings = {names[id(p)].split(".", 2)[-1] for p in decayed["params"]}
     allowed = {"attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"}
     allowed |= {"weight", "0.weight", "1.weight"}  # of the head, the embedding, the pooling
+    allowed |= {"fc1.weight", "fc2.weight"}  # of the pooling's MLP
     assert endings <= allowed
 
 
@@ -339,7 +356,7 @@ def test_layers_of_the_dial_freeze_with_their_blocks(changes: dict[str, Any]) ->
     model = small(**changes)
     freeze(model, 1, depth=3)
     frozen = {n.split(".")[0] for n, p in model.named_parameters() if not p.requires_grad}
-    assert frozen - {"cls_token", "reg_token", "pos_embed"} == {"patch_embed", "blocks"}
+    assert frozen - {"cls_token", "reg_token", "pos_embed", "norm_pre"} == {"patch_embed", "blocks"}
     assert all(p.requires_grad for p in model.blocks[1].parameters())
 
 

@@ -62,6 +62,7 @@ FOR_TIMM = {
     "CLIP": {"pre_norm": True, "norm_eps": 1e-5, "act": "quick_gelu"},
     "norm before the blocks and registers": {"pre_norm": True, "reg_tokens": 2},
     "SigLIP": {"global_pool": "map", "act": "gelu_tanh"},
+    "map beside registers": {"global_pool": "map", "reg_tokens": 2},
     "query and key norms": {"qk_norm": True},
     "BEiT-3": {"sub_norm": "both", "norm_eps": 1e-5},
     "norm in the MLP": {"sub_norm": "mlp"},

@@ -47,6 +47,15 @@ def attention_fact(model: ViT) -> str:
     return str(model.config["attention"])
 
 
+def positions_fact(model: ViT) -> str:
+    """The added and the rotary positions, in words."""
+    told = model.config
+    kinds = [told["pos_embed"]] if told["pos_embed"] != "none" else []
+    if told["rope"] != "none":
+        kinds.append(f"rotary ({told['rope']}, base {told['rope_base']:g})")
+    return " and ".join(kinds) or "none"
+
+
 def _describe_range(low: str, high: str) -> str:
     # compared as words: what rounds to the same is no range for a reader
     return low if low == high else f"{low} to {high}"

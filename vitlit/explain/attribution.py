@@ -8,6 +8,7 @@ first ``prefix`` (``ViT.num_prefix_tokens``: class token, registers) have no pla
 the others are the patches of ``grid`` (``ViT.grid_size``), row by row.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, cast
@@ -195,7 +196,7 @@ def _check_class_indices(classes: Tensor, logits: Tensor) -> None:
 def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
     """The weight of each token in the poolings ``seq`` and ``map``: ``(B, N)``, rows sum to 1.
 
-    Prefix tokens take no part in ``seq``; of ``map`` it is the mean over its heads. x: as in
+    Prefix tokens that take no part have 0; of ``map`` it is the mean over its heads. x: as in
     :func:`attention_maps`. None for other poolings, whose weights are fixed.
     """
     pool = model.seq_pool or model.attn_pool
@@ -204,7 +205,8 @@ def pooled_shares(model: ViT, x: Tensor) -> Tensor | None:
     with _inspecting(model), _recording([pool]) as inputs:
         model(x)
     shares = pool.shares(inputs[0])
-    return F.pad(shares, (model.num_prefix_tokens, 0)) if pool is model.seq_pool else shares
+    missing = model.num_prefix_tokens if len(shares[0]) == math.prod(model.grid_size) else 0
+    return F.pad(shares, (missing, 0))
 
 
 def check_patch_count(tokens: int, grid: Grid, prefix: int) -> None:

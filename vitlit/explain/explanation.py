@@ -21,6 +21,7 @@ from vitlit.explain.analysis import (
     attention_fact,
     head_arrays,
     mean_attention_distance,
+    positions_fact,
 )
 from vitlit.explain.attribution import (
     Fusion,
@@ -227,7 +228,7 @@ def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
         "Image": f"{height}x{width} pixels",
         "Patches": f"{model.grid_size[0]}x{model.grid_size[1]} "
         f"of {told['patch_size']} pixels, {told['patch_embed']}",
-        "Positions": _positions_fact(model),
+        "Positions": positions_fact(model),
         "Attention": attention_fact(model),
         "Pooling": model.global_pool,
         "Blocks": str(told["depth"]),
@@ -235,15 +236,6 @@ def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
         "Parameters": f"{count:,}",
         "Classes": str(len(class_names)) if model.num_classes else "none, without a head",
     }
-
-
-def _positions_fact(model: ViT) -> str:
-    """The added and the rotary positions, in words."""
-    told = model.config
-    kinds = [told["pos_embed"]] if told["pos_embed"] != "none" else []
-    if told["rope"] != "none":
-        kinds.append(f"rotary ({told['rope']}, base {told['rope_base']:g})")
-    return " and ".join(kinds) or "none"
 
 
 def rows_of_interest(model: ViT, found: list[Findings]) -> Tensor:

@@ -35,6 +35,7 @@ IDLE = {
     "rope_offset": ("rope none", 0.0),
     "pool_heads": ("no global_pool map", None),
     "pool_mlp_ratio": ("no global_pool map", None),
+    "pool_include_prefix": ("no global_pool map", False),
 }
 
 

@@ -3,22 +3,18 @@
 ViT -> the same ViT, its parameters drawn anew
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
 from vitlit.model.local_attention import GatedPositionalAttention
 from vitlit.model.patch_embed import PatchEmbed
-
-if TYPE_CHECKING:
-    from vitlit.model.vit import ViT
+from vitlit.model.pooling import AttentionPool, SequencePool
 
 JOINED = {"qkv": 3, "kv": 2}  # layers that hold several matrices, one below the other
 
 
 @torch.no_grad()
-def init_weights(model: "ViT") -> None:
+def init_weights(model: nn.Module) -> None:
     """Initial values as in the paper's published code (google-research/vision_transformer).
 
     * every matrix: Xavier uniform, queries, keys and values as three separate matrices;
@@ -39,20 +35,22 @@ def init_weights(model: "ViT") -> None:
                 nn.init.xavier_uniform_(matrix)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for block in model.blocks:  # after the loop above, which gave their values Xavier's
-        if isinstance(block.attn, GatedPositionalAttention):
-            block.attn.start_local()
-    if isinstance(model.patch_embed, PatchEmbed) and model.patch_embed.kind == "linear":
-        nn.init.xavier_uniform_(model.patch_embed.proj.weight.flatten(1))
-        if model.patch_embed.proj.bias is not None:
-            nn.init.zeros_(model.patch_embed.proj.bias)
-    if isinstance(model.pos_embed, nn.Parameter):
-        nn.init.normal_(model.pos_embed, std=0.02)
-    if model.reg_token is not None:  # equal registers would get equal gradients and stay equal
-        nn.init.normal_(model.reg_token, std=0.02)
-    if model.seq_pool is not None:
-        nn.init.normal_(model.seq_pool.score.weight, std=0.02)
-    if isinstance(model.head, nn.Linear):  # last: the loop above gave it Xavier's values
-        nn.init.zeros_(model.head.weight)
-    if model.attn_pool is not None:
-        nn.init.normal_(model.attn_pool.latent, std=model.embed_dim**-0.5)
+    for module in model.modules():  # after the loop above, which gave their values Xavier's
+        if isinstance(module, GatedPositionalAttention):
+            module.start_local()
+        if isinstance(module, PatchEmbed) and module.kind == "linear":
+            nn.init.xavier_uniform_(module.proj.weight.flatten(1))
+            if module.proj.bias is not None:
+                nn.init.zeros_(module.proj.bias)
+    tables = dict(model.named_parameters(recurse=False))
+    for name in ("pos_embed", "reg_token"):  # equal registers would get equal gradients
+        if name in tables:
+            nn.init.normal_(tables[name], std=0.02)
+    for module in model.modules():
+        if isinstance(module, SequencePool):
+            nn.init.normal_(module.score.weight, std=0.02)
+        if isinstance(module, AttentionPool):
+            nn.init.normal_(module.latent, std=module.latent.shape[-1] ** -0.5)
+    head = dict(model.named_children())["head"]
+    if isinstance(head, nn.Linear):  # last: the loop above gave it Xavier's values
+        nn.init.zeros_(head.weight)

@@ -74,6 +74,8 @@ class ViT(nn.Module):
         pool_heads: Heads of global_pool map; by default num_heads.
         pool_mlp_ratio: Width of the MLP of global_pool map as a multiple of embed_dim; by default
             mlp_ratio.
+        pool_include_prefix: Whether global_pool map attends to the class token and the registers
+            too, as in the Perception Encoder.
         class_token: Whether there is a class token; by default only with global_pool token.
         reg_tokens: Register tokens after the class token (Darcet et al., 2024).
         fc_norm: Whether the final norm follows the pooling; by default only with avg. Weights of
@@ -123,6 +125,7 @@ class ViT(nn.Module):
         global_pool: PoolName = "token",
         pool_heads: int | None = None,
         pool_mlp_ratio: float | None = None,
+        pool_include_prefix: bool = False,
         class_token: bool | None = None,
         reg_tokens: int = 0,
         fc_norm: bool | None = None,
@@ -255,9 +258,10 @@ class ViT(nn.Module):
         """One feature vector ``(B, D)`` from the tokens of :meth:`forward_features`."""
         if self.global_pool == "token":
             return self.fc_norm(tokens[:, 0])
-        if self.attn_pool is not None:
-            return self.fc_norm(self.attn_pool(tokens))
         patches = tokens[:, self.num_prefix_tokens :]
+        if self.attn_pool is not None:
+            pooled = tokens if self.config["pool_include_prefix"] else patches
+            return self.fc_norm(self.attn_pool(pooled))
         if self.seq_pool is not None:
             return self.fc_norm(self.seq_pool(patches))
         return self.fc_norm(patches.mean(dim=1))

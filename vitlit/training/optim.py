@@ -16,20 +16,22 @@ from vitlit.errors import InputError
 OptimizerName = Literal["adamw", "adam", "sgd"]
 
 # Tables and vectors, although they have two axes or more: decay "matrices" spares them. locality is
-# the positional part of GPSA (d'Ascoli et al., 2021).
-NOT_MATRICES = ("pos_embed", "cls_token", "reg_token", "locality")
+# the positional part of GPSA (d'Ascoli et al., 2021), latent the query of global_pool map.
+NOT_MATRICES = ("pos_embed", "cls_token", "reg_token", "locality", "latent")
 
 
 def layer_of(name: str, depth: int) -> int:
     """The layer that a parameter of a ViT belongs to, counted as in BEiT (Bao et al., 2022).
 
-    Layer 0 holds the patch embedding, positions and tokens; layer i+1 holds block i; layer depth+1
-    the last norm and the head. name: that of the state dict, with or without a prefix.
+    Layer 0 holds the patch embedding, positions, tokens and the norm before the blocks; layer i+1
+    holds block i; layer depth+1 the last norm, the pooling and the head. name: that of the state
+    dict, with or without a prefix.
     """
     parts = name.split(".")
     if "blocks" in parts:
         return int(parts[parts.index("blocks") + 1]) + 1
-    is_first = "patch_embed" in parts or parts[-1] in NOT_MATRICES
+    is_table = parts[-1] in NOT_MATRICES and "attn_pool" not in parts
+    is_first = is_table or "patch_embed" in parts or "norm_pre" in parts
     return 0 if is_first else depth + 1
 
 

@@ -122,7 +122,7 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
         tensors = hugging_face_tensors(portable)
         settings = hugging_face_files(portable)
     else:
-        tensors = timm_tensors(portable)
+        tensors = portable.model.state_dict() if naming == "vitlit" else timm_tensors(portable)
         metadata |= own_metadata(portable)
     if naming == "timm":
         settings = timm_files(portable)

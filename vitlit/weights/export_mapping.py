@@ -72,6 +72,7 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     if naming == "timm":
         refused |= {
             f"norm_eps {told['norm_eps']}": told["norm_eps"] not in TIMM_MODELS_BY_EPS,
+            "pool_include_prefix": told["pool_include_prefix"],
             f"pool_heads {told['pool_heads']}": told["pool_heads"] not in (None, told["num_heads"]),
             f"pool_mlp_ratio {told['pool_mlp_ratio']}": told["pool_mlp_ratio"]
             not in (None, told["mlp_ratio"]),

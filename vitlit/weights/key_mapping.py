@@ -117,6 +117,8 @@ def _tell_rotary(
         "rope_offset": float(has_class_token),
         "final_norm": "norm.weight" in state,
     }
+    if "attn_pool.latent" in state:
+        told |= {"pool_heads": 8, "pool_include_prefix": True}
     return Rotary(columns_first=True)
 
 

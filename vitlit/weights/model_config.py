@@ -50,7 +50,7 @@ ARGUMENTS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"_dinov3|_lingbot$", CENTRED),
     (r"^vit_\w+_patch16_rope_(ape_)?224$", {"rope": "index", "rope_base": 100.0}),
     (r"^vit_pe_", PE),
-    (r"^vit_pe_core_", {"pool_heads": 8}),
+    (r"^vit_pe_core_", {"pool_heads": 8, "pool_include_prefix": True}),
     (r"^vit_pe_core_base_", {"rope_grid": 14}),
     (r"^vit_pe_core_(tiny|small|large)_", {"rope_grid": 24}),
     (r"^vit_pe_\w+_gigantic_", {"num_heads": 16, "rope_offset": 0.0}),
