@@ -35,7 +35,7 @@ from bias_scores import CNN, Score, append, draw, read, table
 from recipe import write_section
 from torch import Tensor, nn
 
-from vitlit.data.datamodule import ImageData
+from vitlit import ImageData
 from vitlit.training.classifier import Classifier
 
 SHARES = (0.01, 0.05, 0.1, 0.25, 1.0)

@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from measure import Cell
 from torch import nn
 
+from vitlit import ImageData
 from vitlit.cli.app import VitCLI
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier

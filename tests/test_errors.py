@@ -3,6 +3,7 @@
 import ast
 import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from vitlit import InputError
 from vitlit.__main__ import main
 from vitlit.cli.advice import advice
 from vitlit.cli.options import option_of
-from vitlit.errors import NonFiniteError, check_at_least, check_below_one, message_and_arguments
+from vitlit.errors import (
+    NonFiniteError,
+    check_at_least,
+    check_below_one,
+    inform,
+    message_and_arguments,
+    warn,
+)
 from vitlit.model.attention import Attention
 from vitlit.patches import grid_size
 
@@ -55,7 +63,7 @@ def test_every_argument_that_an_error_names_is_an_option(
 ) -> None:
     for command in COMMANDS:
         with pytest.raises(SystemExit):
-            main([command, "--help"])
+            main([command, "--help", "all"])
     known = set(re.findall(r"--[a-z_0-9.]+", capsys.readouterr().out))
     names = named_arguments()
     assert len(names) > 30
@@ -178,3 +186,32 @@ def test_a_training_that_fails_names_its_options_too(
     monkeypatch.setattr("vitlit.cli.app.run_command", fail)
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == "vitlit: the loss is not finite; lower lr (--model.lr)\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # the first process of the second node
+        ({"LOCAL_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_one_process_of_all_speaks(
+    variables: dict[str, str],
+    speaks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    inform("a line")
+    assert caplog.messages == (["a line"] if speaks else [])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn("careful")
+    assert [str(one.message) for one in found] == (["careful"] if speaks else [])

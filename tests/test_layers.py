@@ -54,10 +54,10 @@ def imports(source: str, *, at_start: bool = False) -> Iterator[str]:
             yield from (f"{home}.{alias.name}" for alias in node.names)
 
 
-def own(source: str) -> set[str]:
+def own(source: str, *, at_start: bool = False) -> set[str]:
     """The modules of the package that a source imports: ``from vitlit.data import x`` and more."""
     found = set()
-    for name in imports(source):
+    for name in imports(source, at_start=at_start):
         parts = name.split(".")
         if parts[0] == "vitlit":
             whole = (".".join(parts[1:end]) for end in range(len(parts), 1, -1))
@@ -70,13 +70,16 @@ def package(module: str) -> str:
     return module.split(".")[0]
 
 
-def reach(name: str) -> set[str]:
-    """The module and all modules of the package below it."""
+def reach(name: str, *, at_start: bool = False) -> set[str]:
+    """The module and all modules of the package below it.
+
+    at_start: only those that are imported with it.
+    """
     found, ahead = set(), {name}
     while ahead:
         module = ahead.pop()
         found.add(module)
-        ahead |= own(SOURCES[module]) - found
+        ahead |= own(SOURCES[module], at_start=at_start) - found
     return found
 
 
@@ -115,6 +118,15 @@ def test_imports_within_the_package_are_absolute(name: str) -> None:
 def test_tensor_modules_never_reach_lightning(name: str) -> None:
     targets = {target for module in reach(name) for target in imports(SOURCES[module])}
     assert [target for target in targets if "lightning" in target.split(".")[0]] == []
+
+
+@pytest.mark.parametrize("name", ["cli.quick.app", "weights.load"])
+def test_what_trains_nothing_starts_without_lightning(name: str) -> None:
+    slow = ("pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib")
+    found = reach(name, at_start=True)
+    targets = {target for module in found for target in imports(SOURCES[module], at_start=True)}
+    assert len(found) > 20
+    assert [target for target in targets if target.split(".")[0] in slow] == []
 
 
 @pytest.mark.parametrize("name", AT_START)

@@ -5,10 +5,11 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Classifier", "ImageData", "InputError", "ViT", "load", "patchify", "unpatchify"]
 
-# The module of each public name. Importing them here would import torch (1.4 s of CPU time).
+# The module of each public name, with the name there if it is another. Importing them here would
+# import torch (1.4 s of CPU time).
 _HOMES = {
     "Classifier": "vitlit.training.classifier",
-    "ImageData": "vitlit.data.datamodule",
+    "ImageData": "vitlit.training.classifier:LightningImageData",
     "InputError": "vitlit.errors",
     "ViT": "vitlit.model.vit",
     "load": "vitlit.weights.load",
@@ -27,7 +28,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _MOVED:
         return import_module(_MOVED[name])
-    return getattr(import_module(_HOMES[name]), name)
+    home, _, other = _HOMES[name].partition(":")
+    return getattr(import_module(home), other or name)
 
 
 def __dir__() -> list[str]:

@@ -12,13 +12,14 @@ import sys
 import warnings
 from typing import Any
 
-from vitlit.cli.overview import COMMANDS, overview
+from vitlit.cli.overview import COMMANDS, QUICK_COMMANDS, command_help, overview
 from vitlit.errors import (
     LostProcessError,
     Stopped,
     TrainingError,
     did_you_mean,
     find_text,
+    is_first_process,
     message_and_arguments,
     texts_on,
 )
@@ -114,14 +115,19 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         hint = did_you_mean(args[0], list(COMMANDS))
         return _fail(f"unknown command {args[0]!r}; known: {', '.join(COMMANDS)}{hint}")
+    asks = [place for place, arg in enumerate(args) if arg in ("-h", "--help")]
+    if asks and args[asks[0] + 1 :] != ["all"]:
+        print(command_help(args[0]))
+        return 0
+    args = args[: asks[0] + 1] if asks else args  # the parser knows no word after --help
     _quieten(args[0])
     keep_freed_memory()
+    if "torch" not in sys.modules and is_first_process():
+        # people wait for the imports: for seconds, or much longer on a busy machine
+        print(f"vitlit {args[0]}: loading PyTorch …", file=sys.stderr, flush=True)
     try:
         # Takes seconds: everything above answers without torch and Lightning.
-        from vitlit.cli.app import run_command
-
-        warnings.formatwarning = _format_warning  # after Lightning, which has set its own
-        run_command(args)
+        _run(args)
     except Stopped as stop:
         if not stop.quiet:
             print(f"vitlit: {stop}", file=sys.stderr)
@@ -146,6 +152,20 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(message, _options(error))
     return 0
+
+
+def _run(args: list[str]) -> None:
+    """Run a command, without Lightning if possible: its import takes three times torch's."""
+    if args[0] in QUICK_COMMANDS:
+        from vitlit.cli.quick.app import run_quickly
+
+        warnings.formatwarning = _format_warning
+        if run_quickly(args):
+            return
+    from vitlit.cli.app import run_command
+
+    warnings.formatwarning = _format_warning  # after Lightning, which has set its own
+    run_command(args)
 
 
 def _format_warning(message: Warning | str, *_: object, **__: object) -> str:

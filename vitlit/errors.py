@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import signal
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -119,6 +121,7 @@ def first_few(names: Iterable[str], count: int = 5) -> str:
 
 
 _log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)
 
 
 def say(text: str) -> None:
@@ -128,6 +131,28 @@ def say(text: str) -> None:
     rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     if rank == "0":
         _log.warning("vitlit: %s", text)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of all nodes, by what torchrun, srun or Lightning set."""
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def inform(text: str) -> None:
+    """Print one line to stderr, from one process of all; to the root logger if it has handlers."""
+    if not is_first_process():
+        return
+    if logging.getLogger().hasHandlers():  # of a program that uses the package, or of pytest
+        _log.info(text)
+    else:
+        print(text, file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Issue a warning, from one process of all."""
+    if is_first_process():
+        warnings.warn(text, stacklevel=3)
 
 
 # What other programs say, where the package acts on it. Another version may use other words, so

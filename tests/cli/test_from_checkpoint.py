@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from vitlit import load
+from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 from vitlit.model.vit import ViT
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import load_weights

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vitlit import ImageData
 from vitlit.__main__ import main
 from vitlit.data.csv_labels import label_names, labelled_images, read_labels
-from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms import v2
 
+import vitlit
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
@@ -488,7 +489,7 @@ class Listener(pl.LightningModule):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 def test_lightning_tells_the_batches_their_epoch(photo_folder: PhotoFolder) -> None:
-    data = ImageData(
+    data = vitlit.ImageData(
         dataset="folder", data_dir=str(photo_folder("train+val")), img_size=16, batch_size=4
     )
     listener = Listener()

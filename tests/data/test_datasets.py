@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets as tv
 
 from vitlit.data.catalog import SOURCES
-from vitlit.data.datasets import prepare_data_set, read_part
+from vitlit.data.datasets import prepare_data_set, read_part, torchvision_class
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages, Images, MemoryImages
 
@@ -153,7 +153,8 @@ def test_a_failed_download_names_the_folder_and_the_way_out(
     def fail(self: Any) -> None:
         raise error
 
-    monkeypatch.setattr(SOURCES[dataset].torchvision, "download", fail)
+    kind = torchvision_class(str(SOURCES[dataset].torchvision))
+    monkeypatch.setattr(kind, "download", fail)
     with pytest.raises(InputError, match=rf"{dataset} to .*{tmp_path.name}.*data_dir"):
         prepare_data_set(dataset, tmp_path, download=True)
 

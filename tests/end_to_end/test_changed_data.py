@@ -10,8 +10,8 @@ import torch
 from photo_folder import PhotoFolder
 from PIL import Image
 
+from vitlit import ImageData
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 TINY = ["--data.img_size=8", "--data.batch_size=16", "--trainer.accelerator=cpu"]

@@ -17,9 +17,8 @@ from photo_folder import PhotoFolder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vitlit import load
+from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -324,7 +323,7 @@ def test_print_config_can_be_used_as_a_config(
 
 def test_fit_help_shows_the_arguments_of_the_vit(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--help"])
+        main(["fit", "--help", "all"])
     assert not stop.value.code
     out = capsys.readouterr().out
     for option in ("patch_size", "pos_embed", "drop_path_rate", "global_pool", "mlp_ratio"):

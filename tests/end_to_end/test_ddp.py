@@ -15,8 +15,8 @@ from pair import Command, run_pair
 from PIL import Image
 from processes import TORCHRUN, VITLIT, environment, free_port
 
+from vitlit import ImageData
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 DDP = ["--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--trainer.devices=2"]

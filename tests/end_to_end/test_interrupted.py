@@ -17,7 +17,7 @@ from trainings import QUIET, RUN
 
 from vitlit.__main__ import main
 from vitlit.errors import Stopped
-from vitlit.fault_tolerance.signals import ending_at_signals, handling_signals
+from vitlit.fault_tolerance.ending import ending_at_signals, handling_signals
 
 pytestmark = [
     pytest.mark.faults,

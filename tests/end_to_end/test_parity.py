@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from transformers import ViTForImageClassification
 
+from vitlit import ImageData
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
 from vitlit.training.classifier import Classifier
 from vitlit.weights.export import export_model
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from photo_folder import PhotoFolder
 
-from vitlit import load
+from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 from vitlit.data.split_record import SplitRecord
 from vitlit.errors import first_few
 from vitlit.evaluation.compare import Scored, comparison_lines

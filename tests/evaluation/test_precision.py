@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vitlit import ImageData
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.precision import choose_precision, computing_in, in_precision, weights_dtype
 from vitlit.model import attention
 

@@ -12,9 +12,8 @@ import torch
 from sklearn import metrics as sk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vitlit import load
+from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 

@@ -15,9 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
-from vitlit import load
+from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.evaluation.inference import Rows
 from vitlit.features.probe import probe_data_set

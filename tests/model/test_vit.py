@@ -14,9 +14,10 @@ from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
 from timm.models.convit import ConVit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
+from torchvision import ops
 
 from vitlit.errors import InputError
+from vitlit.model.blocks import StochasticDepth
 from vitlit.model.positions import sincos1d, sincos2d
 from vitlit.model.vit import ViT
 
@@ -275,6 +276,16 @@ def test_stochastic_depth_grows_linearly_from_0_at_the_first_block() -> None:
     layers = [block.drop_path for block in small(depth=4, drop_path_rate=0.3).blocks]
     rates = [layer.p if isinstance(layer, StochasticDepth) else 0.0 for layer in layers]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_stochastic_depth_draws_as_torchvisions_class(rate: float, training: bool) -> None:
+    x, outputs = torch.randn(64, 3, 4), []
+    for layer in (StochasticDepth(rate), ops.StochasticDepth(rate, mode="row")):
+        torch.manual_seed(1)
+        outputs.append(layer.train(training)(x))
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10])

@@ -16,9 +16,9 @@ from sklearn.metrics import recall_score
 from torch import Tensor
 from torch._inductor.exc import InductorError
 
+from vitlit import ImageData
 from vitlit.cli.advice import advice
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.training.classifier import Classifier
 

@@ -17,36 +17,41 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.cli import fit_callbacks
 from vitlit.cli.check_settings import (
-    check_checkpoints,
-    check_early_stopping,
-    check_recipe,
     check_trainer,
+    check_unused,
     tell_global_batch,
     warn_of_many_patches,
 )
-from vitlit.cli.final_lines import explain_lines, fit_lines, score_lines, weights_option
-from vitlit.cli.options import add_options, add_predict_options, add_test_options, describe_options
+from vitlit.cli.final_lines import fit_lines, score_lines, weights_option
+from vitlit.cli.options import (
+    add_options,
+    add_predict_options,
+    add_seed,
+    add_test_options,
+    describe_options,
+)
 from vitlit.cli.overview import COMMANDS
-from vitlit.cli.parser import ConfigFile, Parser, link_settings, only_safe_settings
+from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
+from vitlit.cli.quick.commands import explain_lines
 from vitlit.cli.request import Request, read_request
 from vitlit.cli.trainer import OWN_COMMANDS, Trainer
-from vitlit.data.datamodule import ImageData
-from vitlit.errors import Stopped, check_below_one
-from vitlit.evaluation.prediction_writer import PredictionWriter, feature_of, make_writer
+from vitlit.errors import Stopped
+from vitlit.evaluation.prediction_callback import WritePredictions
+from vitlit.evaluation.prediction_writer import feature_of, make_writer
 from vitlit.evaluation.report import Report, report_place, run_folder_of
 from vitlit.evaluation.run_logger import RunTensorBoard, last_step
+from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
-from vitlit.fault_tolerance.signals import ending_at_signals
 from vitlit.files import RUNS_FOLDER
 from vitlit.training.checkpoint_io import with_durable
-from vitlit.training.classifier import Classifier
+from vitlit.training.classifier import Classifier, LightningImageData
 from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.training.progress_bar import Bar, is_terminal
 from vitlit.training.runs import Claim, has_ended
 
 
-class CommandParser(Parser):
+class CommandParser(Parser, LightningArgumentParser):
     """Parser of one command: options of the Trainer's method, and those that we add to it."""
 
     def add_method_arguments(
@@ -74,7 +79,7 @@ class Writers:
     run: Path | None = None
     guards: fit_callbacks.Guards | None = None
     report: Report | None = None
-    predictions: PredictionWriter | None = None
+    predictions: WritePredictions | None = None
 
     def callbacks(self, settings: Any, precision: str) -> list[Callback]:
         """Those of the command, besides the bar and the user's; precision: which one, and why."""
@@ -93,7 +98,7 @@ class VitCLI(LightningCLI):
         self.claim, self._command, self._args = claim, args[0], args
         super().__init__(
             Classifier,
-            ImageData,
+            LightningImageData,
             trainer_class=Trainer,
             seed_everything_default=0,  # an int: Lightning's True would draw a random seed
             save_config_callback=None,  # until the folder of the run is known
@@ -112,24 +117,10 @@ class VitCLI(LightningCLI):
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        # Abbreviations would change their meaning whenever an option is added.
-        parser = self.parser_class(allow_abbrev=False, **kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=ConfigFile,
-            help="YAML file, or the name of a shipped one; later files override earlier ones.",
-        )
-        return parser
+        return new_parser(CommandParser, **kwargs)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # Lightning also takes a bool here; an int alone can be linked to data.seed.
-        parser.add_argument(
-            "--seed_everything",
-            type=int,
-            default=self.seed_everything_default,
-            help="Seed of the weights, the order of the images, augmentation and dropout.",
-        )
+        add_seed(parser)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.command_parser = parser
@@ -147,10 +138,7 @@ class VitCLI(LightningCLI):
         settings, trainer = self.request.settings, self.request.settings["trainer"]
         settings["ckpt_path"] = self.request.ckpt_path
         check_trainer(trainer, self._command)
-        check_early_stopping(**settings["early_stopping"])
-        check_checkpoints(**settings["checkpoints"])
-        check_recipe(**settings["recipe"])
-        check_below_one(**{"ema.decay": settings["ema"]["decay"]})
+        check_unused(settings)
         self.precision_rule = self.request.precision_rule()
         start = self.request.start  # None: a training from scratch
         choice = self.precision_rule(None if start is None else start.precision)
@@ -220,7 +208,8 @@ class VitCLI(LightningCLI):
                 step = last_step(run_folder_of(weights), request.start.steps)
                 return Writers(report=Report(weights, out, note=request.start.note, step=step))
             case "predict":
-                return Writers(predictions=make_writer(settings, self.datamodule.class_names))
+                writer = make_writer(settings, self.datamodule.class_names)
+                return Writers(predictions=WritePredictions(writer))
         return Writers()
 
     def _loggers(self, given: Any) -> Any:
@@ -282,7 +271,7 @@ class VitCLI(LightningCLI):
 
     def after_predict(self) -> None:
         assert self.writers.predictions is not None
-        self._print(f"wrote       {self.writers.predictions.path}")
+        self._print(f"wrote       {self.writers.predictions.writer.path}")
 
 
 def run_command(args: list[str]) -> None:

@@ -6,18 +6,17 @@ parsed settings of a command -> InputError, or nothing
 import inspect
 import math
 from pathlib import Path
-from typing import Any
-
-import pytorch_lightning as pl
-from pytorch_lightning.strategies import StrategyRegistry
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from typing import TYPE_CHECKING, Any
 
 from vitlit.cli.from_weights import ASK_USER
 from vitlit.cli.parser import LINKED
 from vitlit.data.datamodule import ImageData
-from vitlit.errors import InputError, did_you_mean
+from vitlit.errors import InputError, check_below_one, did_you_mean, inform, warn
 from vitlit.model.vit import ViT
-from vitlit.training.classifier import Classifier
+from vitlit.training.trainable import TrainableViT
+
+if TYPE_CHECKING:  # commands that do not train need none of Lightning
+    import pytorch_lightning as pl
 
 # Lightning's callbacks that choose a setting after the optimiser, the batches and config.yaml are
 # made: they announce a value, and the training goes on with another.
@@ -42,7 +41,7 @@ def check_first(settings: Any) -> None:
     root = str(settings["trainer"]["default_root_dir"] or "")
     if "://" in root:
         raise InputError(f"trainer.default_root_dir {root} is an address; give a folder here")
-    for group, kinds in (("model", (Classifier, ViT)), ("data", (ImageData,))):
+    for group, kinds in (("model", (TrainableViT, ViT)), ("data", (ImageData,))):
         for kind in kinds:
             _check_null(group, settings[group], kind)
 
@@ -78,6 +77,8 @@ def _check_no_tuner(callbacks: Any) -> None:
 
 def check_trainer(trainer: Any, command: str) -> None:
     """Refuse trainer settings that Lightning would reject later, ignore, or train wrongly with."""
+    from pytorch_lightning.strategies import StrategyRegistry  # other commands need no Lightning
+
     _check_no_tuner(trainer["callbacks"])
     _check_known_name(
         "strategy", trainer["strategy"], ["auto", *StrategyRegistry.available_strategies()]
@@ -128,17 +129,17 @@ def warn_of_many_patches(vit: ViT) -> None:
     rows, cols = vit.grid_size
     if rows * cols > MANY_PATCHES:
         height, width = vit.img_size
-        rank_zero_warn(
+        warn(
             f"images of {height}x{width} pixels in patches of {vit.config['patch_size']} are "
             f"{rows * cols:,} tokens, and attention compares each with each; give a smaller "
             f"--data.img_size (224 by default for a folder) or a larger --model.patch_size"
         )
 
 
-def tell_global_batch(trainer: pl.Trainer, images: int, global_batch: int) -> None:
+def tell_global_batch(trainer: "pl.Trainer", images: int, global_batch: int) -> None:
     """Say how many images an update is of. images: of one batch; global_batch: of the recipe."""
     processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    rank_zero_info(global_batch_line(images, processes, accumulated, global_batch))
+    inform(global_batch_line(images, processes, accumulated, global_batch))
 
 
 def global_batch_line(images: int, processes: int, accumulated: int, made_for: int) -> str:
@@ -164,6 +165,14 @@ def global_batch_line(images: int, processes: int, accumulated: int, made_for: i
 def check_recipe(global_batch: int) -> None:
     """Refuse a negative number of images."""
     _check_not_negative("recipe", global_batch=global_batch)
+
+
+def check_unused(settings: Any) -> None:
+    """Refuse wrong settings of a training even in a command that trains nothing."""
+    check_early_stopping(**settings["early_stopping"])
+    check_checkpoints(**settings["checkpoints"])
+    check_recipe(**settings["recipe"])
+    check_below_one(**{"ema.decay": settings["ema"]["decay"]})
 
 
 def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str) -> None:

@@ -28,12 +28,16 @@ from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.fault_tolerance.signals import Stopping
 from vitlit.training import slurm
-from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint, monitor_mode
+from vitlit.training.checkpoint_callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    SaveSettings,
+    monitor_mode,
+)
 from vitlit.training.ema import MovingAverage
 from vitlit.training.epoch_lines import EpochLines
 from vitlit.training.history import History
 from vitlit.training.run_summary import RunSummary
-from vitlit.training.saved_settings import SaveSettings
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE
 
 

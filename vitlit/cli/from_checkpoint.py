@@ -7,8 +7,6 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import (
@@ -18,13 +16,11 @@ from vitlit.data.leakage import (
     with_split_rule,
 )
 from vitlit.data.split_record import record_of
-from vitlit.errors import InputError
+from vitlit.errors import InputError, inform, warn
 from vitlit.model.vit import ViT
-from vitlit.training import saved_settings
-from vitlit.training.classifier import Classifier
-from vitlit.training.saved_settings import is_plain_value, training_settings_of
+from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
-from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY
+from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, is_plain_value, training_settings_of
 
 
 class FromCheckpoint:
@@ -42,7 +38,7 @@ class FromCheckpoint:
         self.content[DATA_KEY] = with_split_rule(self.content[DATA_KEY])
         self.model = self.content[checkpoint.MODEL_KEY]
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
-        self.kept = saved_settings.training_settings_of(self.content) if command == "fit" else {}
+        self.kept = training_settings_of(self.content) if command == "fit" else {}
         self.precision = checkpoint.trained_precision(self.content)
         steps = self.content.get("global_step")
         self.steps = steps if isinstance(steps, int) else 0
@@ -76,14 +72,14 @@ class FromCheckpoint:
         if split == "train" or not record_of(self.content):
             self.note = seen_note(data, then, split)
         elif name := differing_setting(data, then, split):  # see fill
-            rank_zero_info(
+            inform(
                 f"{name} {data[name]} has no effect: what {self.path} held out is scored, whose "
                 f"{name} was {then[name]}"
             )
         if self.note and split != "train":  # scores of train are called train/acc: no surprise
-            rank_zero_warn(f"{self.path}: {self.note}")
+            warn(f"{self.path}: {self.note}")
 
-    def fill(self, model: Classifier, data: ImageData) -> None:
+    def fill(self, model: TrainableViT, data: ImageData) -> None:
         """Hold the data to what the checkpoint held out; the trainer loads the weights itself."""
         data.hold_to(record_of(self.content), self.content[DATA_KEY])
 
@@ -207,9 +203,7 @@ def tell_saved(kept: dict[str, Any], without: Any, settings: Any, path: Path) ->
         if settings.get(name) == value != without.get(name)
     ]
     if taken:
-        rank_zero_info(
-            f"settings from {path}: {', '.join(taken)} (flags and configs override them)"
-        )
+        inform(f"settings from {path}: {', '.join(taken)} (flags and configs override them)")
 
 
 def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
@@ -221,7 +215,7 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
         if name in settings[group] and settings[group][name] != value and is_plain_value(value)
     ]
     if changed:
-        rank_zero_info(f"changed since {path}: {', '.join(changed)}")
+        inform(f"changed since {path}: {', '.join(changed)}")
 
 
 def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
@@ -234,7 +228,7 @@ def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
             f"held out would be trained on; leave out --data.{name}"
         )
     if not record_of(content) and may_have_shifted(data, then, "val"):
-        rank_zero_warn(
+        warn(
             f"{path} does not say which images it held out: if any were added or removed since, "
             f"some of those are trained on now"
         )

@@ -12,7 +12,7 @@ from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few
-from vitlit.training.classifier import Classifier
+from vitlit.training.trainable import TrainableViT
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
 CONFIG_FLAGS = ("--config", "-c")
@@ -180,7 +180,7 @@ class FromWeights:
         """Refuse settings that the weights cannot be made to fit."""
         check_against_weights(settings, self.weights, self.where, self.command)
 
-    def fill(self, model: Classifier, data: ImageData) -> None:
+    def fill(self, model: TrainableViT, data: ImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
         if self.headless:  # the model was built with two classes that nobody named

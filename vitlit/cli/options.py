@@ -6,8 +6,7 @@ parser of one command -> the same with more options
 import inspect
 from typing import Any, Literal
 
-import pytorch_lightning as pl
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.cli.parser import LINKED, TRUST_OPTION
@@ -15,8 +14,8 @@ from vitlit.cli.parser_internals import options_of
 from vitlit.data.datamodule import ImageData
 from vitlit.model.features import FeaturePool
 from vitlit.model.vit import ViT
-from vitlit.training.checkpoint_callbacks import Monitor
-from vitlit.training.classifier import Classifier
+from vitlit.training.trainable import TrainableViT
+from vitlit.weights.checkpoint import Monitor
 
 TIMEOUT_SECONDS = 300.0  # for which processes wait for each other
 MEANINGS = {  # help of Lightning's options that mean something else here
@@ -27,10 +26,11 @@ MEANINGS = {  # help of Lightning's options that mean something else here
 }
 # The first group that has an argument of a name gets it, so the order counts.
 OWNERS: dict[str, tuple[type, ...]] = {  # group of options -> classes
-    "model": (Classifier, ViT),
+    "model": (TrainableViT, ViT),
     "data": (ImageData, Augmentation),
-    "trainer": (pl.Trainer,),
 }
+# Those of pl.Trainer that messages name; its signature would take seconds to import.
+TRAINER_ARGUMENTS = ("gradient_clip_val", "default_root_dir", "max_epochs", "max_steps")
 CALLBACKS = {  # group of options, as added below -> those that are arguments of callbacks
     "checkpoints": ("every_n_steps", "every_minutes"),
     "pictures": ("every_n_epochs",),
@@ -49,24 +49,36 @@ def option_of(argument: str) -> str:
             name = f"{group}.{argument}"
             # A linked argument cannot be set; the user has to set what it follows from.
             return f"--{LINKED.get(name, name)}"
+    if argument in TRAINER_ARGUMENTS:
+        return f"--trainer.{argument}"
     groups = [group for group, names in CALLBACKS.items() if argument in names]
     return f"--{'.'.join([*groups, argument])}"
 
 
-def describe_options(parser: LightningArgumentParser) -> None:
+def describe_options(parser: ArgumentParser) -> None:
     """Replace the help of Lightning's options that mean something else here."""
     for action in options_of(parser):
         if action.dest in MEANINGS:
             action.help = MEANINGS[action.dest]
 
 
-def add_options(parser: LightningArgumentParser) -> None:
+def add_seed(parser: ArgumentParser) -> None:
+    """Add the seed. Lightning also takes a bool; an int alone can be linked to data.seed."""
+    parser.add_argument(
+        "--seed_everything",
+        type=int,
+        default=0,
+        help="Seed of the weights, the order of the images, augmentation and dropout.",
+    )
+
+
+def add_options(parser: ArgumentParser) -> None:
     """Add the options that every command has, so that one config serves all of them."""
     _add_training(parser)
     _add_run(parser)
 
 
-def _add_training(parser: LightningArgumentParser) -> None:
+def _add_training(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--recipe.global_batch",
         type=int,
@@ -103,7 +115,7 @@ def _add_training(parser: LightningArgumentParser) -> None:
     )
 
 
-def _add_run(parser: LightningArgumentParser) -> None:
+def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument(
         f"--{TRUST_OPTION}",
         type=str | None,

@@ -3,6 +3,9 @@
 Nothing here may import torch or Lightning: that would take seconds, and this takes 0.07.
 """
 
+import json
+from importlib.resources import files
+
 COMMANDS = {
     "fit": "train a model; `vitlit fit PHOTOS` on a folder of your own images",
     "validate": "score a checkpoint on its validation split",
@@ -14,6 +17,16 @@ COMMANDS = {
     "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
 }
 
+# Those that can work without Lightning; the others train, or score by its metrics.
+QUICK_COMMANDS = ("predict", "explain", "export", "compare", "probe")
+HELP_FILE = "help.json"  # made by vitlit/cli/quick/short_help.py
+
+
+def command_help(command: str) -> str:
+    """What `vitlit COMMAND --help` prints: the most used options, and examples."""
+    text = (files("vitlit.cli") / HELP_FILE).read_text(encoding="utf-8")
+    return str(json.loads(text)[command])
+
 
 def overview() -> str:
     """What `vitlit` alone prints: the commands and the shipped configs."""
@@ -23,7 +36,7 @@ def overview() -> str:
     commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
     return (
         f"vitlit {__version__}: Vision Transformers for your own images\n\n"
-        f"commands (`vitlit COMMAND --help` lists every option):\n{commands}\n\n"
+        f"commands (`vitlit COMMAND --help` lists the options):\n{commands}\n\n"
         f"shipped configs, for --config from any folder:\n  "
         + "\n  ".join(shipped_configs())
         + "\n\n"

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
+    ArgumentParser,
     get_loader,
     set_loader,
     set_parsing_settings,
 )
-from pytorch_lightning.cli import LightningArgumentParser
 from yaml import YAMLError
 
 from vitlit.cli import safe_yaml
@@ -52,7 +52,10 @@ TRUST_OPTION = "allow_classes_of"
 TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
 
 
-def link_settings(parser: LightningArgumentParser) -> None:
+ParserKind = TypeVar("ParserKind", bound="Parser")
+
+
+def link_settings(parser: ArgumentParser) -> None:
     """Tell the parser which values follow from which others."""
     for target, (source, compute) in PARSE_LINKS.items():
         parser.link_arguments(source, target, compute_fn=compute)
@@ -197,13 +200,26 @@ class ConfigFile(ActionConfigFile):
         ActionConfigFile.apply_config(parser, cfg, dest, str(path))
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """Raises errors as one sentence; argparse would print a page of usage first and exit."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         source = getattr(ex, "subcommand_parser", None) or self  # whose options were mistyped
         known = [action.dest for action in options_of(source)]
         raise InputError(plain_message(message, known)) from ex
+
+
+def new_parser(kind: Callable[..., ParserKind], **kwargs: Any) -> ParserKind:
+    """A parser with the option --config."""
+    # Abbreviations would change their meaning whenever an option is added.
+    parser = kind(allow_abbrev=False, **kwargs)
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ConfigFile,
+        help="YAML file, or the name of a shipped one; later files override earlier ones.",
+    )
+    return parser
 
 
 def plain_message(message: str, known: list[str]) -> str:

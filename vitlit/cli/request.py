@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.utilities import rank_zero_info
+from jsonargparse import ArgumentParser
 
 from vitlit.cli.check_settings import (
     check_first,
@@ -21,7 +20,7 @@ from vitlit.cli.from_checkpoint import FromCheckpoint
 from vitlit.cli.from_weights import CONFIG_FLAGS, FromWeights, origins, weights_asked_for
 from vitlit.cli.parser import join_lists, keys_of, name_checkpoints, refuse_linked
 from vitlit.data.image_folder import is_own_folder
-from vitlit.errors import InputError
+from vitlit.errors import InputError, inform
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
 from vitlit.training.runs import find_start
 
@@ -65,8 +64,8 @@ class Request:
 
 def read_request(
     command: str,
-    parser: LightningArgumentParser,
-    command_parser: LightningArgumentParser,
+    parser: ArgumentParser,
+    command_parser: ArgumentParser,
     args: list[str],
 ) -> Request:
     """Parse a command line; twice if a checkpoint or weights give defaults.
@@ -127,7 +126,7 @@ def name_folder(args: list[str]) -> list[str]:
     if not named & {*CONFIG_FLAGS, "--ckpt_path"}:
         name = FINETUNE_RECIPE if "--model.pretrained" in named else FOLDER_RECIPE
         config = [f"--config={name}"]
-        rank_zero_info(f"the recipe is {name}, as no --config is given")
+        inform(f"the recipe is {name}, as no --config is given")
     # Before the other words, which override it; the folder comes after their configs.
     return ["fit", *config, *rest, "--data.dataset=folder", f"--data.data_dir={folder}"]
 

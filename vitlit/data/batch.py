@@ -6,6 +6,7 @@ Order: indices (B,) -> Batch: uint8 (B, C, h, w) -> float (B, N, C*P*P) or (B, C
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from vitlit.seeding import BatchAddress
@@ -45,3 +46,9 @@ class Batch(NamedTuple):
     def address(self) -> BatchAddress:
         """What the random draws of this batch are functions of."""
         return BatchAddress(self.sample, self.epoch, self.key)
+
+    def on(self, device: torch.device) -> "Batch":
+        """The batch with images, labels and ``valid`` there, without waiting for the copies."""
+        parts = (self.x, self.y, self.valid)
+        x, y, valid = (part.to(device, non_blocking=True) for part in parts)
+        return self._replace(x=x, y=y, valid=valid)

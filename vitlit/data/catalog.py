@@ -4,11 +4,11 @@ The order of the names is the order of the published labels: to sort them would 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-from torchvision import datasets as tv
+from typing import Literal, get_args
 
 from vitlit.errors import InputError
+from vitlit.images.preprocess import Preprocess
+from vitlit.patches import pair
 
 DatasetName = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folder"
@@ -42,7 +42,7 @@ CIFAR100_NAMES = (
 class Source:
     """One row of the catalogue: side in pixels, channels, mean and std of pixels in [0, 1].
 
-    torchvision: the class of torchvision.datasets that downloads and reads the set, if any.
+    torchvision: name of the class in torchvision.datasets that downloads and reads it, if any.
     """
 
     size: int
@@ -50,18 +50,18 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()  # empty: read from the folders on disk
-    torchvision: Any = None
+    torchvision: str | None = None
 
 
 SOURCES: dict[str, Source] = {
     "digits": Source(8, 1, (0.3053,), (0.3761,), DIGIT_NAMES),
-    "mnist": Source(28, 1, (0.1307,), (0.3081,), DIGIT_NAMES, tv.MNIST),
-    "fashion_mnist": Source(28, 1, (0.2860,), (0.3530,), FASHION_NAMES, tv.FashionMNIST),
+    "mnist": Source(28, 1, (0.1307,), (0.3081,), DIGIT_NAMES, "MNIST"),
+    "fashion_mnist": Source(28, 1, (0.2860,), (0.3530,), FASHION_NAMES, "FashionMNIST"),
     "cifar10": Source(
-        32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), CIFAR10_NAMES, tv.CIFAR10
+        32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), CIFAR10_NAMES, "CIFAR10"
     ),
     "cifar100": Source(
-        32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), CIFAR100_NAMES, tv.CIFAR100
+        32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), CIFAR100_NAMES, "CIFAR100"
     ),
     "imagenet": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
     "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
@@ -90,3 +90,29 @@ def check_dataset(dataset: str, labels: str | None) -> None:
     if labels is not None and dataset != "folder":
         message = f"labels {labels} needs dataset folder; {dataset} has its own"
         raise InputError(message, argument="dataset")
+
+
+def make_preprocess(
+    dataset: DatasetName,
+    img_size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    plain: bool,
+    invert: bool,
+) -> Preprocess:
+    """What is done to the images of a data set before the model.
+
+    img_size: (height, width) of the model; mean, std: per channel, of pixels that are not inverted;
+    plain: pixels stay in [0, 1].
+    """
+    channels, is_files = len(mean), dataset in ("folder", "imagenet")
+    means = tuple(1 - value for value in mean) if invert else mean
+    return Preprocess(
+        in_chans=channels,
+        source_size=img_size if is_files else pair(SOURCES[dataset].size),
+        img_size=img_size,
+        mean=(0.0,) * channels if plain else means,
+        std=(1.0,) * channels if plain else std,
+        invert=invert,
+    )

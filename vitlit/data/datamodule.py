@@ -9,34 +9,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.augment.stages import apply_stages
 from vitlit.data.batch import Batch
-from vitlit.data.catalog import SOURCES, DatasetName, check_class_count, check_dataset
+from vitlit.data.catalog import (
+    SOURCES,
+    DatasetName,
+    check_class_count,
+    check_dataset,
+    make_preprocess,
+)
 from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import data_identity, split_rule
-from vitlit.data.loading import make_loader
 from vitlit.data.resident import ResidentPixels
-from vitlit.data.sampler import EvalOrder, TrainOrder
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
+from vitlit.data.split_loaders import SplitLoaders
 from vitlit.data.split_record import SplitRecord
-from vitlit.data.splits import CroppedSplit, Split, found_files
-from vitlit.data.stratify import check_fractions, tell_repeats
-from vitlit.errors import InputError, check_at_least, say
+from vitlit.data.splits import Split, found_files
+from vitlit.data.stratify import check_fractions
+from vitlit.errors import InputError, check_at_least
 from vitlit.images.bad_images import OnBadImage
 from vitlit.images.image_store import FileImages
-from vitlit.images.preprocess import Preprocess, check_statistics, per_channel
+from vitlit.images.preprocess import check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
 
 
-class ImageData(pl.LightningDataModule):
+class PlainImageData(SplitLoaders):
     """Batches of patches from a data set; only the ``test`` stage reads test images.
 
     Args:
@@ -81,6 +84,8 @@ class ImageData(pl.LightningDataModule):
         seed: Decides the order and the augmentation of training images.
     """
 
+    trainer: Any = None  # Lightning's
+
     def __init__(
         self,
         *,
@@ -111,13 +116,15 @@ class ImageData(pl.LightningDataModule):
         seed: int = 0,
         **augmentation: Any,
     ) -> None:
+        settings = {**locals(), **augmentation}
         super().__init__()
         check_dataset(dataset, labels)
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
         # not saved: split and images are of one command, and seed comes from seed_everything
-        self.save_hyperparameters(ignore=["split", "images", "seed"], logger=False)
+        left_out = ("split", "images", "seed", "augmentation", "self", "__class__")
+        self.keep_settings({key: settings[key] for key in settings if key not in left_out})
         source = SOURCES[dataset]
         self.dataset = dataset
         self.data_dir = Path(data_dir).expanduser().absolute()
@@ -136,32 +143,30 @@ class ImageData(pl.LightningDataModule):
         self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
         self.mean = per_channel("mean", list(source.mean) if mean is None else mean, self.in_chans)
         self.std = per_channel("std", list(source.std) if std is None else std, self.in_chans)
-        self.preprocess = self._make_preprocess(normalize == "none", invert)
+        self.preprocess = make_preprocess(
+            dataset,
+            pair(self.img_size),
+            self.mean,
+            self.std,
+            plain=normalize == "none",
+            invert=invert,
+        )
         self._check_pixels()
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
         self._record: dict[str, Tensor] = {}
         self._split_builder = SplitBuilder.of(self.hparams, size=self.preprocess.source_size)
-        self._told: set[str] = set()  # notes on loading
-        self._resident, self._apply_stages = ResidentPixels(), apply_stages
+        self.resident, self._told = ResidentPixels(), set()
+        self._apply_stages = apply_stages
+
+    def keep_settings(self, settings: dict[str, Any]) -> None:
+        """Keep the arguments as ``hparams``, which checkpoints hold."""
+        self.hparams = settings
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:
             return label_names(self.labels, self.data_dir)
         return find_class_names(self.dataset, self.data_dir)
-
-    def _make_preprocess(self, plain: bool, invert: bool) -> Preprocess:
-        size = pair(self.img_size)
-        is_files = self.dataset in ("folder", "imagenet")
-        means = tuple(1 - value for value in self.mean) if invert else self.mean
-        return Preprocess(
-            in_chans=self.in_chans,
-            source_size=size if is_files else pair(SOURCES[self.dataset].size),
-            img_size=size,
-            mean=(0.0,) * self.in_chans if plain else means,
-            std=(1.0,) * self.in_chans if plain else self.std,
-            invert=invert,
-        )
 
     def _check_pixels(self) -> None:
         grid_size(self.img_size, self.patch_size)
@@ -230,60 +235,15 @@ class ImageData(pl.LightningDataModule):
         self.files = split.images.paths
         return split
 
-    @property
-    def place(self) -> dict[str, int]:
-        """The rank of this process and the number of processes, as keyword arguments."""
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return {"rank": rank, "world": world}
-
-    def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
-        devices = self.trainer.num_devices if self.trainer else 1
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        loader, note = make_loader(
-            split, order, asked=self.num_workers, devices=devices, pinned=on_gpu
-        )
-        if note and note not in self._told:  # training and validation often have the same
-            say(note)
-            self._told.add(note)
-        return loader
-
-    def _eval_loader(self, name: str) -> DataLoader[Batch]:
-        split = self.splits[name]
-        split = self._resident.hold(split, self.trainer) if name == "val" else split
-        order = EvalOrder(len(split), batch_size=self.batch_size, **self.place)
-        return self.loader(split, order)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        split = self.splits["train"]
-        if isinstance(split.images, FileImages):
-            # files keep their resolution for the crop, so it happens where they are decoded
-            split = CroppedSplit(split.images, split.members, self.augmentation)
-        split = self._resident.hold(split, self.trainer)
-        tell_repeats(len(split), self.batch_size, self.place["world"])
-        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
-        return self.loader(split, order)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader(self.split)
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("predict")
-
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         """Move all but ``sample``: its draws are computed on the CPU, so nothing waits."""
-        parts = (batch.x, batch.y, batch.valid)
-        x, y, valid = (part.to(device, non_blocking=True) for part in parts)
-        return batch._replace(x=x, y=y, valid=valid)
+        return batch.on(device)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training  # False in validation
-        batch = self._resident.gather(batch, self.splits.get("train" if training else "val"))
+        batch = self.resident.gather(batch, self.splits.get("train" if training else "val"))
         return self.transform(batch, augment=training)
 
     def compile_augmentation(self, **options: Any) -> None:
@@ -292,8 +252,10 @@ class ImageData(pl.LightningDataModule):
 
     def transform(self, batch: Batch, *, augment: bool) -> Batch:
         """A loader's batch (uint8 images) to a step's batch (float patches or images)."""
-        if augment:
-            x, y = self.augmentation(
+        x, y = (
+            (self.preprocess(batch.x), batch.y)
+            if not augment
+            else self.augmentation(
                 batch.x,
                 batch.y,
                 batch.address,
@@ -302,7 +264,11 @@ class ImageData(pl.LightningDataModule):
                 cropped=isinstance(self.splits["train"].images, FileImages),
                 apply=self._apply_stages,
             )
-            batch = batch._replace(x=x, y=y)
-        else:
-            batch = batch._replace(x=self.preprocess(batch.x))
+        )
+        batch = batch._replace(x=x, y=y)
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
+
+
+# LightningImageData is the same for a Trainer, and vitlit.ImageData. The parser looks the name of a
+# class up in ``vitlit``: by this one it would import Lightning, which takes seconds.
+ImageData = PlainImageData

@@ -8,10 +8,10 @@ was published. ``split_builder`` turns parts into splits.
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torchvision import datasets as tv
 
 from vitlit.data.catalog import SOURCES
 from vitlit.data.image_folder import part_root, scan_class_folders
@@ -31,9 +31,19 @@ def _read_digits() -> MemoryImages:
     return MemoryImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels))
 
 
+def torchvision_class(name: str) -> Any:
+    """A class of torchvision.datasets."""
+    # Imported where it is used: it takes as long as torch, and most sets are read without it.
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
 def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
+    name = SOURCES[dataset].torchvision
+    assert name is not None
     try:
-        source = SOURCES[dataset].torchvision(str(data_dir), train=part == "train")
+        source = torchvision_class(name)(str(data_dir), train=part == "train")
     except Exception as error:  # torchvision raises many types for files that were cut short
         # its hint goes on with an argument of Python's
         hint = find_text("download hint", str(error))
@@ -58,7 +68,7 @@ def prepare_data_set(dataset: str, data_dir: Path, *, download: bool) -> None:
     elif source is not None and download:
         try:
             for train in (True, False):  # both: the other commands must not need the network
-                source(str(data_dir), train=train, download=True)
+                torchvision_class(source)(str(data_dir), train=train, download=True)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"cannot download {dataset} to {data_dir}: {error}; "
@@ -74,7 +84,7 @@ def _unpack_imagenet(data_dir: Path, split: str) -> None:
             f"ILSVRC2012_img_{split}.tar; see https://image-net.org, which asks for an account"
         )
     try:
-        tv.ImageNet(str(data_dir), split=split)
+        torchvision_class("ImageNet")(str(data_dir), split=split)
     except (ImportError, OSError, RuntimeError) as error:  # ImportError: it needs scipy
         raise InputError(f"cannot unpack ImageNet in {data_dir}: {error}") from error
 

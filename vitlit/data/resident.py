@@ -3,13 +3,17 @@
 Order: indices (B,) -> rows int64 (B,) -> on the device uint8 (B, C, h, w)
 """
 
-import pytorch_lightning as pl
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from vitlit.data.batch import Batch, Order
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
+
+if TYPE_CHECKING:  # what does not train starts without Lightning
+    import pytorch_lightning as pl
 
 MEMORY_SHARE = 0.1  # of the GPU's free memory; the model and its activations need the rest
 
@@ -40,7 +44,7 @@ class ResidentPixels:
     def __init__(self) -> None:
         self._held: list[tuple[Tensor, Tensor]] = []  # in memory, on the device
 
-    def hold(self, split: Split, trainer: pl.Trainer | None) -> Split:
+    def hold(self, split: Split, trainer: "pl.Trainer | None") -> Split:
         """The split; or, where the trainer's device can hold its images, one with rows for pixels.
 
         Where the split trains or validates: :meth:`gather` must follow.

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 CONFIDENCE_BINS = 15  # as in Guo et al. (2017)
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # ends of the range that is searched
@@ -57,6 +56,9 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     # float32: softmax of bfloat16 logits would round confidences across the edges of bins
     probabilities = logits.float().softmax(dim=1)
     classes = logits.shape[1]
+    # imported here: it takes longer than torch, and most commands score nothing
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     return float(
         multiclass_calibration_error(
             probabilities, labels, classes, n_bins=CONFIDENCE_BINS, validate_args=False

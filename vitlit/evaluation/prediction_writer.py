@@ -8,16 +8,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import Collector, Rows
+from vitlit.evaluation.inference import Collector, Compute, Gather, Rows
 from vitlit.files import free_path, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
@@ -28,7 +27,18 @@ PREDICTIONS_FILE, FEATURES_FILE = "predictions.csv", "features.npz"
 PRINTED_ROWS = 10  # predictions that are printed; the file has all of them
 
 
-class PredictionWriter(Callback):
+class Processes(NamedTuple):
+    """How many processes predict, whether this is the first, and how their rows are gathered."""
+
+    world: int = 1
+    is_first: bool = True
+    gather: Gather | None = None
+
+
+ALONE = Processes()
+
+
+class PredictionWriter:
     """Writes predictions.csv: one row for each image, in the order they were given.
 
     Columns: file, class, probability, top5 (``name:probability`` joined by semicolons), error: why
@@ -56,15 +66,8 @@ class PredictionWriter(Callback):
         self._found: list[tuple[int, list[float], list[int]]] = []
         self._bad: list[tuple[int, str]] = []
 
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        """Take what was computed for a batch."""
         # only the top five are kept: all probabilities of a large folder would fill the memory
         top = outputs.topk(min(5, outputs.shape[1]), dim=1)
         rows = zip(
@@ -77,47 +80,45 @@ class PredictionWriter(Callback):
         self._found += [(i, values, classes) for i, valid, values, classes in rows if valid]
         self._bad += batch.bad
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        found = sorted(gather_lists(self._found, trainer.world_size))  # by place: the order given
-        bad = self._bad_files(trainer)
+    def finish(self, files: list[str], processes: Processes = ALONE) -> None:
+        """Write all rows, and print the first ones. Every process calls it; the first one writes.
+
+        files: the paths of all images.
+        """
+        found = sorted(gather_lists(self._found, processes.world))  # by place: the order given
+        bad = self._bad_files(files, processes.world)
         if not found:
             way_out = "fix them, or give other images"
             refuse_bad_images(bad, len(bad), way_out, argument="images")
-        if not trainer.is_global_zero:  # only here: gathering needs every process
+        if not processes.is_first:  # only here: gathering needs every process
             return
-        rows = self._write(trainer, found, bad)
+        rows = self._write(files, found, bad)
         self._show(rows)
         print_bad_images(bad, len(rows))
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Write what is done when a signal ends the command."""
-        # of several processes the signal stops each at another batch, so none can gather
-        if not isinstance(exception, Stopped) or trainer.world_size > 1:
-            return
-        if count := self._write_so_far(trainer):
-            total = len(trainer.datamodule.files)  # type: ignore[attr-defined]
-            exception.where = (
-                f"after {count} of {total} images; wrote the {self.noun} of these to {self.path}"
+    def stop(self, stopped: Stopped, files: list[str]) -> None:
+        """Write what is done when a signal ends the command, and let it say so."""
+        if count := self._write_so_far(files):
+            stopped.where = (
+                f"after {count} of {len(files)} images; wrote the {self.noun} of these to "
+                f"{self.path}"
             )
 
-    def _write_so_far(self, trainer: pl.Trainer) -> int:
+    def _write_so_far(self, files: list[str]) -> int:
         """Write the rows that are known; returns their number."""
         if not (self._found or self._bad):  # perhaps even the files are not known yet
             return 0
-        bad = self._bad_files(trainer)
-        self._write(trainer, sorted(self._found), bad)
+        bad = self._bad_files(files, 1)
+        self._write(files, sorted(self._found), bad)
         return len(self._found) + len(bad)
 
     def _write(
         self,
-        trainer: pl.Trainer,
+        files: list[str],
         found: list[tuple[int, list[float], list[int]]],
         bad: list[BadFile],
     ) -> list[list[str]]:
         """Write the table, if there is any row; returns the rows of the images that were read."""
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
         good = {i: self._row(files[i], values, classes) for i, values, classes in found}
         rows = good | {file.place: [file.path, "", "", "", file.reason] for file in bad}
         if rows:
@@ -135,11 +136,10 @@ class PredictionWriter(Callback):
         with replacing(self.path) as part, naming_full_disk(self.path):
             yield part
 
-    def _bad_files(self, trainer: pl.Trainer) -> list[BadFile]:
+    def _bad_files(self, files: list[str], world: int) -> list[BadFile]:
         """The files that could not be read, of all processes."""
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
         # a dict: a row that fills up a batch reports its file a second time
-        reasons = dict(gather_lists(self._bad, trainer.world_size))
+        reasons = dict(gather_lists(self._bad, world))
         return [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
 
     def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
@@ -165,6 +165,16 @@ def gather_lists(mine: list[Any], world: int) -> list[Any]:
     return [item for items in lists for item in items]
 
 
+def answer(forward: Compute, model: ViT, feature: Feature | None, x: Tensor) -> Tensor:
+    """What ``predict`` computes: class probabilities float32 ``(B, K)``, or features ``(B, D)``.
+
+    forward: gives the model's logits; x: images or patches in the type of the model's weights.
+    """
+    if feature is not None:
+        return feature(model, x).float()
+    return forward(x).float().softmax(dim=1)
+
+
 def feature_of(settings: Any, model: ViT) -> Feature | None:
     """The feature that the options ask for; None for probabilities."""
     if settings["output"] == "features":
@@ -180,7 +190,7 @@ def feature_of(settings: Any, model: ViT) -> Feature | None:
 
 
 def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
-    """The callback that writes what the options ask for."""
+    """The writer of what the options ask for."""
     if settings["output"] == "features":
         return FeatureWriter(settings["out"])
     return PredictionWriter(settings["out"], class_names)
@@ -195,40 +205,30 @@ class FeatureWriter(PredictionWriter):
         super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
         self._rows = Collector()
 
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def add(self, outputs: Tensor, batch: Batch) -> None:
         self._rows.add(outputs, batch)
         self._bad += batch.bad
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        gather: Any = pl_module.all_gather if trainer.world_size > 1 else None
-        rows = self._rows.rows(gather)
-        bad = self._bad_files(trainer)
+    def finish(self, files: list[str], processes: Processes = ALONE) -> None:
+        rows = self._rows.rows(processes.gather)
+        bad = self._bad_files(files, processes.world)
         if not len(rows.sample):
             way_out = "fix them, or give other images"
             refuse_bad_images(bad, len(bad), way_out, argument="images")
-        if not trainer.is_global_zero:
+        if not processes.is_first:
             return
-        self._write_rows(trainer, rows)
+        self._write_rows(files, rows)
         print(f"{len(rows.sample)} features of {rows.values.shape[1]} numbers")
         print_bad_images(bad, len(rows.sample))
 
-    def _write_so_far(self, trainer: pl.Trainer) -> int:
+    def _write_so_far(self, files: list[str]) -> int:
         if not self._rows:
             return 0
         rows = self._rows.rows()
-        self._write_rows(trainer, rows)
+        self._write_rows(files, rows)
         return len(rows.sample)
 
-    def _write_rows(self, trainer: pl.Trainer, rows: Rows) -> None:
-        files = trainer.datamodule.files  # type: ignore[attr-defined]
+    def _write_rows(self, files: list[str], rows: Rows) -> None:
         names = np.array([files[i] for i in rows.sample.tolist()])
         # by handle: savez would add .npz to another ending
         with self._writing() as part, part.open("wb") as file:

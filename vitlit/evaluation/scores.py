@@ -11,12 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
 
 from vitlit.evaluation.calibration import calibration_error, mean_loss
 from vitlit.evaluation.significance import wilson
@@ -45,6 +39,13 @@ def summary_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
+def _torchmetrics() -> Any:
+    # Imported where it is used: it takes longer than torch, and most commands score nothing.
+    from torchmetrics.functional import classification
+
+    return classification
+
+
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
     """The mean recall of the classes that have images."""
     found = class_scores(logits, labels)
@@ -59,10 +60,11 @@ def class_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     classes = logits.shape[1]  # not that of the labels: a class may have no image in this split
     predicted = logits.argmax(dim=1)
     options: Any = {"num_classes": classes, "average": "none", "validate_args": False}
+    metrics = _torchmetrics()
     return {
-        "precision": multiclass_precision(predicted, labels, **options),
-        "recall": multiclass_recall(predicted, labels, **options),
-        "f1": multiclass_f1_score(predicted, labels, **options),
+        "precision": metrics.multiclass_precision(predicted, labels, **options),
+        "recall": metrics.multiclass_recall(predicted, labels, **options),
+        "f1": metrics.multiclass_f1_score(predicted, labels, **options),
         "images": labels.bincount(minlength=classes),
         "predicted": predicted.bincount(minlength=classes),
     }
@@ -82,7 +84,9 @@ def class_table(
 def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """Number of images by true class (row) and predicted class (column): int64 ``(K, K)``."""
     predicted = logits.argmax(dim=1)
-    return multiclass_confusion_matrix(predicted, labels, logits.shape[1], validate_args=False)
+    return _torchmetrics().multiclass_confusion_matrix(
+        predicted, labels, logits.shape[1], validate_args=False
+    )
 
 
 def most_confident_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import flip_average
 from vitlit.evaluation.metrics import IGNORED, Scores
+from vitlit.evaluation.prediction_writer import answer
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 
@@ -76,6 +77,5 @@ class Scoring(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities ``(B, num_classes)`` in float32, or features ``(B, D)``."""
-        if self.feature is not None:  # the data are float32, the model may be another type
-            return self.feature(self.vit, batch.x.to(self.dtype)).float()
-        return self(batch.x).float().softmax(dim=1)
+        # the data are float32, the model may be another type
+        return answer(self, self.vit, self.feature, batch.x.to(self.dtype))

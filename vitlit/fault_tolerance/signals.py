@@ -8,8 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,24 +19,24 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
 from vitlit.errors import Stopped
+from vitlit.fault_tolerance.ending import (
+    CAUGHT_SIGNALS,
+    SAME_WISH_SECONDS,
+    handling_signals,
+    print_now,
+)
 from vitlit.fault_tolerance.heartbeat import watching_launcher
 from vitlit.fault_tolerance.signal_thread import watching_signals
 from vitlit.training.checkpoint_callbacks import LastCheckpoint, is_within_step
 from vitlit.training.ema import MovingAverage
 from vitlit.training.slurm import requeue
 
-CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
-    (signal.SIGUSR1, signal.SIGHUP) if hasattr(signal, "SIGUSR1") else ()  # Windows has neither
-)
-# Within this time a further signal is the same request: SLURM and torchrun both pass signals on.
-SAME_WISH_SECONDS = 1.0
 # If no handler has run for a signal after this time, Python waits in C.
 GRACE_SECONDS = 3.0
 # NCCL's watchdog aborts the process at its timeout. By then the exchange below, which can tell
 # which rank is lost, must have failed.
 NCCL_DELAY = timedelta(minutes=1)
 BEFORE_FIRST_STEP = "before the first step; nothing was saved"
-UNFINISHED = "before its end; nothing unfinished was left"
 
 
 class Agreement:
@@ -131,7 +131,7 @@ class Stopping(Callback):
             raise Stopped(signum, BEFORE_FIRST_STEP)
         if self._is_first and not is_child:
             name = signal.Signals(signum).name
-            _print_now(f"{name}: saving after this step; a second one ends without")
+            print_now(f"{name}: saving after this step; a second one ends without")
 
     def _end_unless_saving(self, signum: int) -> None:
         """Act on a second signal: end the process, unless it is writing a checkpoint.
@@ -140,9 +140,9 @@ class Stopping(Callback):
         """
         if self._saving:
             self._saving = False
-            _print_now("a checkpoint is being written; another signal ends without")
+            print_now("a checkpoint is being written; another signal ends without")
             return
-        _print_now(f"ended by another {signal.Signals(signum).name}")
+        print_now(f"ended by another {signal.Signals(signum).name}")
         os._exit(128 + signum)
 
     def _hear(self, signum: int) -> None:
@@ -165,7 +165,7 @@ class Stopping(Callback):
             return
         # os._exit: an exception in this thread would not reach the main thread, which waits in C.
         stop = Stopped(signum, "while it waited" if self._training else BEFORE_FIRST_STEP)
-        _print_now(str(stop))
+        print_now(str(stop))
         os._exit(stop.status)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -242,53 +242,3 @@ class Stopping(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._training = False
-
-
-@contextmanager
-def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Within it, the handler gets the signals that ask a command to end. In the main thread only.
-
-    SIGHUP stays ignored if it is: by nohup, for a command that outlives its terminal.
-    """
-    before: dict[int, Any] = {}
-    for signum in CAUGHT_SIGNALS:
-        is_hangup = signum == getattr(signal, "SIGHUP", None)
-        if not (is_hangup and signal.getsignal(signum) == signal.SIG_IGN):
-            before[signum] = signal.signal(signum, handler)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextmanager
-def ending_at_signals() -> Iterator[None]:
-    """For a command that trains nothing: a signal raises Stopped, a later one ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may have handlers
-        return
-    own, came = os.getpid(), math.inf
-
-    def end(signum: int, frame: Any) -> None:
-        nonlocal came
-        now, is_first = time.monotonic(), came == math.inf
-        came = min(now, came)
-        if os.getpid() != own:  # a forked loader: its parent ends it, or else the second signal
-            if not is_first:
-                signal.signal(signum, signal.SIG_DFL)
-                signal.raise_signal(signum)
-        elif is_first:
-            raise Stopped(signum, UNFINISHED)
-        elif now - came > SAME_WISH_SECONDS:
-            _print_now(f"ended by another {signal.Signals(signum).name}")
-            os._exit(128 + signum)
-
-    with handling_signals(end):
-        yield
-
-
-def _print_now(text: str) -> None:
-    """Write a line below the bar. ``print`` may not be called in handlers: its lock may be held."""
-    with suppress(OSError):  # the terminal may be gone, as SIGHUP says
-        os.write(2, f"\nvitlit: {text}\n".encode())

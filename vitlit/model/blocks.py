@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from vitlit.model.attention import Attention
 from vitlit.model.norms import MakeNorm
@@ -97,6 +96,27 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+class StochasticDepth(nn.Module):
+    """Drops whole images of a batch with probability p in training (Huang et al., 2016).
+
+    ``(B, N, D)`` -> ``(B, N, D)``; those that are kept are scaled by 1 / (1 - p). It draws as
+    torchvision's class does with mode "row", but importing that takes as long as importing torch.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = x.new_empty([len(x), *[1] * (x.ndim - 1)]).bernoulli_(1 - self.p)  # (B, 1, 1)
+        return x * (kept if self.p == 1 else kept.div_(1 - self.p))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 class Block(nn.Module):
     """Pre-norm encoder block: tokens ``(B, N, D)`` -> ``(B, N, D)`` (paper, eq. 2 and 3)."""
 
@@ -118,8 +138,7 @@ class Block(nn.Module):
         self.norm2 = norm(dim)
         self.mlp = mlp
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
-        # Mode "row" decides for each image (Huang et al., 2016); "batch" would drop all or none.
-        self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))

@@ -9,16 +9,15 @@ from typing import Any, Literal
 from weakref import proxy
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from vitlit.errors import check_at_least
+from vitlit.weights.checkpoint import SAVED_SETTINGS, TRAINING, Monitor, is_plain_value
 
 # Optimiser steps between two looks at the clock with several processes: each look is a broadcast.
 CLOCK_STEPS = 10
-
-Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]
 
 
 def monitor_mode(monitor: str) -> Literal["min", "max"]:
@@ -158,3 +157,20 @@ def is_within_step(trainer: pl.Trainer) -> bool:
     # the strategy (DeepSpeed) accumulates by itself.
     is_last = progress.is_last_batch or done == trainer.num_training_batches
     return trainer.strategy.handles_gradient_accumulation or not is_last
+
+
+class SaveSettings(Callback):
+    """Puts the settings in ``SAVED_SETTINGS`` into every checkpoint.
+
+    settings: all settings of ``fit``, by dotted name.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        # Plain values only, since checkpoints are read with weights_only.
+        found = {name: settings.get(name) for name in SAVED_SETTINGS}
+        self.kept = {name: value for name, value in found.items() if is_plain_value(value)}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[TRAINING] = self.kept

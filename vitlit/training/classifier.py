@@ -1,151 +1,49 @@
-"""The ViT in training: loss, metrics, optimiser and schedule.
+"""The ViT in training: loss, metrics, optimiser and schedule; and its data, for Lightning.
 
 Batch of patches (B, N, C*P*P) or images (B, C, H, W) -> logits (B, num_classes) -> loss
 """
 
-import math
 import time
-from typing import Any, Literal, get_args
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.errors import InputError, check_at_least, check_below_one, check_choice
+from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
-from vitlit.model.vit import ViT
+from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
-from vitlit.training.cast_weights import forward_with_cast_weights, saves_launches
-from vitlit.training.compiling import CompileMode, compile_training, should_compile
+from vitlit.training.compiling import compile_training, should_compile
 from vitlit.training.loss import balanced_weights, cross_entropy
 from vitlit.training.optim import (
-    OptimizerName,
-    freeze,
     make_optimizer,
     parameter_groups,
     schedule_factor,
     spread_non_finite,
     warmup_steps,
 )
-from vitlit.weights.adapt import adapt_weights
-from vitlit.weights.pretrained import Weights, load_weights, tell_notes
-
-DecayName = Literal["matrices", "all"]
-ScheduleName = Literal["cosine", "constant"]
-ClassWeightsName = Literal["none", "balanced"]
+from vitlit.training.trainable import TrainableViT
 
 
-class Classifier(Scoring):
-    """Trains and scores a ViT.
-
-    Args:
-        lr: Maximum learning rate.
-        optimizer: adamw (decoupled weight decay), adam (L2 penalty in the gradient) or sgd.
-        momentum: Momentum of sgd.
-        weight_decay: Strength of weight decay.
-        decay: What weight decay applies to: matrices spares biases, norms, positions and tokens;
-            all spares none.
-        schedule: cosine falls to min_lr at the end of training; constant stays at lr.
-        warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
-        warmup_steps: Warmup in optimiser steps, in place of warmup_epochs.
-        warmup_fraction: Warmup as a share of all optimiser steps, in place of warmup_epochs.
-        min_lr: Learning rate at the end of a cosine schedule.
-        label_smoothing: Share of the target spread over all classes, in the training loss.
-        class_weights: balanced weights a class with n_k of the n training images by n / (K n_k)
-            in the training loss, so that rare classes count as much as frequent ones.
-        layer_decay: Learning rate of each layer relative to the layer above it, such as 0.75; 1
-            trains all layers at the same rate.
-        freeze_blocks: Number of first blocks to freeze, together with the embedding before them;
-            -1 trains only the head.
-        pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
-            Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
-            vitlit.load.
-        compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
-            the first step then takes minutes. By default where a GPU has long to train.
-        compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
-        class_names: Names in the order of the labels, from the data.
-    """
+class Classifier(TrainableViT, Scoring):
+    """Trains and scores a ViT; its arguments are those of :class:`TrainableViT`."""
 
     class_weights: Tensor
 
-    def __init__(
-        self,
-        *,
-        lr: float = 1e-3,
-        optimizer: OptimizerName = "adamw",
-        momentum: float = 0.9,
-        weight_decay: float = 0.05,
-        decay: DecayName = "matrices",
-        schedule: ScheduleName = "cosine",
-        warmup_epochs: float = 0.0,
-        warmup_steps: int = 0,
-        warmup_fraction: float = 0.0,
-        min_lr: float = 0.0,
-        label_smoothing: float = 0.0,
-        class_weights: ClassWeightsName = "none",
-        layer_decay: float = 1.0,
-        freeze_blocks: int = 0,
-        pretrained: str | None = None,
-        compile: bool | None = None,
-        compile_mode: CompileMode = "default",
-        class_names: list[str] | None = None,
-        **vit: Any,
-    ) -> None:
-        super().__init__()
-        # Python passes any text: an unknown one would train with another choice in silence.
-        check_choice(get_args(OptimizerName), optimizer=optimizer)
-        check_choice(get_args(DecayName), decay=decay)
-        check_choice(get_args(ScheduleName), schedule=schedule)
-        check_choice(get_args(ClassWeightsName), class_weights=class_weights)
-        check_choice(get_args(CompileMode), compile_mode=compile_mode)
-        if not 0 < lr < math.inf:
-            raise InputError(f"lr {lr} is not positive; give another", argument="lr")
-        if not 0 <= min_lr <= lr:
-            raise InputError(
-                f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
-            )
-        check_at_least(0, weight_decay=weight_decay)
-        check_at_least(0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
-        check_below_one(label_smoothing=label_smoothing, momentum=momentum)
-        check_below_one(warmup_fraction=warmup_fraction)
-        if sum(map(bool, (warmup_epochs, warmup_steps, warmup_fraction))) > 1:
-            raise InputError(
-                f"warmup_epochs {warmup_epochs}, warmup_steps {warmup_steps} and warmup_fraction "
-                f"{warmup_fraction} exclude each other; set all but one to 0",
-                argument=("warmup_epochs", "warmup_steps", "warmup_fraction"),
-            )
-        self.save_hyperparameters()  # with those of ViT: a checkpoint alone rebuilds the model
-        self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
-        self.class_names = class_names or [str(i) for i in range(self.num_classes)]
-        if len(self.class_names) != self.num_classes:
-            raise InputError(
-                f"{len(self.class_names)} class names for {self.num_classes} classes; "
-                f"they must agree",
-                argument="class_names",
-            )
-        depth = self.vit.config["depth"]
-        if not 0 < layer_decay <= 1:
-            raise InputError(
-                f"layer_decay {layer_decay} must be above 0 and at most 1", argument="layer_decay"
-            )
-        if not -1 <= freeze_blocks <= depth:
-            raise InputError(
-                f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
-                f"below -1; give -1 to {depth}",
-                argument="freeze_blocks",
-            )
-        freeze(self.vit, freeze_blocks, depth)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._add_metrics(self.num_classes)
         # Not persistent: the data decide the weights, and they are no part of the model.
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
         self._compiling, self._is_compiled, self._is_alone = False, False, True
 
-    @property
-    def num_classes(self) -> int:
-        return self.vit.num_classes
+    def keep_settings(self, settings: dict[str, Any]) -> None:
+        self.save_hyperparameters(settings)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that it is in, a word or None, forty times a step. nn.Module
@@ -164,16 +62,6 @@ class Classifier(Scoring):
         if self.training and self._is_alone and not self._is_compiled and saves_launches(x):
             return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
         return vit(x)
-
-    def load_pretrained(self, weights: Weights | None = None) -> None:
-        """Load weights, adapted to this model; by default those that ``pretrained`` names.
-
-        Logs what was assumed, kept, resized and dropped. Raises InputError if they cannot fit.
-        """
-        weights = weights or load_weights(self.hparams["pretrained"])
-        state, notes = adapt_weights(weights, self.vit, self.class_names)
-        self.vit.load_state_dict(state)
-        tell_notes([*weights.notes, *notes])
 
     def setup(self, stage: str) -> None:
         self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it
@@ -282,3 +170,10 @@ class Classifier(Scoring):
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+class LightningImageData(ImageData, pl.LightningDataModule):
+    """:class:`ImageData` for a Trainer, which takes Lightning's data modules alone."""
+
+    def keep_settings(self, settings: dict[str, Any]) -> None:
+        self.save_hyperparameters(settings, logger=False)

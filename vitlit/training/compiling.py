@@ -7,17 +7,17 @@ import importlib.util
 import math
 import os
 import shutil
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.model.vit import ViT
+from vitlit.training.trainable import CompileMode
 
 COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
 
-CompileMode = Literal["default", "max-autotune"]
 # CUDA graphs would need batches at fixed addresses; loaders and mixing make new ones.
 MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
 # Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about

@@ -18,7 +18,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from vitlit.files import replacing
 from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, VERMILION, new_figure, tidy_axes
-from vitlit.training.checkpoint_callbacks import Monitor, monitor_mode
+from vitlit.training.checkpoint_callbacks import monitor_mode
+from vitlit.weights.checkpoint import Monitor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

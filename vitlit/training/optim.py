@@ -5,13 +5,15 @@ module -> groups by layer and weight decay; step -> factor of the learning rate,
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+
+if TYPE_CHECKING:  # commands that do not train need none of Lightning, which takes seconds
+    import pytorch_lightning as pl
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 
@@ -151,7 +153,7 @@ def schedule_factor(
     return lambda step: warmup_cosine(step, total=int(total), warmup=warmup, floor=floor)
 
 
-def warmup_steps(settings: Mapping[str, Any], total: float, trainer: pl.Trainer) -> int:
+def warmup_steps(settings: Mapping[str, Any], total: float, trainer: "pl.Trainer") -> int:
     """Warmup in optimiser steps.
 
     settings: the three ways to say it; total: steps of the run, infinite if it has no planned end.

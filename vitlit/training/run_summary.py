@@ -16,8 +16,9 @@ from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.files import printable, relative_path
-from vitlit.images.image_io import open_image, upright_size
+from vitlit.images.image_io import open_image
 from vitlit.images.image_store import file_paths
+from vitlit.images.plain_image import upright_size
 from vitlit.messages import labelled, short_number
 from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT

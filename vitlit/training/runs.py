@@ -13,13 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
-from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, inform, warn
 from vitlit.files import RUNS_FOLDER
 from vitlit.training.slurm import job_name
 from vitlit.weights import checkpoint
@@ -57,7 +54,7 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
         if given in (None, "last") or is_elsewhere:
             own = _own_last(folder)
             if own is not None and is_elsewhere:
-                rank_zero_info(f"run {folder.name} resumes from its own {own.name}, not {given}")
+                inform(f"run {folder.name} resumes from its own {own.name}, not {given}")
             if own is not None:
                 return own
         if given in ("best", "last"):
@@ -70,7 +67,7 @@ def _own_last(folder: Path) -> Path | None:
     if last := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "last"):
         return last
     if best := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "best"):
-        rank_zero_warn(f"run {folder.name} has no last.ckpt; it resumes from {best.name}")
+        warn(f"run {folder.name} has no last.ckpt; it resumes from {best.name}")
         return best
     return None
 
@@ -107,6 +104,8 @@ def _is_first_process() -> bool:
 
     Lightning's rank counts from 0 on every node if it starts the processes itself.
     """
+    from pytorch_lightning.utilities import rank_zero_only  # at hand in a training alone
+
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
     return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
@@ -261,14 +260,16 @@ def _run_in_use(folder: Path, holder: str) -> InputError:
     )
 
 
-def has_ended(trainer: pl.Trainer) -> bool:
+def has_ended(trainer: Any) -> bool:
     """Whether training reached max_epochs, max_steps or early stopping, and was not interrupted."""
-    progress: Any = trainer.fit_loop.epoch_progress.current
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    progress = trainer.fit_loop.epoch_progress.current
     done, steps = progress.processed, trainer.global_step
     max_epochs, max_steps = trainer.max_epochs, trainer.max_steps
     stopped = any(
         isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        for callback in trainer.callbacks
     )
     is_last_epoch = max_epochs not in (None, -1) and done >= max_epochs
     return stopped or is_last_epoch or (max_steps != -1 and steps >= max_steps)

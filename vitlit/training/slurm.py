@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
+from vitlit.errors import warn
 
 
-def warn_of_cluster_traps(trainer: pl.Trainer) -> None:
+def warn_of_cluster_traps(trainer: Any) -> None:
     """Warn of settings of the cluster that do not fit those of the trainer."""
     external = getattr(trainer.strategy, "cluster_environment", None)
     launched = external is not None and external.creates_processes_externally
@@ -20,7 +20,7 @@ def warn_of_cluster_traps(trainer: pl.Trainer) -> None:
     if not launched:
         found += node_traps(os.environ, nodes=trainer.num_nodes)
     for text in found:
-        rank_zero_warn(text)
+        warn(text)
 
 
 def node_traps(environment: Mapping[str, str], *, nodes: int) -> list[str]:

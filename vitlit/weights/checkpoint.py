@@ -8,13 +8,12 @@ path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...}
 import zipfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from vitlit.errors import InputError, find_text
+from vitlit.errors import InputError, find_text, inform, warn
 from vitlit.files import RUNS_FOLDER
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
@@ -24,8 +23,27 @@ CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of a run
 DEBUG_FILE = "debug"  # in the folder of a run that only tried whether everything runs
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
 TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
+Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]  # scores by which the best is chosen
 LAST_FILE = "last.ckpt"  # the only file of which the one before is kept
 VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
+# Only what changes the updates or the choice of the best: devices, logging and folders may differ.
+SAVED_SETTINGS = (
+    "seed_everything",
+    "ema.decay",
+    "checkpoints.monitor",
+    "early_stopping.patience",
+    "early_stopping.min_delta",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.precision",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+)
 
 
 def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "best") -> Path:
@@ -66,7 +84,7 @@ def newest_undamaged(file: Path) -> Path:
         return file
     if not durable_file.is_intact(before):
         raise InputError(f"{file} and {before.name} are both damaged; use another checkpoint")
-    rank_zero_warn(f"{file} is damaged or missing; the one before it, {before.name}, is used")
+    warn(f"{file} is damaged or missing; the one before it, {before.name}, is used")
     return before
 
 
@@ -89,7 +107,7 @@ def _find_in_newest_run(name: str) -> Path:
     )
     real = [file for file in files if not (file.parents[1] / DEBUG_FILE).exists()]
     if real and real[-1] != files[-1]:
-        rank_zero_info(
+        inform(
             f"{name} passes over the debug run {files[-1].parents[1]}; to use it, give its folder"
         )
     newest = (real or files)[-1:]
@@ -130,6 +148,22 @@ def trained_precision(content: dict[str, Any]) -> str | None:
     return str(found) if isinstance(found, str | int) else None
 
 
+def is_plain_value(value: Any) -> bool:
+    """Whether a value is one that a checkpoint keeps: a string, a number, a bool or None."""
+    return isinstance(value, str | int | float | bool | None)
+
+
+def training_settings_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the training that wrote a checkpoint; empty for checkpoints without any."""
+    kept = content.get(TRAINING)
+    if not isinstance(kept, dict):
+        return {}
+    # A file may hold anything: only known names with plain values become settings.
+    return {
+        name: kept[name] for name in SAVED_SETTINGS if name in kept and is_plain_value(kept[name])
+    }
+
+
 def read_content(path: Path, *, mmap: bool) -> dict[str, Any]:
     """mmap: leave tensors in the file until they are used."""
     try:
@@ -164,7 +198,7 @@ def _check_bytes(path: Path) -> None:
 @cache
 def _say_unsummed(path: Path) -> None:
     """Say it once for each file, however often it is read: the cache remembers the path."""
-    rank_zero_info(f"{path} has no checksum of its own, as is usual for files of other programs")
+    inform(f"{path} has no checksum of its own, as is usual for files of other programs")
 
 
 def _check_plain(value: Any, path: Path) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import find_class_names
-from vitlit.errors import InputError, first_few
+from vitlit.errors import InputError, first_few, inform
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
@@ -227,4 +226,4 @@ def untold_names(names: list[str]) -> str:
 def tell_notes(notes: Sequence[str]) -> None:
     """Log what was assumed, kept, resized or dropped, one line each, from the first process."""
     for note in notes:
-        rank_zero_info(f"weights: {note}")
+        inform(f"weights: {note}")

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitlit.fault_tolerance.lightning_internals import non_finite
 from vitlit.model import attention
+from vitlit.model.cast_weights import forward_with_cast_weights
 from vitlit.model.vit import ViT
-from vitlit.training.cast_weights import forward_with_cast_weights
 from vitlit.training.classifier import Classifier
 from vitlit.training.loss import cross_entropy
 from vitlit.training.optim import parameter_groups

@@ -1,0 +1,1 @@
+"""Commands that need no training, on one device, without Lightning: its import takes seconds."""

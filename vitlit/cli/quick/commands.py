@@ -1,0 +1,264 @@
+"""The commands that Lightning's Trainer lacks; their arguments become options.
+
+model, data, checkpoint -> figures of ``explain``, files of ``export``, lines of the other two
+
+The parser makes ``--help`` of a command from the signature and docstring of its method.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.errors import InputError, inform
+from vitlit.evaluation import compare
+from vitlit.evaluation.precision import in_precision, weights_dtype
+from vitlit.explain.attribution import Fusion
+from vitlit.explain.explanation import Subjects, check_count, explain_images
+from vitlit.features.probe import extractor, find_alike, probe_data_set, set_up_probe
+from vitlit.files import named_or_free, new_folder, printable, relative_path
+from vitlit.images.bad_images import refuse_bad_images
+from vitlit.images.image_store import FileImages
+from vitlit.model.features import Feature, FeaturePool
+from vitlit.model.vit import ViT
+from vitlit.training.trainable import TrainableViT
+from vitlit.weights import checkpoint
+from vitlit.weights.export import ExportFormat, export_model
+from vitlit.weights.export_mapping import Naming
+
+EXPLAINED_IMAGES = 8  # default number of images of the validation split
+EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
+
+
+class Commands:
+    """explain, export, compare and probe, on a device in a precision (Lightning's name)."""
+
+    root_device: torch.device
+    precision: Any
+    is_global_zero: bool
+
+    def explain(
+        self,
+        model: TrainableViT,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        out: str | None = None,
+        count: int | None = None,
+        fusion: Fusion = "mean",
+    ) -> Path:
+        """Draw what the model looks at: figures, arrays and a page, in a folder.
+
+        Args:
+            model: The model.
+            datamodule: The images: those of --data.images, else some of the validation split.
+            ckpt_path: Checkpoint whose weights are explained.
+            out: Folder to create; by default explanation, or explanation-2 and so on. In it,
+                overview.png and index.html show every image, and heads.png the first one.
+            count: Number of images: of the validation split, balanced over classes (8 by default);
+                or the first ones of --data.images (all by default).
+            fusion: How rollout combines the heads of a block: mean, max or min.
+
+        Returns the folder.
+        """
+        # Lightning's commands load checkpoints themselves; ours have to.
+        load_weights(model, ckpt_path)
+        subjects = _subjects(datamodule, count)
+        vit, answer = model.vit.to(self.root_device), self._answer(model.vit)
+        about = (subjects, datamodule.preprocess, model.class_names)
+        folder = named_or_free(out, EXPLANATION_FOLDER)
+        with new_folder(folder) as part:
+            explain_images(vit, *about, part, fusion=fusion, answer=answer)
+        return folder
+
+    def _answer(self, vit: ViT) -> Callable[[Tensor], Tensor]:
+        """A function for logits as ``predict`` computes them.
+
+        With weights that are not float32 it works on a copy: the maps need the model in float32.
+        """
+        # "32-true" and the mixed precisions keep float32 weights: no copy is needed.
+        dtype = weights_dtype(self.precision)
+        own = vit if dtype == torch.float32 else copy.deepcopy(vit).to(dtype)
+        return in_precision(own.eval().forward, self.precision, self.root_device.type)
+
+    def export(
+        self,
+        model: TrainableViT,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        format: ExportFormat = "safetensors",
+        naming: Naming | None = None,
+        out: str | None = None,
+    ) -> str:
+        """Write the model for use elsewhere, and check that it computes the same there.
+
+        Args:
+            model: The model.
+            datamodule: How its images are prepared.
+            ckpt_path: Checkpoint whose weights are exported.
+            format: safetensors, onnx (for onnxruntime) or pt2 (of torch.export).
+            naming: Names of the weights in safetensors: timm, huggingface, or vitlit, which holds
+                any model; by default the first of them that can hold this one.
+            out: Folder to create; by default export, or export-2 and so on.
+
+        Returns the lines to print: what was written and how to use it.
+        """
+        load_weights(model, ckpt_path)
+        # remove_head leaves class_names as they were, so the head is asked first.
+        names = model.class_names if model.num_classes else []
+        folder = named_or_free(out, EXPORT_FOLDER)
+        found = export_model(
+            model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
+        )
+        if format != "safetensors":
+            return found.message
+        return f"{found.message}\nuse it here with --model.pretrained {folder}"
+
+    def compare(
+        self,
+        model: TrainableViT,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        others: list[str] | None = None,
+        flip: bool = False,
+        precision_of: Callable[[str | None], str] | None = None,
+    ) -> None:
+        """Score several checkpoints on the same images: `vitlit compare A B C`.
+
+        Args:
+            model: The model.
+            datamodule: The images: split --data.split (by default test) of the first checkpoint.
+            ckpt_path: The checkpoint with which the others are compared: A.
+            others: The other checkpoints: B and C.
+            flip: Test-time augmentation: average the logits of each image and its mirror image.
+            precision_of: From the precision of a model's training to that in which it is scored;
+                None scores all of them in the precision of this trainer.
+        """
+        paths = compare.shown_paths([*([ckpt_path] if ckpt_path else []), *(others or [])])
+        run = compare.make_runner(self.root_device, flip=flip)
+        rule = precision_of or (lambda trained: self.precision)
+        scored = compare.score_all(paths, datamodule, run, rule)
+        title = compare.comparison_title(datamodule, len(scored[0].rows.labels), flip=flip)
+        self._print(*compare.comparison_lines(scored, title))
+
+    def probe(
+        self,
+        model: TrainableViT,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        k: int = 10,
+        c: float | None = None,
+        layer: int | None = None,
+        pool: FeaturePool | None = None,
+        query: list[str] | None = None,
+        out: str | None = None,
+    ) -> None:
+        """Measure how good a model's features are on a data set, without its head.
+
+        Args:
+            model: The model.
+            datamodule: The data set; or, with --data.images, the files to search for neighbours.
+            ckpt_path: Checkpoint whose features are probed.
+            k: Number of nearest training images, by cosine similarity, that vote for a class.
+            c: Inverse strength of the L2 penalty of the logistic regression, as in scikit-learn;
+                by default the value from 0.01 to 100 with the best validation accuracy.
+            layer: Block whose features are used, counted from 0, or from the end: -1, -2, …
+            pool: Features of the class token, or the mean of the patches.
+            query: With --data.images: files whose nearest neighbours are searched.
+            out: Folder to create; by default probe, or probe-2 and so on.
+        """
+        if k < 1:
+            raise InputError(f"k {k} must be 1 or more; change --k")
+        if query and datamodule.image_paths is None:
+            raise InputError("--query searches your own images; give --data.images too")
+        if c is not None and not 0 < c < math.inf:
+            raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
+        feature = Feature(layer, pool)
+        feature.check(model.vit)  # a wrong layer is refused before anything is read
+        if ckpt_path is not None:  # published weights are in the model already
+            load_body(model, Path(ckpt_path))
+        device = self.root_device
+        vit = model.vit.to(device, weights_dtype(self.precision)).eval()
+        compute = in_precision(lambda x: feature(vit, x), self.precision, device.type)
+        extract = extractor(compute, device)
+        if datamodule.image_paths is None:
+            # Before the folder is made: an empty one beside the class folders would be a class.
+            set_up_probe(datamodule, k)
+        folder = named_or_free(out, PROBE_FOLDER)
+        with new_folder(folder) as part:
+            if datamodule.image_paths is not None:
+                lines = find_alike(datamodule, extract, part, query=query)
+            else:
+                about = {
+                    "weights": ckpt_path or model.hparams["pretrained"],
+                    "layer": layer,
+                    "pool": pool,
+                }
+                found = probe_data_set(datamodule, extract, part, k=k, c=c, about=about)
+                lines = found.lines
+        self._print(*lines, f"wrote       {folder}")
+
+    def _print(self, *lines: str) -> None:
+        if self.is_global_zero:
+            print(*lines, sep="\n")
+
+
+def load_body(model: TrainableViT, path: Path) -> None:
+    """Load a checkpoint's weights except the head, which may be for other classes."""
+    # The model has the classes of the data that are probed, not those of the checkpoint.
+    head = ("vit.head.weight", "vit.head.bias")
+    state = checkpoint.read_checkpoint(path)["state_dict"]
+    own = {name: value for name, value in model.state_dict().items() if name in head}
+    model.load_state_dict({**state, **own})
+
+
+def _subjects(data: ImageData, count: int | None) -> Subjects:
+    """The images to explain. Raises InputError before any is read if there are too many."""
+    if data.image_paths is not None:
+        data.setup("predict")
+        split = data.splits["predict"]
+        limit = len(split) if count is None else count
+        check_count(limit)
+        members = split.members[:limit]
+        names = [printable(file) for file in data.files[:limit]]
+        if len(members) < len(split):
+            inform(f"the first {len(members)} of {len(split)} images, as --count says")
+        assert isinstance(split.images, FileImages)
+        pixels, bad = split.images.read(members)
+        refuse_bad_images(
+            bad, len(members), "fix them, or remove them from images", argument="images"
+        )
+    else:
+        count = EXPLAINED_IMAGES if count is None else count
+        check_count(count)
+        data.prepare_data()
+        data.setup("validate")
+        split = data.splits["val"]
+        places = split.balanced_places(count)
+        members = split.members[places]
+        names = split.names(places, f"{data.dataset} val")
+        pixels = split.images.gather(members)
+    return Subjects(names, pixels, split.images.labels[members])
+
+
+def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
+    """Load the weights of a checkpoint, if one is given."""
+    if ckpt_path is not None:
+        model.load_state_dict(checkpoint.read_checkpoint(Path(ckpt_path))["state_dict"])
+
+
+def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
+    """After ``explain``: the files, and what they lack for a model without a head."""
+    names = " ".join(sorted(file.name for file in folder.iterdir()))
+    lines = [f"wrote       {relative_path(folder)}: {names}"]
+    if not has_head:
+        lines.append("left out    predicted classes and relevance to them: there is no head")
+    return lines

@@ -1,0 +1,79 @@
+"""The loaders of a data module: one for each split that a command needs.
+
+Split -> loader of Batch, uint8 images (B, C, h, w)
+"""
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from vitlit.augment.pipeline import Augmentation
+from vitlit.data.batch import Batch
+from vitlit.data.loading import make_loader
+from vitlit.data.resident import ResidentPixels
+from vitlit.data.sampler import EvalOrder, TrainOrder
+from vitlit.data.split_builder import SplitName
+from vitlit.data.splits import CroppedSplit, Split
+from vitlit.data.stratify import tell_repeats
+from vitlit.errors import say
+from vitlit.images.image_store import FileImages
+
+
+class SplitLoaders:
+    """The loaders, under the names that Lightning calls; ImageData sets the attributes.
+
+    split: the name of the split that ``test`` scores; trainer: Lightning's, None outside of it.
+    """
+
+    splits: dict[str, Split]
+    split: SplitName
+    augmentation: Augmentation
+    resident: ResidentPixels
+    trainer: Any
+    batch_size: int
+    num_workers: int | None
+    seed: int
+    _told: set[str]  # notes on loading
+
+    @property
+    def place(self) -> dict[str, int]:
+        """The rank of this process and the number of processes, as keyword arguments."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return {"rank": rank, "world": world}
+
+    def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
+        devices = self.trainer.num_devices if self.trainer else 1
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        loader, note = make_loader(
+            split, order, asked=self.num_workers, devices=devices, pinned=on_gpu
+        )
+        if note and note not in self._told:  # training and validation often have the same
+            say(note)
+            self._told.add(note)
+        return loader
+
+    def _eval_loader(self, name: str) -> DataLoader[Batch]:
+        split = self.splits[name]
+        split = self.resident.hold(split, self.trainer) if name == "val" else split
+        order = EvalOrder(len(split), batch_size=self.batch_size, **self.place)
+        return self.loader(split, order)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        split = self.splits["train"]
+        if isinstance(split.images, FileImages):
+            # files keep their resolution for the crop, so it happens where they are decoded
+            split = CroppedSplit(split.images, split.members, self.augmentation)
+        split = self.resident.hold(split, self.trainer)
+        tell_repeats(len(split), self.batch_size, self.place["world"])
+        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
+        return self.loader(split, order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader(self.split)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("predict")

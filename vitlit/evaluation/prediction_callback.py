@@ -1,0 +1,45 @@
+"""Predictions through Lightning, which several processes need: its hooks, for a writer."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from vitlit.data.batch import Batch
+from vitlit.errors import Stopped
+from vitlit.evaluation.prediction_writer import PredictionWriter, Processes
+
+
+class WritePredictions(Callback):
+    """Hands what a Trainer predicts to a writer."""
+
+    def __init__(self, writer: PredictionWriter) -> None:
+        self.writer = writer
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.writer.add(outputs, batch)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        gather: Any = pl_module.all_gather if trainer.world_size > 1 else None
+        processes = Processes(trainer.world_size, trainer.is_global_zero, gather)
+        self.writer.finish(_files(trainer), processes)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        # of several processes the signal stops each at another batch, so none can gather
+        if isinstance(exception, Stopped) and trainer.world_size == 1:
+            self.writer.stop(exception, _files(trainer))
+
+
+def _files(trainer: pl.Trainer) -> list[str]:
+    """The paths of the images, none before they are known."""
+    return getattr(trainer.datamodule, "files", [])  # type: ignore[attr-defined]
