@@ -94,6 +94,9 @@ class Reach:
         lines = self.lines.get(mutant.module, {})
         near = lines.get(mutant.line, set())
         every = set().union(*lines.values()) if lines else set()
+        dotted = mutant.module.removesuffix(".py").replace("/", ".")
+        users = {file for file, text in test_sources().items() if f"{dotted} import" in text}
+        every |= {test for test in self.seconds if test.partition("::")[0] in users}  # constants
         stem = Path(mutant.module).stem
         package = Path(mutant.module).parent.name
 
@@ -102,6 +105,12 @@ class Reach:
             return (test not in near, not own, self.seconds[test])
 
         return sorted((test for test in every if test in self.seconds), key=rank)
+
+
+@cache
+def test_sources() -> dict[str, str]:
+    paths = ROOT.glob("tests/**/test_*.py")
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 
 
 def node_id(classname: str, name: str) -> str:

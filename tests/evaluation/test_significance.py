@@ -53,3 +53,9 @@ def test_the_interval_of_a_difference_covers_it_in_95_of_100_draws() -> None:
 def test_holm_raises_the_probabilities_of_several_tests() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.2]) == [0.2]
+
+
+def test_no_images_make_no_difference() -> None:
+    none = torch.zeros(0, dtype=torch.bool)
+    found = compare(none, none)
+    assert (found.value, found.p) == (0.0, 1.0)
