@@ -33,6 +33,7 @@ from promises import (
     terminated,
     tested,
 )
+from surroundings import changed_data, closed_output, full_disk, small_memory, stopped
 
 TABLE = Path(__file__).with_suffix(".md")
 OTHER = "/dev/shm"  # a second file system
@@ -83,6 +84,11 @@ def jobs(folder: Path, other: Path, *, quick: bool, seed: int) -> dict[str, Call
         "saving": partial(killed_saving, [folder, other], saves),
         "SIGTERM one": partial(terminated, folder / "one", tries, []),
         "SIGTERM two": partial(terminated, folder / "two", tries, DDP),
+        "changed data": partial(changed_data, folder / "changed"),
+        "shared memory": partial(small_memory, folder / "memory"),
+        "full disk": partial(full_disk, folder / "full"),
+        "closed output": partial(closed_output, folder / "closed"),
+        "stopped": partial(stopped, folder / "stopped", 1),
     }
 
 
