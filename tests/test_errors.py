@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +16,7 @@ from vitlit import InputError
 from vitlit.__main__ import main
 from vitlit.cli.advice import advice
 from vitlit.cli.options import option_of
+from vitlit.data.datamodule import ImageData
 from vitlit.errors import (
     NonFiniteError,
     check_at_least,
@@ -24,6 +26,7 @@ from vitlit.errors import (
     warn,
 )
 from vitlit.model.attention import Attention
+from vitlit.model.vit import ViT
 from vitlit.patches import grid_size
 
 FOLDER = Path(vitlit.__file__).parent
@@ -45,6 +48,31 @@ def strings(tree: ast.AST) -> Iterator[str]:
 def test_the_library_knows_no_options_of_the_command_line(name: str) -> None:
     found = [text for text in strings(TREES[name]) if re.search(r"--(model|data)\.", text)]
     assert found == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in TREES if "/" in name))
+def test_the_library_names_no_option_of_a_command(name: str) -> None:
+    if not name.startswith("cli/") and name != "training/slurm":  # SLURM has options too
+        words = r"--(out|run|ckpt_path|timeout_seconds|trainer)\b|`vitlit "
+        assert [text for text in strings(TREES[name]) if re.search(words, text)] == []
+
+
+def test_text_in_place_of_a_number_is_refused_by_name() -> None:
+    wrong: Any = "32"
+    for call, argument in (
+        (lambda: grid_size(wrong, 4), "img_size"),
+        (lambda: grid_size(32, wrong), "patch_size"),
+        (lambda: ViT(img_size=wrong), "img_size"),
+        (lambda: ViT(depth=wrong), "depth"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert caught.value.arguments == (argument,)
+
+
+def test_an_unknown_argument_is_one_of_the_class_that_was_called() -> None:
+    with pytest.raises(TypeError, match=r"ImageData has no argument 'workers'; did you mean num_w"):
+        ImageData(workers=1)
 
 
 def named_arguments() -> set[str]:
@@ -91,7 +119,9 @@ def test_the_option_of_an_argument_is_found_by_who_takes_it(argument: str, optio
 
 
 def test_an_error_names_one_argument_or_several() -> None:
-    with pytest.raises(InputError, match="change patch_size, or pass another img_size") as caught:
+    with pytest.raises(
+        InputError, match="change patch_size, such as to 4, or pass another img_size"
+    ) as caught:
         grid_size(8, 3)
     assert caught.value.arguments == ("patch_size", "img_size")
     with pytest.raises(InputError) as caught:
@@ -149,8 +179,8 @@ def test_an_error_of_a_process_that_loads_says_what_it_would_say_here(
     [
         (
             "--model.patch_size=3",
-            "patch_size 3 does not divide the image size 8x8; change patch_size, or pass another "
-            "img_size (--model.patch_size, --data.img_size)",
+            "patch_size 3 does not divide the image size 8x8; change patch_size, such as to 4, or "
+            "pass another img_size (--model.patch_size, --data.img_size)",
         ),
         ("--model.depth=0", "depth 0 is too small; give 1 or more (--model.depth)"),
         (

@@ -76,6 +76,7 @@ class NonFiniteError(TrainingError):
 def check_at_least(minimum: float, **values: float) -> None:
     """Raise InputError for arguments, passed by name, that are below ``minimum``."""
     for name, value in values.items():
+        _check_is_number(name, value)
         if value < minimum:
             raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
 
@@ -91,8 +92,23 @@ def check_choice(known: Sequence[str], **values: str) -> None:
 def check_below_one(**values: float) -> None:
     """Raise InputError for shares and rates, passed by name, outside [0, 1)."""
     for name, value in values.items():
+        _check_is_number(name, value)
         if not 0.0 <= value < 1.0:  # so written, NaN is refused too
             raise InputError(f"{name} {value} is not in [0, 1); give another", argument=name)
+
+
+def _check_is_number(name: str, value: object) -> None:
+    """Refuse text, which Python would compare with numbers in an obscure error."""
+    if isinstance(value, str):
+        raise InputError(f"{name} {value!r} is not a number; give one", argument=name)
+
+
+def check_known_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError, as Python does, for keyword arguments that a class does not have."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise TypeError(f"{kind} has no argument {name!r}{did_you_mean(name, names)}")
 
 
 def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:

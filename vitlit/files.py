@@ -52,8 +52,8 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 def _write_fault(error: BaseException | None, folder: Path) -> str | None:
     """Why the disk took no more, if that is what the error is about."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in WRITE_FAULTS:
-            return error.strerror
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.strerror if error.errno in WRITE_FAULTS else None
         # a library that closes its file raises another error, in the context of the first
         error = error.__cause__ or error.__context__
     # libraries in C++ and Rust have errors of their own, which do not tell the reason
@@ -113,8 +113,18 @@ def relative_path(path: str | Path) -> str:
 
 
 def named_or_free(out: str | None, usual: str) -> Path:
-    """The path that the user gave with --out; by default ``usual`` or the next free usual-2, …."""
-    return Path(out) if out else free_path(Path(usual))
+    """The path that the user gave; by default ``usual`` or the next free usual-2, …."""
+    return free_path(Path(usual)) if out is None else new_path(out)
+
+
+def new_path(out: str) -> Path:
+    """The path that the user gave. Raises InputError if it is empty or exists."""
+    if not out.strip():
+        raise InputError(f"out {out!r} names no file; give a name, or leave it out", argument="out")
+    # lexists: a link that leads nowhere, or to itself, is in the way too
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists; give another name, or remove it", argument="out")
+    return Path(out)
 
 
 def is_output(folder: str | Path) -> bool:
@@ -134,7 +144,9 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise InputError(
+            f"cannot make the folder {folder}: {error.strerror}; give another place", argument="out"
+        ) from error
     with beside as name:
         part = Path(name) / "part"  # a folder inside: the temporary one removes itself
         with naming_full_disk(folder):
@@ -151,7 +163,7 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Like :func:`whole_folder`, but raise InputError if ``folder`` exists."""
     if folder.exists():
-        raise InputError(f"{folder} exists; give --out another name, or remove it")
+        raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     with whole_folder(folder) as part:
         yield part
 

@@ -6,7 +6,9 @@ A patch is flattened in the order (C, P, P), so ``F.linear(patchify(x, P), w.fla
 ``F.conv2d(x, w, stride=P)`` and published convolution filters apply to flattened patches.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -19,12 +21,14 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """A size given as one number or two, as (height, width); raises InputError for more."""
     if isinstance(size, int):
         return size, size
-    if len(size) != 2:
+    sides: list[Any] = [size] if isinstance(size, str | float) else list(size)
+    if len(sides) != 2 or not all(hasattr(side, "__index__") for side in sides):
+        given = sides[0] if len(sides) == 1 else sides
         raise InputError(
-            f"size {list(size)} is not one number or two; give height and width",
+            f"size {given!r} is not one number or two; give whole ones, height and width",
             argument="img_size",
         )
-    return size[0], size[1]
+    return sides[0], sides[1]
 
 
 def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
@@ -33,6 +37,10 @@ def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]
     Raises InputError if patch_size does not divide the image.
     """
     height, width = pair(img_size)
+    if not hasattr(patch_size, "__index__"):  # text or a fraction
+        raise InputError(
+            f"patch_size {patch_size!r} is not a whole number; give one", argument="patch_size"
+        )
     if patch_size < 1:
         raise InputError(
             f"patch_size {patch_size} is not positive; give 1 or more", argument="patch_size"
@@ -40,10 +48,17 @@ def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]
     if height < 1 or width < 1 or height % patch_size or width % patch_size:
         raise InputError(
             f"patch_size {patch_size} does not divide the image size {height}x{width}; "
-            f"change patch_size, or pass another img_size",
+            f"change patch_size{_such_as(height, width)}, or pass another img_size",
             argument=("patch_size", "img_size"),
         )
     return height // patch_size, width // patch_size
+
+
+def _such_as(height: int, width: int) -> str:
+    """A patch size that cuts an image into several patches, as an example; none for a prime."""
+    common = math.gcd(height, width)
+    fitting = [size for size in range(2, common) if common % size == 0]
+    return f", such as to {fitting[-1]}" if fitting else ""
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -167,7 +167,9 @@ def test_without_val_it_is_split_from_the_training_images(photo_folder: PhotoFol
 
 
 def test_without_test_the_way_out_is_named(photo_folder: PhotoFolder) -> None:
-    with pytest.raises(InputError, match=r"no test folder.*vitlit validate"):
+    with pytest.raises(
+        InputError, match=r"no test folder; score the validation split, val, or add .*test"
+    ):
         photos(photo_folder("train+val"), "test")
 
 

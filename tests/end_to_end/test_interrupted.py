@@ -144,6 +144,26 @@ def test_a_signal_before_the_first_image_writes_no_predictions(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_each_of_several_processes_keeps_its_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from vitlit.evaluation.prediction_writer import PredictionWriter
+
+    monkeypatch.chdir(tmp_path)
+    writer = PredictionWriter(None, ["a", "b"])
+    writer._found, writer._bad = [(3, [0.9, 0.1], [1, 0])], [(1, "empty")]
+    data = SimpleNamespace(files=[f"{number}.png" for number in range(5)])
+    trainer: Any = SimpleNamespace(world_size=2, global_rank=1, datamodule=data)
+    stop = Stopped(signal.SIGTERM, "")
+    writer.on_exception(trainer, None, stop)  # type: ignore[arg-type]
+    name = "predictions-process-1.csv"
+    with Path(name).open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["1.png", "3.png"]
+    assert stop.where == f"after 2 of 5 images; wrote the predictions of these to {name}"
+
+
 def test_the_same_wish_twice_is_one_and_a_later_one_ends_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -55,6 +55,14 @@ def test_a_cpu_scores_as_it_trained_where_it_has_units(
         assert choose_precision(command, "cpu", trained, given).name == expected
 
 
+def test_the_reason_names_the_place_and_what_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "has_bf16_units", lambda device: False)
+    assert choose_precision("fit", "cpu", None, "32", "digits.yaml").why == "as digits.yaml says"
+    why = choose_precision("fit", "cpu", None, "bf16", "--trainer.precision").why
+    assert why.startswith("as --trainer.precision says, though this hardware only emulates it")
+    assert why.endswith("other commands will score in 32-true here")
+
+
 def test_a_gpu_scores_in_float16_what_was_trained_so() -> None:
     assert choose_precision("test", "cuda", "16-mixed", None).name == "16-mixed"
 

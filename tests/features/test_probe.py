@@ -210,7 +210,7 @@ def test_an_image_and_a_link_to_it_are_too_few(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        ("--k 0", "k 0 must be"),
+        ("--k 0", "k 0 is too small"),
         ("--c 0", "c 0"),
         ("--k 1296", "k 1296 is more than the 1295 training images"),
         ("--query a.png", "give --data.images too"),

@@ -1,5 +1,6 @@
 """Decoding against pixel values known in advance, preprocessing against torchvision and Pillow."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def on_white(colour: Pixels, opacity: Pixels) -> NDArray[np.float64]:
     """Blend with white as the definition of opacity says."""
     share = opacity[..., None] / 255
     return colour * share + 255 * (1 - share)
+
+
+def test_an_image_below_our_limit_gives_no_warning_of_pillows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # it warns above, and refuses above 80
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read_image(tmp_path / "x.png", in_chans=3, size=(6, 8)).numpy() > 0).any()
 
 
 # -- kinds of files ---------------------------------------------------------------------------

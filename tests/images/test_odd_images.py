@@ -140,7 +140,10 @@ def test_predict_of_bad_files_alone_is_an_error(
     args = ["predict", "--ckpt_path=last", "--data.images", "bad", "--out=none.csv", *QUIET]
     assert main(args) == 2
     assert "2 of 2 images cannot be read, the first is bad/half.png" in capsys.readouterr().err
-    assert not (home / "none.csv").exists()
+    with (home / "none.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2  # their names and the reasons, for whoever repairs them
+    assert all(row["file"].startswith("bad/") and row["error"] for row in rows)
 
 
 def test_explain_refuses_with_a_list(

@@ -126,7 +126,7 @@ def test_the_same_command_goes_on_and_a_finished_run_is_refused(
     assert main([*FIT, "--run=a", "--trainer.max_epochs=1"]) == 0
     assert (folder("a") / "finished").exists()
     assert main([*FIT, "--run=a"]) == 2
-    assert "run a is finished; give --run another name" in capsys.readouterr().err
+    assert "run a is finished; give the run another name" in capsys.readouterr().err
     (folder("a") / "finished").unlink()  # as if killed after the first epoch
     assert main([*FIT, "--run=a"]) == 0
     assert steps_of("a") == 6

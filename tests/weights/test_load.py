@@ -40,9 +40,9 @@ def test_a_given_size_tells_the_grid_of_a_bare_rectangle(
 def test_a_class_token_has_a_position_unless_something_speaks_against_it(tmp_path: Path) -> None:
     """25 positions are no 5x5 patches."""
     written(tmp_path / "a.pth", img_size=(16, 24))
-    with pytest.raises(InputError, match=r"25 positions .* 24 patches of 4x4 .*img_size '\[H,W\]'"):
+    with pytest.raises(InputError, match=r"25 positions .* 24 patches of 4x4 .*height and width"):
         load_weights(tmp_path / "a.pth")
-    with pytest.raises(InputError, match=r"of the weights, img_size '\[H,W\]'") as caught:
+    with pytest.raises(InputError, match=r"of the weights as img_size, height and width") as caught:
         load(tmp_path / "a.pth")
     assert caught.value.arguments == ("img_size",)
     assert "--" not in str(caught.value)  # options are of the command line

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.cli import fit_callbacks
 from vitlit.cli.check_settings import (
+    check_model,
     check_trainer,
     check_unused,
     tell_global_batch,
@@ -35,7 +36,7 @@ from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_setti
 from vitlit.cli.quick.commands import explain_lines
 from vitlit.cli.request import Request, read_request
 from vitlit.cli.trainer import OWN_COMMANDS, Trainer
-from vitlit.errors import Stopped
+from vitlit.errors import LostProcessError
 from vitlit.evaluation.prediction_callback import WritePredictions
 from vitlit.evaluation.prediction_writer import feature_of, make_writer
 from vitlit.evaluation.report import Report, report_place, run_folder_of
@@ -138,12 +139,13 @@ class VitCLI(LightningCLI):
         settings, trainer = self.request.settings, self.request.settings["trainer"]
         settings["ckpt_path"] = self.request.ckpt_path
         check_trainer(trainer, self._command)
+        check_model(settings["model"], trainer, self._command)
         check_unused(settings)
         self.precision_rule = self.request.precision_rule()
         start = self.request.start  # None: a training from scratch
         choice = self.precision_rule(None if start is None else start.precision)
         trainer["precision"] = choice.name
-        self.precision = f"{choice.name}, {choice.why}"
+        self.precision = f"{choice.name}, {choice.why}{self.request.precision_hint()}"
         # The summary of a training says it too.
         if self._command != "fit" or trainer["enable_model_summary"] is False:
             rank_zero_info(f"precision {self.precision}")
@@ -285,7 +287,9 @@ def run_command(args: list[str]) -> None:
         ending = nullcontext() if args[0] == "fit" else ending_at_signals()
         with only_safe_settings(args), ending, Claim() as claim:
             VitCLI(args, claim)
-    except Stopped:
+    except LostProcessError:
+        raise  # the group cannot be left: that would wait for the lost process
+    except BaseException:
         leave_group()
         raise
     leave_group()

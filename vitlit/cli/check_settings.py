@@ -12,6 +12,8 @@ from vitlit.cli.from_weights import ASK_USER
 from vitlit.cli.parser import LINKED
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one, did_you_mean, inform, warn
+from vitlit.evaluation.precision import device_type
+from vitlit.images.machine import memory_bytes
 from vitlit.model.vit import ViT
 from vitlit.training.trainable import TrainableViT
 
@@ -24,6 +26,7 @@ TUNERS = {
     "LearningRateFinder": ("learning rate", "--model.lr"),
     "BatchSizeFinder": ("batch size", "--data.batch_size"),
 }
+FLOAT_BYTES, GIGABYTE = 4, 1e9
 MANY_PATCHES = 4096  # patches of an image, above which its attention is a matter of minutes
 
 
@@ -36,6 +39,10 @@ def check_first(settings: Any) -> None:
     if settings.get("weights_only") is False:
         raise InputError(
             "weights_only false would run code that a checkpoint may hold; leave it out"
+        )
+    if settings["model"]["pretrained"] == "":
+        raise InputError(
+            "model.pretrained '' names no weights; give a file, a folder or a name, or leave it out"
         )
     # Lightning would write to addresses through fsspec; locks, fsync and checksums need a folder.
     root = str(settings["trainer"]["default_root_dir"] or "")
@@ -124,6 +131,23 @@ def check_trainer(trainer: Any, command: str) -> None:
         )
 
 
+def check_model_size(model: Any, *, trains_on_cpu: bool) -> None:
+    """Refuse a model that this machine cannot hold: making it would take minutes, then fail.
+
+    trains_on_cpu: gradients and Adam's two moments need as much memory again, each.
+    """
+    width, depth = model["embed_dim"], model["depth"]
+    weights = max(0, depth) * width**2 * (4 + 2 * model["mlp_ratio"])
+    needed, room = weights * FLOAT_BYTES * (4 if trains_on_cpu else 1), memory_bytes()
+    if room is not None and needed > room:
+        raise InputError(
+            f"embed_dim {width} and depth {depth} make a model of {weights / 1e9:,.1f} billion "
+            f"weights, which needs {needed / GIGABYTE:,.0f} GB, and this machine has "
+            f"{room / GIGABYTE:.0f} GB of memory; give smaller ones",
+            argument=("embed_dim", "depth"),
+        )
+
+
 def warn_of_many_patches(vit: ViT) -> None:
     """Warn if images are cut into so many patches that a step takes minutes."""
     rows, cols = vit.grid_size
@@ -165,6 +189,12 @@ def global_batch_line(images: int, processes: int, accumulated: int, made_for: i
 def check_recipe(global_batch: int) -> None:
     """Refuse a negative number of images."""
     _check_not_negative("recipe", global_batch=global_batch)
+
+
+def check_model(model: Any, trainer: Any, command: str) -> None:
+    """Refuse a model that the memory cannot hold, before it is built."""
+    is_on_cpu = device_type(str(trainer["accelerator"])) == "cpu"
+    check_model_size(model, trains_on_cpu=is_on_cpu and command == "fit")
 
 
 def check_unused(settings: Any) -> None:

@@ -188,6 +188,10 @@ class ConfigFile(ActionConfigFile):
         content = safe_yaml.read_yaml(path)
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
             raise InputError(f"{path} is not a configuration: it holds no named values")
+        if "config" in content:
+            raise InputError(
+                f"{path} names another config; give each of them with a --config of its own"
+            )
         # Else a config from elsewhere could trust itself.
         if content.get(TRUST_OPTION):
             raise InputError(

@@ -16,14 +16,17 @@ from vitlit.cli.check_settings import (
     check_place,
     check_weights_are_given,
 )
+from vitlit.cli.configs import CONFIGS_FOLDER
 from vitlit.cli.from_checkpoint import FromCheckpoint
 from vitlit.cli.from_weights import CONFIG_FLAGS, FromWeights, origins, weights_asked_for
 from vitlit.cli.parser import join_lists, keys_of, name_checkpoints, refuse_linked
 from vitlit.data.image_folder import is_own_folder
 from vitlit.errors import InputError, inform
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
+from vitlit.files import relative_path
 from vitlit.training.runs import find_start
 
+PRECISION_OPTION = "--trainer.precision"
 FOLDER_RECIPE, FINETUNE_RECIPE = "folder.yaml", "finetune.yaml"
 Start = FromCheckpoint | FromWeights | None
 
@@ -34,7 +37,7 @@ class Request:
 
     command: its name; config: all settings, by command; run_folder: that of the named training, for
     ``fit``; ckpt_path: the checkpoint in use; start: the source of default settings;
-    names_precision: whether --trainer.precision is on the command line, not only in a config.
+    precision_place: what sets --trainer.precision: the option, a config, or else the checkpoint.
     """
 
     command: str
@@ -42,7 +45,7 @@ class Request:
     run_folder: Path | None
     ckpt_path: str | None
     start: Start
-    names_precision: bool
+    precision_place: str
 
     @property
     def settings(self) -> Any:
@@ -54,12 +57,21 @@ class Request:
         trainer = self.settings["trainer"]
         device, asked = device_type(str(trainer["accelerator"])), trainer["precision"]
         # A config describes the training. In a command that scores it is no wish of the user.
-        given = asked if self.command == "fit" or self.names_precision else None
+        given = asked if self.command == "fit" or self._is_precision_option() else None
+        place = self.precision_place
 
         def choose(trained: str | None) -> PrecisionChoice:
-            return choose_precision(self.command, device, asked or trained, given)
+            return choose_precision(self.command, device, asked or trained, given, place)
 
         return choose
+
+    def _is_precision_option(self) -> bool:
+        return self.precision_place == PRECISION_OPTION
+
+    def precision_hint(self) -> str:
+        """How to choose another precision, unless the user just did, or it cannot be chosen."""
+        is_fixed = self.command == "export" or self._is_precision_option()
+        return "" if is_fixed else f"; {PRECISION_OPTION} overrides it"
 
 
 def read_request(
@@ -113,7 +125,14 @@ def read_request(
         start.check(settings, run_folder)
     else:
         check_weights_are_given(settings["model"])
-    return Request(command, config, run_folder, ckpt_path, start, "trainer.precision" in named)
+    place = shown_config(origins(args).get("trainer.precision", str(path)))
+    return Request(command, config, run_folder, ckpt_path, start, place)
+
+
+def shown_config(place: str) -> str:
+    """The place of a setting as people name it: a shipped config by its name, else a short path."""
+    is_shipped = Path(place).is_relative_to(CONFIGS_FOLDER)
+    return Path(place).name if is_shipped else relative_path(place)
 
 
 def name_folder(args: list[str]) -> list[str]:
@@ -122,6 +141,11 @@ def name_folder(args: list[str]) -> list[str]:
         return args
     folder, rest = args[1], args[2:]
     named = {word.partition("=")[0] for word in rest}
+    if other := named & {"--data.dataset", "--data.data_dir"}:
+        raise InputError(
+            f"fit {folder} trains on that folder, so it takes no {min(other)}; leave out one "
+            f"of the two"
+        )
     config: list[str] = []
     if not named & {*CONFIG_FLAGS, "--ckpt_path"}:
         name = FINETUNE_RECIPE if "--model.pretrained" in named else FOLDER_RECIPE

@@ -73,6 +73,12 @@ def check_class_count(dataset: str, names: list[str], place: object) -> None:
 
     place: the folder or file that they come from.
     """
+    if dataset == "folder" and len(names) == 1:
+        raise InputError(
+            f"{place} has one class, {names[0]}, and a classifier needs two or more; give each "
+            f"class a folder of its own",
+            argument="data_dir",
+        )
     expected = len(SOURCES[dataset].class_names) or max(2, len(names))
     if len(set(names)) != len(names) or len(names) != expected:
         raise InputError(

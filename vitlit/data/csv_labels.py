@@ -33,7 +33,10 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
             missing = [name for name in LABEL_COLUMNS if name not in head]
             rows = [] if missing else [(row["file"], row["class"]) for row in reader]
     except (OSError, csv.Error) as error:
-        raise InputError(f"cannot read labels {file}: {error}", argument="labels") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise InputError(
+            f"cannot read labels {file}: {reason}; give a CSV file", argument="labels"
+        ) from error
     if missing:
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "

@@ -6,6 +6,7 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
 
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,16 +27,17 @@ from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import data_identity, split_rule
+from vitlit.data.loading import check_process_count
 from vitlit.data.resident import ResidentPixels
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_loaders import SplitLoaders
 from vitlit.data.split_record import SplitRecord
 from vitlit.data.splits import Split, found_files
 from vitlit.data.stratify import check_fractions
-from vitlit.errors import InputError, check_at_least
+from vitlit.errors import InputError, check_at_least, check_known_names
 from vitlit.images.bad_images import OnBadImage
 from vitlit.images.image_store import FileImages
-from vitlit.images.preprocess import check_statistics, per_channel
+from vitlit.images.preprocess import check_image_size, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
 
 
@@ -118,10 +120,13 @@ class PlainImageData(SplitLoaders):
     ) -> None:
         settings = {**locals(), **augmentation}
         super().__init__()
+        known = [*signature(type(self)).parameters, *signature(Augmentation).parameters]
+        check_known_names("ImageData", augmentation, known)
         check_dataset(dataset, labels)
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
+        check_process_count(num_workers or 0)
         # not saved: split and images are of one command, and seed comes from seed_everything
         left_out = ("split", "images", "seed", "augmentation", "self", "__class__")
         self.keep_settings({key: settings[key] for key in settings if key not in left_out})
@@ -169,6 +174,7 @@ class PlainImageData(SplitLoaders):
         return find_class_names(self.dataset, self.data_dir)
 
     def _check_pixels(self) -> None:
+        check_image_size(self.preprocess.img_size)
         grid_size(self.img_size, self.patch_size)
         check_statistics(self.mean, self.std)
         cut = self.augmentation.resized_crop  # which leaves images of the model's size

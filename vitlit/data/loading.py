@@ -20,6 +20,7 @@ from vitlit.images.machine import SHARED_MEMORY, shared_memory_room, usable_cpus
 
 MAX_PROCESSES = 8  # by default; more rarely load faster
 FEW_IMAGES = 256  # so many files are read before processes have started
+MOST_PROCESSES = 512  # that may be asked for; thousands bring a machine to a standstill
 READY_BATCHES = 2  # that each process prepares ahead; torch's own default
 # besides those ahead, one batch is in use and the next one is on its way to the device
 HELD_BATCHES = 2
@@ -36,6 +37,16 @@ class Plan(NamedTuple):
 
     processes: int
     ready: int
+
+
+def check_process_count(asked: int) -> None:
+    """Refuse more processes than any machine has a use for: each takes memory."""
+    if asked > MOST_PROCESSES:
+        raise InputError(
+            f"num_workers {asked} is more than the maximum of {MOST_PROCESSES} processes; give "
+            f"about {usable_cpus()}, one for each processor that may be used",
+            argument="num_workers",
+        )
 
 
 def wanted_processes(split: Split, asked: int | None) -> int:

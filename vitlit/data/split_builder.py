@@ -106,8 +106,9 @@ class SplitBuilder:
             return images, torch.arange(len(images))
         if name == "test" and "all" not in found:
             raise InputError(
-                f"{self.data_dir} has no test folder; score the validation split with "
-                f"`vitlit validate`, or add {self.data_dir / 'test'}"
+                f"{self.data_dir} has no test folder; score the validation split, val, or add "
+                f"{self.data_dir / 'test'}",
+                argument="split",
             )
         part = "all" if "all" in found else "train"
         images = self._part(part)

@@ -20,7 +20,6 @@ PRECISION_ALIASES = {  # short names that Lightning takes too -> its full ones
     "64": "64-true",
 }
 DTYPES = {"64": torch.float64, "32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
-HOW_TO_OVERRIDE = "--trainer.precision overrides it"
 
 
 class PrecisionChoice(NamedTuple):
@@ -40,35 +39,35 @@ def device_type(accelerator: str) -> str:
 
 
 def choose_precision(
-    command: str, device: str, trained: str | None, given: str | None
+    command: str, device: str, trained: str | None, given: str | None, place: str = "the caller"
 ) -> PrecisionChoice:
     """The precision that the command computes in.
 
     device: its type; trained: the precision of the checkpoint's training, None if not known;
-    given: the option's value. A checkpoint is scored in the precision of its training if the
-    hardware supports it, so that all commands agree on one machine, and else in float32. float16
-    is never chosen for a training: it needs a scaler, and its range loses small gradients.
+    given: the precision asked for, and place: where, for the reason.
+
+    A checkpoint is scored in the precision of its training if the hardware supports it, so that all
+    commands agree on one machine, and else in float32. float16 is never chosen for a training: it
+    needs a scaler, and its range loses small gradients.
     """
     if command == "export":  # others may run the files anywhere, and logits are compared to 1e-4
         return PrecisionChoice(FULL_PRECISION, "as every export")
     if given is not None:
-        return PrecisionChoice(
-            _full_name(given), "as --trainer.precision, a config or the checkpoint says"
-        )
+        name = _full_name(given)
+        slow = "" if _is_fast(name, device) else ", though this hardware only emulates it"
+        if slow and command == "fit":
+            slow += f": other commands will score in {FULL_PRECISION} here"
+        return PrecisionChoice(name, f"as {place} says{slow}")
     if command == "fit":
         name = MIXED_PRECISION if attention.has_bf16_units(device) else FULL_PRECISION
-        return PrecisionChoice(name, f"chosen for this device; {HOW_TO_OVERRIDE}")
+        return PrecisionChoice(name, "chosen for this device")
     if trained is None:
-        return PrecisionChoice(
-            FULL_PRECISION, f"since no training of the weights is known; {HOW_TO_OVERRIDE}"
-        )
+        return PrecisionChoice(FULL_PRECISION, "since no training of the weights is known")
     name = _full_name(trained)
     # without units the training's precision would only be slower than float32
     if _is_fast(name, device):
-        return PrecisionChoice(name, f"as in training; {HOW_TO_OVERRIDE}")
-    return PrecisionChoice(
-        FULL_PRECISION, f"since this hardware does not support {name}; {HOW_TO_OVERRIDE}"
-    )
+        return PrecisionChoice(name, "as in training")
+    return PrecisionChoice(FULL_PRECISION, f"since this hardware does not support {name}")
 
 
 def _full_name(name: str) -> str:

@@ -35,9 +35,9 @@ class WritePredictions(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        # of several processes the signal stops each at another batch, so none can gather
-        if isinstance(exception, Stopped) and trainer.world_size == 1:
-            self.writer.stop(exception, _files(trainer))
+        if isinstance(exception, Stopped):
+            rank = trainer.global_rank if trainer.world_size > 1 else None
+            self.writer.stop(exception, _files(trainer), rank)
 
 
 def _files(trainer: pl.Trainer) -> list[str]:

@@ -51,13 +51,14 @@ class PredictionWriter:
 
     def __init__(self, out: str | None, class_names: list[str]) -> None:
         self.class_names = class_names
-        if out is not None and Path(out).exists():
-            raise InputError(f"{out} exists; give another name, or remove it", argument="out")
-        self.path = Path(out) if out else free_path(Path(PREDICTIONS_FILE))
+        self.path = named_or_free(out, PREDICTIONS_FILE)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot make the folder of {self.path}: {error}") from error
+            raise InputError(
+                f"cannot make the folder of {self.path}: {error.strerror}; give another place",
+                argument="out",
+            ) from error
         if not os.access(self.path.parent, os.W_OK):
             raise InputError(
                 f"cannot write into {self.path.parent.absolute()}; give another file",
@@ -87,17 +88,24 @@ class PredictionWriter:
         """
         found = sorted(gather_lists(self._found, processes.world))  # by place: the order given
         bad = self._bad_files(files, processes.world)
+        if processes.is_first:  # only here: gathering needs every process
+            rows = self._write(files, found, bad)
         if not found:
-            way_out = "fix them, or give other images"
+            way_out = f"fix them, or give other images; wrote these names to {self.path}"
             refuse_bad_images(bad, len(bad), way_out, argument="images")
-        if not processes.is_first:  # only here: gathering needs every process
+        if not processes.is_first:
             return
-        rows = self._write(files, found, bad)
         self._show(rows)
         print_bad_images(bad, len(rows))
 
-    def stop(self, stopped: Stopped, files: list[str]) -> None:
-        """Write what is done when a signal ends the command, and let it say so."""
+    def stop(self, stopped: Stopped, files: list[str], rank: int | None = None) -> None:
+        """Write what is done when a signal ends the command, and let it say so.
+
+        rank: of this process, None if it is the only one. The signal stops each process at another
+        batch, so none can gather: each writes its own rows.
+        """
+        if rank is not None:
+            self.path = free_path(self.path.with_stem(f"{self.path.stem}-process-{rank}"))
         if count := self._write_so_far(files):
             stopped.where = (
                 f"after {count} of {len(files)} images; wrote the {self.noun} of these to "

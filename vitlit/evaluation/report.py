@@ -29,7 +29,7 @@ from vitlit.evaluation.report_files import (
     write_probabilities,
 )
 from vitlit.evaluation.scoring import Scoring
-from vitlit.files import free_path, relative_path, whole_folder
+from vitlit.files import free_path, new_path, relative_path, whole_folder
 from vitlit.messages import labelled
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
@@ -39,7 +39,7 @@ MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not
 
 
 def report_place(settings: Any) -> tuple[Path | str, str | None]:
-    """The weights in use and --out, from the settings of ``test``."""
+    """The weights in use, and the folder that the user gave, from the settings of ``test``."""
     path = settings["ckpt_path"]
     return settings["model"]["pretrained"] if path is None else Path(path), settings["out"]
 
@@ -55,8 +55,8 @@ class Report(Callback):
 
     def __init__(self, weights: Path | str, out: str | None, note: str = "", step: int = 0) -> None:
         self.weights, self.out, self.note, self.step = weights, out, note, step
-        if out is not None and Path(out).exists():
-            raise InputError(f"{out} exists; give another name, or remove it", argument="out")
+        if out is not None:
+            new_path(out)
         if out is None and not os.access(place := _report_parent(weights), os.W_OK):
             raise InputError(
                 f"cannot write into {place.absolute()}; give another folder", argument="out"

@@ -57,7 +57,7 @@ class Heartbeat(Callback):
             lost = self._beats.lost()
             self._wait(seconds=0.0)  # they wait for the lost process, for as long as the timeout
             text = describe_lost(lost, trainer.global_rank, run_name_of(trainer))
-            raise LostProcessError(text) from exception
+            raise LostProcessError(text, argument="timeout_seconds") from exception
         if self._beats is not None:
             self._beats.stop()
 
@@ -191,8 +191,8 @@ def run_name_of(trainer: pl.Trainer) -> str | None:
 def describe_lost(lost: list[int], rank: int, run: str | None) -> str:
     """The last message of a process that lost others. run: as :func:`run_name_of` gives it."""
     ranks = ", ".join(map(str, lost)) or "unknown"
-    way = f"the same command with --run {run} resumes from its last.ckpt" if run else "start again"
+    way = f"the same command with run {run} resumes from its last.ckpt" if run else "start again"
     return (
         f"lost rank {ranks} (process {os.getpid()} is rank {rank}): it was killed, stopped, or did "
-        f"not answer within --timeout_seconds; {way}"
+        f"not answer within timeout_seconds; {way}"
     )

@@ -8,6 +8,7 @@ and files with several pages the first picture is read; colour profiles are not 
 
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -70,6 +71,16 @@ def _check_file_size(path: str | Path) -> None:
         raise ValueError(f"{found.st_size:,} bytes, more than the maximum of {MAX_FILE_BYTES:,}")
 
 
+def _silence_pillow() -> None:
+    """Drop Pillow's warning of images with more than half of MAX_PIXELS, which is the limit here.
+
+    Not by catch_warnings, which is not safe in threads.
+    """
+    kind = Image.DecompressionBombWarning
+    if ("ignore", None, kind, None, 0) not in warnings.filters:
+        warnings.simplefilter("ignore", kind)
+
+
 @contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
     """The image in a file, not decoded yet.
@@ -79,6 +90,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """
     try:
         _check_file_size(path)
+        _silence_pillow()
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:  # not left to Pillow: its limit is a global variable

@@ -80,6 +80,14 @@ def _quota_of(group: Path) -> float | None:
     return None
 
 
+def memory_bytes() -> int | None:
+    """Memory of the machine; None if the system does not tell (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def shared_memory_room() -> int | None:
     """Free bytes of the memory through which processes pass tensors; None if it has no limit."""
     try:

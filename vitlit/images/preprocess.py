@@ -16,6 +16,7 @@ from torch import Tensor
 from vitlit.errors import InputError
 from vitlit.images.image_io import read_image
 
+MAX_INPUT_PIXELS = 2**26  # 8192x8192; files may have more
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601, as in Pillow
 
 
@@ -45,6 +46,20 @@ def per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, .
     raise InputError(
         f"{name} {values} has {len(values)} numbers for {in_chans} channels", argument=name
     )
+
+
+def check_image_size(size: tuple[int, int]) -> None:
+    """Raise InputError for a model's input that is empty, or larger than any memory."""
+    if min(size) < 1:
+        raise InputError(
+            f"img_size {size[0]}x{size[1]} has no pixels; give 1 or more", argument="img_size"
+        )
+    if size[0] * size[1] > MAX_INPUT_PIXELS:
+        raise InputError(
+            f"img_size {size[0]}x{size[1]} is more than the maximum of {MAX_INPUT_PIXELS:,} pixels "
+            f"for a model's input; give a smaller one: images are made to fit",
+            argument="img_size",
+        )
 
 
 def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:

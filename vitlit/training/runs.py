@@ -29,19 +29,21 @@ LOG_BYTES = 10_000_000  # room for the logs, beside the checkpoints
 
 
 def named_folder(root: Path, name: str | None) -> Path | None:
-    """The folder of the run that ``--run`` (name) or the SLURM job names; None if neither does."""
+    """The folder of the run that the user (name) or the SLURM job names; None if neither does."""
     name = job_name(os.environ) if name is None else name
     if name is None:
         return None
     if not RUN_NAME.fullmatch(name):
-        raise InputError(f"run {name!r} is not a name; use letters, digits and . _ + - in --run")
+        raise InputError(
+            f"run {name!r} is not a name; use letters, digits and . _ + -", argument="run"
+        )
     return root / RUNS_FOLDER / name
 
 
 def start_of(folder: Path | None, given: str | None) -> Path | None:
     """The checkpoint that a training starts from, if any.
 
-    folder: that of the named run, if there is one. given: ``--ckpt_path``.
+    folder: that of the named run, if there is one. given: ``ckpt_path``.
 
     A run that has a checkpoint resumes from it: the same command starts a run and, after an
     interruption, continues it. So only ``best`` or a path within the run overrides its last
@@ -75,7 +77,7 @@ def _own_last(folder: Path) -> Path | None:
 def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | None:
     """The checkpoint that a command other than ``fit`` uses, if any.
 
-    name: ``--run``; alone it means the best checkpoint of that run. given: ``--ckpt_path``; its
+    name: ``run``; alone it means the best checkpoint of that run. given: ``ckpt_path``; its
     ``best`` and ``last`` are those of the named run, else of the newest.
     """
     folder = named_folder(root, name)
@@ -160,8 +162,9 @@ class Claim:
             self._lock = _lock_folder(folder)
         except OSError as error:
             raise InputError(
-                f"cannot make the folder {folder}: {error.strerror}; change the permissions, "
-                f"or give --trainer.default_root_dir"
+                f"cannot make the folder {folder}: {error.strerror}; change the permissions, or "
+                f"give another default_root_dir",
+                argument="default_root_dir",
             ) from error
         return folder
 
@@ -179,25 +182,23 @@ class Claim:
         if self.folder is None:
             return
         size = sum(tensor.nbytes for tensor in model.state_dict().values())
-        present = sum(
-            file.stat().st_size for file in self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
-        )
+        files = self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
+        present = sum(file.stat().st_size for file in files)
         require_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - present) + LOG_BYTES)
 
     def finish(self) -> None:
         """Mark the run as finished if it left a checkpoint; its name cannot be used again."""
         if self.folder is not None and any(self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")):
-            (self.folder / FINISHED_FILE).write_text(
-                "The training reached its end.\n", encoding="utf-8"
-            )
+            text = "The training reached its end.\n"
+            (self.folder / FINISHED_FILE).write_text(text, encoding="utf-8")
 
 
 def _check_is_unfinished(folder: Path) -> None:
     if (folder / FINISHED_FILE).exists():
         raise InputError(
-            f"run {folder.name} is finished; give --run another name, and "
-            f"--ckpt_path {folder / CHECKPOINTS_FOLDER / checkpoint.LAST_FILE} to train its model "
-            f"longer"
+            f"run {folder.name} is finished; give the run another name, and ckpt_path "
+            f"{folder / CHECKPOINTS_FOLDER / checkpoint.LAST_FILE} to train its model longer",
+            argument=("run", "ckpt_path"),
         )
 
 
@@ -256,7 +257,8 @@ def _lock_folder(folder: Path) -> Any:
 def _run_in_use(folder: Path, holder: str) -> InputError:
     return InputError(
         f"run {folder.name} is being written by another process{holder}; wait for it, or give "
-        f"--run another name"
+        f"the run another name",
+        argument="run",
     )
 
 

@@ -57,6 +57,12 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
         return _find_in_newest_run(path) if root is None else _find_in_run(path, root)
     if "://" in path:  # Lightning would download it and unpickle whatever arrives
         raise InputError(f"{path} is an address; download the checkpoint and give its path")
+    if not path.strip():
+        raise InputError(
+            f"ckpt_path {path!r} names no checkpoint; give a .ckpt file, a run folder, best or "
+            f"last, or leave it out",
+            argument="ckpt_path",
+        )
     found = Path(path).expanduser()
     if found.is_file():
         return newest_undamaged(found)
@@ -92,19 +98,29 @@ def _find_in_run(name: str, run: Path) -> Path:
     found = find_checkpoint(run / CHECKPOINTS_FOLDER, name)
     if found is None:
         raise InputError(
-            f"no {name} checkpoint in the run {run}; leave out ckpt_path to start it, or give "
-            f"the path of a .ckpt file",
+            f"no {name} checkpoint in the run {run}: with a run's name, {name} is its own; to go "
+            f"on from another run, give that run's folder{_example()} or a .ckpt file",
             argument="ckpt_path",
         )
     return found
 
 
-def _find_in_newest_run(name: str) -> Path:
-    # by the time of the file: runs are named by their users, so names tell no order
-    files = sorted(
+def _checkpoint_files() -> list[Path]:
+    """The checkpoints of all runs, the newest last: runs have any name, so the time decides."""
+    return sorted(
         Path(RUNS_FOLDER).glob(f"*/{CHECKPOINTS_FOLDER}/*.ckpt"),
         key=lambda file: file.stat().st_mtime,
     )
+
+
+def _example() -> str:
+    """The folder of the newest run, as an example."""
+    files = _checkpoint_files()
+    return f", such as {files[-1].parents[1]}," if files else ""
+
+
+def _find_in_newest_run(name: str) -> Path:
+    files = _checkpoint_files()
     real = [file for file in files if not (file.parents[1] / DEBUG_FILE).exists()]
     if real and real[-1] != files[-1]:
         inform(
@@ -114,8 +130,9 @@ def _find_in_newest_run(name: str) -> Path:
     found = find_checkpoint(newest[0].parent, name) if newest else None
     if found is None:
         raise InputError(
-            f"no {name} checkpoint in the newest run of {Path(RUNS_FOLDER).absolute()}; train with "
-            f"`vitlit fit` first, or give the path of a .ckpt file or a run folder"
+            f"no {name} checkpoint in the newest run of {Path(RUNS_FOLDER).absolute()}; train a "
+            f"model first, or give the path of a .ckpt file or a run folder",
+            argument="ckpt_path",
         )
     return found
 
@@ -131,7 +148,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not all(isinstance(content.get(part), dict) for part in parts):
         raise InputError(
             f"{path} is not a checkpoint of vitlit: it has no "
-            f"state_dict, {MODEL_KEY} and {DATA_KEY}; give a file that `vitlit fit` wrote"
+            f"state_dict, {MODEL_KEY} and {DATA_KEY}; give a file that a training wrote"
         )
     for part in (MODEL_KEY, DATA_KEY):
         _check_plain(content[part], path)

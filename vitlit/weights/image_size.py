@@ -114,7 +114,7 @@ def _square_side(
     raise InputError(
         f"the {rows} positions of {source} are no square grid: they are {patches} patches of "
         f"{patch}x{patch} pixels beside the class token and registers{tried}; give the image size "
-        f"of the weights, img_size '[H,W]'{other}, or the folder of the model, whose config.json "
-        f"tells it",
+        f"of the weights as img_size, height and width{other}, or the folder of the model, whose "
+        f"config.json tells it",
         argument="img_size",
     )

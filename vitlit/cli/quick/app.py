@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vitlit.cli.check_settings import check_unused
+from vitlit.cli.check_settings import check_model, check_unused
 from vitlit.cli.options import (
     add_options,
     add_predict_options,
@@ -72,11 +72,12 @@ def run_quickly(args: list[str]) -> bool:
 
 def _run(request: Request, parser: Parser, names: list[str]) -> None:
     settings, start = request.settings, request.start
+    check_model(settings["model"], settings["trainer"], request.command)
     check_unused(settings)
     rule = request.precision_rule()
     choice = rule(None if start is None else start.precision)
     settings["trainer"]["precision"] = choice.name
-    inform(f"precision {choice.name}, {choice.why}")
+    inform(f"precision {choice.name}, {choice.why}{request.precision_hint()}")
     torch.manual_seed(settings["seed_everything"])
     made = parser.instantiate_classes(request.config)[request.command]
     model, data, machine = made["model"], made["data"], Machine(**settings["trainer"])

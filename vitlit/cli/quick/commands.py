@@ -141,7 +141,9 @@ class Commands:
             precision_of: From the precision of a model's training to that in which it is scored;
                 None scores all of them in the precision of this trainer.
         """
-        paths = compare.shown_paths([*([ckpt_path] if ckpt_path else []), *(others or [])])
+        if not (ckpt_path and others):
+            raise InputError("compare needs two checkpoints or more; give `vitlit compare A B`")
+        paths = compare.shown_paths([ckpt_path, *others])
         run = compare.make_runner(self.root_device, flip=flip)
         rule = precision_of or (lambda trained: self.precision)
         scored = compare.score_all(paths, datamodule, run, rule)
@@ -176,7 +178,7 @@ class Commands:
             out: Folder to create; by default probe, or probe-2 and so on.
         """
         if k < 1:
-            raise InputError(f"k {k} must be 1 or more; change --k")
+            raise InputError(f"k {k} is too small; give 1 or more", argument="k")
         if query and datamodule.image_paths is None:
             raise InputError("--query searches your own images; give --data.images too")
         if c is not None and not 0 < c < math.inf:
