@@ -17,7 +17,7 @@ from torch import Tensor
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import Collector, Compute, Gather, Rows
-from vitlit.files import free_path, naming_full_disk, printable, replacing
+from vitlit.files import free_path, named_or_free, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
 from vitlit.model.features import Feature
