@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core w
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch reads, in children too
 
 
+PLACE_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
 UNITS = "VITLIT_BF16_UNITS"
 
 
@@ -47,8 +48,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_process_group() -> Iterator[None]:
-    """A command run in this process under ddp leaves its group open; the next test has none."""
+    """A command run in this process under ddp leaves its group open; the next test has none.
+
+    Nor has it the variables by which Lightning names the place of a process in its group.
+    """
+    before = {name: os.environ.get(name) for name in PLACE_VARIABLES}
     yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -85,8 +85,7 @@ def check_choice(known: Sequence[str], **values: str) -> None:
     """Raise InputError for arguments, passed by name, that are none of the known words."""
     for name, value in values.items():
         if value not in known:
-            message = f"unknown {name} {value!r}; known: {', '.join(known)}"
-            raise InputError(message, argument=name)
+            raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}", argument=name)
 
 
 def check_below_one(**values: float) -> None:
@@ -105,17 +104,14 @@ def _check_is_number(name: str, value: object) -> None:
 
 def check_known_names(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise TypeError, as Python does, for keyword arguments that a class does not have."""
-    names = list(known)
-    for name in given:
-        if name not in names:
-            raise TypeError(f"{kind} has no argument {name!r}{did_you_mean(name, names)}")
+    for name in set(given) - set(known):
+        raise TypeError(f"{kind} has no argument {name!r}{did_you_mean(name, list(known))}")
 
 
 def message_and_arguments(error: Exception) -> tuple[str, tuple[str, ...]]:
     """The message of an error, and the arguments that it names."""
-    # torch raises the error of a DataLoader's worker again, with the whole traceback as its text
-    # ("Caught InputError in DataLoader worker process 0. …") and without our attributes. At its end
-    # are the message and the note with the arguments.
+    # torch raises the error of a loading process again, without our attributes and with the whole
+    # traceback as its text; at its end are the message and the note with the arguments.
     text = str(error).strip()
     if not find_text("loading process", text):
         return text, error.arguments if isinstance(error, ArgumentsError) else ()
@@ -142,8 +138,7 @@ _log.setLevel(logging.INFO)
 
 def say(text: str) -> None:
     """Print one line to stderr, from one process of each machine."""
-    # From the environment: torch.distributed may not be set up yet. torchrun and Lightning set the
-    # first variable, srun the second.
+    # Set by torchrun and Lightning, or by srun: torch.distributed may not be set up yet.
     rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     if rank == "0":
         _log.warning("vitlit: %s", text)
@@ -157,11 +152,9 @@ def is_first_process() -> bool:
 
 def inform(text: str) -> None:
     """Print one line to stderr, from one process of all; to the root logger if it has handlers."""
-    if not is_first_process():
-        return
-    if logging.getLogger().hasHandlers():  # of a program that uses the package, or of pytest
+    if is_first_process() and logging.getLogger().hasHandlers():  # another program's, or pytest's
         _log.info(text)
-    else:
+    elif is_first_process():
         print(text, file=sys.stderr)
 
 

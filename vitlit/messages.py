@@ -3,24 +3,27 @@
 word, text -> lines
 """
 
+import re
 import textwrap
 
 LINE_WIDTH, WORD_WIDTH = 80, 12
+KEPT_SPACE = "\x00"  # at which no line breaks
 
 
 def labelled(word: str, text: str) -> str:
     """``word`` in its column and the text beside it, broken at spaces into lines of 80 columns.
 
-    A path that is longer stays whole.
+    A path that is longer stays whole, and so do words in brackets, such as ``(359 images)``.
     """
+    whole = re.sub(r"\([^()]*\)", lambda found: found[0].replace(" ", KEPT_SPACE), text)
     return textwrap.fill(
-        text,
+        whole,
         LINE_WIDTH,
         initial_indent=f"{word:{WORD_WIDTH}}",
         subsequent_indent=" " * WORD_WIDTH,
         break_long_words=False,
         break_on_hyphens=False,
-    )
+    ).replace(KEPT_SPACE, " ")
 
 
 def labelled_command(word: str, *parts: str) -> str:

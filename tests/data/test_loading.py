@@ -51,6 +51,7 @@ def test_batches_are_pinned_for_a_gpu_alone(
 ) -> None:
     """Wherever there is a GPU: to pin them for a training on the CPU would occupy it."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("vitlit.data.resident.fits", lambda *_: False)
     data = ImageData(patch_size=4)
     data.setup("validate")
     assert not data.val_dataloader().pin_memory  # nobody says that it goes to a GPU

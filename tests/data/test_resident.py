@@ -8,9 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from vitlit import ImageData
 from vitlit.data import resident
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
 from vitlit.data.resident import ResidentPixels, RowSplit
 from vitlit.data.splits import Split
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages

@@ -14,8 +14,8 @@ import torch
 from fake_device import DEVICE, FakeDevice, fake_device, fake_trainer
 from torch import Tensor
 
+from vitlit import ImageData
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.inference import Collector
 from vitlit.explain.explanation import explain_image
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
@@ -30,6 +30,7 @@ from vitlit.training.ema import MovingAverage
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint"),
     pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),  # no real GPU
 ]
 SIZE: dict[str, Any] = {
     "img_size": 8,

@@ -108,11 +108,10 @@ def test_predictions_of_the_images_so_far_are_kept_and_counted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from vitlit.training.classifier import Classifier
+    from vitlit.cli.quick import machine
 
     monkeypatch.chdir(tmp_path)
-    step = sending(signum, Classifier.predict_step, call=3)
-    monkeypatch.setattr(Classifier, "predict_step", step)
+    monkeypatch.setattr(machine, "answer", sending(signum, machine.answer, call=3))
     more = [f"--output={output}", "--data.batch_size=3", f"--data.images={run / 'photos'}"]
     assert main([*words_of(run, "predict"), *more]) == STATUS[signum]
     [file] = tmp_path.iterdir()
@@ -149,6 +148,7 @@ def test_each_of_several_processes_keeps_its_own_rows(
 ) -> None:
     from types import SimpleNamespace
 
+    from vitlit.evaluation.prediction_callback import WritePredictions
     from vitlit.evaluation.prediction_writer import PredictionWriter
 
     monkeypatch.chdir(tmp_path)
@@ -157,7 +157,7 @@ def test_each_of_several_processes_keeps_its_own_rows(
     data = SimpleNamespace(files=[f"{number}.png" for number in range(5)])
     trainer: Any = SimpleNamespace(world_size=2, global_rank=1, datamodule=data)
     stop = Stopped(signal.SIGTERM, "")
-    writer.on_exception(trainer, None, stop)  # type: ignore[arg-type]
+    WritePredictions(writer).on_exception(trainer, None, stop)  # type: ignore[arg-type]
     name = "predictions-process-1.csv"
     with Path(name).open(newline="") as file:
         assert [row["file"] for row in csv.DictReader(file)] == ["1.png", "3.png"]

@@ -11,6 +11,7 @@ from photo_folder import PhotoFolder
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.split_record import SplitRecord
 from vitlit.errors import first_few
 from vitlit.evaluation.compare import Scored, comparison_lines
@@ -76,13 +77,13 @@ def test_all_models_are_held_to_the_split_of_the_first(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(home)
-    seeds, hold_to = [], ImageData.hold_to
+    seeds, hold_to = [], PlainImageData.hold_to
 
     def note(data: ImageData, known: SplitRecord, then: Mapping[str, Any]) -> None:
         seeds.append(then["split_seed"])
         hold_to(data, known, then)
 
-    monkeypatch.setattr(ImageData, "hold_to", note)
+    monkeypatch.setattr(PlainImageData, "hold_to", note)
     assert main(["compare", "lightning_logs/run_2", "lightning_logs/run_0", *QUIET]) == 0
     assert set(seeds) == {5}  # that of run_2
     assert len(seeds) >= 2

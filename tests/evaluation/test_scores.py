@@ -7,7 +7,7 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
-from vitlit.evaluation.metrics import BalancedAccuracy
+from vitlit.evaluation.metrics import Scores
 from vitlit.evaluation.scores import (
     class_scores,
     class_table,
@@ -45,14 +45,20 @@ def test_scores_are_scikit_learns() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_balanced_accuracy_of_two_processes_is_that_of_all_their_images() -> None:
+def test_scores_of_two_processes_are_those_of_all_their_images() -> None:
     logits, labels = answers()
-    first, second = BalancedAccuracy(7), BalancedAccuracy(7)
+    first, second = Scores(7), Scores(7)
     first.update(logits[:150], labels[:150])
     second.update(logits[150:], labels[150:])
     first.merge_state(second)
-    expected = sk.balanced_accuracy_score(labels, logits.argmax(dim=1))
-    assert float(first.compute()) == pytest.approx(expected, rel=1e-5)
+    found = first.compute()
+    predicted = logits.argmax(dim=1)
+    expected = {
+        "balanced_acc": sk.balanced_accuracy_score(labels, predicted),
+        "acc": sk.accuracy_score(labels, predicted),
+        "count": len(labels),
+    }
+    assert {name: float(found[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_scores_of_each_class_are_scikit_learns() -> None:

@@ -14,7 +14,7 @@ import torch
 from vitlit.__main__ import main
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError
-from vitlit.fault_tolerance import signals
+from vitlit.fault_tolerance import ending
 from vitlit.training import checkpoint_io, runs, slurm
 from vitlit.training.classifier import Classifier
 from vitlit.weights import checkpoint
@@ -199,7 +199,7 @@ def test_a_job_does_not_start_from_a_checkpoint_that_is_not_its_own(
     assert steps_of("7") == 3
     assert main(["test", "--ckpt_path=last", *QUIET, "--trainer.limit_test_batches=1"]) == 0
     # ours while the command runs, those of before afterwards, and never Lightning's
-    assert [getattr(one, "__module__", one) for one in seen] == [signals.__name__] * len(before)
+    assert [getattr(one, "__module__", one) for one in seen] == [ending.__name__] * len(before)
     assert {signum: signal.getsignal(signum) for signum in before} == before
 
 

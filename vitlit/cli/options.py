@@ -30,7 +30,14 @@ OWNERS: dict[str, tuple[type, ...]] = {  # group of options -> classes
     "data": (ImageData, Augmentation),
 }
 # Those of pl.Trainer that messages name; its signature would take seconds to import.
-TRAINER_ARGUMENTS = ("gradient_clip_val", "default_root_dir", "max_epochs", "max_steps")
+TRAINER_ARGUMENTS = (
+    "gradient_clip_val",
+    "default_root_dir",
+    "max_epochs",
+    "max_steps",
+    "accumulate_grad_batches",
+    "limit_train_batches",
+)
 CALLBACKS = {  # group of options, as added below -> those that are arguments of callbacks
     "checkpoints": ("every_n_steps", "every_minutes"),
     "pictures": ("every_n_epochs",),

@@ -234,9 +234,14 @@ class PlainImageData(SplitLoaders):
         """Which images were in which split of a training: Lightning puts it into checkpoints."""
         return self._record
 
-    def _predict_split(self) -> Split:
+    def check_images(self) -> None:
+        """Refuse a prediction without images."""
         if not self.image_paths:
             raise InputError("predict needs images; give files or folders", argument="images")
+
+    def _predict_split(self) -> Split:
+        self.check_images()
+        assert self.image_paths
         split = found_files(self.image_paths, self.in_chans, self.preprocess.source_size)
         self.files = split.images.paths
         return split

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
+from vitlit.data.split_record import RECORD_KEY
 from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
@@ -174,6 +175,8 @@ class Classifier(TrainableViT, Scoring):
 
 class LightningImageData(ImageData, pl.LightningDataModule):
     """:class:`ImageData` for a Trainer, which takes Lightning's data modules alone."""
+
+    __qualname__ = RECORD_KEY  # by which Lightning keeps the record of the splits in checkpoints
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
         self.save_hyperparameters(settings, logger=False)

@@ -34,9 +34,8 @@ def named_folder(root: Path, name: str | None) -> Path | None:
     if name is None:
         return None
     if not RUN_NAME.fullmatch(name):
-        raise InputError(
-            f"run {name!r} is not a name; use letters, digits and . _ + -", argument="run"
-        )
+        message = f"run {name!r} is not a name; use letters, digits and . _ + -"
+        raise InputError(message, argument="run")
     return root / RUNS_FOLDER / name
 
 

@@ -79,7 +79,7 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
         }
         return [setting for setting, is_refused in refused.items() if is_refused]
     refused |= {  # of transformers' ViT; its config.json tells the epsilon
-        f"global_pool {told['global_pool']}": told["global_pool"] not in ("token", "seq"),
+        f"global_pool {told['global_pool']}": told["global_pool"] != "token",
         f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
         "init_values (LayerScale)": told["init_values"] is not None,
         "pre_norm": told["pre_norm"],

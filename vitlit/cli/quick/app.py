@@ -88,6 +88,8 @@ def _run(request: Request, parser: Parser, names: list[str]) -> None:
             given["feature"] = feature_of(settings, model.vit)
         case "compare":
             given["precision_of"] = lambda trained: rule(trained).name
+    if request.command == "predict":
+        data.check_images()  # before the weights are read
     if start is not None:
         start.fill(model, data)
     done = getattr(machine, request.command)(**given)
