@@ -219,7 +219,7 @@ def test_dinov2_gives_its_class_token(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "dropped"),
     [
-        ("DeiTForImageClassificationWithTeacher", "dropped the distillation token and its head"),
+        ("DeiTForImageClassificationWithTeacher", "dropped both heads"),
         ("ViTMAEForPreTraining", "dropped the decoder"),
         ("ViTModel", "dropped the pooler"),
         ("Dinov2ForImageClassification", "dropped the head, which reads class token and"),
@@ -401,14 +401,14 @@ def test_weights_of_any_precision_become_float32(dtype: torch.dtype, tmp_path: P
     assert {value.dtype for value in load_weights(tmp_path / "a").state.values()} == {torch.float32}
 
 
-def test_deit_loses_its_distillation_token_and_the_position_of_it(tmp_path: Path) -> None:
+def test_a_distilled_deit_gives_its_class_token_without_the_heads_that_it_averages(
+    tmp_path: Path,
+) -> None:
     reference = filled(timm.models.deit.VisionTransformerDistilled(**SMALL))
-    state = reference.state_dict()
-    torch.save({"model": state}, tmp_path / "deit.pth")
-    found = load_weights(tmp_path / "deit.pth").state
-    assert torch.equal(found["pos_embed"], state["pos_embed"][:, [0, *range(2, 18)]])
-    assert torch.equal(found["head.weight"], state["head.weight"])
-    assert "dist_token" not in found
+    torch.save({"model": reference.state_dict()}, tmp_path / "deit.pth")
+    weights = load_weights(tmp_path / "deit.pth")
+    assert_same_logits(weights, lambda images: reference.forward_features(images)[:, 0])
+    assert any("dropped both heads" in note and "5 classes" in note for note in weights.notes)
 
 
 def test_dino_loses_its_projection_head(tmp_path: Path) -> None:

@@ -218,11 +218,13 @@ def _from_jax(name: str, value: Tensor) -> Tensor:
 
 def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
     """Remove, in place, the parts that a classifier does not use."""
-    positions = state.get("pos_embed")
-    if "dist_token" in state and positions is not None and positions.ndim == 3:
-        # the distillation token goes, so its position, the second, goes too
-        state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
     parts = dict(DROPPED_PARTS)
+    if "dist_token" in state and "reg_token" not in state:
+        # DeiT's second token stands where a register does, and has a position of its own
+        state["reg_token"] = state.pop("dist_token")
+        notes.append("the distillation token is kept as a register")
+    if any(name.startswith("head_dist.") for name in state):
+        parts[r"^head(_dist)?\."] = "both heads, whose answers the model averages"
     # Google's pre-training puts a hidden layer before the head, which fine-tuning drops
     # (Dosovitskiy et al., 2021, section 3.1)
     if any(name.startswith("pre_logits.") for name in state):

@@ -38,6 +38,7 @@ PE = {"rope": "index", "rope_base": 1e4, "rope_grid": 32, "rope_offset": 1.0, "n
 ARGUMENTS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"^test_vit2?$", {"num_heads": 2}),
     (r"^test_vit[34]$", {"num_heads": 3}),
+    (r"^test_vit3$", {"pool_include_prefix": True}),
     (r"^vit_base_patch16_gap_", {"num_heads": 16}),
     (r"^vit_giantopt_", {"num_heads": 16, **TANH}),
     (r"^vit_(so400m_patch16|base_patch32|large_patch16)_siglip_(gap_)?", TANH),

@@ -154,7 +154,6 @@ WEIGHT_FORMATS = {
     ),
 }
 DROPPED_PARTS = {  # parts of pre-training that no classifier uses
-    r"^(dist_token$|head_dist\.)": "the distillation token and its head",
     r"^mask_token$": "the mask token",
     r"^decoder[._]": "the decoder",
     r"^pooler\.": "the pooler",
