@@ -100,14 +100,13 @@ class Steps(pl.Callback):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_no_step_waits_for_the_device(gpu: FakeDevice, precision: Any, optimizer: Any) -> None:
+def test_no_step_waits_for_the_device(gpu: FakeDevice, precision: Any) -> None:
     steps = Steps(gpu)
     callbacks = [Resume(), FiniteUpdates(), MovingAverage(0.9), steps]
     trainer = fake_trainer(
         max_epochs=1, limit_train_batches=3, callbacks=callbacks, precision=precision
     )
-    trainer.fit(Classifier(in_chans=1, optimizer=optimizer, **SIZE), digits(crop_padding=1))
+    trainer.fit(Classifier(in_chans=1, **SIZE), digits(crop_padding=1))
     first, *others = steps.waits["train"]
     assert others == [[], []]
     # the loss of the first step is read, and that of every 50th
