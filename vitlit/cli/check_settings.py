@@ -161,9 +161,13 @@ def warn_of_many_patches(vit: ViT) -> None:
 
 
 def tell_global_batch(trainer: "pl.Trainer", images: int, global_batch: int) -> None:
-    """Say how many images an update is of. images: of one batch; global_batch: of the recipe."""
+    """Say how many images an update is of, if the recipe was made for others.
+
+    images: of one batch; global_batch: of the recipe, 0 if unknown. The summary says it otherwise.
+    """
     processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    inform(global_batch_line(images, processes, accumulated, global_batch))
+    if global_batch not in (0, images * processes * accumulated):
+        inform(global_batch_line(images, processes, accumulated, global_batch))
 
 
 def global_batch_line(images: int, processes: int, accumulated: int, made_for: int) -> str:
