@@ -164,6 +164,18 @@ def test_each_of_several_processes_keeps_its_own_rows(
     assert stop.where == f"after 2 of 5 images; wrote the predictions of these to {name}"
 
 
+def test_before_the_first_row_nothing_is_written_or_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlit.evaluation.prediction_writer import PredictionWriter
+
+    monkeypatch.chdir(tmp_path)
+    stop = Stopped(signal.SIGTERM, "while reading")
+    PredictionWriter(None, ["a", "b"]).stop(stop, ["0.png"])
+    assert stop.where == "while reading"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_same_wish_twice_is_one_and_a_later_one_ends_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,6 +15,7 @@ from vitlit.evaluation.inference import (
     loader_of,
     mirror,
 )
+from vitlit.evaluation.scoring import Scoring
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify
 
@@ -80,3 +81,10 @@ def test_a_flip_average_does_not_tell_left_from_right() -> None:
     found = flip_average(model, x, model)
     torch.testing.assert_close(found, (model(x) + model(x.flip(-1))) / 2)
     torch.testing.assert_close(found, flip_average(model, x.flip(-1), model))
+
+
+def test_scoring_is_of_the_images_alone_unless_told() -> None:
+    scoring = Scoring()
+    scoring.configure_scoring(flip=True)
+    scoring.configure_scoring()
+    assert (scoring.flip, scoring.feature) == (False, None)

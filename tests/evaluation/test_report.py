@@ -218,9 +218,10 @@ def test_figures_and_scores_go_into_the_run(run: Path) -> None:
 
 
 def test_a_checkpoint_outside_a_run_has_its_report_beside_it(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.ckpt").write_bytes((run / "checkpoints" / "best.ckpt").read_bytes())
-    assert main(["test", "--ckpt_path", str(tmp_path / "mine.ckpt"), *QUIET]) == 0
-    assert (tmp_path / "test_report" / "metrics.json").is_file()
+    (tmp_path / "größe.ckpt").write_bytes((run / "checkpoints" / "best.ckpt").read_bytes())
+    assert main(["test", "--ckpt_path", str(tmp_path / "größe.ckpt"), *QUIET]) == 0
+    text = (tmp_path / "test_report" / "metrics.json").read_text(encoding="utf-8")
+    assert "größe.ckpt" in text  # for people, not escaped
 
 
 def test_published_weights_have_their_report_here(

@@ -128,6 +128,11 @@ def test_each_kind_has_its_class() -> None:
     assert classes == [PatchEmbed, PatchEmbed, ConvStem, ShiftedPatches]
 
 
+def test_the_norm_of_shifted_patches_adds_a_millionth_unless_told() -> None:
+    layer = ShiftedPatches(kind="shifted", patch_size=4, in_chans=3, embed_dim=8)
+    assert layer.norm.eps == 1e-6
+
+
 def test_the_stem_begins_kaiming_normal() -> None:
     stem = make_embedding("conv_stem", patch_size=4, in_chans=3, embed_dim=96, norm_eps=1e-6)
     for conv, fan in zip(stem.convs, (27, 576), strict=True):

@@ -72,6 +72,13 @@ def test_the_similarity_of_places_under_rope_is_that_of_equal_rotated_vectors() 
     torch.testing.assert_close(rope_similarity(rope2d((2, 3), 8)), expected)
 
 
+def test_a_model_without_numbers_has_its_table_all_the_same() -> None:
+    """No checkpoint holds the table, so on the meta device nothing would fill it in."""
+    with torch.device("meta"):
+        table = rope2d((2, 3), 8)
+    assert torch.equal(table, rope2d((2, 3), 8))
+
+
 def test_heads_too_narrow_for_rope_are_refused() -> None:
     with pytest.raises(InputError, match="embed_dim / num_heads is 6"):
         rope2d((2, 3), 6)

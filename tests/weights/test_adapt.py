@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
-from vitlit.weights.adapt import adapt_weights
+from vitlit.weights.adapt import SHAPING, adapt_weights
 from vitlit.weights.pretrained import Weights
 from vitlit.weights.reshaping import adapt_input_channels, resample_filters, resample_positions
 
@@ -180,6 +180,12 @@ def test_a_fixed_table_becomes_the_start_of_a_learned_one() -> None:
         ({"reg_tokens": 2}, {}, "reg_token dropped; the model has none"),
         ({"reg_tokens": 2}, {"reg_tokens": 3}, "reg_token dropped; the model has another number"),
         ({}, {"reg_tokens": 2}, "reg_token is new"),
+        ({"attention": "lsa"}, {}, "temperatures of lsa dropped; the model has none"),
+        (
+            {"attention": "lsa"},
+            {"attention": "lsa", "num_heads": 4},
+            "temperatures of lsa dropped; the model has another number",
+        ),
         ({"num_heads": 2}, {"num_heads": 4}, "the model has num_heads 4; the weights had 2"),
         (
             {"norm_eps": 1e-6},
@@ -213,6 +219,23 @@ def test_every_change_is_noted(before: dict[str, Any], after: dict[str, Any], no
 def test_another_width_depth_or_mlp_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="do not fit the model at"):
         adapt_weights(weights_of(small()), small(**changes))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "arguments"),
+    [
+        ({}, {"patch_embed": "shifted"}, ("patch_embed",)),
+        ({"patch_embed": "shifted"}, {"patch_embed": "shifted", "patch_size": 8}, ("patch_size",)),
+        ({}, {"embed_dim": 32}, SHAPING),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_arguments_to_change(
+    before: dict[str, Any], after: dict[str, Any], arguments: Any
+) -> None:
+    with pytest.raises(InputError) as caught:
+        adapt_weights(weights_of(small(**before), **before), small(**after))
+    assert caught.value.arguments == arguments
 
 
 def test_the_weights_themselves_stay_as_they_were() -> None:

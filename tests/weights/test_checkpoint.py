@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +138,21 @@ def test_load_names_a_checkpoint_whose_weights_lack(tmp_path: Path) -> None:
     torch.save(parts, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"settings and the weights of .*a\.ckpt do not agree"):
         load.load_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("kept", "precision"),
+    [
+        ({"trainer.precision": "bf16-mixed"}, "bf16-mixed"),
+        ({"trainer.precision": 32}, "32"),
+        ({"trainer.precision": ["16"]}, None),
+        ({}, None),
+        ("no settings", None),
+    ],
+    ids=str,
+)
+def test_the_precision_of_a_training_is_told_if_it_is_one(kept: Any, precision: str | None) -> None:
+    assert checkpoint.trained_precision({checkpoint.TRAINING: kept}) == precision
 
 
 def numbered(number: int) -> dict[str, int]:

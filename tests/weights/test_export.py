@@ -132,6 +132,15 @@ def test_timm_knows_every_published_name() -> None:
     assert set(timm.list_models("vit_*")) >= {*names, *TIMM_MODELS_BY_EPS.values()}
 
 
+def test_published_sizes_are_timms() -> None:
+    for (width, depth, heads), (name, published) in TIMM_SIZES.items():
+        patch, size = min(published)
+        with torch.device("meta"):
+            model = timm.create_model(f"vit_{name}_patch{patch}_{size}", num_classes=0)
+        found = (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads)
+        assert found == (width, depth, heads)
+
+
 def test_a_published_size_gets_its_name_in_timm(tmp_path: Path) -> None:
     tiny = {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0}
     model = ViT(img_size=224, patch_size=16, num_classes=3, **tiny)
@@ -274,6 +283,7 @@ def test_a_pt2_program_holds_what_its_users_must_know(tmp_path: Path) -> None:
     torch.export.load(file, extra_files=extra)
     facts = json.loads(extra[FACTS_NAME])
     assert json.loads(facts["class_names"]) == NAMES
+    assert facts["output"] == f"logits: float32 (B, {len(NAMES)}), in the order of class_names"
 
 
 def train(model: ViT, data: ImageData) -> None:
@@ -515,3 +525,8 @@ def test_programs_without_a_head_say_that_they_give_features(format: Any, tmp_pa
     result = headless(small_vit(num_classes=0), tmp_path / "out", format=format)
     assert "gives features (B, 64)" in result.message
     assert result.difference <= 1e-4
+    if format == "pt2":
+        extra: dict[str, Any] = {FACTS_NAME: ""}
+        torch.export.load(result.folder / "model.pt2", extra_files=extra)
+        assert json.loads(extra[FACTS_NAME])["output"].startswith("features: float32 (B, 64)")
+        assert f'torch.export.load("{result.folder / "model.pt2"}").module()' in result.message

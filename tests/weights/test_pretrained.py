@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -50,6 +51,7 @@ TIMM_SHAPES = {
     "registers without positions": {"reg_tokens": 4, "no_embed_class": True},
     "one channel": {"in_chans": 1},
     "layer scale": {"init_values": 0.1},
+    "layer scale, class token without a position": {"init_values": 0.1, "no_embed_class": True},
     "four heads": {"num_heads": 4},
     "no head": {"num_classes": 0},
     "no positions": {"pos_embed": "none"},
@@ -275,7 +277,7 @@ def google_arrays(model: VisionTransformer, style: str) -> dict[str, np.ndarray[
     """timm's weights under Google's names and in JAX's layout, the inverse of timm's reader."""
     attention, norm2, mlp = (1, 2, 3) if style == "published" else (0, 1, 0)
     state = {name: value.numpy() for name, value in model.state_dict().items()}
-    width, heads = SMALL["embed_dim"], SMALL["num_heads"]
+    width, heads = SMALL["embed_dim"], model.blocks[0].attn.num_heads
     positions = "pos_embedding" if style == "big_vision" else "Transformer/posembed_input/"
     result = {
         "cls": state["cls_token"],
@@ -344,10 +346,11 @@ def test_google_files_with_all_blocks_in_one_array_are_taken_apart(tmp_path: Pat
 
 
 def test_a_google_file_tells_its_heads_and_normalisation(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **google_arrays(timm_vit(), "published"))
+    np.savez(tmp_path / "a.npz", **google_arrays(timm_vit(num_heads=4), "published"))
     weights = load_weights(tmp_path / "a.npz")
-    assert weights.arguments["num_heads"] == SMALL["num_heads"]
+    assert weights.arguments["num_heads"] == 4  # by the width they would be 2
     assert (weights.mean, weights.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert any(note.startswith("mean") and "assumed" in note for note in weights.notes)
 
 
 def test_a_head_behind_a_representation_layer_is_dropped_with_it(tmp_path: Path) -> None:
@@ -357,6 +360,22 @@ def test_a_head_behind_a_representation_layer_is_dropped_with_it(tmp_path: Path)
     weights = load_weights(tmp_path / "a.npz")
     assert weights.arguments["num_classes"] == 0
     assert any("representation layer" in note for note in weights.notes)
+
+
+def test_a_head_that_reads_two_vectors_is_dropped(tmp_path: Path) -> None:
+    """DINOv2's reads the class token and the average of the patches."""
+    state = {**timm_vit().state_dict(), "head.weight": torch.ones(5, 2 * SMALL["embed_dim"])}
+    torch.save(state, tmp_path / "a.pth")
+    weights = load_weights(tmp_path / "a.pth")
+    assert weights.arguments["num_classes"] == 0
+    assert any("class token and average together, of 5 classes" in n for n in weights.notes)
+
+
+def test_words_among_arrays_are_no_bfloat16(tmp_path: Path) -> None:
+    arrays = google_arrays(timm_vit(), "published")
+    np.savez(tmp_path / "a.npz", **arrays, extra=np.array([b"ab"]))
+    with pytest.raises(InputError, match="cannot read"):
+        load_weights(tmp_path / "a.npz")
 
 
 def test_bfloat16_arrays_of_jax_are_read(tmp_path: Path) -> None:
@@ -533,6 +552,21 @@ def test_a_hub_name_is_read_from_the_cache_without_a_network(hub_cache: Path) ->
 
 def test_a_hub_name_without_network_and_cache_is_one_sentence(hub_cache: Path) -> None:
     with pytest.raises(InputError, match="owner/model is not a file here and cannot be fetched"):
+        load_weights("owner/model")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("no route to host\nmore"), "no route to host"), (OSError(), "OSError")],
+)
+def test_why_the_hub_gave_nothing_is_told(
+    error: OSError, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(InputError, match=f"check the name and the network: {reason}$"):
         load_weights("owner/model")
 
 
