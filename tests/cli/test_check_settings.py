@@ -1,8 +1,15 @@
 """Settings that contradict each other, and what is said of those that a recipe did not foresee."""
 
+from typing import Any
+
 import pytest
 
-from vitlit.cli.check_settings import check_recipe, global_batch_line
+from vitlit.cli.check_settings import (
+    check_checkpoints,
+    check_early_stopping,
+    check_recipe,
+    global_batch_line,
+)
 from vitlit.errors import InputError
 
 
@@ -49,3 +56,19 @@ def test_the_images_of_an_update_are_told(
 def test_a_recipe_is_made_for_no_negative_batch() -> None:
     with pytest.raises(InputError, match=r"recipe\.global_batch -8 is not valid; give 0 or more"):
         check_recipe(-8)
+
+
+@pytest.mark.parametrize("name", ["every_n_steps", "every_minutes"])
+def test_a_negative_time_between_checkpoints_is_refused(name: str) -> None:
+    usual: dict[str, Any] = {"every_n_steps": 0, "every_minutes": 0, "monitor": "val/acc"}
+    check_checkpoints(**usual)
+    with pytest.raises(InputError, match=rf"checkpoints\.{name} -1 is not valid"):
+        check_checkpoints(**{**usual, name: -1})
+
+
+@pytest.mark.parametrize("name", ["patience", "min_delta"])
+def test_a_negative_patience_is_refused(name: str) -> None:
+    usual = {"patience": 0, "min_delta": 0}
+    check_early_stopping(**usual)
+    with pytest.raises(InputError, match=rf"early_stopping\.{name} -1 is not valid"):
+        check_early_stopping(**{**usual, name: -1})

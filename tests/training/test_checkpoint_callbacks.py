@@ -20,6 +20,30 @@ def test_of_equal_scores_the_later_one_is_best(score: float, kept: bool) -> None
     assert callback.check_monitor_top_k(trainer, torch.tensor(score)) is kept  # type: ignore[arg-type]
 
 
+SCORE = torch.tensor(0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_restored"),
+    [
+        ({}, True),
+        ({"dirpath": "/moved/second/checkpoints"}, False),
+        ({"monitor": "val/loss"}, False),
+        ({"best_model_score": "0.9"}, False),
+    ],
+    ids=str,
+)
+def test_the_score_to_beat_is_restored_in_its_own_run_alone(
+    changes: dict[str, str], is_restored: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "first" / "checkpoints"
+    state = {"dirpath": "/moved/first/checkpoints", "monitor": "val/acc", "best_model_score": SCORE}
+    callback = BestCheckpoint(folder)
+    callback.load_state_dict({**state, **changes})
+    assert (callback.best_model_score is SCORE) is is_restored
+    assert callback.best_model_path == (str(folder / "best.ckpt") if is_restored else "")
+
+
 class Reducing:
     """The part of a trainer that a checkpoint callback asks for its opinion."""
 

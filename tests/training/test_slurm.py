@@ -29,6 +29,10 @@ def test_settings_that_fit_are_passed_in_silence(
     assert traps(environment, processes) == []
 
 
+def test_one_task_may_start_the_processes_of_its_devices_itself() -> None:
+    assert traps({**JOB, "SLURM_NTASKS": "1"}, 4, launched=False) == []
+
+
 def test_a_batch_script_without_srun_is_named() -> None:
     [text] = traps({**JOB, "SLURM_NTASKS": "8"}, 8, launched=False)
     assert "srun vitlit fit" in text
