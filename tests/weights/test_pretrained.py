@@ -130,6 +130,7 @@ def test_a_timm_folder_gives_timms_logits(shape: str, tmp_path: Path) -> None:
         "plain",
         "registers",
         "layer scale",
+        "layer scale, class token without a position",
         "norm before the average",
         "average pool beside a class token",
     ],
