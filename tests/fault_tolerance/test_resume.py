@@ -18,6 +18,7 @@ DROPOUT = ["--model.pos_drop_rate=0.2", "--model.drop_path_rate=0.1"]
 AVERAGED = ["--ema.decay=0.9"]
 ACCUMULATED = ["--trainer.accumulate_grad_batches=4"]
 MIXED = ["--data.mixup=0.5"]
+RECOMPUTED = ["--model.grad_checkpointing=true"]
 VALIDATED_OFTEN = ["--trainer.val_check_interval=0.5"]
 
 
@@ -82,7 +83,7 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
 SETTINGS = {
     "plain": DROPOUT,
     "averaged": [*DROPOUT, *AVERAGED, *MIXED],
-    "accumulated": [*DROPOUT, *ACCUMULATED],
+    "accumulated": [*DROPOUT, *ACCUMULATED, *RECOMPUTED],
     "averaged and accumulated": [*DROPOUT, *AVERAGED, *ACCUMULATED, *MIXED],
     "validated often": [*DROPOUT, *AVERAGED, *VALIDATED_OFTEN],
     "validated within steps": [*DROPOUT, *ACCUMULATED, *VALIDATED_OFTEN],

@@ -20,6 +20,7 @@ from vitlit import ImageData
 from vitlit.cli.advice import advice
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError
+from vitlit.training import classifier
 from vitlit.training.classifier import Classifier
 
 SIZE: dict[str, Any] = {
@@ -176,6 +177,31 @@ def test_dropout_depends_on_the_batch_address_alone() -> None:
     other = model.training_step(batch._replace(key=8), 0)
     assert first == again
     assert first != other
+
+
+def test_blocks_computed_again_train_to_the_same_weights() -> None:
+    rates = {"proj_drop_rate": 0.3, "drop_path_rate": 0.3}
+    weights = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = Classifier(grad_checkpointing=again, **{**SIZE, "depth": 2}, **rates)
+        fit(model, digits(), max_steps=3, accumulate_grad_batches=2, limit_val_batches=0)
+        assert model.vit.blocks.grad_checkpointing is again
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_weights_are_not_cast_together_for_blocks_computed_again(
+    again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cast: list[bool] = []
+    monkeypatch.setattr(classifier, "saves_launches", lambda x: True)
+    monkeypatch.setattr(
+        classifier, "forward_with_cast_weights", lambda vit, x, dtype: cast.append(True)
+    )
+    Classifier(grad_checkpointing=again, **SIZE).train()(torch.zeros(1, 1, 8, 8))
+    assert cast == ([] if again else [True])
 
 
 def soft_targets(batch: Batch) -> Batch:

@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dropout": {"drop_rate": 0.1, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1},
     "attention dropout": {"attn_drop_rate": 0.1, "pos_embed": "none", "class_token": True},
 }
+AGAIN = ("dropout", True)  # blocks are computed again in the backward pass
 SIZE = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
@@ -97,10 +98,11 @@ def test_the_arithmetic_of_a_step_is_that_of_its_matrices() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_is_one_graph_for_the_compiler(name: str) -> None:
+@pytest.mark.parametrize(("name", "again"), [*((name, False) for name in VARIANTS), AGAIN])
+def test_a_variant_is_one_graph_for_the_compiler(name: str, again: bool) -> None:
     torch.compiler.reset()
     model = small(**VARIANTS[name]).train()
+    model.blocks.set_grad_checkpointing(again)
     x = torch.randn(3, 3, 8, 8)
     model.compile(backend="aot_eager", fullgraph=True)
     model(x).sum().backward()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitlit.model.arguments import hidden_width
 from vitlit.model.blocks import MLPS, Block
@@ -15,9 +16,29 @@ from vitlit.model.norms import MakeNorm
 from vitlit.patches import Grid
 
 
+class Encoder(nn.Sequential):
+    """Blocks one after the other: tokens ``(B, N, D)`` -> ``(B, N, D)``."""
+
+    grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Whether training keeps only the input of each block (Chen et al., 2016).
+
+        The backward pass computes what is inside a block again: less memory, a forward pass more.
+        """
+        self.grad_checkpointing = enable
+
+    def forward(self, x: Tensor) -> Tensor:
+        again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+        for block in self:
+            # It restores the generator's state for the second pass: dropout draws the same again.
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
+
+
 def encoder(
     told: dict[str, Any], grid: Grid, prefix: int, *, rope: Tensor | None, norm: MakeNorm
-) -> nn.Sequential:
+) -> Encoder:
     """The blocks of a ViT with these arguments, as ``complete_arguments`` returns them.
 
     prefix: tokens before the patches; rope: rotations ``(2, N, D/h)`` of all tokens. The rate of
@@ -45,7 +66,7 @@ def encoder(
     make_mlp = MLPS[told["mlp"]]
     # On the CPU even for a model on the meta device, whose tensors hold no numbers to list.
     rates = torch.linspace(0, told["drop_path_rate"], depth, device="cpu").tolist()
-    blocks = nn.Sequential()
+    blocks = Encoder()
     for make, rate in zip(make_attention, rates, strict=True):
         layer = make(dim=dim, **attn)
         blocks.append(

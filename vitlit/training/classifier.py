@@ -59,10 +59,19 @@ class Classifier(TrainableViT, Scoring):
         # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced.
         vit = self.vit if self.training else self.vit.forward
         x = x.to(self.dtype)  # the data are float32, the model may be half precision
-        # Not with DDP, which sends gradients while others are computed: all casts come last.
-        if self.training and self._is_alone and not self._is_compiled and saves_launches(x):
+        if self.training and self._casts_together and saves_launches(x):
             return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
         return vit(x)
+
+    @property
+    def _casts_together(self) -> bool:
+        """Whether all weights may be cast at once, before the model runs.
+
+        Not with DDP, which sends gradients while others are computed: all casts come last. Nor if
+        blocks run again in the backward pass, when the model has its own weights back.
+        """
+        again = self.vit.blocks.grad_checkpointing
+        return self._is_alone and not self._is_compiled and not again
 
     def setup(self, stage: str) -> None:
         self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it

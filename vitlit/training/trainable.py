@@ -48,6 +48,8 @@ class TrainableViT(nn.Module):
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
+        grad_checkpointing: Keep only the input of each block for the backward pass, which computes
+            the rest again: the same gradients with less memory, but more time.
         compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
             the first step then takes minutes. By default where a GPU has long to train.
         compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
@@ -74,6 +76,7 @@ class TrainableViT(nn.Module):
         layer_decay: float = 1.0,
         freeze_blocks: int = 0,
         pretrained: str | None = None,
+        grad_checkpointing: bool = False,
         compile: bool | None = None,
         compile_mode: CompileMode = "default",
         class_names: list[str] | None = None,
@@ -107,6 +110,7 @@ class TrainableViT(nn.Module):
         left_out = ("vit", "self", "__class__")
         self.keep_settings({key: settings[key] for key in settings if key not in left_out})
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
+        self.vit.blocks.set_grad_checkpointing(grad_checkpointing)
         self.class_names = class_names or [str(i) for i in range(self.num_classes)]
         if len(self.class_names) != self.num_classes:
             raise InputError(
