@@ -59,7 +59,7 @@ class Classifier(TrainableViT, Scoring):
         # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced.
         vit = self.vit if self.training else self.vit.forward
         x = x.to(self.dtype)  # the data are float32, the model may be half precision
-        if self.training and self._casts_together and saves_launches(x):
+        if self.training and saves_launches(x) and self._casts_together:
             return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
         return vit(x)
 
@@ -70,7 +70,7 @@ class Classifier(TrainableViT, Scoring):
         Not with DDP, which sends gradients while others are computed: all casts come last. Nor if
         blocks run again in the backward pass, when the model has its own weights back.
         """
-        again = self.vit.blocks.grad_checkpointing
+        again = self.hparams["grad_checkpointing"]
         return self._is_alone and not self._is_compiled and not again
 
     def setup(self, stage: str) -> None:
