@@ -83,10 +83,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     told = parser.parse_args()
     print("| model | batch | MiB kept without | MiB at most with it | ratio | CPU time, ratio |")
     print("|---|---|---|---|---|---|")
-    for name in MODELS:
+    for name in told.models:
         print(row(name, told.batch, told.rounds), flush=True)
 
 
