@@ -48,6 +48,7 @@ TIMM_SHAPES = {
     "norm before the average": {"global_pool": "avg", "class_token": False, "fc_norm": False},
     "no qkv bias": {"qkv_bias": False},
     "registers": {"reg_tokens": 3},
+    "registers on a rectangle": {"reg_tokens": 3, "img_size": (8, 12)},
     "registers without positions": {"reg_tokens": 4, "no_embed_class": True},
     "one channel": {"in_chans": 1},
     "layer scale": {"init_values": 0.1},
