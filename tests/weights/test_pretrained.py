@@ -642,6 +642,17 @@ def test_a_file_with_changed_bytes_is_refused(kind: str, tmp_path: Path) -> None
         load_weights(file)
 
 
+def test_one_changed_bit_of_a_number_is_noticed(tmp_path: Path) -> None:
+    """It would load as another number, which no shape and no test for NaN shows."""
+    state, file = timm_vit().state_dict(), tmp_path / "a.pth"
+    torch.save(state, file)
+    data = bytearray(file.read_bytes())
+    data[data.index(state["head.weight"].numpy().tobytes())] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="damaged in .*data"):
+        load_weights(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
