@@ -649,7 +649,7 @@ def test_one_changed_bit_of_a_number_is_noticed(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[data.index(state["head.weight"].numpy().tobytes())] ^= 1
     file.write_bytes(data)
-    with pytest.raises(InputError, match="damaged in .*data"):
+    with pytest.raises(InputError, match=r"damaged in .*data"):
         load_weights(file)
 
 
