@@ -7,6 +7,7 @@ import torch
 from photo_folder import PhotoFolder
 
 from vitlit.data.datamodule import ImageData
+from vitlit.data.leakage import PastTraining
 from vitlit.data.split_record import RECORD_KEY, file_hashes, record_of
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -28,7 +29,7 @@ def fitted(root: Path, known: ImageData | None = None, **settings: object) -> Im
     """The data of a training; known: of the one that it resumes."""
     data = photos(root, **settings)
     if known is not None:
-        data.hold_to(known.state_dict(), known.hparams)
+        data.hold_to(PastTraining(known.hparams, known.state_dict()))
     data.setup("fit")
     data.setup("test")
     return data
@@ -94,7 +95,7 @@ def test_a_held_out_image_that_was_renamed_is_not_trained_on(photo_folder: Photo
     for name, new in zip(all_names(then)["test"], renamed, strict=True):
         (root / name).replace(root / new)
     data = photos(root)
-    data.hold_to(then.state_dict(), then.hparams)
+    data.hold_to(PastTraining(then.hparams, then.state_dict()))
     data.setup("fit")
     assert not names_of(data.splits["train"]) & renamed
     with pytest.raises(InputError, match=r"test has 0 of the \d+ images that the training held"):

@@ -18,6 +18,7 @@ TINY = ["--data.img_size=8", "--data.batch_size=16", "--trainer.accelerator=cpu"
 TINY += ["--model.patch_size=4", "--model.embed_dim=8", "--model.depth=1", "--model.num_heads=1"]
 TINY += ["--trainer.log_every_n_steps=1"]
 CLASSES = ("ant", "bee", "cat")
+HELD = ("val", "test")
 
 
 class Photos:
@@ -171,3 +172,43 @@ def test_a_checkpoint_of_an_earlier_version_keeps_its_images_and_says_what_it_ca
         assert main(["fit", *more, *QUIET]) == 0
     assert main(["test", "--ckpt_path=lightning_logs/on", "--out=on", *QUIET]) == 0
     assert names_in("on") == names_in("new")
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_holds_out_what_the_training_of_its_weights_held_out(
+    photo_folder: PhotoFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = Photos(photo_folder(classes=CLASSES, count=30))
+    place = ["--data.dataset=folder", f"--data.data_dir={photos.root}", *TINY]
+    assert main(["fit", *place, "--run=first", "--trainer.max_epochs=1", *QUIET]) == 0
+    held = {split: scored(photos, split, "--ckpt_path=lightning_logs/first") for split in HELD}
+    photos.add(5)
+    again = [*place, "--model.pretrained=lightning_logs/first", "--data.split_seed=7"]
+    assert main(["fit", *again, "--run=second", "--trainer.max_epochs=1", *QUIET]) == 0
+    assert "split_seed 7 has no effect: what lightning_logs/first held out" in caplog.text
+    for split in HELD:
+        found = scored(photos, split, "--ckpt_path=lightning_logs/second")
+        assert found
+        assert found <= held[split]
+
+
+def test_a_fine_tuning_from_a_checkpoint_with_another_split_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sets without a record of each image, and of checkpoints of earlier versions."""
+    monkeypatch.chdir(tmp_path)
+    small = ["--model.patch_size=4", "--model.embed_dim=8", "--model.depth=1"]
+    small += ["--model.num_heads=1", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
+    assert main(["fit", *small, "--run=a", "--data.split_seed=3", *QUIET]) == 0
+    more = ["--model.pretrained=lightning_logs/a", *QUIET]
+    with pytest.warns(UserWarning, match="its split_seed was 3, so it may have been trained on"):
+        assert main(["fit", *small, "--run=b", *more]) == 0
+    assert (
+        main(["fit", *small, "--run=c", "--data.split_seed=3", *more]) == 0
+    )  # warnings are errors
+    with pytest.warns(UserWarning, match="split_seed was 3: it may have been trained on these"):
+        assert main(["probe", "--data.dataset=digits", *more]) == 0

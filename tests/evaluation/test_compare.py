@@ -1,7 +1,6 @@
 """compare: each model on the same images, as it was trained, and which differences count."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from photo_folder import PhotoFolder
 from vitlit import ImageData, load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import PlainImageData
-from vitlit.data.split_record import SplitRecord
+from vitlit.data.leakage import PastTraining
 from vitlit.errors import first_few
 from vitlit.evaluation.compare import Scored, comparison_lines
 from vitlit.evaluation.inference import Rows
@@ -79,9 +78,9 @@ def test_all_models_are_held_to_the_split_of_the_first(
     monkeypatch.chdir(home)
     seeds, hold_to = [], PlainImageData.hold_to
 
-    def note(data: ImageData, known: SplitRecord, then: Mapping[str, Any]) -> None:
-        seeds.append(then["split_seed"])
-        hold_to(data, known, then)
+    def note(data: ImageData, past: PastTraining) -> None:
+        seeds.append(past.data["split_seed"])
+        hold_to(data, past)
 
     monkeypatch.setattr(PlainImageData, "hold_to", note)
     assert main(["compare", "lightning_logs/run_2", "lightning_logs/run_0", *QUIET]) == 0

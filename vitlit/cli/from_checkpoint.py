@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
+from vitlit.cli.seen_images import tell_seen
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import (
+    PastTraining,
     differing_setting,
     may_have_shifted,
-    seen_note,
     with_split_rule,
 )
 from vitlit.data.split_record import record_of
@@ -36,6 +37,7 @@ class FromCheckpoint:
         self.path, self.first, self.command = path, first, command
         self.content = checkpoint.read_checkpoint(path)
         self.content[DATA_KEY] = with_split_rule(self.content[DATA_KEY])
+        self.past = PastTraining(self.content[DATA_KEY], record_of(self.content))
         self.model = self.content[checkpoint.MODEL_KEY]
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = training_settings_of(self.content) if command == "fit" else {}
@@ -55,33 +57,17 @@ class FromCheckpoint:
         """
         check_checkpoint(settings, self.model, self.path, self.command)
         if self.command != "fit":
-            self._note_seen(settings["data"])
+            self.note = tell_seen(self.past, settings["data"], self.command, self.path)
             return
-        check_held_out(self.content, settings["data"], self.path)
+        check_held_out(self.past, settings["data"], self.path)
         check_average(settings["ema"], self.content, self.path)
         check_can_go_on(self.content, settings, run, self.path)
         tell_saved(self.kept, self.first, settings, self.path)
         tell_changed(self.content, settings, self.path)
 
-    def _note_seen(self, data: Any) -> None:
-        """Warn if images that are scored may be among those that the model was trained on."""
-        split = {"validate": "val", "probe": "test"}.get(self.command, data["split"])
-        if self.command not in ("test", "validate", "probe") or data["images"]:
-            return
-        then = self.content[DATA_KEY]
-        if split == "train" or not record_of(self.content):
-            self.note = seen_note(data, then, split)
-        elif name := differing_setting(data, then, split):  # see fill
-            inform(
-                f"{name} {data[name]} has no effect: what {self.path} held out is scored, whose "
-                f"{name} was {then[name]}"
-            )
-        if self.note and split != "train":  # scores of train are called train/acc: no surprise
-            warn(f"{self.path}: {self.note}")
-
     def fill(self, model: TrainableViT, data: ImageData) -> None:
         """Hold the data to what the checkpoint held out; the trainer loads the weights itself."""
-        data.hold_to(record_of(self.content), self.content[DATA_KEY])
+        data.hold_to(self.past)
 
 
 # The settings that decide the parameter groups of the optimiser.
@@ -218,16 +204,16 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
         inform(f"changed since {path}: {', '.join(changed)}")
 
 
-def check_held_out(content: dict[str, Any], data: Any, path: Path) -> None:
+def check_held_out(past: PastTraining, data: Any, path: Path) -> None:
     """Refuse a split that would train on held-out images: later scores would be too good."""
-    then = content[DATA_KEY]
+    then = past.data
     name = differing_setting(data, then, "test") or differing_setting(data, then, "val")
     if name is not None:
         raise InputError(
             f"data.{name} {data[name]} contradicts {path}, which has {then[name]}: images that it "
             f"held out would be trained on; leave out --data.{name}"
         )
-    if not record_of(content) and may_have_shifted(data, then, "val"):
+    if not past.record and may_have_shifted(data, then, "val"):
         warn(
             f"{path} does not say which images it held out: if any were added or removed since, "
             f"some of those are trained on now"

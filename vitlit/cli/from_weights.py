@@ -10,6 +10,7 @@ from typing import Any
 from vitlit.cli.configs import CONFIGS_FOLDER, find_config
 from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
+from vitlit.cli.seen_images import tell_seen, tell_seen_before
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few
 from vitlit.training.trainable import TrainableViT
@@ -160,12 +161,12 @@ class FromWeights:
     command line. words: options to add to it.
     """
 
-    note = ""
+    note = ""  # about scored images that the model may have been trained on
     precision = None  # no file of weights tells in which precision it was trained
     steps = 0  # nor after how many
 
     def __init__(self, source: str, first: Any, command: str, args: list[str]) -> None:
-        self.first, self.command = first, command
+        self.source, self.first, self.command = source, first, command
         self.where = origins(args)
         self.weights = load_weights(source, given_arguments(first, self.where))
         self.words = tuple(small_depth(self.weights, self.where))
@@ -179,10 +180,17 @@ class FromWeights:
     def check(self, settings: Any, run: Path | None) -> None:
         """Refuse settings that the weights cannot be made to fit."""
         check_against_weights(settings, self.weights, self.where, self.command)
+        past, data = self.weights.past, settings["data"]
+        if past is not None and self.command == "fit":
+            tell_seen_before(past, data, self.source)
+        elif past is not None:
+            self.note = tell_seen(past, data, self.command, self.source)
 
     def fill(self, model: TrainableViT, data: ImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
+        if self.weights.past is not None:
+            data.hold_to(self.weights.past)
         if self.headless:  # the model was built with two classes that nobody named
             model.vit.remove_head()
         model.load_pretrained(self.weights)

@@ -4,7 +4,6 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
         -> augmentation, resize, normalise (B, C, H, W) -> patches (B, N, C*P*P)
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -26,12 +25,11 @@ from vitlit.data.catalog import (
 from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
-from vitlit.data.leakage import data_identity, split_rule
+from vitlit.data.leakage import PastTraining, data_identity, split_rule
 from vitlit.data.loading import check_process_count
 from vitlit.data.resident import ResidentPixels
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_loaders import SplitLoaders
-from vitlit.data.split_record import SplitRecord
 from vitlit.data.splits import Split, found_files
 from vitlit.data.stratify import check_fractions
 from vitlit.errors import InputError, check_at_least, check_known_names
@@ -216,13 +214,10 @@ class PlainImageData(SplitLoaders):
         if stage == "fit":
             self._record = self._split_builder.record()
 
-    def hold_to(self, known: SplitRecord, then: Mapping[str, Any]) -> None:
-        """Before setup: score only what a training held out, and train on none of it.
-
-        known: the images that it had; then: its settings of the data.
-        """
-        same = data_identity(then) == data_identity(self.hparams)
-        self._split_builder = replace(self._split_builder, known=known, is_same_place=same)
+    def hold_to(self, past: PastTraining) -> None:
+        """Before setup: score only what a training held out, and train on none of it."""
+        same = data_identity(past.data) == data_identity(self.hparams)
+        self._split_builder = replace(self._split_builder, known=past.record, is_same_place=same)
 
     @property
     def test_count(self) -> int | None:

@@ -8,13 +8,21 @@ image (``split_record``).
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitlit.data.image_folder import part_names
+from vitlit.data.split_record import SplitRecord
 
 # The settings that decide which images are held out. val_fraction comes last: the test split does
 # not depend on it.
 SPLIT_SETTINGS = ("split_seed", "split_by", "test_fraction", "val_fraction")
+
+
+class PastTraining(NamedTuple):
+    """The training that a checkpoint comes from: its settings of the data, and its split record."""
+
+    data: Mapping[str, Any]
+    record: SplitRecord
 
 
 def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:

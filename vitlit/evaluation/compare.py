@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.leakage import SPLIT_SETTINGS, data_identity, seen_note, with_split_rule
+from vitlit.data.leakage import (
+    SPLIT_SETTINGS,
+    PastTraining,
+    data_identity,
+    seen_note,
+    with_split_rule,
+)
 from vitlit.data.split_record import file_hashes, is_same_data, record_of, was_trained_on
 from vitlit.data.stratify import path_hashes
 from vitlit.errors import InputError, first_few
@@ -88,7 +94,8 @@ def score_all(
                 f"{name} has the classes {first_few(loaded.class_names)}; those of "
                 f"{paths[0]} are {first_few(data.class_names)}: compare models of equal classes"
             )
-        own.hold_to(record_of(first), first[checkpoint.DATA_KEY])  # the same images for all
+        # the same images for all
+        own.hold_to(PastTraining(first[checkpoint.DATA_KEY], record_of(first)))
         own.setup("test")
         note = _note_seen_images(content, own)
         found.append(Scored(str(path), run(loaded.model, own, precision), note))

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import find_class_names
+from vitlit.data.leakage import PastTraining, with_split_rule
+from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, first_few, inform
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
@@ -42,7 +44,8 @@ class Weights(NamedTuple):
     file. arguments: of ViT's constructor. mean, std: per channel, of pixels in [0, 1].
     class_names: in the order of the head. The last three are None if the source does not tell
     them. notes: what was assumed or dropped. invert: whether pixels p are turned into 1 - p; as in
-    ImageData, ``mean`` is that of the pixels before inversion.
+    ImageData, ``mean`` is that of the pixels before inversion. past: the training of an own
+    checkpoint, None for others.
     """
 
     state: dict[str, Tensor]
@@ -52,6 +55,7 @@ class Weights(NamedTuple):
     class_names: list[str] | None
     notes: list[str]
     invert: bool = False
+    past: PastTraining | None = None
 
 
 def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Weights:
@@ -144,7 +148,8 @@ def _from_checkpoint(file: Path) -> Weights:
     mean, std, names = data.preprocess.mean, data.preprocess.std, list(data.class_names)
     if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels
         mean = tuple(1 - value for value in mean)
-    return Weights(state, arguments, mean, std, names, [], data.preprocess.invert)
+    past = PastTraining(with_split_rule(content[checkpoint.DATA_KEY]), record_of(content))
+    return Weights(state, arguments, mean, std, names, [], data.preprocess.invert, past)
 
 
 def _from_published(
