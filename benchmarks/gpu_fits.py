@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from vitlit.cli.app import VitCLI
+from vitlit.commands.with_lightning import VitCLI
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages

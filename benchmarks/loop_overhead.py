@@ -28,7 +28,7 @@ from measure import Cell
 from torch import nn
 
 from vitlit import ImageData
-from vitlit.cli.app import VitCLI
+from vitlit.commands.with_lightning import VitCLI
 from vitlit.data.batch import Batch
 from vitlit.data.splits import Split
 from vitlit.model.vit import ViT

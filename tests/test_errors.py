@@ -44,7 +44,9 @@ def strings(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("name", sorted(name for name in TREES if not name.startswith("cli/")))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in TREES if not name.startswith(("cli/", "commands/")))
+)
 def test_the_library_knows_no_options_of_the_command_line(name: str) -> None:
     found = [text for text in strings(TREES[name]) if re.search(r"--(model|data)\.", text)]
     assert found == []
@@ -52,7 +54,9 @@ def test_the_library_knows_no_options_of_the_command_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name in TREES if "/" in name))
 def test_the_library_names_no_option_of_a_command(name: str) -> None:
-    if not name.startswith("cli/") and name != "training/slurm":  # SLURM has options too
+    if (
+        not name.startswith(("cli/", "commands/")) and name != "training/slurm"
+    ):  # SLURM has options too
         words = r"--(out|run|ckpt_path|timeout_seconds|trainer)\b|`vitlit "
         assert [text for text in strings(TREES[name]) if re.search(words, text)] == []
 
@@ -213,7 +217,7 @@ def test_a_training_that_fails_names_its_options_too(
     def fail(args: list[str]) -> None:
         raise NonFiniteError("the loss is not finite; lower lr", argument="lr")
 
-    monkeypatch.setattr("vitlit.cli.app.run_command", fail)
+    monkeypatch.setattr("vitlit.commands.with_lightning.run_command", fail)
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == "vitlit: the loss is not finite; lower lr (--model.lr)\n"
 

@@ -157,12 +157,12 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: list[str]) -> None:
     """Run a command, without Lightning if possible: its import takes three times torch's."""
     if args[0] in QUICK_COMMANDS:
-        from vitlit.cli.quick.app import run_quickly
+        from vitlit.commands.without_lightning import run_quickly
 
         warnings.formatwarning = _format_warning
         if run_quickly(args):
             return
-    from vitlit.cli.app import run_command
+    from vitlit.commands.with_lightning import run_command
 
     warnings.formatwarning = _format_warning  # after Lightning, which has set its own
     run_command(args)

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata
 from trainings import SMALL
 
 from vitlit.__main__ import main
-from vitlit.cli.fit_callbacks import resume_command
+from vitlit.commands.fit_callbacks import resume_command
 from vitlit.fault_tolerance.signals import Stopping
 
 FIT = ["fit", "--config=digits.yaml", "--trainer.accelerator=cpu", *SMALL]

@@ -13,8 +13,8 @@ from small_sets import trust_small_files, write_all
 
 from vitlit.__main__ import main
 from vitlit.cli.configs import CONFIGS_FOLDER, shipped_configs
-from vitlit.cli.fit_callbacks import Guards
 from vitlit.cli.from_weights import ASK_USER
+from vitlit.commands.fit_callbacks import Guards
 from vitlit.data.catalog import SOURCES
 from vitlit.model.vit import ViT
 

@@ -108,7 +108,7 @@ def test_predictions_of_the_images_so_far_are_kept_and_counted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from vitlit.cli.quick import machine
+    from vitlit.commands import machine
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "answer", sending(signum, machine.answer, call=3))

@@ -202,7 +202,7 @@ def test_a_checkpoint_of_the_best_epoch_goes_on_as_its_run_did(
 ) -> None:
     expected, _ = train_whole("averaged", tmp_path / "whole", monkeypatch, recorder)
     monkeypatch.setattr(EarlyBest, "kept", 2)
-    monkeypatch.setattr("vitlit.cli.fit_callbacks.BestCheckpoint", EarlyBest)
+    monkeypatch.setattr("vitlit.commands.fit_callbacks.BestCheckpoint", EarlyBest)
     fit(tmp_path / "best", monkeypatch, EPOCHS, *SETTINGS["averaged"])
     best = newest_run() / "checkpoints" / "best.ckpt"
     assert torch.load(best)["position"]["epoch"] == 2
@@ -218,7 +218,7 @@ def test_a_best_checkpoint_from_amid_an_optimiser_step_goes_on_as_its_run_did(
     args += ["--trainer.accumulate_grad_batches=2"]
     expected = fit(tmp_path / "whole", monkeypatch, *args)
     monkeypatch.setattr(EarlyBest, "kept", 1)
-    monkeypatch.setattr("vitlit.cli.fit_callbacks.BestCheckpoint", EarlyBest)
+    monkeypatch.setattr("vitlit.commands.fit_callbacks.BestCheckpoint", EarlyBest)
     fit(tmp_path / "best", monkeypatch, *args)
     best = newest_run() / "checkpoints" / "best.ckpt"
     assert torch.load(best)["position"]["batch"] == 2

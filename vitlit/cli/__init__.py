@@ -1,1 +1,1 @@
-"""The command line: parsing, settings, what a command starts from, and its last words."""
+"""The command line: parsing, settings, and what a command starts from."""

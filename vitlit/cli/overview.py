@@ -19,7 +19,7 @@ COMMANDS = {
 
 # Those that can work without Lightning; the others train, or score by its metrics.
 QUICK_COMMANDS = ("predict", "explain", "export", "compare", "probe")
-HELP_FILE = "help.json"  # made by vitlit/cli/quick/short_help.py
+HELP_FILE = "help.json"  # made by vitlit/commands/short_help.py
 
 
 def command_help(command: str) -> str:

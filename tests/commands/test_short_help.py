@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from vitlit.cli.overview import COMMANDS, command_help
-from vitlit.cli.quick.short_help import EXAMPLES, OPTIONS, short_help
+from vitlit.commands.short_help import EXAMPLES, OPTIONS, short_help
 
 # prints the modules that were imported after the help
 PROBE = (
@@ -25,9 +25,7 @@ PROBE = (
     ],
 )
 def test_the_help_file_is_what_the_parser_says(command: str) -> None:
-    assert command_help(command) == short_help(command), (
-        "run: python -m vitlit.cli.quick.short_help"
-    )
+    assert command_help(command) == short_help(command), "run: python -m vitlit.commands.short_help"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

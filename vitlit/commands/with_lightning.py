@@ -15,7 +15,6 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 
-from vitlit.cli import fit_callbacks
 from vitlit.cli.check_settings import (
     check_model,
     check_trainer,
@@ -23,7 +22,6 @@ from vitlit.cli.check_settings import (
     tell_global_batch,
     warn_of_many_patches,
 )
-from vitlit.cli.final_lines import fit_lines, score_lines, weights_option
 from vitlit.cli.options import (
     add_options,
     add_predict_options,
@@ -33,9 +31,11 @@ from vitlit.cli.options import (
 )
 from vitlit.cli.overview import COMMANDS
 from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
-from vitlit.cli.quick.commands import explain_lines
 from vitlit.cli.request import Request, read_request
-from vitlit.cli.trainer import OWN_COMMANDS, Trainer
+from vitlit.commands import fit_callbacks
+from vitlit.commands.final_lines import fit_lines, score_lines, weights_option
+from vitlit.commands.own_commands import explain_lines
+from vitlit.commands.trainer import OWN_COMMANDS, Trainer
 from vitlit.errors import LostProcessError
 from vitlit.evaluation.prediction_callback import WritePredictions
 from vitlit.evaluation.prediction_writer import feature_of, make_writer

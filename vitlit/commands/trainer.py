@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 import torch
 
-from vitlit.cli.quick.commands import Commands
+from vitlit.commands.own_commands import Commands
 
 OWN_COMMANDS = ("explain", "export", "compare", "probe")  # those that Lightning lacks
 

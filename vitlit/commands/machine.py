@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vitlit.cli.from_weights import origins
 from vitlit.cli.overview import QUICK_COMMANDS
 from vitlit.cli.parser import TRUST_OPTION, join_lists, name_checkpoints
-from vitlit.cli.quick.commands import Commands, load_weights
+from vitlit.commands.own_commands import Commands, load_weights
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, Stopped

@@ -3,7 +3,7 @@
 parser of a command -> ten options, two examples
 
 Reading the file takes no time, making a parser seconds. After a change of an option or its words:
-``python -m vitlit.cli.quick.short_help``.
+``python -m vitlit.commands.short_help``.
 """
 
 import json
@@ -17,8 +17,8 @@ from pytorch_lightning.cli import LightningCLI
 
 from vitlit.cli.overview import COMMANDS, HELP_FILE
 from vitlit.cli.parser_internals import options_of
-from vitlit.cli.quick.app import OWN_PARAMETERS, make_parser
-from vitlit.cli.trainer import Trainer
+from vitlit.commands.trainer import Trainer
+from vitlit.commands.without_lightning import OWN_PARAMETERS, make_parser
 
 COMMON = "data.batch_size trainer.accelerator trainer.precision"
 MODEL = "ckpt_path model.pretrained"

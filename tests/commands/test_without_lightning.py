@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from vitlit.__main__ import main
-from vitlit.cli.quick import app
-from vitlit.cli.quick.machine import is_quick
+from vitlit.commands import without_lightning
+from vitlit.commands.machine import is_quick
 
 CHECKPOINT = Path(__file__).parents[1] / "stored" / "old_checkpoint" / "last.ckpt"
 HEAVY = ("pytorch_lightning", "torchmetrics", "torchvision", "matplotlib", "tensorboard")
@@ -88,7 +88,7 @@ def test_predictions_are_those_that_lightning_makes(
     args += ["--data.images", *pictures, "--trainer.enable_progress_bar=false"]
     assert main([*args, "--out=here"]) == 0
     quick = capsys.readouterr()
-    monkeypatch.setattr("vitlit.cli.quick.app.is_quick", lambda args: False)
+    monkeypatch.setattr("vitlit.commands.without_lightning.is_quick", lambda args: False)
     assert main([*args, "--out=there"]) == 0
     slow = capsys.readouterr()
     assert quick.out == slow.out.replace("there", "here")
@@ -141,11 +141,11 @@ def test_training_and_its_metrics_are_left_to_lightning(command: str) -> None:
 def test_without_lightning_a_command_has_the_options_that_it_has_with_it(command: str) -> None:
     from pytorch_lightning.cli import LightningCLI
 
-    from vitlit.cli.trainer import Trainer
+    from vitlit.commands.trainer import Trainer
 
-    skip = LightningCLI.subcommands().get(command, app.OWN_PARAMETERS)
-    whole = dict(app.make_parser(command, Trainer, skip)[1].get_defaults().items())
-    quick = dict(app.make_parser(command)[1].get_defaults().items())
+    skip = LightningCLI.subcommands().get(command, without_lightning.OWN_PARAMETERS)
+    whole = dict(without_lightning.make_parser(command, Trainer, skip)[1].get_defaults().items())
+    quick = dict(without_lightning.make_parser(command)[1].get_defaults().items())
     others = {key for key in whole if not key.startswith("trainer.")}
     assert others - set(quick) - {"return_predictions"} == set()
     same = [key for key in quick if key in others and key != "weights_only"]

@@ -19,9 +19,9 @@ from vitlit.cli.options import (
     describe_options,
 )
 from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
-from vitlit.cli.quick.commands import explain_lines
-from vitlit.cli.quick.machine import Machine, is_quick
 from vitlit.cli.request import Request, read_request
+from vitlit.commands.machine import Machine, is_quick
+from vitlit.commands.own_commands import explain_lines
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import inform
 from vitlit.evaluation.prediction_writer import feature_of, make_writer

@@ -1,0 +1,1 @@
+"""The commands: what they do, with Lightning or without, and their last words."""
