@@ -17,37 +17,23 @@ import importlib
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
-import pytest
+from mutant_runs import FAST, Result, try_mutant
 from mutants import MODULES, Mutant, sample
+from reach import ROOT, Reach
 
-ROOT = Path(__file__).resolve().parents[1]
-FAST = "not slow and not gpu and not network and not browser"
 PARTS = ("vitlit", "tests", "benchmarks", "configs", "docs", "lightning_logs", ".github", ".ci")
 PRELOADED = ("torch", "torchvision.transforms.v2", "pytorch_lightning.cli", "torchmetrics")
 PRELOADED += ("jsonargparse", "matplotlib.figure", "matplotlib.backends.backend_agg", "yaml")
 PRELOADED += ("torch.utils.tensorboard", "numpy", "PIL.Image", "safetensors.torch", "unittest.mock")
 PRELOADED += ("timm", "transformers", "sklearn.linear_model", "torch.export", "torch._dynamo")
-FIRST = 5.0  # seconds of tests that are collected and run before the others
-QUIET = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", "-p", "no:cov"]
-QUIET += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-WALL = 15  # a run may take so many times its CPU time: the machine has other work
-
-Result = dict[str, Any]  # a row of the results file
 
 
 def copy_tree(folder: Path) -> Path:
@@ -60,166 +46,6 @@ def copy_tree(folder: Path) -> Path:
         if path.is_file() and path.name != ".git":
             shutil.copy2(path, folder)
     return folder
-
-
-class Reach:
-    """Which tests reach a line, and how long each takes, from runs of the tests with coverage."""
-
-    def __init__(self, folder: Path) -> None:
-        from coverage import CoverageData
-
-        self.seconds: dict[str, float] = {}
-        self.lines: dict[str, dict[int, set[str]]] = {}  # module -> line -> tests
-        for path in sorted(folder.glob("*.xml")):
-            for case in ElementTree.parse(path).iter("testcase"):
-                test = node_id(case.attrib["classname"], case.attrib["name"])
-                if not list(case.iter("failure")) and not list(case.iter("error")):
-                    self.seconds[test] = float(case.attrib["time"])
-        for path in sorted(folder.glob("*.coverage")):
-            data = CoverageData(str(path))
-            data.read()
-            for measured in data.measured_files():
-                module = "vitlit/" + measured.rpartition("/vitlit/")[2]
-                lines = self.lines.setdefault(module, {})
-                for line, contexts in data.contexts_by_lineno(measured).items():
-                    tests = (context.rpartition("|")[0] for context in contexts)
-                    lines.setdefault(line, set()).update(test for test in tests if test)
-
-    def tests(self, mutant: Mutant) -> list[str]:
-        """Those of the mirror first, then by time.
-
-        What runs at import, or in a fixture, is put down to the first test: so all count that reach
-        any line of the module, those that reach this one before the others.
-        """
-        lines = self.lines.get(mutant.module, {})
-        near = lines.get(mutant.line, set())
-        every = set().union(*lines.values()) if lines else set()
-        dotted = mutant.module.removesuffix(".py").replace("/", ".")
-        users = {file for file, text in test_sources().items() if f"{dotted} import" in text}
-        every |= {test for test in self.seconds if test.partition("::")[0] in users}  # constants
-        stem = Path(mutant.module).stem
-        package = Path(mutant.module).parent.name
-
-        def rank(test: str) -> tuple[bool, bool, float]:
-            own = f"tests/{package}/test_{stem}" in test
-            return (test not in near, not own, self.seconds[test])
-
-        return sorted((test for test in every if test in self.seconds), key=rank)
-
-
-@cache
-def test_sources() -> dict[str, str]:
-    paths = ROOT.glob("tests/**/test_*.py")
-    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
-
-
-def node_id(classname: str, name: str) -> str:
-    return classname.replace(".", "/") + ".py::" + name
-
-
-def batches(tests: list[str], seconds: dict[str, float], limit: float) -> list[list[str]]:
-    """The first few, then the others within the limit; each sorted so that files stay together."""
-    parts: list[list[str]] = [[], []]
-    spent = 0.0
-    for test in tests:
-        if spent + seconds[test] > limit and parts[0]:
-            continue
-        spent += seconds[test]
-        parts[spent > FIRST and bool(parts[0])].append(test)
-    order = {test: place for place, test in enumerate(tests)}
-    found = []
-    for part in filter(None, parts):
-        files: dict[str, int] = {}
-        for test in part:
-            files.setdefault(test.partition("::")[0], order[test])
-        found.append(sorted(part, key=lambda test: (files[test.partition("::")[0]], order[test])))
-    return found
-
-
-class Recorder:
-    """Writes down the first test that fails, and why."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and not self.path.exists():
-            self.path.write_text(f"{report.nodeid}\n{report.longreprtext[-300:]}", encoding="utf-8")
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed and not self.path.exists():
-            self.path.write_text(f"{report.nodeid}\n{report.longreprtext[-300:]}", encoding="utf-8")
-
-
-def pytest_in_child(copy: Path, tests: list[str], cpu: float) -> None:
-    """Never returns."""
-    os.setsid()
-    os.chdir(copy)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(cpu), int(cpu) + 5))
-    output = os.open(copy / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.path[:0] = [str(copy), str(copy / "tests" / "helpers")]
-    sys.dont_write_bytecode = True
-    os.environ.update(PYTHONPATH=str(copy), OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
-    options = [*QUIET, "-m", FAST, f"--basetemp={copy}-tmp", f"--rootdir={copy}"]
-    try:
-        status = int(pytest.main([*options, *tests], plugins=[Recorder(copy / "failed.txt")]))
-    except BaseException:  # whatever a mutant does, its run failed
-        traceback.print_exc()
-        status = 3
-    sys.stdout.flush()
-    os._exit(status)
-
-
-def run_tests(copy: Path, tests: list[str], cpu: float) -> tuple[str, str]:
-    """``survived``, ``killed`` or ``timeout``, and the test that failed."""
-    failed = copy / "failed.txt"
-    failed.unlink(missing_ok=True)
-    child = os.fork()
-    if child == 0:
-        pytest_in_child(copy, tests, cpu)
-    end, status = time.monotonic() + WALL * cpu, None
-    while status is None and time.monotonic() < end:
-        done, found = os.waitpid(child, os.WNOHANG)
-        status = found if done else None
-        time.sleep(0.02)
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # with what the tests started
-    if status is None:
-        os.waitpid(child, 0)
-        return "timeout", ""
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
-        return "timeout", ""
-    if status == 0:
-        return "survived", ""
-    if failed.exists():
-        return "killed", failed.read_text(encoding="utf-8")
-    if os.WIFSIGNALED(status):
-        return "killed", f"signal {os.WTERMSIG(status)}"
-    return "error", f"pytest ended with {os.waitstatus_to_exitcode(status)}"  # ours: look at it
-
-
-def try_mutant(mutant: Mutant, copy: Path, reach: Reach, limit: float, given: list[str]) -> Result:
-    """One row of the results; the copy is left as it was. given: tests to run instead."""
-    path = copy / mutant.module
-    source, times = path.read_text(encoding="utf-8"), path.stat()
-    tests = given or reach.tests(mutant)
-    row: Result = {"number": mutant.number, "module": mutant.module, "line": mutant.line}
-    row |= {"kind": mutant.kind, "change": mutant.change(source), "verdict": "survived", "by": ""}
-    start = time.monotonic()
-    path.write_text(mutant.code, encoding="utf-8")
-    try:
-        for part in [given] if given else batches(tests, reach.seconds, limit):
-            cpu = 30 + 4 * sum(reach.seconds.get(test, FIRST) for test in part)
-            row["verdict"], row["by"] = run_tests(copy, part, cpu)
-            if row["verdict"] != "survived":
-                break
-    finally:
-        path.write_text(source, encoding="utf-8")
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # compiled files are by time
-    row["tests"], row["wall"] = len(tests), round(time.monotonic() - start, 1)
-    return row
 
 
 @cache

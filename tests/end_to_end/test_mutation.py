@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("cosmic_ray")  # in the extra "dev"
 
 import mutants
-import mutation
+import reach
 
 SOURCE = '''"""A module."""
 
@@ -49,7 +49,7 @@ def test_modules_get_mutants_in_proportion_to_their_lines() -> None:
 
 def test_a_long_list_of_tests_is_cut_at_the_time_limit_and_files_stay_together() -> None:
     seconds = {"a.py::1": 1.0, "b.py::1": 2.0, "a.py::2": 3.0, "b.py::2": 90.0, "a.py::3": 1.0}
-    assert mutation.batches([*seconds], seconds, limit=60) == [
+    assert reach.batches([*seconds], seconds, limit=60) == [
         ["a.py::1", "b.py::1"],
         ["a.py::2", "a.py::3"],
     ]

@@ -3,6 +3,7 @@
 images (B, C, H, W) or patches (B, N, C*P*P) -> tokens (B, N, D)
 """
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -18,7 +19,7 @@ PatchEmbedName = Literal["linear", "conv", "conv_stem", "shifted"]
 STEM_WIDTH = 64  # channels of every layer of a convolutional stem but the last, as in CCT's code
 
 
-class Embedding(nn.Module):
+class Embedding(nn.Module, ABC):
     """Base class of the patch embeddings: images ``(B, C, H, W)`` -> tokens ``(B, N, D)``.
 
     takes_patches: whether the input may also be patches ``(B, N, C*P*P)``. odd: the parameter to
@@ -34,9 +35,9 @@ class Embedding(nn.Module):
         self.kind = kind
         self.patch_size = patch_size
 
+    @abstractmethod
     def filters(self) -> Tensor:
         """The filters that read the pixels, for figures: ``(D, C, p, p)``."""
-        raise NotImplementedError
 
 
 class PatchEmbed(Embedding):
