@@ -18,6 +18,8 @@ KINDS: list[dict[str, Any]] = [
     {"patch_embed": "conv_stem", "global_pool": "seq", "num_heads": 4},
     {"patch_embed": "shifted", "attention": "lsa", "pos_embed": "rope", "reg_tokens": 4},
     {"attention": "gpsa", "init_values": 0.1, "qkv_bias": False, "num_classes": 0},
+    {"global_pool": "map", "reg_tokens": 2, "mlp": "swiglu", "rope": "centred", "num_heads": 3},
+    {"global_pool": "map", "class_token": True, "pool_include_prefix": True, "pre_norm": True},
 ]
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from vitlit.model.patch_embed import ConvStem
+from vitlit.model.pooling import AttentionPool
 from vitlit.model.vit import ViT
 
 
@@ -42,6 +43,9 @@ def cost_by_part(vit: ViT) -> dict[str, Cost]:
     head = _matrix_flops(vit.head)
     if vit.seq_pool is not None:  # scores, and the mean with them
         head += patches * (_matrix_flops(vit.seq_pool) + 2 * vit.embed_dim)
+    if vit.attn_pool is not None:
+        pooled = tokens if vit.config["pool_include_prefix"] else patches
+        head += _attention_pool_flops(vit.attn_pool, pooled, vit.embed_dim)
     parameters = {"blocks": _count(vit.blocks.parameters())}
     before = (vit.patch_embed.parameters(), [vit.cls_token, vit.reg_token, vit.pos_embed])
     parameters["embedding"] = sum(map(_count, before))
@@ -59,6 +63,12 @@ def _matrix_flops(part: nn.Module) -> int:
     """Of the matrices of a part for one token; a convolution is one for each patch."""
     kinds = (nn.Linear, nn.Conv2d)
     return sum(2 * one.weight.numel() for one in part.modules() if isinstance(one, kinds))
+
+
+def _attention_pool_flops(pool: AttentionPool, tokens: int, dim: int) -> int:
+    """Keys and values of all tokens; one query attends to them and passes through the MLP."""
+    once = sum(map(_matrix_flops, (pool.q, pool.proj, pool.mlp)))
+    return tokens * (_matrix_flops(pool.kv) + 4 * dim) + once
 
 
 def _stem_flops(stem: ConvStem, size: tuple[int, int]) -> int:

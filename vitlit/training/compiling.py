@@ -4,7 +4,6 @@ option, model, device, steps of the training -> yes or no, said once
 """
 
 import importlib.util
-import math
 import os
 import shutil
 from typing import Any
@@ -13,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_info
 
+from vitlit.model.cost import cost_by_part
 from vitlit.model.vit import ViT
 from vitlit.training.trainable import CompileMode
 
@@ -28,9 +28,8 @@ WORTHWHILE_SECONDS = 300.0  # compiling takes one or two minutes, and saves abou
 
 def eager_seconds(vit: ViT, images: int) -> float:
     """A guess of what a training step takes on a GPU without compiling; images: of a batch."""
-    tokens = math.prod(vit.grid_size) + vit.num_prefix_tokens
-    weights = sum(weight.numel() for weight in vit.parameters() if weight.ndim > 1)
-    arithmetic = 6 * weights * tokens * images / FLOPS_A_SECOND  # 2 forward, 4 backward
+    forward = sum(cost.flops for cost in cost_by_part(vit).values())
+    arithmetic = 3 * forward * images / FLOPS_A_SECOND  # backward takes twice as much as forward
     return max(vit.config["depth"] * SECONDS_A_BLOCK, arithmetic)
 
 
