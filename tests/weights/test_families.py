@@ -256,6 +256,59 @@ def test_dinov3s_own_file_gives_the_features_that_timm_makes_of_it(tmp_path: Pat
         assert distance(ours(images), theirs(images)) <= 1e-4
 
 
+PE_NAMES = (  # timm's names, and those of the authors' files
+    ("attn_pool.latent", "attn_pool.probe"),
+    ("attn_pool.proj.", "attn_pool.attn.out_proj."),
+    ("attn_pool.norm.", "attn_pool.layernorm."),
+    ("attn.qkv.", "attn.in_proj_"),
+    ("attn.proj.", "attn.out_proj."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+    ("norm_pre.", "ln_pre."),
+    (".norm1.", ".ln_1."),
+    (".norm2.", ".ln_2."),
+    ("blocks.", "transformer.resblocks."),
+    ("patch_embed.proj.", "conv1."),
+)
+
+
+def pes_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's weights of a Perception Encoder under the names of its authors' files."""
+    state = dict(state)
+    for end in ("weight", "bias") if "attn_pool.q.weight" in state else ():
+        q, kv = state.pop(f"attn_pool.q.{end}"), state.pop(f"attn_pool.kv.{end}")
+        state[f"attn_pool.attn.in_proj_{end}"] = torch.cat([q, kv])
+    named = {"visual.proj": torch.zeros(64, 8)}
+    for name, value in state.items():
+        name = f"ln_post.{name[5:]}" if name.startswith("norm.") else name
+        for theirs, own in PE_NAMES:
+            name = name.replace(theirs, own)
+        named[f"visual.{name}"] = value
+    named["visual.class_embedding"] = named.pop("visual.cls_token").flatten()
+    named["visual.positional_embedding"] = named.pop("visual.pos_embed")[0]
+    return named
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_pe_core_base_patch16_224", "vit_pe_spatial_base_patch16_512"]
+)
+def test_a_perception_encoders_own_file_gives_the_features_that_timm_makes_of_it(
+    name: str, tmp_path: Path
+) -> None:
+    # timm rescales rotary positions to the grid of its published size, the authors do not: the same
+    sizes = {"ref_feat_shape": (2, 2), "num_classes": 0, "attn_pool_num_heads": 8}
+    theirs = timm_folder(tmp_path, name, num_heads=8, **sizes)
+    own = pes_own(theirs.state_dict())
+    theirs.load_state_dict(timm.models.eva._convert_pe(own, theirs), strict=False)
+    torch.save(own, tmp_path / "pe.pt")
+    ours = load(tmp_path / "pe.pt", num_heads=8).model
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = ours(images)
+        expected = theirs(images)
+    assert distance(found, expected) <= 1e-4
+
+
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_pe_core_base_patch16_224"])
 def test_attention_maps_of_rotary_models_are_timms(name: str, tmp_path: Path) -> None:
     theirs = timm_folder(tmp_path, name)

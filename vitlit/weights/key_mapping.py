@@ -119,6 +119,8 @@ def _tell_rotary(
     }
     if "attn_pool.latent" in state:
         told |= {"pool_heads": 8, "pool_include_prefix": True}
+    else:  # lang and spatial pool nothing: averaged, as in timm
+        told["global_pool"] = "avg"
     return Rotary(columns_first=True)
 
 
