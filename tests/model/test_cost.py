@@ -16,6 +16,7 @@ KINDS: list[dict[str, Any]] = [
     {},
     {"global_pool": "avg", "patch_embed": "linear", "pos_embed": "sincos2d"},
     {"patch_embed": "conv_stem", "global_pool": "seq", "num_heads": 4},
+    {"patch_embed": "conv_stem", "stem_convs": 2, "norm": "rms"},
     {"patch_embed": "shifted", "attention": "lsa", "pos_embed": "rope", "reg_tokens": 4},
     {"attention": "gpsa", "init_values": 0.1, "qkv_bias": False, "num_classes": 0},
     {"global_pool": "map", "reg_tokens": 2, "mlp": "swiglu", "rope": "centred", "num_heads": 3},

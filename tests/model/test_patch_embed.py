@@ -39,6 +39,32 @@ def test_the_stem_computes_what_vit_pytorchs_cct_does(patch_size: int) -> None:
     torch.testing.assert_close(stem(IMAGES), theirs(IMAGES))
 
 
+@pytest.mark.parametrize("stem_convs", [2, 3])
+def test_a_deep_stem_is_torchs_layers_one_after_the_other(stem_convs: int) -> None:
+    stem = embedding("conv_stem", embed_dim=32, stem_convs=stem_convs)
+    width, layers = 3, []
+    for stage in (16, 32):
+        for _ in range(stem_convs):
+            conv = nn.Conv2d(width, stage, 3, padding=1, bias=False)
+            layers += [conv, nn.GroupNorm(8, stage), nn.ReLU()]
+            width = stage
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    theirs = nn.Sequential(*layers).double()
+    ours = [one for pair in zip(stem.convs, stem.norms, strict=True) for one in pair]
+    with torch.no_grad():
+        for mine, their in zip(
+            ours, [one for one in layers if list(one.parameters())], strict=True
+        ):
+            their.load_state_dict(mine.state_dict())
+        expected = theirs(IMAGES).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(stem(IMAGES), expected)
+
+
+def test_a_width_that_a_deep_stem_cannot_halve_is_refused() -> None:
+    with pytest.raises(InputError, match="embed_dim 30 is not a multiple of 4; stem_convs 2"):
+        embedding("conv_stem", patch_size=8, embed_dim=30, stem_convs=2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_there_is_one_token_for_each_patch_row_by_row(kind: str, channels: int) -> None:
@@ -96,18 +122,25 @@ def test_filters_of_shifted_patches_are_one_convolution_but_for_the_norm(patch_s
     torch.testing.assert_close(layer(images), expected.flatten(2).transpose(1, 2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_odd_parameter_undoes_the_sign_of_the_images(kind: str) -> None:
-    layer = embedding(kind)
+@pytest.mark.parametrize(("kind", "stem_convs"), [*((kind, 1) for kind in KINDS), ("conv_stem", 2)])
+def test_the_odd_parameter_undoes_the_sign_of_the_images(kind: str, stem_convs: int) -> None:
+    layer = embedding(kind, stem_convs=stem_convs)
     before = layer(IMAGES)
     with torch.no_grad():
         layer.get_parameter(layer.odd).neg_()
     torch.testing.assert_close(layer(-IMAGES), before)
 
 
-@pytest.mark.parametrize("kind", ["conv_stem", "shifted"])
-def test_every_gradient_is_that_of_finite_differences(kind: str) -> None:
-    layer = embedding(kind, embed_dim=3)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("conv_stem", {"embed_dim": 3}),
+        ("conv_stem", {"embed_dim": 4, "stem_convs": 2}),
+        ("shifted", {"embed_dim": 3}),
+    ],
+)
+def test_every_gradient_is_that_of_finite_differences(kind: str, changes: dict[str, int]) -> None:
+    layer = embedding(kind, **changes)
     names = [name for name, _ in layer.named_parameters()]
 
     def run(*values: Tensor) -> Tensor:
@@ -117,9 +150,11 @@ def test_every_gradient_is_that_of_finite_differences(kind: str) -> None:
     assert torch.autograd.gradcheck(run, values, fast_mode=True)
 
 
-@pytest.mark.parametrize("kind", ["conv_stem", "shifted"])
-def test_a_token_depends_on_no_other_image(kind: str) -> None:
-    layer = embedding(kind).train()
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("conv_stem", {}), ("conv_stem", {"stem_convs": 2}), ("shifted", {})]
+)
+def test_a_token_depends_on_no_other_image(kind: str, changes: dict[str, int]) -> None:
+    layer = embedding(kind, **changes).train()
     torch.testing.assert_close(layer(IMAGES)[:1], layer(IMAGES[:1]))
 
 

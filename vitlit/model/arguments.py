@@ -30,6 +30,7 @@ VIT_CHOICES = {
 }
 # What an argument is without the one that it belongs to: it would have no effect there.
 IDLE = {
+    "stem_convs": ("no patch_embed conv_stem", 1),
     "rope_base": ("rope none", ROPE_BASE),
     "rope_grid": ("rope none", None),
     "rope_offset": ("rope none", 0.0),
@@ -46,7 +47,9 @@ def complete_arguments(given: dict[str, Any]) -> dict[str, Any]:
     """
     told = dict(given)
     check_choices(told)
-    check_at_least(1, embed_dim=told["embed_dim"], depth=told["depth"], in_chans=told["in_chans"])
+    check_at_least(
+        1, **{name: told[name] for name in ("embed_dim", "depth", "in_chans", "stem_convs")}
+    )
     check_at_least(0, num_classes=told["num_classes"], reg_tokens=told["reg_tokens"])
     hidden_width(told, "mlp_ratio")
     rates = {name: value for name, value in told.items() if name.endswith("_rate")}
@@ -134,6 +137,7 @@ def _complete_pool(told: dict[str, Any]) -> None:
 def _check_idle(told: dict[str, Any]) -> None:
     """Refuse arguments that would have no effect: whoever gives one expects an effect."""
     without = {
+        "no patch_embed conv_stem": told["patch_embed"] != "conv_stem",
         "rope none": told["rope"] == "none",
         "no global_pool map": told["global_pool"] != "map",
     }

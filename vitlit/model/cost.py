@@ -72,6 +72,7 @@ def _attention_pool_flops(pool: AttentionPool, tokens: int, dim: int) -> int:
 
 
 def _stem_flops(stem: ConvStem, size: tuple[int, int]) -> int:
-    """Of convolutions that see every pixel, each at half the size of the one before."""
-    pixels = [math.prod(size) // 4**layer for layer in range(len(stem.convs))]
+    """Of convolutions that see every pixel; each stage of them at half the size of the last."""
+    stages = [layer // stem.stem_convs for layer in range(len(stem.convs))]
+    pixels = [math.prod(size) // 4**stage for stage in stages]
     return sum(count * _matrix_flops(conv) for count, conv in zip(pixels, stem.convs, strict=True))

@@ -3,6 +3,7 @@
 images (B, C, H, W) or patches (B, N, C*P*P) -> tokens (B, N, D)
 """
 
+import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -16,7 +17,8 @@ from vitlit.model.norms import MakeNorm
 from vitlit.patches import patchify
 
 PatchEmbedName = Literal["linear", "conv", "conv_stem", "shifted"]
-STEM_WIDTH = 64  # channels of every layer of a convolutional stem but the last, as in CCT's code
+STEM_WIDTH = 64  # channels of every layer of CCT's convolutional stem but the last, as in its code
+STEM_GROUPS = 8  # of a stem's GroupNorm, where they divide the channels
 
 
 class Embedding(nn.Module, ABC):
@@ -85,45 +87,76 @@ class PatchEmbed(Embedding):
 
 
 class ConvStem(Embedding):
-    """The convolutional stem of the Compact Convolutional Transformer (CCT).
+    """Convolutions in place of separate patches; each stage of them halves the image.
 
-    Hassani et al., 2021, section 3.3. Each layer is a 3x3 convolution without bias, a ReLU and a
-    3x3 max pooling that halves the image, until one token is left of each patch; CCT-7/3x1 has one
-    layer, for patches of 2 pixels. There is no batch normalisation, so the tokens of an image
-    depend on no other image. Raises InputError if patch_size is not a power of 2.
+    With one convolution a stage it is the stem of the Compact Convolutional Transformer (CCT;
+    Hassani et al., 2021, section 3.3): a 3x3 convolution without bias, a ReLU and a 3x3 max
+    pooling, until one token is left of each patch; CCT-7/3x1 has one stage, for patches of 2
+    pixels. With more, a GroupNorm (Wu and He, 2018) follows each convolution, and the stages
+    double in width: embed_dim/4, embed_dim/2, embed_dim for patches of 8 pixels. There is no batch
+    normalisation, so the tokens of an image depend on no other image. Raises InputError if
+    patch_size is not a power of 2, or embed_dim cannot be halved that often.
     """
 
     odd = "convs.0.weight"
 
     def __init__(
-        self, *, kind: PatchEmbedName, patch_size: int, in_chans: int, embed_dim: int
+        self,
+        *,
+        kind: PatchEmbedName,
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        stem_convs: int = 1,
     ) -> None:
         super().__init__(kind, patch_size)
-        layers = patch_size.bit_length() - 1  # log2 of a power of 2; each layer halves the image
-        if patch_size != 2**layers or layers < 1:
+        stages = patch_size.bit_length() - 1  # log2 of a power of 2
+        if patch_size != 2**stages or stages < 1:
             raise InputError(
                 f"patch_size {patch_size} is not 2, 4, 8, 16 or 32; patch_embed conv_stem needs "
-                f"a power of 2, because each of its layers halves the image",
+                f"a power of 2, because each of its stages halves the image",
                 argument="patch_size",
             )
-        widths = [in_chans, *[STEM_WIDTH] * (layers - 1), embed_dim]
-        self.convs = nn.ModuleList()
-        for width, following in pairwise(widths):
+        self.stem_convs = stem_convs
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        for width, following in pairwise(self._widths(stages, in_chans, embed_dim)):
             conv = nn.Conv2d(width, following, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(conv.weight)  # here: vit.init_weights leaves it as it is
             self.convs.append(conv)
+            if stem_convs > 1:
+                self.norms.append(nn.GroupNorm(math.gcd(STEM_GROUPS, following), following))
+
+    def _widths(self, stages: int, in_chans: int, embed_dim: int) -> list[int]:
+        """Channels of the image and after each convolution."""
+        if self.stem_convs == 1:
+            return [in_chans, *[STEM_WIDTH] * (stages - 1), embed_dim]
+        halvings = 2 ** (stages - 1)
+        if embed_dim % halvings:
+            raise InputError(
+                f"embed_dim {embed_dim} is not a multiple of {halvings}; stem_convs "
+                f"{self.stem_convs} with patch_size {self.patch_size} halves the width "
+                f"{stages - 1} times from the last stage to the first",
+                argument="embed_dim",
+            )
+        widths = [embed_dim // 2**left for left in reversed(range(stages))]
+        return [in_chans, *(width for width in widths for _ in range(self.stem_convs))]
 
     def filters(self) -> Tensor:
-        """The filters of the first layer, the only one that reads pixels: ``(64, C, 3, 3)``."""
+        """The filters of the first layer, the only one that reads pixels: ``(width, C, 3, 3)``."""
         return cast(nn.Conv2d, self.convs[0]).weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            # Tensor cores multiply this layout without transposing it, and the tokens below are
+        if x.is_cuda or self.norms:
+            # Convolutions multiply this layout without transposing it, and the tokens below are
             # then a view. The weights stay as they are: files hold them in the usual layout.
             x = x.contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = F.max_pool2d(conv(x).relu(), kernel_size=3, stride=2, padding=1)
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            if self.norms:
+                x = self.norms[index](x)
+            x = x.relu()
+            if (index + 1) % self.stem_convs == 0:
+                x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         return x.flatten(2).transpose(1, 2)  # (B, N, D)
 
 
@@ -190,10 +223,12 @@ def make_embedding(
     embed_dim: int,
     norm_eps: float,
     norm: MakeNorm | None = None,
+    stem_convs: int = 1,
 ) -> Embedding:
     """The patch embedding of this kind; norm_eps applies to the LayerNorm of shifted patches.
 
-    norm: see PatchEmbed. Raises InputError if it is given for another kind than linear and conv.
+    norm: see PatchEmbed. stem_convs: convolutions in each stage of conv_stem. Raises InputError if
+    norm is given for another kind than linear and conv.
     """
     shape: dict[str, Any] = {
         "kind": kind,
@@ -208,4 +243,6 @@ def make_embedding(
             f"embed_norm true applies to patch_embed linear and conv; leave it out with {kind}",
             argument=("embed_norm", "patch_embed"),
         )
-    return ConvStem(**shape) if kind == "conv_stem" else ShiftedPatches(**shape, norm_eps=norm_eps)
+    if kind == "conv_stem":
+        return ConvStem(**shape, stem_convs=stem_convs)
+    return ShiftedPatches(**shape, norm_eps=norm_eps)

@@ -52,6 +52,8 @@ class ViT(nn.Module):
             conv_stem (overlapping 3x3 convolutions, ReLU and max pooling, as in CCT, Hassani et
             al., 2021; patch_size is a power of 2) or shifted (each patch with four copies moved
             by half a patch along the diagonals: SPT, Lee et al., 2021).
+        stem_convs: Convolutions of conv_stem before each halving of the image. 1 is CCT's stem;
+            with more, a GroupNorm follows each, and widths double up to embed_dim.
         attention: softmax, lsa (locality self-attention: heads learn their temperature, and no
             token attends to itself; Lee et al., 2021) or gpsa (gated positional self-attention:
             heads weigh content against distance; ConViT, d'Ascoli et al., 2021).
@@ -114,6 +116,7 @@ class ViT(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         patch_embed: PatchEmbedName = "conv",
+        stem_convs: int = 1,
         attention: AttentionName = "softmax",
         gpsa_blocks: int | None = None,
         locality_strength: float = 1.0,
@@ -162,6 +165,7 @@ class ViT(nn.Module):
             embed_dim=embed_dim,
             norm_eps=norm_eps,
             norm=new_norm if embed_norm else None,
+            stem_convs=stem_convs,
         )
         self._add_prefix(self.config["class_token"], reg_tokens, embed_dim)
         self._add_positions(self.config["pos_embed"], embed_dim)

@@ -114,9 +114,9 @@ def _check_embedding(weights: Weights, model: ViT) -> None:
         )
     if isinstance(model.patch_embed, PatchEmbed):  # _adapt_filters resizes it
         return
-    for name in ("patch_size", "in_chans"):
+    for name in ("patch_size", "in_chans", "stem_convs"):
         value = model.config[name]
-        had = told.get(name, value)
+        had = told.get(name, 1 if name == "stem_convs" else value)
         if had != value:
             raise InputError(
                 f"{name} {value} contradicts the weights, which have {had}; the filters of "
