@@ -121,20 +121,23 @@ def test_compare_scores_as_test_does(tested: str) -> None:
     assert [[row[1], row[6]] for row in found] == wanted
 
 
-def test_explain_answers_as_predict_does(fitted: str) -> None:
+def test_explain_answers_as_predict_does_whatever_the_batch(fitted: str) -> None:
     data = ImageData(patch_size=4)
     data.setup("test")
     split = data.splits["test"]
     Path("images").mkdir()
-    for number, image in enumerate(split.images.gather(split.members[:6])[:, 0].numpy()):
+    for number, image in enumerate(split.images.gather(split.members[:24])[:, 0].numpy()):
         Image.fromarray(image).save(f"images/{number}.png")
-    images = ["--run=own", "--data.images=images", "--data.batch_size=1"]
-    said("predict", *images)
-    said("explain", *images)
-    with Path("predictions.csv").open(newline="") as file:
-        wanted = [row["probability"] for row in csv.DictReader(file)]
+    images = ["--run=own", "--data.images=images"]
+    said("explain", *images, "--count=24")
     found = np.load("explanation/arrays.npz")["probabilities"].max(axis=1)
-    assert [f"{value:.4f}" for value in found] == wanted
+    for size in (1, 7, 64):
+        out = f"of_batches_of_{size}.csv"
+        said("predict", *images, f"--data.batch_size={size}", f"--out={out}")
+        with Path(out).open(newline="") as file:
+            assert [row["probability"] for row in csv.DictReader(file)] == [
+                f"{value:.4f}" for value in found
+            ]
 
 
 def test_the_precision_is_said_once_by_every_command(

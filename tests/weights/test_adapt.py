@@ -226,6 +226,11 @@ def test_another_width_depth_or_mlp_is_refused(changes: dict[str, Any]) -> None:
     [
         ({}, {"patch_embed": "shifted"}, ("patch_embed",)),
         ({"patch_embed": "shifted"}, {"patch_embed": "shifted", "patch_size": 8}, ("patch_size",)),
+        (
+            {"patch_embed": "conv_stem"},
+            {"patch_embed": "conv_stem", "stem_convs": 2},
+            ("stem_convs",),
+        ),
         ({}, {"embed_dim": 32}, SHAPING),
     ],
     ids=str,
