@@ -150,13 +150,23 @@ def test_a_set_that_is_on_disk_is_not_downloaded(
 def test_a_failed_download_names_the_folder_and_the_way_out(
     tmp_path: Path, dataset: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = tmp_path / "new"
+
     def fail(self: Any) -> None:
+        if "mnist" in dataset:  # torchvision makes the folders first
+            Path(self.raw_folder).mkdir(parents=True)
         raise error
 
     kind = torchvision_class(str(SOURCES[dataset].torchvision))
     monkeypatch.setattr(kind, "download", fail)
-    with pytest.raises(InputError, match=rf"{dataset} to .*{tmp_path.name}.*data_dir"):
-        prepare_data_set(dataset, tmp_path, download=True)
+    with pytest.raises(InputError, match=rf"{dataset} to .*{folder.name}.*data_dir"):
+        prepare_data_set(dataset, folder, download=True)
+    assert list(tmp_path.iterdir()) == []
+    (folder / "mine" / "raw").mkdir(parents=True)
+    (folder / "mine" / "raw" / "file").touch()
+    with pytest.raises(InputError, match=rf"{dataset} to .*{folder.name}.*data_dir"):
+        prepare_data_set(dataset, folder, download=True)
+    assert [path.name for path in folder.rglob("*")] == ["mine", "raw", "file"]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])

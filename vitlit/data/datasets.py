@@ -6,6 +6,7 @@ A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``
 was published. ``split_builder`` turns parts into splits.
 """
 
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,25 @@ def prepare_data_set(dataset: str, data_dir: Path, *, download: bool) -> None:
             if not (data_dir / split).is_dir():
                 _unpack_imagenet(data_dir, split)
     elif source is not None and download:
+        is_new = not data_dir.exists()
         try:
             for train in (True, False):  # both: the other commands must not need the network
                 torchvision_class(source)(str(data_dir), train=train, download=True)
         except (OSError, RuntimeError) as error:
+            _remove_empty_folders(data_dir, is_new=is_new)
             raise InputError(
-                f"cannot download {dataset} to {data_dir}: {error}; "
-                f"give data_dir a folder that has it",
+                f"cannot download {dataset} to {data_dir}: {' '.join(str(error).split())}; "
+                f"give data_dir the folder of a copy from elsewhere",
                 argument="data_dir",
             ) from error
+
+
+def _remove_empty_folders(data_dir: Path, *, is_new: bool) -> None:
+    """Remove the folders that a failed download made: torchvision's, and data_dir if it is new."""
+    made = [path for path in data_dir.glob("*/raw") if path.is_dir()]
+    for folder in [*made, *(path.parent for path in made), *([data_dir] if is_new else [])]:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
 
 
 def _unpack_imagenet(data_dir: Path, split: str) -> None:
