@@ -15,6 +15,7 @@ from vitlit.commands.machine import is_quick
 
 CHECKPOINT = Path(__file__).parents[1] / "stored" / "old_checkpoint" / "last.ckpt"
 HEAVY = ("pytorch_lightning", "torchmetrics", "torchvision", "matplotlib", "tensorboard")
+HEAVY += ("torch._dynamo",)  # the compiler
 # runs a command, then prints which heavy modules it imported
 PROBE = (
     "import sys\nfrom vitlit.__main__ import main\nstatus = main(sys.argv[1:])\n"

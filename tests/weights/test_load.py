@@ -13,6 +13,8 @@ from torch import nn
 
 import vitlit
 from vitlit.errors import InputError
+from vitlit.images.preprocess import Preprocess
+from vitlit.weights.export import export_model
 from vitlit.weights.load import load
 from vitlit.weights.pretrained import load_weights
 
@@ -135,7 +137,48 @@ def test_a_checkpoint_takes_no_facts_from_its_user(tmp_path: Path) -> None:
         load(tmp_path / "a.ckpt")
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pos_embed": "sincos2d", "global_pool": "avg"},
+        {"rope": "index", "pos_embed": "none", "init_values": 0.1, "reg_tokens": 2},
+        {"attention": "gpsa", "gpsa_blocks": 1, "patch_embed": "conv_stem", "stem_convs": 2},
+        {"attention": "lsa", "global_pool": "seq", "patch_embed": "shifted"},
+        {"global_pool": "map", "drop_path_rate": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_a_model_is_as_it_was_saved_and_depends_no_more_on_the_file(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Neither on the generator, which it leaves as it is."""
+    arguments = {"img_size": 16, "patch_size": 4, "num_classes": 10, "embed_dim": 16, "depth": 2}
+    model = vitlit.ViT(**arguments, num_heads=2, **changes).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    path = tmp_path / name
+    if name == "a.ckpt":
+        state = {f"vit.{name}": value for name, value in model.state_dict().items()}
+        data = {"dataset": "cifar10", "patch_size": 4}
+        parts = {"hyper_parameters": model.config, "datamodule_hyper_parameters": data}
+        torch.save({"state_dict": state, **parts}, path)
+    else:
+        preprocess = Preprocess(3, (16, 16), (16, 16), (0.5,) * 3, (0.5,) * 3)
+        names = [str(number) for number in range(10)]
+        export_model(model, preprocess, names, tmp_path / "new", naming="vitlit")
+        path = tmp_path / "new" / "model.safetensors"
+    before = torch.get_rng_state()
+    loaded = load(path).model
+    assert torch.equal(torch.get_rng_state(), before)
+    path.write_bytes(bytes(path.stat().st_size))  # in place: what is mapped into memory changes
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
     model = written(tmp_path / "a.pth")
     model.blocks[1].attn.qkv.weight.data[3, 4] = value

@@ -21,6 +21,7 @@ from vitlit.errors import InputError
 from vitlit.model.arguments import PoolName
 from vitlit.model.attention import Attention
 from vitlit.model.blocks import Block
+from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
 
@@ -44,7 +45,7 @@ def _inspecting(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             yield
     finally:
         for module, mode in modes:

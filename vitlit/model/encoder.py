@@ -3,6 +3,8 @@
 tokens (B, N, D) -> tokens (B, N, D)
 """
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +16,13 @@ from vitlit.model.blocks import MLPS, Block
 from vitlit.model.local_attention import attention_layers
 from vitlit.model.norms import MakeNorm
 from vitlit.patches import Grid
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it compiled models run as they are written, with the hooks that they have by then."""
+    # The import of the compiler takes longer than that of torch; before it, nothing is compiled.
+    has_compiler = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if has_compiler else nullcontext()
 
 
 class Encoder(nn.Sequential):

@@ -26,7 +26,11 @@ def init_weights(model: nn.Module) -> None:
     * ``attention=gpsa``: as in ConViT, see ``GatedPositionalAttention.start_local``;
     * the scores of ``global_pool=seq``: normal with standard deviation 0.02, as in CCT's code;
     * the query of ``global_pool=map``: normal with standard deviation 1 / sqrt(D), as in timm.
+
+    A model on the meta device has no values, and stays as it is.
     """
+    if next(model.parameters()).is_meta:  # to draw normal values there, torch imports its compiler
+        return
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             # Xavier's bound depends on the shape: (3D, D) as one matrix would start smaller

@@ -121,7 +121,8 @@ class ConvStem(Embedding):
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for width, following in pairwise(self._widths(stages, in_chans, embed_dim)):
             conv = nn.Conv2d(width, following, kernel_size=3, padding=1, bias=False)
-            nn.init.kaiming_normal_(conv.weight)  # here: vit.init_weights leaves it as it is
+            if not conv.weight.is_meta:  # see init_weights, which leaves these as they are
+                nn.init.kaiming_normal_(conv.weight)
             self.convs.append(conv)
             if stem_convs > 1:
                 self.norms.append(nn.GroupNorm(math.gcd(STEM_GROUPS, following), following))

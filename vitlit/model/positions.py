@@ -18,6 +18,11 @@ def angles_of(positions: Tensor, pairs: int, base: float = 10000.0) -> Tensor:
     return positions.double()[:, None] * rates
 
 
+def _is_meta() -> bool:
+    """Whether tensors hold no values by default; sines of none would import torch's compiler."""
+    return torch.get_default_device().type == "meta"
+
+
 def sincos1d(count: int, dim: int) -> Tensor:
     """The Transformer's table: PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos of the same.
 
@@ -27,6 +32,8 @@ def sincos1d(count: int, dim: int) -> Tensor:
         raise InputError(
             f"embed_dim {dim} is odd; pos_embed sincos1d needs an even width", argument="embed_dim"
         )
+    if _is_meta():
+        return torch.empty(count, dim)
     angles = angles_of(torch.arange(count), dim // 2)
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).float()
 
@@ -42,6 +49,8 @@ def sincos2d(rows: int, cols: int, dim: int) -> Tensor:
             f"embed_dim {dim} is not a multiple of 4; pos_embed sincos2d needs one",
             argument="embed_dim",
         )
+    if _is_meta():
+        return torch.empty(rows * cols, dim)
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     across = angles_of(x.flatten(), dim // 4)
     down = angles_of(y.flatten(), dim // 4)

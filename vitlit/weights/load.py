@@ -7,6 +7,9 @@ import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
@@ -56,8 +59,9 @@ def load_checkpoint(path: str | Path) -> Loaded:
         if key.startswith(VIT_PREFIX)
     }
     try:
-        model = ViT(**{name: arguments[name] for name in names})
-        model.load_state_dict(weights)
+        with torch.device("meta"):  # the values are those of the file: none are drawn
+            model = ViT(**{name: arguments[name] for name in names})
+        _fill(model, weights)
         data = ImageData(**content[DATA_KEY])  # for preprocessing and class names; reads no image
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -110,13 +114,27 @@ def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
         )
 
 
+def _fill(model: ViT, state: dict[str, Tensor]) -> None:
+    """Give a model on the meta device its values.
+
+    Copies of them: a file may be mapped into memory, and change while the model is used.
+    """
+    copies = {name: value.clone() for name, value in state.items()}
+    model.load_state_dict(copies, assign=True)
+
+
 def _make_model(weights: Weights, given: dict[str, Any]) -> Loaded:
     """The model for these weights, at the given image size or else at their own."""
     notes = list(weights.notes)
     size = {"img_size": given["img_size"]} if "img_size" in given else {}
-    model = ViT(**(weights.arguments | size))
+    with torch.device("meta"):  # all values are those of the file, as a rule: none are drawn
+        model = ViT(**(weights.arguments | size))
     state, changed = adapt_weights(weights, model)
-    model.load_state_dict(state)
+    if any(value.is_meta for value in state.values()):  # the model's own, such as fixed positions
+        with torch.random.fork_rng(devices=[]):
+            model = ViT(**(weights.arguments | size))
+        state, changed = adapt_weights(weights, model)
+    _fill(model, state)
     mean, std = weights.mean, weights.std
     if mean is None or std is None:
         mean, std = (
