@@ -58,7 +58,8 @@ class Cell:
                 torch.tensor([0.25, 0.5, 0.75])
             )
             spread = f"{mid:.2f} ({low:.2f} to {high:.2f})"
-            cells = [name, f"{self.items / median(own):,.0f}", f"{1e3 * median(own):.2f}"]
+            speed = self.items / median(own)
+            cells = [name, f"{speed:,.{0 if speed >= 10 else 2}f}", f"{1e3 * median(own):.2f}"]
             cells += [f"{self.ratio(name):.2f}", spread]
             lines.append(row(cells + [texts.get(name, "") for texts in self.extra.values()]))
         return "\n".join(lines) + "\n"

@@ -1,21 +1,24 @@
-"""Processor seconds from the start of a process to its end: vitlit, torch, and two peers.
+"""How long a process takes to its first word, and in all: vitlit, torch, and two peers.
 
-The contestants take turns, each in a process of its own; the medians of user and system seconds
-are compared. All models have random weights of a ViT-S/16 with ten classes and read one JPEG.
+The contestants take turns, each in a process of its own with one thread; processor seconds (user
+and system) are compared. All models have random weights of a ViT-S/16 with ten classes and read one
+JPEG.
 
-    python benchmarks/startup.py --repeats 7
+    python benchmarks/startup.py --write
 """
 
-import argparse
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import measure
 import numpy as np
+from measure import Cell
 from PIL import Image
 
 SIZES = {"embed_dim": 384, "depth": 12, "num_heads": 6, "num_classes": 10, "img_size": 224}
@@ -36,13 +39,28 @@ LOAD = "import vitlit\nvitlit.load('timm')\n"
 MAIN = "import sys\nfrom vitlit.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
 PREDICT = ["predict", "--model.pretrained=timm", "--data.images=a.jpg", "--trainer.accelerator=cpu"]
 CONTESTANTS = {
-    "`import torch`": ["-c", "import torch"],
-    "`vitlit.load`": ["-c", LOAD],
-    "`vitlit predict --help`": ["-c", MAIN, "predict", "--help"],
-    "`vitlit predict`, one image": ["-c", MAIN, *PREDICT],
-    "timm's script, one image": ["-c", TIMM],
-    "transformers' pipeline, one image": ["-c", TRANSFORMERS],
+    "import torch": ["-c", "import torch"],
+    "vitlit.load": ["-c", LOAD],
+    "vitlit predict": ["-c", MAIN, *PREDICT],
+    "timm's script": ["-c", TIMM],
+    "transformers' pipeline": ["-c", TRANSFORMERS],
 }
+SPEAKING = {  # command -> what makes it begin
+    "fit": ["--config", "digits.yaml"],
+    "fit --help": [],
+    "validate": ["--ckpt_path", "best"],
+    "test": ["--ckpt_path", "best"],
+    "predict": PREDICT[1:],
+    "explain": PREDICT[1:],
+    "export": [PREDICT[1]],
+    "probe": ["--config", "digits.yaml", PREDICT[1]],
+    "compare": ["a", "b"],
+}
+NOTE = (
+    "Loading a model, and one image from file to five probabilities. The first word is the first "
+    "byte written\nto a pipe, in seconds of wall time; beside it the processor seconds of `import "
+    "torch`."
+)
 
 
 def prepare(folder: Path) -> None:
@@ -75,28 +93,58 @@ def seconds(words: list[str], folder: Path) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def first_word(words: list[str], folder: Path) -> float:
+    """Seconds of wall time until a process writes anything; it is ended then."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)
+    found = time.perf_counter() - start
+    process.kill()
+    process.communicate()
+    return found
+
+
+def cells(rounds: int, folder: Path) -> Iterator[Cell]:
+    """Processor seconds of whole processes, then wall time to the first word of each command."""
+    whole = {
+        name: lambda words=words: seconds(words, folder) for name, words in CONTESTANTS.items()
+    }
+    yield Cell(
+        "Processor seconds, to the end", timed(whole, rounds), "timm's script", 1, "processes"
+    )
+    lines = {f"vitlit {command}": [*command.split(), *more] for command, more in SPEAKING.items()}
+    speaking = {
+        name: lambda words=words: first_word(["-c", MAIN, *words], folder)
+        for name, words in lines.items()
+    }
+    speaking["import torch"] = lambda: seconds(["-c", "import torch"], folder)
+    yield Cell("Seconds to the first word", timed(speaking, rounds), "import torch", 1, "processes")
+
+
+def timed(calls: dict[str, Callable[[], float]], rounds: int) -> measure.Seconds:
+    """What the calls return, each round one of each."""
+    for call in calls.values():
+        call()  # files are read from the disk, and compiled
+    found: measure.Seconds = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(call())
+    return found
+
+
 def main() -> None:
-    """Time the contestants in turn, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    times: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    parser = measure.parser(__doc__ or "", rounds=7, warmup=0)
+    args = parser.parse_args()
+    measure.check(args, parser)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        for words in CONTESTANTS.values():
-            seconds(words, folder)  # files are read from the disk, and compiled
-        for _ in range(repeats):
-            for contestant, words in CONTESTANTS.items():
-                times[contestant].append(seconds(words, folder))
-    base = statistics.median(times["`import torch`"])
-    print(
-        "| process | CPU seconds, median (lowest to highest) | of `import torch` |\n|---|---|---|"
-    )
-    for contestant, found in times.items():
-        median = statistics.median(found)
-        span = f"{median:.2f} ({min(found):.2f} to {max(found):.2f})"
-        print(f"| {contestant} | {span} | {median / base:.2f} |", flush=True)
+        rounds = 1 if args.quick else args.rounds
+        measure.report(args, __file__, cells(rounds, folder), NOTE)
 
 
 if __name__ == "__main__":

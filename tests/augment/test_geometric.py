@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from vitlit.augment.geometric import (
     random_flip,
     random_resized_crop,
     random_rotation,
+    resized_crop_box,
     resized_crop_boxes,
 )
 
@@ -349,3 +351,14 @@ def test_autocast_changes_no_pixel_by_more_than_a_grey_level(name: str) -> None:
     expected = operation(images, draws)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert worst(operation(images, draws), expected) <= 1
+
+
+@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.2, 0.25), (1.0, 1.0)])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (1, 3), (20, 2), (3000, 4000)])
+def test_the_box_of_one_image_is_that_of_a_batch(
+    height: int, width: int, ratio: tuple[float, float]
+) -> None:
+    draws = torch.rand(100, 22, generator=torch.Generator().manual_seed(0))
+    shape: dict[str, Any] = {"height": height, "width": width, "scale": (0.08, 1.0), "ratio": ratio}
+    expected = resized_crop_boxes(draws, **shape).tolist()
+    assert [list(resized_crop_box(row, **shape)) for row in draws] == expected

@@ -150,6 +150,33 @@ def resized_crop_boxes(
     return torch.cat([top, left, box_h, box_w], dim=1)
 
 
+def resized_crop_box(
+    draws: Tensor,
+    *,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """The box of one image, as a row of :func:`resized_crop_boxes`; draws: ``(22,)``.
+
+    In Python's numbers: for a single image it takes a hundredth of the time.
+    """
+    numbers = draws.tolist()
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    tries = zip(numbers[: 2 * BOX_TRIES : 2], numbers[1 : 2 * BOX_TRIES : 2], strict=True)
+    for drawn_area, drawn_shape in tries:
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * drawn_area)
+        shape = math.exp(low + (high - low) * drawn_shape)
+        rows, cols = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
+        if 0 < rows <= height and 0 < cols <= width:
+            down, across = numbers[2 * BOX_TRIES :]
+            return int(down * (height - rows + 1)), int(across * (width - cols + 1)), rows, cols
+    box = resized_crop_boxes(draws[None], height=height, width=width, scale=scale, ratio=ratio)
+    top, left, rows, cols = box[0].tolist()
+    return top, left, rows, cols
+
+
 def random_resized_crop(
     images: Tensor,
     draws: Tensor,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlit.augment.geometric import resized_crop_boxes
+from vitlit.augment.geometric import resized_crop_box
 from vitlit.images.image_io import Box, ImageInputError, check_image_file, read_crop, read_image
 from vitlit.images.machine import usable_cpus
 
@@ -131,17 +131,13 @@ class FileImages:
         """Random boxes cut out at the files' own resolution, resized (antialiased bilinear).
 
         draws: ``(B, 22)`` in [0, 1); scale: range of the share of the area; ratio: range of width /
-        height; see :func:`vitlit.augment.geometric.resized_crop_boxes`. Returns uint8
+        height; see :func:`vitlit.augment.geometric.resized_crop_box`. Returns uint8
         ``(B, C, h, w)``.
         """
 
         def read(index: int, row: Tensor) -> Tensor:
             def choose(height: int, width: int) -> Box:
-                boxes = resized_crop_boxes(
-                    row[None], height=height, width=width, scale=scale, ratio=ratio
-                )
-                top, left, rows, cols = boxes[0].tolist()
-                return top, left, rows, cols
+                return resized_crop_box(row, height=height, width=width, scale=scale, ratio=ratio)
 
             path = self.paths[index]
             return read_crop(path, in_chans=self.in_chans, size=self.size, choose=choose)
