@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitlit.commands.int8 import Quantize, int8_lines, write_int8
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
@@ -94,6 +95,7 @@ class Commands:
         *,
         format: ExportFormat = "safetensors",
         naming: Naming | None = None,
+        quantize: Quantize = "none",
         out: str | None = None,
     ) -> str:
         """Write the model for use elsewhere, and check that it computes the same there.
@@ -105,10 +107,17 @@ class Commands:
             format: safetensors, onnx (for onnxruntime) or pt2 (of torch.export).
             naming: Names of the weights in safetensors: timm, huggingface, or vitlit, which holds
                 any model; by default the first of them that can hold this one.
+            quantize: int8 writes model.int8.onnx beside model.onnx, for processors without
+                bfloat16, and compares their accuracy on the validation split.
             out: Folder to create; by default export, or export-2 and so on.
 
         Returns the lines to print: what was written and how to use it.
         """
+        if quantize != "none" and format != "onnx":
+            raise InputError(
+                f"quantize {quantize} applies to format onnx; leave it out with {format}",
+                argument=("quantize", "format"),
+            )
         load_weights(model, ckpt_path)
         # remove_head leaves class_names as they were, so the head is asked first.
         names = model.class_names if model.num_classes else []
@@ -116,6 +125,10 @@ class Commands:
         found = export_model(
             model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
         )
+        if quantize == "int8":
+            write_int8(folder)
+            about = {"patch_size": model.vit.config["patch_size"], "has_head": bool(names)}
+            return "\n".join([found.message, *int8_lines(folder, datamodule, **about)])
         if format != "safetensors":
             return found.message
         return f"{found.message}\nuse it here with --model.pretrained {folder}"
