@@ -64,7 +64,7 @@ def test_a_report_goes_where_it_is_asked_to(
     args = Namespace(device="cpu", threads=1, json=tmp_path / "a.json", write=True)
     cell = measure.Cell("a cell", SECONDS, "timm", items=6)
     measure.report(args, str(tmp_path / "data_path.py"), [cell])
-    assert "| vitlit | 3 |" in capsys.readouterr().out
+    assert "| vitlit | 3.00 |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "a.json").read_text())) == 2
     assert "### a cell" in (tmp_path / "data_path.md").read_text()
 
