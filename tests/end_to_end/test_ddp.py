@@ -196,6 +196,21 @@ def test_two_processes_train_as_one(
     torch.testing.assert_close(two, one, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_muon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*TRAIN, "--model.optimizer=muon", "--trainer.max_steps=20"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    assert main([*words, "--data.batch_size=32", *ONE]) == 0
+    by_console_script([*words, "--data.batch_size=16", *DDP], tmp_path / "two")
+    one, two = losses_in(tmp_path / "one", 1), losses_in(tmp_path / "two", 2)
+    # Muon rounds gradients to bfloat16, which makes differences of the last bit a little larger
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=0)
+
+
 def test_two_processes_predict_each_file_once(home: Path, pair: Path) -> None:
     lines = (pair / "good.csv").read_text().splitlines()[1:]
     expected = sorted(str(path.relative_to(home)) for path in home.glob("data/test/*/*.png"))

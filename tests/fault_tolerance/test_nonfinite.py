@@ -166,11 +166,17 @@ def test_a_negative_number_of_skips_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_gpu_leaves_the_update_out_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], precision: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bad_steps: set[int],
+    precision: str,
+    optimizer: str,
 ) -> None:
     bad_steps.add(8)
     args = ["--trainer.accelerator=gpu", "--trainer.devices=1", f"--trainer.precision={precision}"]
+    args += [f"--model.optimizer={optimizer}"]
     assert fit(tmp_path, monkeypatch, *args) == 1
     with pytest.warns(UserWarning, match="left out update 1"):
         assert fit(tmp_path, monkeypatch, *args, "--nonfinite.skip=1") == 0

@@ -19,6 +19,7 @@ AVERAGED = ["--ema.decay=0.9"]
 ACCUMULATED = ["--trainer.accumulate_grad_batches=4"]
 MIXED = ["--data.mixup=0.5"]
 RECOMPUTED = ["--model.grad_checkpointing=true"]
+MUON = ["--model.optimizer=muon", "--trainer.gradient_clip_val=1"]
 VALIDATED_OFTEN = ["--trainer.val_check_interval=0.5"]
 
 
@@ -87,7 +88,7 @@ SETTINGS = {
     "averaged and accumulated": [*DROPOUT, *AVERAGED, *ACCUMULATED, *MIXED],
     "validated often": [*DROPOUT, *AVERAGED, *VALIDATED_OFTEN],
     "validated within steps": [*DROPOUT, *ACCUMULATED, *VALIDATED_OFTEN],
-    "ended by steps": [*DROPOUT, *AVERAGED, "--trainer.max_steps=16"],
+    "ended by steps": [*DROPOUT, *AVERAGED, *MUON, "--trainer.max_steps=16"],
     "validated rarely": [*DROPOUT, "--trainer.check_val_every_n_epoch=2"],
 }
 

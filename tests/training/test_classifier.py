@@ -143,6 +143,49 @@ def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, fl
         torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_muon_and_adamw_update_as_they_do_apart(clip: float | None) -> None:
+    """Layer decay, a frozen block, clipping and the schedule of the two rates included."""
+    size = {**SIZE, "depth": 2}
+    model = Classifier(
+        optimizer="muon", lr=0.02, muon_lr=0.04, weight_decay=0.1, layer_decay=0.5,
+        freeze_blocks=1, warmup_steps=2, **size,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.vit.head.weight)
+    data = digits(crop_padding=1)
+    start = {key: value.clone() for key, value in model.vit.state_dict().items()}
+    fit(model, data, max_steps=4, gradient_clip_val=clip)
+    trained = {key: value.clone() for key, value in model.vit.state_dict().items()}
+
+    model.vit.load_state_dict(start)
+    weights = {n: p for n, p in model.vit.named_parameters() if p.requires_grad}
+    matrices = [p for n, p in weights.items() if n.startswith("blocks.1.") and p.ndim == 2]
+    rest = {n: p for n, p in weights.items() if not any(p is m for m in matrices)}
+    muon = torch.optim.Muon(matrices, 0.04 * 0.5, 0.1, adjust_lr_fn="match_rms_adamw")
+    groups = [
+        {"params": [p], "lr": 0.02 * (0.5 if n.startswith("blocks") else 1), "weight_decay": 0.1 * (p.ndim == 2)}  # noqa: E501
+        for n, p in rest.items()
+    ]  # fmt: skip
+    adamw = torch.optim.AdamW(groups, fused=True)
+    assert len(matrices) == 4
+    rates = [[group["lr"] for group in one.param_groups] for one in (muon, adamw)]
+    factors = [0.5, 1.0, 1.0, 0.5]  # two steps of warmup; then a cosine over two
+    for factor, batch in zip(factors, data.train_dataloader(), strict=False):
+        for one, given in zip((muon, adamw), rates, strict=True):
+            for group, rate in zip(one.param_groups, given, strict=True):
+                group["lr"] = rate * factor
+            one.zero_grad()
+        batch = data.transform(batch, augment=True)
+        F.cross_entropy(model.vit(batch.x), batch.y).backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(weights.values(), clip)
+        muon.step()
+        adamw.step()
+    for key, value in model.vit.state_dict().items():
+        torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(trained["blocks.1.mlp.fc1.weight"], start["blocks.1.mlp.fc1.weight"])
+
+
 @pytest.fixture
 def unwritten_is_nan() -> Iterator[None]:
     """Memory that was allocated and not written to reads as NaN."""
@@ -152,17 +195,23 @@ def unwritten_is_nan() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("unwritten_is_nan")
-def test_sgd_goes_on_after_a_first_update_that_was_not_finite() -> None:
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_an_optimiser_goes_on_after_a_first_update_that_was_not_finite(name: Any) -> None:
     class Skip(pl.Callback):
         """What FiniteUpdates does on a GPU, where the fused optimiser reads the flag itself."""
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             trainer.optimizers[0].found_inf = torch.tensor(float(trainer.global_step == 0))
+            if trainer.global_step == 0:
+                for weight in pl_module.parameters():
+                    weight.grad.fill_(math.nan)
 
-    model = Classifier(optimizer="sgd", **SIZE)
+    model = Classifier(optimizer=name, **SIZE)
+    start = model.vit.blocks[0].mlp.fc1.weight.clone()
     pl.Trainer(**QUIET, callbacks=[Skip()], max_steps=2, limit_val_batches=0).fit(model, digits())
     assert all(weight.isfinite().all() for weight in model.parameters())
     assert model.vit.head.weight.any()  # zeros at first: the second update was done
+    assert not torch.equal(model.vit.blocks[0].mlp.fc1.weight, start)
 
 
 def test_dropout_depends_on_the_batch_address_alone() -> None:
@@ -378,7 +427,11 @@ def test_a_batch_without_valid_rows_changes_nothing() -> None:
         ({"warmup_fraction": 1.5}, "warmup_fraction 1.5"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0"),
         ({"class_names": ["a", "b"]}, "2 class names for 10 classes"),
-        ({"optimizer": "adamx"}, "unknown optimizer 'adamx'; known: adamw, adam, sgd"),
+        ({"optimizer": "adamx"}, "unknown optimizer 'adamx'; known: adamw, adam, sgd, muon"),
+        ({"muon_lr": 0.01}, "muon_lr 0.01 is for optimizer muon, not adamw"),
+        ({"muon_lr": -1.0, "optimizer": "muon"}, "muon_lr -1.0 is not positive"),
+        ({"optimizer": "muon", "freeze_blocks": 1}, "freeze_blocks 1 freezes them all"),
+        ({"optimizer": "muon", "freeze_blocks": -1}, "freeze_blocks -1 freezes them all"),
         ({"schedule": "cos"}, "unknown schedule 'cos'"),
         ({"decay": "some"}, "unknown decay 'some'"),
         ({"class_weights": "bal"}, "unknown class_weights 'bal'"),

@@ -163,3 +163,22 @@ def test_freezing_spares_what_is_above(model: ViT, blocks: int, trained: set[str
     freeze(model, blocks, depth=1)
     left = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert left == trained
+
+
+def test_muons_matrices_are_those_of_the_blocks(model: ViT) -> None:
+    groups = parameter_groups(model, weight_decay=0.1, decay="all", lr=1.0, muon_lr=3.0)
+    muon, adamw = groups
+    layers = ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2"]
+    assert names_in(model, muon["params"]) == [f"blocks.0.{layer}.weight" for layer in layers]
+    assert (muon["is_muon"], muon["lr"], adamw["is_muon"], adamw["lr"]) == (True, 3.0, False, 1.0)
+    assert len(muon["params"]) + len(adamw["params"]) == len(list(model.parameters()))
+
+
+def test_the_positions_of_gpsa_are_not_muons() -> None:
+    model = ViT(
+        img_size=8, patch_size=4, num_classes=5, embed_dim=8, depth=1, num_heads=2,
+        attention="gpsa", global_pool="avg", class_token=False,
+    )  # fmt: skip
+    muon, *_ = parameter_groups(model, weight_decay=0.1, decay="matrices", muon_lr=1.0)
+    assert all(p.ndim == 2 for p in muon["params"])
+    assert not any("locality" in name for name in names_in(model, muon["params"]))

@@ -137,6 +137,7 @@ class Classifier(TrainableViT, Scoring):
             lr=hp["lr"],
             layer_decay=hp["layer_decay"],
             depth=self.vit.config["depth"],
+            muon_lr=(hp["muon_lr"] or hp["lr"]) if hp["optimizer"] == "muon" else None,
         )
         fused = self._has_fused_step or None  # None lets torch choose; False would forbid foreach
         kind, momentum = hp["optimizer"], hp["momentum"]

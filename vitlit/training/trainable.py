@@ -28,8 +28,11 @@ class TrainableViT(nn.Module):
 
     Args:
         lr: Maximum learning rate.
-        optimizer: adamw (decoupled weight decay), adam (L2 penalty in the gradient) or sgd.
-        momentum: Momentum of sgd.
+        optimizer: adamw (decoupled weight decay), adam (L2 penalty in the gradient), sgd, or muon:
+            Muon for the matrices of the blocks, and adamw for all else.
+        muon_lr: Maximum learning rate of Muon's matrices, by default lr: updates of Muon are scaled
+            to the size of AdamW's. lr is then the rate of all else; both follow one schedule.
+        momentum: Momentum of sgd; Muon's is 0.95.
         weight_decay: Strength of weight decay.
         decay: What weight decay applies to: matrices spares biases, norms, positions and tokens;
             all spares none.
@@ -63,6 +66,7 @@ class TrainableViT(nn.Module):
         *,
         lr: float = 1e-3,
         optimizer: OptimizerName = "adamw",
+        muon_lr: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.05,
         decay: DecayName = "matrices",
@@ -92,6 +96,8 @@ class TrainableViT(nn.Module):
         check_choice(get_args(CompileMode), compile_mode=compile_mode)
         if not 0 < lr < math.inf:
             raise InputError(f"lr {lr} is not positive; give another", argument="lr")
+        if muon_lr is not None:
+            check_muon_lr(muon_lr, optimizer)
         if not 0 <= min_lr <= lr:
             raise InputError(
                 f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
@@ -129,6 +135,12 @@ class TrainableViT(nn.Module):
                 f"below -1; give -1 to {depth}",
                 argument="freeze_blocks",
             )
+        if optimizer == "muon" and freeze_blocks in (-1, depth):
+            raise InputError(
+                f"optimizer muon updates the matrices of the blocks, and freeze_blocks "
+                f"{freeze_blocks} freezes them all; give optimizer adamw",
+                argument=("optimizer", "freeze_blocks"),
+            )
         freeze(self.vit, freeze_blocks, depth)
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
@@ -148,3 +160,14 @@ class TrainableViT(nn.Module):
         state, notes = adapt_weights(weights, self.vit, self.class_names)
         self.vit.load_state_dict(state)
         tell_notes([*weights.notes, *notes])
+
+
+def check_muon_lr(muon_lr: float, optimizer: str) -> None:
+    """Refuse a rate of Muon that no update would have, or that is not positive."""
+    if optimizer != "muon":
+        raise InputError(
+            f"muon_lr {muon_lr} is for optimizer muon, not {optimizer}; give that, or leave it out",
+            argument=("muon_lr", "optimizer"),
+        )
+    if not 0 < muon_lr < math.inf:
+        raise InputError(f"muon_lr {muon_lr} is not positive; give another", argument="muon_lr")
