@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from processes import TORCHRUN, environment, free_port
+from programs import save_program, small_cnn
 from torch.distributed import TCPStore
 from trainings import QUIET, SMALL, STATE, same
 
@@ -259,6 +260,23 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path, processes: list[
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
     assert continues_to_the_same(tmp_path, *CONSTANT, *processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learning", ["muon", "teacher"])
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, learning: str) -> None:
+    """From a checkpoint amid an epoch, with accumulation, mixing, clipping and an average."""
+    words = ["--model.optimizer=muon", "--trainer.gradient_clip_val=1"]
+    if learning == "teacher":
+        torch.manual_seed(0)
+        program = save_program(small_cnn(), tmp_path / "cnn.pt2")
+        words = [f"--model.teacher={program}", "--model.teacher_temperature=2"]
+    words += ["--trainer.accumulate_grad_batches=2", "--data.mixup=0.5", *CONSTANT]
+    words += ["--checkpoints.every_n_steps=3"]
+    with training(tmp_path, *words) as process:
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=PATIENCE) == -signal.SIGKILL
+    assert continues_to_the_same(tmp_path, *words)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from vitlit.training.loss import balanced_weights, cross_entropy
+from vitlit.training.loss import balanced_weights, cross_entropy, distillation
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 2, 2])
 
@@ -60,3 +60,22 @@ def test_without_weights_it_is_torchs_loss() -> None:
     logits = torch.randn(8, 3)
     found = cross_entropy(logits, LABELS, smoothing=0.1)
     assert torch.equal(found, F.cross_entropy(logits, LABELS, label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_teachers_probabilities_count_by_their_divergence(temperature: float) -> None:
+    logits, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    total = 0.0
+    for row, wanted in zip(
+        logits.double() / temperature, teacher.double() / temperature, strict=True
+    ):
+        p, q = wanted.exp() / wanted.exp().sum(), row.exp() / row.exp().sum()
+        total += float((p * (p / q).log()).sum())
+    found = distillation(logits, teacher, temperature=temperature)
+    assert float(found) == pytest.approx(temperature**2 * total / 4, rel=1e-5)
+
+
+def test_a_hard_teacher_counts_as_a_label() -> None:
+    logits, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    expected = -logits.log_softmax(dim=1)[range(4), teacher.argmax(dim=1)].mean()
+    torch.testing.assert_close(distillation(logits, teacher, hard=True), expected)

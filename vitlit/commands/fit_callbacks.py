@@ -20,6 +20,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.cli.from_weights import DEBUG_CONFIG
+from vitlit.commands.run_summary import RunSummary
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.run_logger import RunTensorBoard, into_run
 from vitlit.explain.attention_pictures import AttentionPictures
@@ -37,7 +38,6 @@ from vitlit.training.checkpoint_callbacks import (
 from vitlit.training.ema import MovingAverage
 from vitlit.training.epoch_lines import EpochLines
 from vitlit.training.history import History
-from vitlit.training.run_summary import RunSummary
 from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE
 
 

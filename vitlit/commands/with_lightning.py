@@ -34,6 +34,7 @@ from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_setti
 from vitlit.cli.request import Request, read_request
 from vitlit.commands import fit_callbacks
 from vitlit.commands.final_lines import fit_lines, score_lines, weights_option
+from vitlit.commands.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.commands.own_commands import explain_lines
 from vitlit.commands.trainer import OWN_COMMANDS, Trainer
 from vitlit.errors import LostProcessError
@@ -47,7 +48,6 @@ from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
 from vitlit.files import RUNS_FOLDER
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
-from vitlit.training.loop_overhead import Unprofiled, skip_idle_hooks
 from vitlit.training.progress_bar import Bar, is_terminal
 from vitlit.training.runs import Claim, has_ended
 
@@ -158,6 +158,7 @@ class VitCLI(LightningCLI):
                 warn_of_many_patches(self.model.vit)
                 self.claim.require_room(self.model, averaged=settings["ema"]["decay"] > 0)
                 tell_global_batch(self.trainer, self.datamodule.batch_size, **settings["recipe"])
+                self.model.load_teacher(self.datamodule)
             case "test":
                 self.model.configure_scoring(flip=settings["flip"])
             case "predict":

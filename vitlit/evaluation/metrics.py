@@ -15,26 +15,34 @@ COUNTED_TOGETHER = 20
 
 
 class TrainSums:
-    """Loss and accuracy of an epoch of training, summed on the device.
+    """Loss, accuracy and agreement with a teacher in an epoch of training, summed on the device.
 
-    :meth:`sums` gives float32 ``(4,)``: loss, top-1 hits, top-5 hits, samples.
+    :meth:`sums` gives float32 ``(5,)``: loss, top-1 hits, top-5 hits, samples, and those of which
+    student and teacher say the same class.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(4, device=device)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, targets
+        self._sums = torch.zeros(5, device=device)
+        # loss, logits, targets, the teacher's logits
+        self._waiting: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """One batch: its mean loss, logits ``(B, K)``, targets ``(B,)`` or mixed ``(B, K)``."""
+    def add(
+        self, loss: Tensor, logits: Tensor, targets: Tensor, teacher: Tensor | None = None
+    ) -> None:
+        """One batch: its mean loss, logits ``(B, K)``, targets ``(B,)`` or mixed ``(B, K)``.
+
+        teacher: its logits ``(B, K)``, if there is one.
+        """
         # detached: the graph of twenty batches would stay in memory
-        self._waiting.append((loss.detach(), logits.detach(), targets))
+        self._waiting.append((loss.detach(), logits.detach(), targets, teacher))
         if len(self._waiting) == COUNTED_TOGETHER:
             self.sums()
 
     def sums(self) -> Tensor:
         """The sums, with the waiting batches, which must all be of one size, added."""
         if self._waiting:
-            losses, logits, targets = (list(column) for column in zip(*self._waiting, strict=True))
+            columns = (list(column) for column in zip(*self._waiting, strict=True))
+            losses, logits, targets, teachers = columns
             self._waiting.clear()
             # of mixed targets the larger part is the label
             labels = torch.cat([y.argmax(dim=1) if y.ndim == 2 else y for y in targets])
@@ -43,12 +51,15 @@ class TrainSums:
             loss = torch.stack(losses).float().mean()  # batches are of one size, so means average
             # filled on the device: copying a number there would wait for it
             count = torch.full_like(loss, len(labels))
-            self._sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count])
+            agreed = torch.zeros_like(loss)
+            if teachers[0] is not None:
+                agreed = (both.argmax(dim=1) == torch.cat(teachers).argmax(dim=1)).sum()
+            self._sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count, agreed])
         return self._sums
 
     def restore(self, sums: Tensor) -> None:
         """Continue from the sums of an interrupted epoch."""
-        self._sums = sums.to(self._sums)
+        self._sums[: len(sums)] = sums.to(self._sums)  # earlier versions saved no agreement
         self._waiting.clear()
 
 

@@ -19,7 +19,7 @@ from vitlit.evaluation.scoring import Scoring
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
 from vitlit.training.compiling import compile_training, should_compile
-from vitlit.training.loss import balanced_weights, cross_entropy
+from vitlit.training.loss import balanced_weights, cross_entropy, distillation
 from vitlit.training.optim import (
     make_optimizer,
     parameter_groups,
@@ -27,6 +27,7 @@ from vitlit.training.optim import (
     spread_non_finite,
     warmup_steps,
 )
+from vitlit.training.teacher import Teacher, load_teacher
 from vitlit.training.trainable import TrainableViT
 
 
@@ -41,6 +42,7 @@ class Classifier(TrainableViT, Scoring):
         # Not persistent: the data decide the weights, and they are no part of the model.
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
+        self._teacher: Teacher | None = None
         self._compiling, self._is_compiled, self._is_alone = False, False, True
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
@@ -80,7 +82,17 @@ class Classifier(TrainableViT, Scoring):
             labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
             self.class_weights.copy_(balanced_weights(labels, self.num_classes))
 
+        if stage == "fit" and self._teacher is None:
+            self.load_teacher(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def load_teacher(self, data: ImageData) -> None:
+        """Load the teacher, if the settings name one; refuses one that does not fit the data."""
+        if source := self.hparams["teacher"]:
+            self._teacher = load_teacher(source, data, self.class_names)
+
     def on_fit_start(self) -> None:  # after setup the device and the number of steps are known
+        if self._teacher is not None:
+            self._teacher.to(self.device)
         self._is_compiled = should_compile(self.hparams["compile"], self.vit, self.trainer)
         if self._is_compiled:
             self._compiling = True
@@ -106,7 +118,10 @@ class Classifier(TrainableViT, Scoring):
         weights = None if self.hparams["class_weights"] == "none" else self.class_weights
         smoothing = self.hparams["label_smoothing"]
         loss = cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
-        self.train_sums.add(loss, logits, batch.y)
+        taught = None if self._teacher is None else self._teacher(batch.x)
+        if taught is not None:
+            loss = self._with_teacher(loss, logits, taught)
+        self.train_sums.add(loss, logits, batch.y, taught)
         if self._is_logging_step(batch_idx):
             # the head's, if layer_decay makes layers differ; filled there, since a copy would wait
             rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
@@ -115,6 +130,13 @@ class Classifier(TrainableViT, Scoring):
         # Of several processes each has to see that the loss of another one is not finite.
         return loss if self._is_alone else spread_non_finite(loss)
 
+    def _with_teacher(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
+        """The loss of the labels and that of the teacher's logits ``(B, K)``, by their shares."""
+        share, temperature = self.hparams["teacher_weight"], self.hparams["teacher_temperature"]
+        hard = self.hparams["teacher_hard"]
+        other = distillation(logits, taught, temperature=temperature, hard=hard)
+        return (1 - share) * loss + share * other
+
     def _is_logging_step(self, batch_idx: int) -> bool:
         """Whether loggers write in this step, or the bar needs a first value; ``log`` is slow."""
         # + 1, as Lightning counts: this step is counted once its update is done.
@@ -122,10 +144,12 @@ class Classifier(TrainableViT, Scoring):
         return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
 
     def on_train_epoch_end(self) -> None:
-        loss, right, among, count = self.train_sums.sums().unbind()
+        loss, right, among, count, agreed = self.train_sums.sums().unbind()
         values = {"train/loss_epoch": loss / count, "train/acc": right / count}
         if self.num_classes > 5:
             values["train/acc5"] = among / count
+        if self._teacher is not None:
+            values["train/teacher_agreement"] = agreed / count
         self.log_dict(values, sync_dist=True)
 
     def configure_optimizers(self) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-TRAINING_COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5")
+TRAINING_COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5", "train/teacher_agreement")
 HISTORY_COLUMNS = (*TRAINING_COLUMNS, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
 # Numbers of one epoch: epoch (from 0), step (after it), seconds, the scores of HISTORY_COLUMNS that
 # are known, and best: 1 if a validation in it gave the best score so far, else 0.

@@ -1,6 +1,6 @@
-"""The training loss, with a weight for each class where classes are unbalanced.
+"""The training loss: of the labels, with a weight for each class where asked, and of a teacher.
 
-logits (B, K), labels (B,) or shares (B, K) -> loss
+logits (B, K), labels (B,) or shares (B, K), a teacher's logits (B, K) -> loss
 """
 
 import torch.nn.functional as F
@@ -34,3 +34,19 @@ def cross_entropy(
         logits, targets, weight=weights, label_smoothing=smoothing, reduction="sum"
     )
     return total / len(logits)
+
+
+def distillation(
+    logits: Tensor, teacher: Tensor, *, temperature: float = 1.0, hard: bool = False
+) -> Tensor:
+    """How far the answers are from a teacher's, averaged over the batch: ``()``.
+
+    logits, teacher: ``(B, K)``. The Kullback-Leibler divergence of the teacher's probabilities from
+    the student's, both at the temperature, times its square (Hinton et al., 2015); hard: the
+    cross-entropy of the teacher's most likely class (Touvron et al., 2021, equation 3).
+    """
+    if hard:
+        return F.cross_entropy(logits, teacher.argmax(dim=1))
+    wanted = (teacher.float() / temperature).log_softmax(dim=1)
+    found = (logits.float() / temperature).log_softmax(dim=1)
+    return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)

@@ -51,6 +51,13 @@ class TrainableViT(nn.Module):
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
+        teacher: A model of the same classes, whose answers to the same augmented images are learned
+            too: what pretrained takes, a run's folder, or a .pt2 file of torch.export, which may be
+            of any architecture. It is frozen, and no checkpoint holds it.
+        teacher_weight: Share of the teacher in the loss; the labels have the rest.
+        teacher_temperature: Temperature of both answers; above 1 the teacher's less likely classes
+            count more.
+        teacher_hard: Learn the teacher's most likely class instead of its probabilities.
         grad_checkpointing: Keep only the input of each block for the backward pass, which computes
             the rest again: the same gradients with less memory, but more time.
         compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
@@ -80,6 +87,10 @@ class TrainableViT(nn.Module):
         layer_decay: float = 1.0,
         freeze_blocks: int = 0,
         pretrained: str | None = None,
+        teacher: str | None = None,
+        teacher_weight: float = 0.5,
+        teacher_temperature: float = 1.0,
+        teacher_hard: bool = False,
         grad_checkpointing: bool = False,
         compile: bool | None = None,
         compile_mode: CompileMode = "default",
@@ -98,6 +109,7 @@ class TrainableViT(nn.Module):
             raise InputError(f"lr {lr} is not positive; give another", argument="lr")
         if muon_lr is not None:
             check_muon_lr(muon_lr, optimizer)
+        check_teaching(teacher, teacher_weight, teacher_temperature, hard=teacher_hard)
         if not 0 <= min_lr <= lr:
             raise InputError(
                 f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
@@ -171,3 +183,29 @@ def check_muon_lr(muon_lr: float, optimizer: str) -> None:
         )
     if not 0 < muon_lr < math.inf:
         raise InputError(f"muon_lr {muon_lr} is not positive; give another", argument="muon_lr")
+
+
+def check_teaching(teacher: str | None, weight: float, temperature: float, *, hard: bool) -> None:
+    """Refuse settings of a teacher that are out of range, or that would have no effect."""
+    if teacher is not None and not teacher.strip():
+        raise InputError(
+            f"teacher {teacher!r} names no weights; give a file, a folder or a name, or leave it "
+            f"out",
+            argument="teacher",
+        )
+    if not 0 < weight <= 1:
+        raise InputError(
+            f"teacher_weight {weight} is not above 0 and at most 1; give another",
+            argument="teacher_weight",
+        )
+    if not 0 < temperature < math.inf:
+        raise InputError(
+            f"teacher_temperature {temperature} is not positive; give another",
+            argument="teacher_temperature",
+        )
+    if hard and temperature != 1.0:
+        raise InputError(
+            f"teacher_temperature {temperature} changes nothing with teacher_hard, which learns "
+            f"one class; leave out one of them",
+            argument=("teacher_temperature", "teacher_hard"),
+        )
