@@ -95,3 +95,14 @@ def test_mistakes_come_with_the_most_confident_first() -> None:
     labels = torch.tensor([0, 0, 0, 1])
     assert most_confident_mistakes(logits, labels, 9).tolist() == [3, 2, 1]
     assert most_confident_mistakes(logits, labels, 1).tolist() == [3]
+
+
+def test_of_equal_logits_the_first_is_the_answer_everywhere() -> None:
+    """As in bfloat16, whose logits are often equal."""
+    logits = torch.randint(0, 3, (500, 10), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.arange(500) % 10
+    scores = Scores(10)
+    scores.update(logits, labels)
+    found = summary_scores(logits, labels)
+    assert found["acc"] == pytest.approx(float(scores.compute()["acc"]))
+    assert found["acc"] == sk.accuracy_score(labels, logits.argmax(dim=1))

@@ -26,7 +26,9 @@ def summary_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     count, classes = logits.shape
     table: dict[str, Any] = {"images": count}
     for name, among in (("acc", 1), ("acc5", 5))[: 2 if classes > 5 else 1]:
-        right = int((logits.topk(among, dim=1).indices == labels[:, None]).sum())
+        # argmax, as everywhere else: of equal logits, which bfloat16 often gives, topk takes any
+        best = logits.argmax(dim=1)[:, None] if among == 1 else logits.topk(among, dim=1).indices
+        right = int((best == labels[:, None]).sum())
         table |= {name: right / count, f"{name}_interval": list(wilson(right, count))}
     by_class = class_scores(logits, labels)
     # as scikit-learn's macro average: a class without images and predictions does not count
