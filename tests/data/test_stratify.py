@@ -5,12 +5,14 @@ import unicodedata
 from hashlib import blake2b
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from photo_folder import PhotoFolder
 
 from vitlit.data.datamodule import ImageData
-from vitlit.data.stratify import hashed_members, path_hashes, stratified_part
+from vitlit.data.stratify import few_of_each, hashed_members, path_hashes, stratified_part
 from vitlit.errors import InputError
 from vitlit.seeding import Stream, address
 
@@ -148,3 +150,45 @@ def test_validation_and_test_images_stay_the_same() -> None:
 def test_a_share_that_is_none_is_refused(value: float) -> None:
     with pytest.raises(InputError, match=f"train_fraction {value} is not a share"):
         ImageData(dataset="digits", train_fraction=value)
+
+
+def test_shots_are_so_many_images_of_each_class_and_fewer_are_part_of_more() -> None:
+    data = {count: ImageData(dataset="digits", patch_size=4, shots=count) for count in (3, 7)}
+    for one in data.values():
+        one.setup("fit")
+    few, more = (one.splits["train"] for one in data.values())
+    assert few.labels.bincount().tolist() == [3] * 10
+    assert more.labels.bincount().tolist() == [7] * 10
+    assert set(few.members.tolist()) < set(more.members.tolist())
+    whole = splits()
+    assert set(more.members.tolist()) < set(whole["train"].tolist())
+    assert torch.equal(data[3].splits["val"].members, whole["val"])
+
+
+def test_the_seed_decides_which_images_are_the_shots() -> None:
+    labels = torch.arange(60) % 3
+    first, again, other = (few_of_each(labels, 5, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_classes_with_fewer_images_than_shots_are_named(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder("train+val", count=4)
+    data = ImageData(dataset="folder", data_dir=str(root), img_size=16, shots=5)
+    data.setup("fit")
+    assert len(data.splits["train"]) == 8
+    assert "shots 5 is more than there are training images of cat (4), dog (4)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shots": 0}, "shots 0 leaves no image"),
+        ({"shots": 5, "train_fraction": 0.5}, "leave out one of them"),
+    ],
+)
+def test_shots_that_say_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ImageData(dataset="digits", **settings)

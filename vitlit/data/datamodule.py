@@ -31,7 +31,7 @@ from vitlit.data.resident import ResidentPixels
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_loaders import SplitLoaders
 from vitlit.data.splits import Split, found_files
-from vitlit.data.stratify import check_fractions
+from vitlit.data.stratify import check_fractions, check_shots
 from vitlit.errors import InputError, check_at_least, check_known_names
 from vitlit.images.bad_images import OnBadImage
 from vitlit.images.image_store import FileImages
@@ -59,6 +59,7 @@ class PlainImageData(SplitLoaders):
         test_fraction: Share held out for testing, from each class, if the data set has no test
             part (digits and a folder of class folders).
         train_fraction: Share of the training images to use, of each class; 1 uses all.
+        shots: Number of training images to use of each class, in place of train_fraction.
         split_seed: Decides which images are held out, and which are used.
         split_by: How a folder is split: hash looks at the path of each image alone, so that images
             which come or go move no other; position at its place among the sorted ones, as earlier
@@ -99,6 +100,7 @@ class PlainImageData(SplitLoaders):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         train_fraction: float = 1.0,
+        shots: int | None = None,
         split_seed: int = 0,
         split_by: SplitRule | None = None,
         normalize: Literal["dataset", "none"] = "dataset",
@@ -122,6 +124,7 @@ class PlainImageData(SplitLoaders):
         check_known_names("ImageData", augmentation, known)
         check_dataset(dataset, labels)
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
+        check_shots(shots, train_fraction)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
         check_process_count(num_workers or 0)

@@ -42,6 +42,7 @@ class SplitBuilder:
     size: (height, width) in pixels that files are decoded to; seed: decides which images are held
     out; split_by: whether the hash of its path or its position decides about an image; labels: a
     CSV file in place of class folders; train_fraction: share of the training images that is used;
+    shots: how many of each class are used, None for all;
     known: the images of the training that a checkpoint comes from, if any; is_same_place: whether
     they come from the same folder.
     """
@@ -59,6 +60,7 @@ class SplitBuilder:
     on_bad_image: OnBadImage
     labels: Path | None = None
     train_fraction: float = 1.0
+    shots: int | None = None
     known: SplitRecord = field(default_factory=dict)
     is_same_place: bool = False
     _parts: dict[str, Images] = field(default_factory=dict)  # opened parts: two splits share one
@@ -70,7 +72,7 @@ class SplitBuilder:
         labels = settings["labels"]
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
         return cls(
-            **{name: settings[name] for name in (*same, "on_bad_image", "train_fraction")},
+            **{name: settings[name] for name in (*same, "on_bad_image", "train_fraction", "shots")},
             data_dir=Path(settings["data_dir"]),
             labels=None if labels is None else Path(labels),
             size=size,
@@ -88,11 +90,24 @@ class SplitBuilder:
             refuse_parts_with_bad_images(list(self._parts.values()))
         else:
             found = leave_out_bad_images(found, self.class_names)
-        shares = {"train": self.train_fraction}
-        return {
-            name: Split(images, members).part(shares.get(name, 1.0), self.seed)
-            for name, (images, members) in found.items()
-        }
+        splits = {name: Split(images, members) for name, (images, members) in found.items()}
+        if "train" in splits:
+            splits["train"] = self._part_of_train(splits["train"])
+        return splits
+
+    def _part_of_train(self, split: Split) -> Split:
+        """The training images that are used; tells which classes have fewer than ``shots``."""
+        if self.shots is None:
+            return split.part(self.train_fraction, self.seed)
+        counts = split.labels.bincount(minlength=len(self.class_names)).tolist()
+        few = [
+            f"{name} ({count})"
+            for name, count in zip(self.class_names, counts, strict=True)
+            if count < self.shots
+        ]
+        if few:
+            say(f"shots {self.shots} is more than there are training images of {first_few(few)}")
+        return split.few(self.shots, self.seed)
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images of the part that a split is taken from, and the split's indices among them."""

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch, Order
-from vitlit.data.stratify import stratified_part
+from vitlit.data.stratify import few_of_each, stratified_part
 from vitlit.files import printable
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import find_images
@@ -36,6 +36,10 @@ class Split(Dataset[Batch]):
         if fraction == 1.0:
             return self
         return Split(self.images, self.members[stratified_part(self.labels, fraction, seed)])
+
+    def few(self, count: int, seed: int) -> "Split":
+        """At most ``count`` images of each of the split's classes."""
+        return Split(self.images, self.members[few_of_each(self.labels, count, seed)])
 
     @property
     def paths(self) -> Sequence[str]:

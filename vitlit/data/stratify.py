@@ -8,7 +8,7 @@ share. Folders change, so there the hash of each image's own path decides: no ot
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -117,12 +117,24 @@ def stratified_part(labels: Tensor, fraction: float, seed: int) -> Tensor:
     The seed alone decides the order in which images are taken, so a smaller share is always part of
     a larger one.
     """
-    kept = []
+    classes = _in_order(labels, seed)
+    kept = [members[: max(1, round(fraction * len(members)))] for members in classes]
+    return torch.cat(kept).sort().values
+
+
+def few_of_each(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Sorted indices of ``count`` images of each class, or of all images of a smaller class.
+
+    They are taken in the order of :func:`stratified_part`, so fewer are part of more.
+    """
+    return torch.cat([members[:count] for members in _in_order(labels, seed)]).sort().values
+
+
+def _in_order(labels: Tensor, seed: int) -> Iterator[Tensor]:
+    """The indices of each class in the order in which images are taken, which the seed decides."""
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
-        order = permutation(address(address(seed, Stream.PART_SPLIT), label), len(members))
-        kept.append(members[order[: max(1, round(fraction * len(members)))]])
-    return torch.cat(kept).sort().values
+        yield members[permutation(address(address(seed, Stream.PART_SPLIT), label), len(members))]
 
 
 def tell_repeats(size: int, batch_size: int, world: int) -> None:
@@ -147,3 +159,15 @@ def check_fractions(**fractions: float) -> None:
             name = f"{name}_fraction"
             message = f"{name} {value} is not a share; give one between 0 and 1"
             raise InputError(message, argument=name)
+
+
+def check_shots(shots: int | None, train_fraction: float) -> None:
+    """Raise InputError for a number of images below 1, or one beside a share of them."""
+    if shots is not None and shots < 1:
+        raise InputError(f"shots {shots} leaves no image; give 1 or more", argument="shots")
+    if shots is not None and train_fraction != 1.0:
+        raise InputError(
+            f"shots {shots} and train_fraction {train_fraction} are two ways to say how many "
+            f"images to use; leave out one of them",
+            argument=("shots", "train_fraction"),
+        )
