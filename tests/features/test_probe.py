@@ -133,6 +133,75 @@ def test_other_data_with_other_classes_can_be_probed(
     np.testing.assert_allclose(same[0]["test_features"], same[1]["test_features"], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "precision", ["bf16-mixed", pytest.param("32-true", marks=pytest.mark.slow)]
+)
+def test_a_saved_probe_scores_as_it_said(
+    precision: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [f"--trainer.precision={precision}", "--trainer.accelerator=cpu", *QUIET]
+    few = ["--data.shots=10", "--save=few"]
+    assert main(["probe", f"--ckpt_path={run}", *few, *options]) == 0
+    said = json.loads(Path("probe/metrics.json").read_text())["linear"]["acc"]
+    out = capsys.readouterr().out
+    assert "saved       lightning_logs/few/checkpoints/best.ckpt: use it with --run few" in out
+    assert "100 images to learn from" in out
+    assert 0.2 < said < 1
+    assert main(["test", "--run=few", "--out=report", *options]) == 0
+    assert f"test/acc {said:.4f}" in capsys.readouterr().out
+    assert json.loads(Path("report/metrics.json").read_text())["scores"]["acc"] == said
+
+
+def test_a_saved_probe_of_other_classes_predicts_exports_and_explains_them(
+    run: Path, photo_folder: PhotoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are bare ones without a head."""
+    monkeypatch.chdir(tmp_path)
+    model, *_ = load(run)
+    model.remove_head()
+    torch.save(model.state_dict(), "bare.pth")
+    root = photo_folder("train+val+test", classes=("ant", "bee", "cat"), count=4)
+    words = [f"--data.data_dir={root}", "--data.dataset=folder", "--data.in_chans=1", "--k=3"]
+    weights = ["--model.pretrained=bare.pth", "--model.num_heads=2", "--data.img_size=8"]
+    assert main(["probe", *weights, *words, "--save=animals", *QUIET]) == 0
+    found = load("lightning_logs/animals")
+    assert found.class_names == ["ant", "bee", "cat"]
+    expected = model.state_dict()
+    body = {n: v for n, v in found.model.state_dict().items() if not n.startswith("head.")}
+    assert body.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in body.items())
+    images = [f"--data.images={root / 'test'}"]
+    assert main(["predict", "--run=animals", *images, "--out=p.csv", *QUIET]) == 0
+    assert "ant" in Path("p.csv").read_text()
+    assert main(["export", "--run=animals", *QUIET]) == 0
+    assert main(["explain", "--run=animals", *images, "--count=1", *QUIET]) == 0
+
+
+def test_a_saved_probe_starts_a_training_but_resumes_none(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["probe", f"--ckpt_path={run}", "--save=one", *QUIET]) == 0
+    assert main(["probe", f"--ckpt_path={run}", "--save=one", "--out=again", *QUIET]) == 2
+    assert "lightning_logs/one exists" in capsys.readouterr().err
+    assert not Path("again").exists()
+    fit = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=1"]
+    with pytest.warns(UserWarning, match="one has no last.ckpt"):
+        assert main([*fit, "--run=one"]) == 2
+    assert "give --model.pretrained" in capsys.readouterr().err
+    assert main([*fit, "--model.pretrained=lightning_logs/one"]) == 0
+    assert "head kept for the same 10 classes" in caplog.text
+
+
 def test_neighbours_in_a_folder_are_the_most_alike_but_not_the_image_itself(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -217,6 +286,11 @@ def test_an_image_and_a_link_to_it_are_too_few(
         ("--layer 7", "no block 7"),
         ("--pool token", "no class token"),
         ("--data.split val", "probe scores the test split"),
+        ("--save ../x", "save '../x' is not a name"),
+        ("--save x --layer 0", "leave out"),
+        ("--save x --pool avg", "leave out"),
+        ("--save x --data.images a.png", "images have no classes to fit"),
+        ("--data.shots 0", "shots 0 leaves no image"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(

@@ -68,6 +68,7 @@ class Machine(Commands):
         kind = device_type(accelerator)
         self.root_device = torch.device(kind) if kind == "cpu" else torch.device(kind, 0)
         self.precision = precision
+        self.root = default_root_dir or "."
         self.shows_bar = enable_progress_bar is not False and sys.stderr.isatty()
 
     def predict(

@@ -21,12 +21,15 @@ from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
 from vitlit.explain.explanation import Subjects, check_count, explain_images
-from vitlit.features.probe import extractor, find_alike, probe_data_set, set_up_probe
+from vitlit.features.probe import Extract, extractor, find_alike, probe_data_set, set_up_probe
+from vitlit.features.probe_classifiers import LinearClassifier
+from vitlit.features.saved_probe import check_can_save, save_classifier
 from vitlit.files import named_or_free, new_folder, printable, relative_path
 from vitlit.images.bad_images import refuse_bad_images
 from vitlit.images.image_store import FileImages
 from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
+from vitlit.training.runs import named_folder
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
 from vitlit.weights.export import ExportFormat, export_model
@@ -40,6 +43,7 @@ class Commands:
     """explain, export, compare and probe, on a device in a precision (Lightning's name)."""
 
     root_device: torch.device
+    root: str  # the folder that holds lightning_logs
     precision: Any
     is_global_zero: bool
 
@@ -174,6 +178,7 @@ class Commands:
         layer: int | None = None,
         pool: FeaturePool | None = None,
         query: list[str] | None = None,
+        save: str | None = None,
         out: str | None = None,
     ) -> None:
         """Measure how good a model's features are on a data set, without its head.
@@ -188,6 +193,8 @@ class Commands:
             layer: Block whose features are used, counted from 0, or from the end: -1, -2, …
             pool: Features of the class token, or the mean of the patches.
             query: With --data.images: files whose nearest neighbours are searched.
+            save: Name of a run to make, lightning_logs/NAME, of the model with the fitted linear
+                classifier as its head: test, predict, explain and export take it with --run NAME.
             out: Folder to create; by default probe, or probe-2 and so on.
         """
         if k < 1:
@@ -198,12 +205,23 @@ class Commands:
             raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
         feature = Feature(layer, pool)
         feature.check(model.vit)  # a wrong layer is refused before anything is read
+        run = None if save is None else named_folder(Path(self.root), save, argument="save")
+        if run is not None:
+            check_can_save(run, datamodule, feature)
         if ckpt_path is not None:  # published weights are in the model already
             load_body(model, Path(ckpt_path))
         device = self.root_device
         vit = model.vit.to(device, weights_dtype(self.precision)).eval()
-        compute = in_precision(lambda x: feature(vit, x), self.precision, device.type)
-        extract = extractor(compute, device)
+
+        def extract_by(compute: Callable[[Tensor], Tensor]) -> Extract:
+            return extractor(in_precision(compute, self.precision, device.type), device)
+
+        def answer(linear: LinearClassifier) -> Extract:
+            dtype = weights_dtype(self.precision)
+            vit.set_head(*(value.to(device, dtype) for value in linear))
+            return extract_by(vit)
+
+        extract = extract_by(lambda x: feature(vit, x))
         if datamodule.image_paths is None:
             # Before the folder is made: an empty one beside the class folders would be a class.
             set_up_probe(datamodule, k)
@@ -217,9 +235,15 @@ class Commands:
                     "layer": layer,
                     "pool": pool,
                 }
-                found = probe_data_set(datamodule, extract, part, k=k, c=c, about=about)
+                fitted = answer if run is not None else None
+                found = probe_data_set(
+                    datamodule, extract, part, k=k, c=c, about=about, answer=fitted
+                )
                 lines = found.lines
         self._print(*lines, f"wrote       {folder}")
+        if run is not None and self.is_global_zero:
+            file = save_classifier(run, vit, model.hparams, datamodule, self.precision)
+            self._print(f"saved       {relative_path(file)}: use it with --run {run.name}")
 
     def _print(self, *lines: str) -> None:
         if self.is_global_zero:

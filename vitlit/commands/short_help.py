@@ -29,7 +29,7 @@ OPTIONS = {  # the options that most people need
     "test": f"{MODEL} run data.split data.data_dir flip out {COMMON}",
     "compare": f"data.split data.data_dir data.num_workers flip {COMMON}",
     "predict": f"{MODEL} data.images out output layer pool {COMMON}",
-    "probe": f"{MODEL} data.dataset data.data_dir data.images k c layer query out",
+    "probe": f"{MODEL} data.dataset data.data_dir data.images k c query save out",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
     "export": f"{MODEL} run format naming out",
 }

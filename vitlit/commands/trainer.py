@@ -1,5 +1,7 @@
 """Lightning's Trainer with four more commands."""
 
+from pathlib import Path
+
 import pytorch_lightning as pl
 import torch
 
@@ -15,3 +17,8 @@ class Trainer(Commands, pl.Trainer):
     def root_device(self) -> torch.device:  # type: ignore[override]
         """The device of this process."""
         return self.strategy.root_device
+
+    @property
+    def root(self) -> str:  # type: ignore[override]
+        """The folder that holds lightning_logs, in which other commands than fit begin."""
+        return str(Path(self.default_root_dir).parent)

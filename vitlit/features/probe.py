@@ -24,7 +24,14 @@ from vitlit.errors import InputError
 from vitlit.evaluation import figures
 from vitlit.evaluation.inference import Rows, collect, loader_of
 from vitlit.evaluation.significance import wilson
-from vitlit.features.probe_classifiers import Neighbours, choose_linear, fit_linear, nearest, vote
+from vitlit.features.probe_classifiers import (
+    LinearClassifier,
+    Neighbours,
+    choose_linear,
+    fit_linear,
+    nearest,
+    vote,
+)
 from vitlit.files import printable
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
@@ -59,12 +66,15 @@ def probe_data_set(
     k: int,
     c: float | None,
     about: dict[str, Any],
+    answer: Callable[[LinearClassifier], Extract] | None = None,
 ) -> Probed:
     """Fit on the training images, choose C on the validation images, score the test images.
 
     k: neighbours that vote; c: inverse strength of the L2 penalty, None to choose it; about: the
-    model and its features, for metrics.json. Writes metrics, features and, for some test images, a
-    picture of their nearest training images. Raises InputError if k exceeds the training images.
+    model and its features, for metrics.json; answer: gives the function for the logits of a model
+    with the linear classifier as its head, which are scored in place of the classifier's own.
+    Writes metrics, features and, for some test images, a picture of their nearest training images.
+    Raises InputError if k exceeds the training images.
     """
     set_up_probe(data, k)
     rows = {name: extract(data, data.splits[name]) for name in ("train", "val", "test")}
@@ -77,9 +87,12 @@ def probe_data_set(
         how = f"C {c:g}, chosen on {len(val.labels)} validation images"
     else:
         linear, how = fit_linear(*train[:2], data.num_classes, c=c), f"C {c:g}"
+    said = linear.predict(test.values)
+    if answer is not None:
+        said = answer(linear)(data, data.splits["test"]).values.argmax(dim=1)
     found = {
         "knn": vote(chosen, train.labels, data.num_classes) == test.labels,
-        "linear": linear.predict(test.values) == test.labels,
+        "linear": said == test.labels,
     }
     metrics: dict[str, Any] = {
         "of": about

@@ -190,6 +190,13 @@ class ViT(nn.Module):
         self.num_classes, self.head = 0, nn.Identity()
         self.config["num_classes"] = 0
 
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Answer with these logits from now on: weight ``(K, D)``, bias ``(K,)``, copied."""
+        self.num_classes, width = weight.shape
+        self.head = nn.Linear(width, self.num_classes).to(weight)  # its device and dtype
+        self.head.load_state_dict({"weight": weight, "bias": bias})
+        self.config["num_classes"] = self.num_classes
+
     def _add_norm(self, new_norm: MakeNorm) -> None:
         """Set ``norm`` (before the pooling) and ``fc_norm`` (after it); at most one is a norm."""
         after_pooling = self.config["fc_norm"]

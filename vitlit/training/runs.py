@@ -28,14 +28,14 @@ FINISHED_FILE, LOCK_FILE = "finished", ".lock"
 LOG_BYTES = 10_000_000  # room for the logs, beside the checkpoints
 
 
-def named_folder(root: Path, name: str | None) -> Path | None:
+def named_folder(root: Path, name: str | None, argument: str = "run") -> Path | None:
     """The folder of the run that the user (name) or the SLURM job names; None if neither does."""
     name = job_name(os.environ) if name is None else name
     if name is None:
         return None
     if not RUN_NAME.fullmatch(name):
-        message = f"run {name!r} is not a name; use letters, digits and . _ + -"
-        raise InputError(message, argument="run")
+        message = f"{argument} {name!r} is not a name; use letters, digits and . _ + -"
+        raise InputError(message, argument=argument)
     return root / RUNS_FOLDER / name
 
 
