@@ -192,7 +192,7 @@ def muon_table(args: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("part", choices=["teacher", "muon"])
-    parser.add_argument("--shots", type=int, nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--shots", type=int, nargs="+", choices=list(STEPS), default=[10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="one seed, ten steps: does it run?")
     parser.add_argument("--write", action="store_true", help="into small_data.md")

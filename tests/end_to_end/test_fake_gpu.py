@@ -21,11 +21,13 @@ from vitlit.explain.explanation import explain_image
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.images import preprocess
+from vitlit.images.preprocess import Preprocess
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 from vitlit.training.checkpoint_callbacks import LastCheckpoint
 from vitlit.training.classifier import Classifier
 from vitlit.training.ema import MovingAverage
+from vitlit.training.teacher import Teacher
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint"),
@@ -99,20 +101,47 @@ class Steps(pl.Callback):
         self._end("test")
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_no_step_waits_for_the_device(gpu: FakeDevice, precision: Any) -> None:
+@pytest.mark.parametrize(
+    ("precision", "learning"),
+    [("32-true", {}), ("bf16-mixed", {}), ("32-true", {"optimizer": "muon"})],
+    ids=["32", "bf16", "muon"],
+)
+def test_no_step_waits_for_the_device(
+    gpu: FakeDevice, precision: Any, learning: dict[str, Any]
+) -> None:
     steps = Steps(gpu)
     callbacks = [Resume(), FiniteUpdates(), MovingAverage(0.9), steps]
     trainer = fake_trainer(
         max_epochs=1, limit_train_batches=3, callbacks=callbacks, precision=precision
     )
-    trainer.fit(Classifier(in_chans=1, **SIZE), digits(crop_padding=1))
+    trainer.fit(Classifier(in_chans=1, **SIZE, **learning), digits(crop_padding=1))
     first, *others = steps.waits["train"]
     assert others == [[], []]
     # the loss of the first step is read, and that of every 50th
     assert all("utilities/apply_func" in wait for wait in first)
     assert len(steps.waits["validation"]) > 1
     assert not any(steps.waits["validation"])
+
+
+@pytest.mark.parametrize(("own", "its"), [(1, 3), (3, 1)])
+def test_a_teacher_answers_without_a_wait(gpu: FakeDevice, own: Any, its: Any) -> None:
+    statistics = ((0.5,) * its, (0.2,) * its)
+    takes = Preprocess(its, (12, 12), (12, 12), *statistics)
+    model = ViT(in_chans=its, **{**SIZE, "img_size": 12}).eval()
+    data = digits(in_chans=own)
+    teacher = Teacher(model.to, takes, list(range(10))[::-1], data)
+    student = Classifier(in_chans=own, **SIZE).to(DEVICE)
+    student._teacher = teacher
+    student.on_train_epoch_start()  # its sums begin on the device
+    student._is_logging_step = lambda _: False  # type: ignore[method-assign]
+    teacher.to(DEVICE)
+    x = torch.zeros(4, 4, own * 16, device=DEVICE)
+    labels, rows = torch.zeros(4, dtype=torch.long, device=DEVICE), torch.arange(4)
+    teacher(x)  # numbers of the normalisation are copied once
+    gpu.forget()
+    student.training_step(Batch(x, labels, rows, rows >= 0, epoch=0, key=7), 0).backward()
+    assert student.train_sums.sums().device == DEVICE
+    assert gpu.waits == []
 
 
 def test_no_step_of_a_test_waits_for_the_device(gpu: FakeDevice) -> None:

@@ -259,5 +259,5 @@ def test_a_bad_teacher_ends_the_command_before_training(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*RUN, "--model.teacher=none.pt2"]) == 2
-    assert "none.pt2" in capsys.readouterr().err
+    assert "vitlit: teacher: no weights none.pt2" in capsys.readouterr().err
     assert not list(tmp_path.glob("lightning_logs/*/checkpoints/*"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few, inform
-from vitlit.images.preprocess import Preprocess, match_channels
+from vitlit.images.preprocess import LUMA, Preprocess
 from vitlit.patches import unpatchify
 from vitlit.training.exported_program import load_program
 from vitlit.weights.load import load
@@ -45,8 +45,9 @@ class Teacher:
         self._answer = self._answer_on(device)
         self._columns = self._columns.to(device)
         gives = self._data.preprocess
-        self._mean, self._std = (
-            torch.tensor(row).view(1, -1, 1, 1).to(device) for row in (gives.mean, gives.std)
+        # here, once: copying them in a step would wait for the device
+        self._mean, self._std, self._luma = (
+            torch.tensor(row).view(1, -1, 1, 1).to(device) for row in (gives.mean, gives.std, LUMA)
         )
 
     @torch.no_grad()  # no inference mode: the backward pass of the loss could not use its tensors
@@ -61,8 +62,10 @@ class Teacher:
             x = unpatchify(x, self._data.patch_size, gives.img_size)
         pixels = x.float() * self._std + self._mean
         pixels = 255 * (1 - pixels if gives.invert else pixels)
+        if takes.in_chans < gives.in_chans:  # as match_channels, whose weights come from the CPU
+            pixels = (pixels * self._luma).sum(dim=1, keepdim=True).round()
         # contiguous: grey that is repeated is a view, and it is normalised in place
-        return takes.on(x.device)(match_channels(pixels, takes.in_chans).contiguous())
+        return takes.on(x.device)(pixels.expand(-1, takes.in_chans, -1, -1).contiguous())
 
 
 def load_teacher(source: str, data: ImageData, class_names: list[str]) -> Teacher:
@@ -83,7 +86,10 @@ def load_teacher(source: str, data: ImageData, class_names: list[str]) -> Teache
         answer_on, takes, names = program.on, program.preprocess, program.class_names
         _check_program(answer_on(torch.device("cpu")), takes, len(names), data.batch_size, source)
     else:
-        model, takes, names = load(source)
+        try:
+            model, takes, names = load(source)
+        except InputError as error:
+            raise InputError(f"teacher: {error}", argument="teacher") from error
         model.requires_grad_(False)
 
         def answer_on(device: torch.device) -> Answer:
