@@ -138,6 +138,13 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     assert [target for target in targets if target.split(".")[0] in heavy] == []
 
 
+def test_the_list_of_runs_needs_no_torch() -> None:
+    found = reach("commands.list_runs", at_start=True)
+    targets = {target for module in found for target in imports(SOURCES[module], at_start=True)}
+    heavy = ("torch", "pytorch_lightning", "numpy", "jsonargparse")
+    assert [target for target in targets if target.split(".")[0] in heavy] == []
+
+
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.endswith(".__init__")])
 def test_the_init_of_a_package_is_one_docstring(name: str) -> None:
     [node] = ast.parse(SOURCES[name]).body

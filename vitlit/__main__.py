@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     args = args[: asks[0] + 1] if asks else args  # the parser knows no word after --help
     _quieten(args[0])
     keep_freed_memory()
-    if "torch" not in sys.modules and is_first_process():
+    if args[0] != "runs" and "torch" not in sys.modules and is_first_process():
         # people wait for the imports: for seconds, or much longer on a busy machine
         print(f"vitlit {args[0]}: loading PyTorch …", file=sys.stderr, flush=True)
     try:
@@ -156,6 +156,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: list[str]) -> None:
     """Run a command, without Lightning if possible: its import takes three times torch's."""
+    if args[0] == "runs":  # without torch
+        from vitlit.commands.list_runs import list_runs
+
+        list_runs(args[1:])
+        return
     if args[0] in QUICK_COMMANDS:
         from vitlit.commands.without_lightning import run_quickly
 

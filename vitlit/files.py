@@ -11,6 +11,12 @@ from pathlib import Path
 from vitlit.errors import InputError
 
 RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last` are looked for
+# in the folder of a run
+CHECKPOINTS_FOLDER = "checkpoints"
+LAST_FILE = "last.ckpt"  # the only checkpoint of which the one before is kept
+FINISHED_FILE, LOCK_FILE = "finished", ".lock"
+DEBUG_FILE = "debug"  # marks one that only tried whether everything runs
+COMMAND_FILE = "command"  # holds the words that start or continue it
 # The files that tell a folder of a command's output from the user's own, wherever it was moved and
 # whatever its name is: those of one row.
 OUTPUT_FILES = (

@@ -39,6 +39,12 @@ def labelled_command(word: str, *parts: str) -> str:
     return "\n".join(lines)
 
 
+def shorten(name: str, maximum: int) -> str:
+    """The name, or its two ends around an ellipsis: at most ``maximum`` letters in all."""
+    end = (maximum - 1) // 2
+    return name if len(name) <= maximum else f"{name[: maximum - 1 - end]}…{name[-end:]}"
+
+
 def short_number(value: float) -> str:
     """Three digits and a unit: 950, 85.6 k, 2.86 M, 35.1 G."""
     for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):

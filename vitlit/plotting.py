@@ -89,12 +89,6 @@ def set_title(figure: Figure, title: str) -> None:
     figure.suptitle(text, fontsize=FONT_SMALL, parse_math=False)
 
 
-def shorten(name: str, maximum: int) -> str:
-    """The name, or its two ends around an ellipsis: at most ``maximum`` letters in all."""
-    end = (maximum - 1) // 2
-    return name if len(name) <= maximum else f"{name[: maximum - 1 - end]}…{name[-end:]}"
-
-
 def fit_lines_to(text: str, inches: float) -> str:
     """Each line of a text, cut to the width of a panel in inches."""
     # 72 points are an inch; 4 of them stay free between neighbours

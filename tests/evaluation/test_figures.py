@@ -12,7 +12,7 @@ from vitlit.evaluation.figures import (
     picture_sheet,
     reliability_diagram,
 )
-from vitlit.plotting import shorten
+from vitlit.messages import shorten
 
 pytestmark = pytest.mark.draws
 

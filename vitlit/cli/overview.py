@@ -15,6 +15,7 @@ COMMANDS = {
     "probe": "k-NN and linear accuracy of a model's features; nearest images",
     "explain": "draw what a model looks at: figures, arrays and a page",
     "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
+    "runs": "list your runs: settings that differ, best epoch, how to go on",
 }
 
 # Those that can work without Lightning; the others train, or score by its metrics.

@@ -15,10 +15,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
-from vitlit.files import relative_path
+from vitlit.files import CHECKPOINTS_FOLDER, relative_path
 from vitlit.messages import labelled, labelled_command
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
-from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 

@@ -21,13 +21,14 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.cli.from_weights import DEBUG_CONFIG
 from vitlit.commands.run_summary import RunSummary
-from vitlit.errors import InputError, Stopped
+from vitlit.errors import InputError, Stopped, is_first_process
 from vitlit.evaluation.run_logger import RunTensorBoard, into_run
 from vitlit.explain.attention_pictures import AttentionPictures
 from vitlit.fault_tolerance.heartbeat import Heartbeat
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.fault_tolerance.signals import Stopping
+from vitlit.files import CHECKPOINTS_FOLDER, COMMAND_FILE, DEBUG_FILE, LAST_FILE
 from vitlit.training import slurm
 from vitlit.training.checkpoint_callbacks import (
     BestCheckpoint,
@@ -38,7 +39,6 @@ from vitlit.training.checkpoint_callbacks import (
 from vitlit.training.ema import MovingAverage
 from vitlit.training.epoch_lines import EpochLines
 from vitlit.training.history import History
-from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE
 
 
 class DebugMark(Callback):
@@ -170,8 +170,10 @@ def fit_loggers(given: Any, settings: Any, run: Path | None) -> Any:
 def naming_way_on(args: list[str], run: Path | None) -> Iterator[None]:
     """Within it, a signal that ends the training brings the command that continues it.
 
-    args: the words of this command.
+    args: the words of this command. The run's folder keeps them too, for ``vitlit runs``.
     """
+    if run is not None and is_first_process():
+        (run / COMMAND_FILE).write_text(f"{resume_command(args, run)}\n", encoding="utf-8")
     try:
         yield
     except Stopped as stop:

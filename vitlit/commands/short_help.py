@@ -6,6 +6,7 @@ Reading the file takes no time, making a parser seconds. After a change of an op
 ``python -m vitlit.commands.short_help``.
 """
 
+import argparse
 import json
 import re
 import textwrap
@@ -17,6 +18,7 @@ from pytorch_lightning.cli import LightningCLI
 
 from vitlit.cli.overview import COMMANDS, HELP_FILE
 from vitlit.cli.parser_internals import options_of
+from vitlit.commands import list_runs
 from vitlit.commands.trainer import Trainer
 from vitlit.commands.without_lightning import OWN_PARAMETERS, make_parser
 
@@ -32,6 +34,7 @@ OPTIONS = {  # the options that most people need
     "probe": f"{MODEL} data.dataset data.data_dir data.images k c query save out",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
     "export": f"{MODEL} run format naming out",
+    "runs": "sort csv",
 }
 EXAMPLES = {
     "fit": ("fit --config digits.yaml", "fit PHOTOS --model.pretrained timm/vit_small_patch16_224"),
@@ -48,13 +51,13 @@ EXAMPLES = {
     ),
     "explain": ("explain --ckpt_path best", "explain --ckpt_path best --data.images a.jpg"),
     "export": ("export --ckpt_path best", "export --ckpt_path best --format onnx --out model"),
+    "runs": ("runs --sort score", "runs other/lightning_logs --csv runs.csv"),
 }
 
 
 def short_help(command: str) -> str:
     """The help of a command: what it does, its most used options, examples."""
-    skip = LightningCLI.subcommands().get(command, OWN_PARAMETERS)
-    options = {one.dest: one for one in options_of(make_parser(command, Trainer, skip)[1])}
+    options = {one.dest: one for one in options_of(_parser_of(command))}
     lines = [textwrap.fill(f"vitlit {command}: {COMMANDS[command]}", 80), ""]
     for name in OPTIONS[command].split():
         lines.append(f"  --{name}{_default(options[name])}")
@@ -63,6 +66,13 @@ def short_help(command: str) -> str:
         lines.append(textwrap.indent(textwrap.fill(sentence, 72), " " * 6))
     lines += ["", "examples:", *(f"  vitlit {words}" for words in EXAMPLES[command])]
     return "\n".join([*lines, "", f"`vitlit {command} --help all` lists every option"])
+
+
+def _parser_of(command: str) -> argparse.ArgumentParser:
+    if command == "runs":
+        return list_runs.make_parser()
+    skip = LightningCLI.subcommands().get(command, OWN_PARAMETERS)
+    return make_parser(command, Trainer, skip)[1]
 
 
 def _default(option: Any) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import Calibration, Reliability
+from vitlit.messages import shorten
 from vitlit.plotting import (
     BLUE,
     COLORMAP,
@@ -28,7 +29,6 @@ from vitlit.plotting import (
     hide_axes,
     new_figure,
     set_title,
-    shorten,
     shrink_colorbar,
     tidy_axes,
 )

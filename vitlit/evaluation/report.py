@@ -29,9 +29,8 @@ from vitlit.evaluation.report_files import (
     write_probabilities,
 )
 from vitlit.evaluation.scoring import Scoring
-from vitlit.files import free_path, new_path, relative_path, whole_folder
+from vitlit.files import CHECKPOINTS_FOLDER, free_path, new_path, relative_path, whole_folder
 from vitlit.messages import labelled
-from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
 CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature

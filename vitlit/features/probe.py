@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit import plotting
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -35,6 +34,7 @@ from vitlit.features.probe_classifiers import (
 from vitlit.files import printable
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
+from vitlit.messages import shorten
 
 SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the picture, and neighbours in each
 MAX_FEATURE_VALUES = 5 * 10**7  # in features.npz: 200 MB; with more it is not written
@@ -165,7 +165,7 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
     places = test.balanced_places(SHEET_QUERIES)
     index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)
-    names = [plotting.shorten(name, 14) for name in data.class_names]
+    names = [shorten(name, 14) for name in data.class_names]
     labels = train.labels[index]
     return figures.neighbour_sheet(
         test.pictures(torch.tensor(places)),
@@ -272,13 +272,10 @@ def _sheet_of_files(
     index = [[i for i, _ in row] + [0] * (longest - len(row)) for row in shown]
     return figures.neighbour_sheet(
         queries.pictures(torch.arange(len(shown))),
-        [plotting.shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
+        [shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
         gallery.pictures(torch.tensor(index)),
         [
-            [
-                f"{plotting.shorten(printable(Path(files[i]).name), 13)} {value:.2f}"
-                for i, value in row
-            ]
+            [f"{shorten(printable(Path(files[i]).name), 13)} {value:.2f}" for i, value in row]
             for row in shown
         ],
         None,

@@ -10,8 +10,9 @@ import torch
 from pytorch_lightning.plugins import CheckpointIO, TorchCheckpointIO
 
 from vitlit.errors import InputError, say
+from vitlit.files import LAST_FILE
 from vitlit.weights import durable_file
-from vitlit.weights.checkpoint import LAST_FILE, LIGHTNING_VERSION, VERSION_KEY, read_content
+from vitlit.weights.checkpoint import LIGHTNING_VERSION, VERSION_KEY, read_content
 
 
 class DurableIO(TorchCheckpointIO):

@@ -17,14 +17,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from vitlit.errors import InputError, inform, warn
-from vitlit.files import RUNS_FOLDER
+from vitlit.files import CHECKPOINTS_FOLDER, FINISHED_FILE, LAST_FILE, LOCK_FILE, RUNS_FOLDER
 from vitlit.training.slurm import job_name
 from vitlit.weights import checkpoint
-from vitlit.weights.checkpoint import CHECKPOINTS_FOLDER
 
 MEGABYTE = 1e6  # bytes
 RUN_NAME = re.compile(r"\w[\w.+-]*")  # one folder, never ".." nor an option
-FINISHED_FILE, LOCK_FILE = "finished", ".lock"
 LOG_BYTES = 10_000_000  # room for the logs, beside the checkpoints
 
 
@@ -196,7 +194,7 @@ def _check_is_unfinished(folder: Path) -> None:
     if (folder / FINISHED_FILE).exists():
         raise InputError(
             f"run {folder.name} is finished; give the run another name, and ckpt_path "
-            f"{folder / CHECKPOINTS_FOLDER / checkpoint.LAST_FILE} to train its model longer",
+            f"{folder / CHECKPOINTS_FOLDER / LAST_FILE} to train its model longer",
             argument=("run", "ckpt_path"),
         )
 

@@ -14,17 +14,14 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, find_text, inform, warn
-from vitlit.files import RUNS_FOLDER
+from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import is_dense
 
-CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of a run
-DEBUG_FILE = "debug"  # in the folder of a run that only tried whether everything runs
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
 TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
 Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]  # scores by which the best is chosen
-LAST_FILE = "last.ckpt"  # the only file of which the one before is kept
 VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
 # Only what changes the updates or the choice of the best: devices, logging and folders may differ.
 SAVED_SETTINGS = (

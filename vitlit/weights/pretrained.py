@@ -19,6 +19,7 @@ from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, first_few, inform
+from vitlit.files import CHECKPOINTS_FOLDER
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
@@ -113,7 +114,7 @@ def locate_weights(source: str) -> tuple[Path, Path | None]:
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name, folder
-    is_run = (folder / checkpoint.CHECKPOINTS_FOLDER).is_dir() or any(folder.glob("*.ckpt*"))
+    is_run = (folder / CHECKPOINTS_FOLDER).is_dir() or any(folder.glob("*.ckpt*"))
     # folder == path: what came from the hub is never a run, whatever it holds
     if folder == path and is_run and not (folder / CONFIG_NAME).is_file():
         return checkpoint.resolve_checkpoint(source), None
