@@ -9,23 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from vitlit.commands.fit_callbacks import is_debug
+from vitlit.commands.hints import Facts, hints
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
 from vitlit.files import CHECKPOINTS_FOLDER, relative_path
 from vitlit.messages import labelled, labelled_command
+from vitlit.model.cost import token_count
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
+from vitlit.training.history import History
+from vitlit.training.optim import warmup_steps
+from vitlit.training.trainable import TrainableViT
 
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 
 
-def fit_lines(trainer: pl.Trainer, run: Path | None) -> list[str]:
-    """After ``fit``: scores, checkpoints, curves, and the command that comes next.
+def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]:
+    """After ``fit``: scores, checkpoints, curves, remarks, and the command that comes next.
 
-    run: the folder of the training, if it has one.
+    run: the folder of the training, if it has one; settings: those of ``fit``.
     """
     lines = [*_end_lines(trainer)]
     kept: list[Path] = []
@@ -49,6 +56,8 @@ def fit_lines(trainer: pl.Trainer, run: Path | None) -> list[str]:
         if isinstance(logger, TensorBoardLogger):
             folder = shlex.quote(relative_path(logger.log_dir))
             lines.append(labelled_command("curves", f"tensorboard --logdir {folder}"))
+    if not is_debug(settings):
+        lines += [labelled("hint", text) for text in _remarks(trainer, settings)]
     if kept:
         has_test = _has_test_images(trainer.datamodule)  # type: ignore[attr-defined]
         weights = f"--ckpt_path {shlex.quote(_short_name(kept[0]))}"
@@ -84,6 +93,35 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
                 f"early: {stopping.monitor} did not improve for {stopping.wait_count} validations "
                 f"(--early_stopping.patience)",
             )
+
+
+def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
+    """What is to be said of the course of the training, and of its data and model."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    module = trainer.lightning_module
+    found = [one.rows for one in trainer.callbacks if isinstance(one, History)]  # type: ignore[attr-defined]
+    if not (found and isinstance(data, ImageData) and isinstance(module, TrainableViT)):
+        return []
+    total, hp = trainer.estimated_stepping_batches, module.hparams
+    train, val = (
+        torch.bincount(data.splits[split].labels, minlength=len(data.class_names)).tolist()
+        if split in data.splits
+        else []
+        for split in ("train", "val")
+    )
+    facts = Facts(
+        class_names=data.class_names,
+        train_counts=train,
+        val_counts=val,
+        steps=trainer.global_step,
+        warmup=warmup_steps(hp, total, trainer),
+        is_weighted=hp["class_weights"] != "none",
+        tokens=token_count(module.vit),
+        img_size=settings["data"]["img_size"],
+        is_folder=data.dataset == "folder",
+        is_pretrained=bool(hp["pretrained"]),
+    )
+    return hints(found[0], facts)
 
 
 def _short_name(checkpoint: Path) -> str:

@@ -257,7 +257,7 @@ class VitCLI(LightningCLI):
     def after_fit(self) -> None:
         if has_ended(self.trainer):
             self.claim.finish()
-        self._print(*fit_lines(self.trainer, self.writers.run))
+        self._print(*fit_lines(self.trainer, self.writers.run, self.request.settings))
 
     def after_test(self) -> None:
         assert self.writers.report is not None
