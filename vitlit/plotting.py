@@ -95,6 +95,35 @@ def fit_lines_to(text: str, inches: float) -> str:
     return "\n".join(cut_text(line, 68 * inches, FONT_TINY) for line in text.split("\n"))
 
 
+def wrap_lines_to(text: str, inches: float) -> str:
+    """Each line of a text, broken to the width of a panel in inches; nothing is left out.
+
+    Lines break at spaces, else where the width ends, as in a long name of a file.
+    """
+    room = 68 * inches  # 72 points are an inch; 4 of them stay free between neighbours
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines.append("")
+        for word in line.split(" "):
+            joined = f"{lines[-1]} {word}" if lines[-1] else word
+            if text_width(joined, FONT_TINY) <= room:
+                lines[-1] = joined
+                continue
+            parts = _broken(word, room)
+            lines[-1:] = [lines[-1], *parts] if lines[-1] else parts
+    return "\n".join(lines)
+
+
+def _broken(word: str, room: float) -> list[str]:
+    """A word in parts of at most ``room`` points, at least one letter each."""
+    parts = [""]
+    for letter in word:
+        if parts[-1] and text_width(parts[-1] + letter, FONT_TINY) > room:
+            parts.append("")
+        parts[-1] += letter
+    return parts
+
+
 def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:
     """An empty figure, height and width in inches."""
     # Not pyplot: it keeps figures alive and may look for a display.

@@ -30,6 +30,18 @@ def test_the_confusion_matrix_writes_its_counts() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
 
 
+def test_a_single_mistake_among_many_images_is_seen() -> None:
+    matrix = torch.tensor([[999, 1], [0, 500]])
+    figure = confusion_matrix(matrix, ["cat", "dog"], title="1500 images")
+    assert figure.get_suptitle().startswith("accuracy 0.9993; 1500 images")
+    drawn = drawn_in(figure)[0].images[0]
+    colours = drawn.cmap(drawn.norm(drawn.get_array()))
+    assert drawn.get_array().mask.tolist() == [[False, False], [True, False]]  # 0 is not drawn
+    one, none = drawn.norm(1 / 1000), drawn.norm(0)
+    assert one - none > 0.09
+    assert abs(colours[0, 1, :3] - colours[0, 0, :3]).max() > 0.4
+
+
 def test_of_many_classes_it_shows_those_with_the_most_mistakes() -> None:
     matrix = torch.eye(100, dtype=torch.long) * 9
     matrix[70, 80] = 4
@@ -71,12 +83,14 @@ def test_a_sheet_shows_each_picture_under_its_words() -> None:
 
 
 def test_words_stay_within_their_picture() -> None:
-    long = ["is: pickup truck of the fire brigade\nsaid: pickup truck of the post (0.71)"] * 6
+    long = [
+        "true pickup truck of the fire brigade, predicted pickup truck (0.71)\n" + 9 * "name"
+    ] * 6
     figure = picture_sheet(torch.rand(6, 1, 8, 8), long, title="six")
     for one in drawn_in(figure):
         title = one.title.get_window_extent()
         assert title.width < figure.bbox.width / 6
-        assert one.get_title().endswith("(0.71)")
+        assert "".join(one.get_title().split()) == "".join(long[0].split())  # nothing is cut
 
 
 def test_long_names_are_cut() -> None:

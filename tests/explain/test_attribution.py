@@ -315,23 +315,38 @@ def test_a_grid_that_does_not_hold_the_tokens_is_refused() -> None:
         patch_map(random_maps(2, 7, 7), grid=(3, 3), prefix=1)
 
 
-def test_an_overlay_is_the_resized_map_times_twice_the_image() -> None:
-    light = torch.tensor([0.0, 0.25, 0.75, 1.0])  # of 3 and 5, bilinear, from 0 to 1
-    found = overlay(torch.full((1, 3, 2, 4), 0.6), torch.tensor([[[3.0, 5.0]]]))
-    expected = (2 * 0.6 * light).clamp(max=1).expand(1, 3, 2, 4)
-    torch.testing.assert_close(found, expected)
+VERMILION = torch.tensor([0.95, 0.38, 0.0])
 
 
-def test_each_overlay_has_its_own_scale() -> None:
-    pictures, maps = torch.rand(2, 1, 8, 12), torch.rand(2, *GRID)
-    expected = overlay(pictures, maps * torch.tensor([1.0, 50.0]).view(2, 1, 1))
-    torch.testing.assert_close(overlay(pictures, maps), expected)
+@pytest.mark.parametrize(
+    ("times", "strength"), [(0.0, 0), (1.0, 0), (2.0, 1 / 3), (4.0, 2 / 3), (8.0, 1), (15.0, 1)]
+)
+def test_an_overlay_is_coloured_by_how_far_a_patch_is_above_the_mean(
+    times: float, strength: float
+) -> None:
+    rest = (16 - times) / 15  # of the other patches, so that the mean is 1
+    maps = torch.full((1, 4, 4), rest).index_fill(1, torch.tensor([1]), rest)
+    maps[0, 1, 2] = times
+    found = overlay(torch.full((1, 1, 4, 4), 0.3), 0.01 * maps)[0, :, 1, 2]
+    grey = 0.1 + 0.75 * 0.3
+    torch.testing.assert_close(found, grey + 0.9 * strength * (VERMILION - grey))
 
 
-def test_a_map_without_contrast_leaves_the_image_as_it_is() -> None:
+def test_attention_is_seen_on_black_and_on_white() -> None:
+    maps = torch.zeros(1, 4, 4)
+    maps[0, 0, 0] = 1
+    for shade in (0.0, 1.0):
+        found = overlay(torch.full((1, 3, 4, 4), shade), maps)[0]
+        assert (found[:, 0, 0] - found[:, 3, 3]).abs().max() > 0.7
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0])
+def test_a_flat_map_has_no_colour_however_large_its_noise_would_be_made(size: float) -> None:
     pictures = torch.rand(2, 3, 8, 12)
-    maps = torch.full((2, *GRID), 1 / 6) + 1e-8 * torch.rand(2, *GRID)
-    torch.testing.assert_close(overlay(pictures, maps), pictures)
+    maps = size * (torch.full((2, *GRID), 1 / 6) + 1e-3 * torch.rand(2, *GRID))
+    grey = (0.1 + 0.75 * pictures.mean(dim=1, keepdim=True)).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(overlay(pictures, maps), grey, atol=4e-3, rtol=0)
+    torch.testing.assert_close(overlay(pictures, torch.zeros(2, *GRID)), grey)
 
 
 @pytest.mark.parametrize("pool", POOLS)

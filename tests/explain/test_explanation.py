@@ -1,5 +1,6 @@
 """The folder that explain writes, and what it is made from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def test_a_model_of_no_finite_numbers_is_refused() -> None:
         explain_image(model, subjects().pixels[0], preprocess(), "mean")
 
 
-def test_an_image_is_shown_as_the_model_sees_it_but_for_normalisation() -> None:
+@pytest.mark.parametrize("invert", [False, True])
+def test_an_image_is_shown_as_its_file_looks(invert: bool) -> None:
     one = subjects().pixels[0]
-    shown = explain_image(small(), one, preprocess(), "mean").shown
+    shown = explain_image(small(), one, replace(preprocess(), invert=invert), "mean").shown
     torch.testing.assert_close(shown, one / 255)
 
 

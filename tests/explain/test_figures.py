@@ -217,7 +217,7 @@ def test_the_overview_shows_each_image_and_its_overlays(channels: int) -> None:
     )
     shown = figure.axes[0].images
     for found, expected in zip(shown, (images, overlay(images, maps)), strict=True):
-        picture = expected[0].permute(1, 2, 0) if channels == 3 else expected[0, 0]
+        picture = expected[0].permute(1, 2, 0) if expected.shape[1] == 3 else expected[0, 0]
         np.testing.assert_allclose(found.get_array(), picture.numpy())
 
 
@@ -373,6 +373,13 @@ def test_epochs_are_counted_in_whole_numbers(epochs: list[int]) -> None:
         labels = [label.get_window_extent() for label in axes.get_xticklabels()]
         assert all(tick == round(tick) for tick in axes.get_xticks())
         assert not any(a.overlaps(b) for a, b in pairwise(labels))
+
+
+def test_the_best_epoch_is_marked_in_every_panel() -> None:
+    for axes in panels(training_history(HISTORY, best=2)):
+        [mark] = [line for line in axes.lines if line.get_label() == "best: epoch 2"]
+        assert list(mark.get_xdata()) == [2, 2]
+        assert "best: epoch 2" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_what_was_not_logged_is_left_out() -> None:

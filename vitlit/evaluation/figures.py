@@ -31,6 +31,7 @@ from vitlit.plotting import (
     set_title,
     shrink_colorbar,
     tidy_axes,
+    wrap_lines_to,
 )
 
 if TYPE_CHECKING:
@@ -39,14 +40,21 @@ if TYPE_CHECKING:
 
 
 MAX_CLASSES = 30  # in a confusion matrix; the names of more are too small to read
+NAME_LETTERS = 40  # of a class, beside the matrix
+SHARE_EXPONENT, EMPTY_CELL = 1 / 3, "#F4F5F7"  # of the scale: a share of 0.001 is a tenth of it
 SHEET_COLUMNS = 6  # pictures in a row of a sheet
 
 
 def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) -> Figure:
     """Counts by true class (row) and predicted class (column), coloured by the share of the row.
 
-    matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes.
+    matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes. A cell
+    without images is empty and small shares are spread out, so that a single mistake is seen.
     """
+    from matplotlib.colors import PowerNorm
+
+    right = float(matrix.diagonal().sum() / matrix.sum().clamp(min=1))
+    title = f"accuracy {right:.4f}; {title}"
     # a mistake counts for both of its classes: for the true one and for the predicted one
     wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
     # stable, and sorted again: the same classes in every run, in their usual order
@@ -56,11 +64,15 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)  # of all classes, not those kept
     counts, share = matrix[kept][:, kept], share[kept][:, kept]
     count = len(kept)
-    side = min(WIDTH_INCHES, 2.6 + 0.42 * count)  # inches: room for names, then 0.42 for each class
+    names = [shorten(class_names[i], NAME_LETTERS) for i in kept.tolist()]
+    # inches: room for the scale and for names, then 0.42 for each class
+    side = min(WIDTH_INCHES, 1.7 + 0.055 * max(16, *map(len, names)) + 0.42 * count)
     figure = new_figure(side * 0.86, side)  # less high than wide, for the colour bar
     axes = figure.subplots()
-    drawn = axes.imshow(share.numpy(), cmap=COLORMAP, vmin=0, vmax=1)
-    names = [shorten(class_names[i], 16) for i in kept.tolist()]
+    norm = PowerNorm(SHARE_EXPONENT, vmin=0, vmax=1)
+    filled = share.masked_fill(counts == 0, float("nan"))  # which is not drawn
+    drawn = axes.imshow(filled.numpy(), cmap=COLORMAP, norm=norm)
+    axes.set_facecolor(EMPTY_CELL)
     turn = 90 if max(map(len, names)) > 3 else 0  # longer names would overlap
     # parse_math=False: a class name with two dollar signs is no formula
     axes.set_xticks(range(count), names, rotation=turn, fontsize=FONT_TINY, parse_math=False)
@@ -71,7 +83,9 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     axes.spines[:].set_visible(False)
     _write_counts(axes, counts, share)
     set_title(figure, title)
-    shrink_colorbar(figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8))
+    bar = figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
+    bar.set_ticks([0, 0.01, 0.1, 0.3, 0.6, 1], labels=["0", "1 %", "10 %", "30 %", "60 %", "100 %"])
+    shrink_colorbar(bar)
     return figure
 
 
@@ -85,7 +99,9 @@ def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
             ha="center",
             va="center",
             fontsize=size,
-            color="black" if share[row, col] > 0.6 else "white",  # viridis is bright from there
+            color="black"
+            if share[row, col] ** SHARE_EXPONENT > 0.6
+            else "white",  # bright from there
         )
 
 
@@ -130,12 +146,13 @@ def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure
     across = min(SHEET_COLUMNS, max(count, 3))  # 3: a single picture need not fill the page
     down = ceil(count / across)
     panel = WIDTH_INCHES / across
+    words = [wrap_lines_to(text, panel) for text in words]
     lines = max(text.count("\n") for text in words) + 1
     figure = new_figure(down * (panel * height / width + 0.15 * lines) + 0.4)
     set_title(figure, title)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, image, text in zip(grid, images, words, strict=False):
-        draw_image(axes, image, fit_lines_to(text, panel))
+        draw_image(axes, image, text)
     hide_axes(grid[count:])
     return figure
 

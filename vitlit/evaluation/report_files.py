@@ -29,6 +29,7 @@ from vitlit.evaluation.scores import (
     most_confident_mistakes,
     summary_scores,
 )
+from vitlit.files import printable
 
 SHOWN_MISTAKES = 24  # pictures on the sheet of mistakes: four rows of six
 
@@ -110,7 +111,13 @@ def draw_report(
     if len(wrong):
         sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
         triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
-        words = [f"is: {class_names[a]}\nsaid: {class_names[b]} ({p:.2f})" for a, b, p in triples]
+        files = [
+            printable(Path(file).name) for file in data.splits[data.split].files(sample[wrong])
+        ]
+        words = [
+            f"true {class_names[a]}, predicted {class_names[b]} ({p:.2f})\n{file}".rstrip()
+            for file, (a, b, p) in zip(files, triples, strict=True)
+        ]
         is_all = len(wrong) == len(every)
         which = "all" if is_all else f"the {len(wrong)} most confident of"
         found["mistakes"] = figures.picture_sheet(

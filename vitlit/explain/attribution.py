@@ -1,7 +1,7 @@
 """What a ViT looks at: tensors in, tensors out; ``figures`` draws them.
 
 images (B, C, H, W) -> attention maps (L, B, h, N, N) -> rollout, relevance (B, N, N)
-                    -> maps on the patch grid (B, rows, cols) -> overlays (B, C, H, W)
+                    -> maps on the patch grid (B, rows, cols) -> overlays (B, 3, H, W)
 
 A row of a map is the token that looks, a column the token that is looked at. Of the N tokens the
 first ``prefix`` (``ViT.num_prefix_tokens``: class token, registers) have no place in the image;
@@ -24,6 +24,11 @@ from vitlit.model.blocks import Block
 from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
+
+FULL_COLOUR = 8  # times the mean of a map, from which on its overlay has its full colour
+# a bright vermilion, which the colour-blind tell from grey, and seen on dark and on light images
+OVERLAY_COLOUR, OPACITY = (0.95, 0.38, 0.0), 0.9
+DARKEST, CONTRAST = 0.1, 0.75  # of the grey image below: black and white leave room for colour
 
 
 class Attended(NamedTuple):
@@ -264,15 +269,18 @@ def cls_map(
 
 
 def overlay(images: Tensor, maps: Tensor) -> Tensor:
-    """Images that are bright where the map is high: 2 * map * image, clamped to [0, 1].
+    """Images in soft grey, coloured where the map is above its mean: ``(B, 3, H, W)`` in [0, 1].
 
-    images: ``(B, C, H, W)`` in [0, 1]; maps: ``(B, rows, cols)``, scaled to [0, 1] by their own
-    minimum and maximum and resized to the image (bilinear). A flat map leaves its image unchanged.
+    images: ``(B, C, H, W)`` in [0, 1]; maps: ``(B, rows, cols)``, not negative, resized to the
+    image (bilinear). The strength is absolute: none at the mean of the map and below, full at
+    FULL_COLOUR times the mean, by the logarithm in between. So a flat map has no colour at all, and
+    two maps of equal colour are equally far from flat.
     """
-    light = F.interpolate(maps[:, None].to(images), images.shape[-2:], mode="bilinear")
-    low, high = light.amin(dim=(2, 3), keepdim=True), light.amax(dim=(2, 3), keepdim=True)
-    span = high - low
-    is_flat = span <= 1e-5 * high.abs()  # such differences are rounding, and would be enlarged
-    # the inner where keeps 0 / 0 out; 0.5 times 2 leaves the image as it is
-    light = torch.where(is_flat, 0.5, (light - low) / span.where(~is_flat, 1.0))
-    return (2 * light * images).clamp(0, 1)
+    grey = DARKEST + CONTRAST * images.mean(dim=1, keepdim=True)
+    means = maps.mean(dim=(1, 2), keepdim=True)
+    # a map may be all zeros, as relevance is if nothing supports the class
+    times = maps / means.clamp(min=torch.finfo(maps.dtype).tiny)
+    strength = times.clamp(min=1).log().div(math.log(FULL_COLOUR)).clamp(max=1)
+    strength = F.interpolate(strength[:, None].to(images), images.shape[-2:], mode="bilinear")
+    colour = torch.tensor(OVERLAY_COLOUR).to(images).view(1, 3, 1, 1)
+    return torch.lerp(grey.expand(-1, 3, -1, -1), colour, OPACITY * strength)

@@ -88,10 +88,9 @@ def explain_image(
     """
     device = next(model.parameters()).device
     x = pixels[None].to(device)
-    # the same cutting and resizing without normalisation: the picture that the model sees
-    plain = replace(
-        preprocess, mean=(0.0,) * len(preprocess.mean), std=(1.0,) * len(preprocess.std)
-    )
+    # the same cutting and resizing, but neither normalised nor inverted: as the file looks
+    mean, std = (0.0,) * len(preprocess.mean), (1.0,) * len(preprocess.std)
+    plain = replace(preprocess, mean=mean, std=std, invert=False)
     normalised = preprocess(x)
     maps, logits = attention_maps(model, normalised)
     if answer is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from vitlit.explain.attribution import overlay
+from vitlit.explain.attribution import FULL_COLOUR, overlay
 from vitlit.plotting import (
     FONT_SMALL,
     FONT_TINY,
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PEAK_CAPTION = (
-    "each map is scaled from its minimum to its maximum; peak: maximum over mean, 1.00× is flat"
+    f"colour: attention over its mean, none at 1× and below, full at {FULL_COLOUR}×; "
+    "peak: maximum over mean, 1.00× is flat"
 )
 # inches: around all, between images beside and below each other, between maps, below a text
 MARGIN, PART_GAP, ROW_GAP, PANEL_GAP, TEXT_GAP = 0.1, 0.2, 0.2, 0.06, 0.03
@@ -91,7 +92,7 @@ def attention_overview(
     names: Sequence[str] = (),
     labels: Sequence[int] = (),
 ) -> Figure:
-    """Each image beside copies lit by its maps, under its name and the predicted class.
+    """Each image beside copies coloured by its maps, under its name and the predicted class.
 
     images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
     ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
@@ -175,7 +176,7 @@ def _draw_panels(
 
 
 def _peak_over_mean(found: Tensor) -> str:
-    """How far a map is from flat; its overlay alone does not show it, as each has its own scale."""
+    """How far a map is from flat, in a number beside its colours."""
     mean = float(found.float().mean())
     if not mean > 0:
         return "all 0"  # relevance, if nothing supports the class

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
 from vitlit.files import replacing
-from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, VERMILION, new_figure, tidy_axes
+from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, GREY, VERMILION, new_figure, tidy_axes
 from vitlit.training.checkpoint_callbacks import monitor_mode
 from vitlit.weights.checkpoint import Monitor
 
@@ -174,12 +174,14 @@ class History(Callback):
         if not self.rows or self.run is None:
             return
         points = {
-            name: [(row["epoch"], row[name]) for row in self.rows if name in row]
+            # counted from 1, as the lines of the epochs are
+            name: [(row["epoch"] + 1, row[name]) for row in self.rows if name in row]
             for name in HISTORY_COLUMNS
         }
+        best = [row["epoch"] + 1 for row in self.rows if row.get("best")]
         path = self.run / "history.png"
         with replacing(path) as part:
-            training_history(points).savefig(part, format="png")
+            training_history(points, best=best[-1] if best else None).savefig(part, format="png")
 
 
 # title of a panel -> {label of a line: the name that training logs}
@@ -190,11 +192,14 @@ HISTORY_PANELS = {
 }
 
 
-def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+def training_history(
+    history: Mapping[str, Sequence[tuple[float, float]]], best: float | None = None
+) -> Figure:
     """Loss, top-1 accuracy and learning rate by epoch, for training and validation.
 
     history: pairs of epoch and value by the names that training logs (``train/loss_epoch val/loss
-    train/acc val/acc lr``). Names without values are not drawn.
+    train/acc val/acc lr``). Names without values are not drawn. best: the epoch of the best
+    checkpoint, which is marked.
     """
     panels = {
         title: {line: name for line, name in lines.items() if history.get(name)}
@@ -209,9 +214,13 @@ def training_history(history: Mapping[str, Sequence[tuple[float, float]]]) -> Fi
         axes = figure.add_subplot(1, len(panels), i)
         for line, name in lines.items():
             _draw_panel(axes, history[name], line)
+        if best is not None:
+            axes.axvline(
+                best, color=GREY, linestyle=":", linewidth=1, label=f"best: epoch {best:g}"
+            )
         axes.set_title(title, fontsize=FONT_SMALL)
         axes.set_xlabel("epoch")
-        if len(lines) > 1:
+        if len(lines) > 1 or best is not None:
             axes.legend(fontsize=FONT_TINY, frameon=False)
         tidy_axes(axes)
         if len(shown) == 1:  # else matplotlib labels fractions of the single epoch
