@@ -6,12 +6,15 @@ image (C, H, W) -> axes; figure -> uint8 (height, width, 3)
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import PurePath
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitlit.files import printable
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Bytes = NDArray[np.uint8]
 WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
 COLORMAP = "viridis"
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
@@ -136,6 +140,17 @@ def plain_pixels(image: Tensor) -> Any:
     """An image ``(C, H, W)`` as RGB ``(H, W, 3)``, or as the mean of its channels ``(H, W)``."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     return (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)).numpy()
+
+
+def image_uri(pixels: Bytes, kind: str = "png") -> str:
+    """Pixels ``(H, W, C)`` -> a URI that contains the image: data:image/png;base64,..."""
+    # inside the page, whose security policy allows no other images
+    from PIL import Image
+
+    stream = BytesIO()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.save(stream, kind, quality=90)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:

@@ -20,7 +20,7 @@ from vitlit.evaluation.report_files import calibration_words, fit_calibration
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 FILES = {"metrics.json", "confusion.png", "reliability.png", "mistakes.png", "mistakes.csv"}
-FILES |= {"probabilities.npz"}
+FILES |= {"probabilities.npz", "index.html"}
 
 
 @pytest.fixture(scope="module")

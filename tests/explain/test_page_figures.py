@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitlit.explain.page_figures import distance_figure, filter_figure, image_uri, similarity_figure
+from vitlit.explain.page_figures import distance_figure, filter_figure, similarity_figure
+from vitlit.plotting import image_uri
 
 pytestmark = pytest.mark.draws
 

@@ -45,6 +45,14 @@ SHARE_EXPONENT, EMPTY_CELL = 1 / 3, "#F4F5F7"  # of the scale: a share of 0.001 
 SHEET_COLUMNS = 6  # pictures in a row of a sheet
 
 
+def most_confused(matrix: Tensor) -> Tensor:
+    """The classes of a confusion matrix to show: all, or the 30 with the most mistakes."""
+    # a mistake counts for both of its classes: for the true one and for the predicted one
+    wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
+    # stable, and sorted again: the same classes in every run, in their usual order
+    return wrong.argsort(descending=True, stable=True)[:MAX_CLASSES].sort().values
+
+
 def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) -> Figure:
     """Counts by true class (row) and predicted class (column), coloured by the share of the row.
 
@@ -55,10 +63,7 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
 
     right = float(matrix.diagonal().sum() / matrix.sum().clamp(min=1))
     title = f"accuracy {right:.4f}; {title}"
-    # a mistake counts for both of its classes: for the true one and for the predicted one
-    wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
-    # stable, and sorted again: the same classes in every run, in their usual order
-    kept = wrong.argsort(descending=True, stable=True)[:MAX_CLASSES].sort().values
+    kept = most_confused(matrix)
     if len(kept) < len(matrix):
         title += f"; {len(kept)} of {len(matrix)} classes, those with the most mistakes"
     share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)  # of all classes, not those kept

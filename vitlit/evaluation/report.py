@@ -1,7 +1,7 @@
 """Writes the report of ``test``: metrics.json, figures and, for small sets, all probabilities.
 
 logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliability.png mistakes.png
-                                            mistakes.csv probabilities.npz
+                                            mistakes.csv index.html probabilities.npz
 
 The temperature is fitted on the validation split, which ``test`` uses for nothing else.
 """
@@ -26,6 +26,7 @@ from vitlit.evaluation.report_files import (
     fit_calibration,
     report_tables,
     write_mistakes,
+    write_page,
     write_probabilities,
 )
 from vitlit.evaluation.scoring import Scoring
@@ -114,6 +115,8 @@ class Report(Callback):
             drawn = draw_report(rows, names, calibration, data, title=title)
             for name, figure in drawn.items():
                 figure.savefig(folder / f"{name}.png")
+            about = (rows, names, calibration, data, self.metrics)
+            write_page(folder / "index.html", *about, title=f"Test of {title}")
             write_mistakes(folder / "mistakes.csv", rows, names, data)
             if rows.values.numel() <= MAX_PROBABILITIES:
                 files = data.splits[data.split].files(rows.sample)

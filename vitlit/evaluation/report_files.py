@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
@@ -17,12 +18,14 @@ from vitlit.evaluation.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     Calibration,
+    Reliability,
     calibration_error,
     fit_temperature,
     mean_loss,
     reliability,
 )
 from vitlit.evaluation.inference import Rows
+from vitlit.evaluation.report_page import Mistake, PageContent, write_report_page
 from vitlit.evaluation.scores import (
     class_table,
     confusion_counts,
@@ -95,37 +98,86 @@ def draw_report(
     title: str,
 ) -> dict[str, Any]:
     """Figures by name; without mistakes there is no sheet of mistakes."""
-    logits, labels, sample = rows
-    matrix = confusion_counts(logits, labels)
-    after, fitted = None, None
-    if isinstance(calibration, Calibration):
-        after = reliability(logits / calibration.temperature, labels)
-        fitted = calibration
-    before = reliability(logits, labels)
+    matrix = confusion_counts(rows.values, rows.labels)
+    fitted = calibration if isinstance(calibration, Calibration) else None
+    before, after = [*_curves(rows, calibration), None][:2]
+    assert before is not None
     found: dict[str, Any] = {
         "confusion": figures.confusion_matrix(matrix, class_names, title=title),
         "reliability": figures.reliability_diagram(before, after, fitted, title=title),
     }
-    every = most_confident_mistakes(logits, labels, len(labels))
-    wrong = every[:SHOWN_MISTAKES]
-    if len(wrong):
-        sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
-        triples = zip(labels[wrong].tolist(), taken.tolist(), sure.tolist(), strict=True)
-        files = [
-            printable(Path(file).name) for file in data.splits[data.split].files(sample[wrong])
-        ]
+    mistakes, count = shown_mistakes(rows, class_names, data)
+    if mistakes:
         words = [
-            f"true {class_names[a]}, predicted {class_names[b]} ({p:.2f})\n{file}".rstrip()
-            for file, (a, b, p) in zip(files, triples, strict=True)
+            f"true {one.true}, predicted {one.predicted} ({one.probability:.2f})\n"
+            f"{printable(Path(one.file).name)}".rstrip()
+            for one in mistakes
         ]
-        is_all = len(wrong) == len(every)
-        which = "all" if is_all else f"the {len(wrong)} most confident of"
+        which = "all" if len(mistakes) == count else f"the {len(mistakes)} most confident of"
         found["mistakes"] = figures.picture_sheet(
-            data.splits[data.split].pictures(sample[wrong]),
+            torch.stack([one.image for one in mistakes]),
             words,
-            title=f"{which} {len(every)} mistakes; {title}",
+            title=f"{which} {count} mistakes; {title}",
         )
     return found
+
+
+def shown_mistakes(
+    rows: Rows, class_names: list[str], data: ImageData
+) -> tuple[list[Mistake], int]:
+    """The most confident mistakes, with their pictures, and how many there are in all."""
+    logits, labels, sample = rows
+    every = most_confident_mistakes(logits, labels, len(labels))
+    wrong = every[:SHOWN_MISTAKES]
+    if not len(wrong):
+        return [], 0
+    sure, taken = logits[wrong].softmax(dim=1).max(dim=1)
+    split = data.splits[data.split]
+    found = [
+        Mistake(image, file, class_names[label], class_names[other], share)
+        for image, file, label, other, share in zip(
+            split.pictures(sample[wrong]),
+            split.files(sample[wrong]),
+            labels[wrong].tolist(),
+            taken.tolist(),
+            sure.tolist(),
+            strict=True,
+        )
+    ]
+    return found, len(every)
+
+
+def write_page(
+    path: Path,
+    rows: Rows,
+    class_names: list[str],
+    calibration: Calibration | str,
+    data: ImageData,
+    metrics: dict[str, Any],
+    *,
+    title: str,
+) -> None:
+    """Write the page of the report. metrics: the content of metrics.json."""
+    matrix = confusion_counts(rows.values, rows.labels)
+    mistakes, count = shown_mistakes(rows, class_names, data)
+    content = PageContent(
+        title=title,
+        metrics=metrics,
+        class_names=class_names,
+        matrix=matrix,
+        kept=figures.most_confused(matrix).tolist(),
+        mistakes=mistakes,
+        mistake_count=count,
+        calibration=calibration_words(metrics["scores"], metrics["temperature"]),
+        curves=_curves(rows, calibration),
+    )
+    write_report_page(path, content)
+
+
+def _curves(rows: Rows, calibration: Calibration | str) -> list[Reliability]:
+    """Reliability of the model as it is and, if there is one, with the temperature."""
+    scales = [1.0, calibration.temperature] if isinstance(calibration, Calibration) else [1.0]
+    return [reliability(rows.values / scale, rows.labels) for scale in scales]
 
 
 def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageData) -> None:

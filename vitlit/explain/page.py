@@ -32,10 +32,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.errors import InputError
-from vitlit.explain.page_figures import Bytes, colors, image_uri
+from vitlit.explain.page_figures import colors
 from vitlit.model.arguments import PoolName
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
+from vitlit.plotting import Bytes, image_uri
 
 MAX_LEVEL = 15  # the highest of 4 bits
 MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so

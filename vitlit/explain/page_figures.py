@@ -5,19 +5,16 @@ distances (L, h), position similarity (N, rows, cols), filters (k, C, P, P) -> H
 Lines and words take their colours from page.css, so that they suit its light and its dark theme.
 """
 
-import base64
 from html import escape
-from io import BytesIO
 from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from vitlit.explain.figures import MAX_TILES
-from vitlit.plotting import COLORMAP
+from vitlit.plotting import COLORMAP, Bytes, image_uri
 
 # of the plot, in units of the SVG: width and height; left, right, top, bottom
 PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)
@@ -26,7 +23,6 @@ DISTANCE_CAPTION = (
     "by attention; a dot is a head. Low dots look near by, high dots across the whole image."
 )
 UNIFORM_CAPTION = " The dashed line, at {:.1f} pixels, is the distance of uniform attention."
-Bytes = NDArray[np.uint8]
 
 
 def colors(values: NDArray[Any]) -> Bytes:
@@ -35,15 +31,6 @@ def colors(values: NDArray[Any]) -> Bytes:
 
     found: Bytes = matplotlib.colormaps[COLORMAP](np.ma.masked_invalid(values), bytes=True)
     return found
-
-
-def image_uri(pixels: Bytes, kind: str = "png") -> str:
-    """Pixels ``(H, W, C)`` -> a URI that contains the image: data:image/png;base64,..."""
-    # inside the page, whose security policy allows no other images
-    stream = BytesIO()
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image.save(stream, kind, quality=90)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def _mosaic_with_gaps(tiles: Bytes, about: str) -> str:

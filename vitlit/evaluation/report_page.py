@@ -1,0 +1,205 @@
+"""The page of a test report: one HTML file that shows the scores, without network or script.
+
+content of metrics.json, confusion (K, K), reliability, pictures of mistakes -> index.html
+
+All texts may contain any characters: names of classes and files come from anyone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitlit.evaluation.calibration import CONFIDENCE_BINS, Reliability
+from vitlit.plotting import image_uri
+
+MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
+MAX_CLASS_ROWS = 100  # of the table of classes; of more, those that are recognised least
+LONG_NAME = 3  # letters from which on a heading of the matrix is turned
+PLOT, EDGE = 300, 40  # side of the plot of calibration in units of its SVG, and room for its labels
+SCORE_NAMES = {
+    "balanced_acc": "balanced accuracy",
+    "acc5": "top-5 accuracy",
+    "f1": "mean F1",
+    "loss": "loss",
+    "ece": "calibration error",
+}
+
+
+class Mistake(NamedTuple):
+    """An image with a wrong answer: float ``(C, H, W)`` in [0, 1], its file or "", both classes."""
+
+    image: Tensor
+    file: str
+    true: str
+    predicted: str
+    probability: float
+
+
+class PageContent(NamedTuple):
+    """What the page shows. metrics: as in metrics.json; matrix: ``(K, K)`` of the classes at
+    ``kept``; mistakes: the most confident ones of all ``mistake_count``; calibration: in words;
+    curves: reliability as it is and, if there is one, with the temperature."""
+
+    title: str
+    metrics: Mapping[str, Any]
+    class_names: Sequence[str]
+    matrix: Tensor
+    kept: Sequence[int]
+    mistakes: Sequence[Mistake]
+    mistake_count: int
+    calibration: str
+    curves: Sequence[Reliability]
+
+
+def write_report_page(path: Path, content: PageContent) -> None:
+    """Write the page."""
+    metrics = content.metrics
+    facts = {"data": metrics["of"]["dataset"], "split": metrics["of"]["split"]}
+    facts |= {"images": f"{metrics['scores']['images']:,}", "weights": metrics["of"]["weights"]}
+    note = f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else ""
+    page = Template(_read_asset("report_page.html")).substitute(
+        title=escape(content.title),
+        style=_read_asset("report_page.css"),
+        facts=_facts(facts),
+        note=note,
+        score=score_part(metrics["scores"]),
+        mistakes="".join(mistake_parts(content.mistakes, content.mistake_count)),
+        confusion="".join(confusion_parts(content)),
+        classes="".join(class_parts(metrics["classes"])),
+        calibration="".join(calibration_parts(content.calibration, content.curves)),
+        bins=CONFIDENCE_BINS,
+    )
+    # bytes of a file name that are not UTF-8 become question marks
+    path.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _read_asset(name: str) -> str:
+    return files("vitlit.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "".join(
+        f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
+        for name, value in facts.items()
+    )
+
+
+def score_part(scores: Mapping[str, Any]) -> str:
+    """Accuracy, its interval as a bar, and the other scores."""
+    low, high = scores["acc_interval"]
+    others = {text: f"{scores[name]:.4f}" for name, text in SCORE_NAMES.items() if name in scores}
+    return (
+        f'<p class="big">{scores["acc"]:.4f}</p>'
+        f"<p>accuracy; 95 % interval from {low:.4f} to {high:.4f}</p>"
+        f'<div class="range" aria-hidden="true"><span style="left:{100 * low:.2f}%;'
+        f'width:{100 * (high - low):.2f}%"></span><b style="left:{100 * scores["acc"]:.2f}%"></b>'
+        f'</div><div class="ends aside" aria-hidden="true"><span>0</span><span>1</span></div>'
+        f'<dl class="facts">{_facts(others)}</dl>'
+    )
+
+
+def mistake_parts(mistakes: Sequence[Mistake], count: int) -> Iterator[str]:
+    """The pictures of wrong answers, each with its file and both classes."""
+    if not mistakes:
+        yield "<p>None: every image was recognised.</p>"
+        return
+    which = "All" if len(mistakes) == count else f"The {len(mistakes)} most confident of"
+    yield f"<p>{which} {count:,} mistakes, the most confident first.</p>"
+    yield '<ul class="mistakes">'
+    for one in mistakes:
+        pixels = (one.image * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+        if pixels.shape[2] not in (1, 3):
+            pixels = pixels.mean(axis=2, keepdims=True).astype("uint8")
+        is_small = max(pixels.shape[:2]) <= MAX_SQUARE_PIXELS
+        # enlarged squares would show the artefacts of JPEG
+        picture = image_uri(pixels, "png" if is_small else "jpeg")
+        words = (
+            f"true <bdi>{escape(one.true)}</bdi>, <em>predicted <bdi>{escape(one.predicted)}</bdi>"
+            f"</em> ({one.probability:.2f})"
+        )
+        file = f"<br><bdi>{escape(one.file)}</bdi>" if one.file else ""
+        square = ' class="square"' if is_small else ""
+        yield f'<li><img alt=""{square} src="{picture}">{words}{file}</li>'
+    yield "</ul>"
+
+
+def confusion_parts(content: PageContent) -> Iterator[str]:
+    """The matrix of counts; shares are spread out, so that a single mistake is seen."""
+    names = [escape(content.class_names[i]) for i in content.kept]
+    total = len(content.class_names)
+    if len(names) < total:
+        yield f"<p>{len(names)} of {total} classes, those with the most mistakes.</p>"
+    yield '<p class="aside">Rows are true classes, columns predicted ones.</p>'
+    yield '<div class="wide" tabindex="0" role="region" aria-labelledby="confusion-title">'
+    yield '<table class="confusion"><thead><tr><td></td>'
+    is_long = max(map(len, names)) > LONG_NAME
+    for name in names:
+        turned = f'<span class="long"><bdi>{name}</bdi></span>' if is_long else name
+        yield f'<th scope="col">{turned}</th>'
+    yield "</tr></thead><tbody>"
+    shares = content.matrix / content.matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    for row, true in enumerate(content.kept):
+        yield f'<tr><th scope="row"><bdi>{names[row]}</bdi></th>'
+        for col, predicted in enumerate(content.kept):
+            count, share = int(content.matrix[true, predicted]), float(shares[true, predicted])
+            kind = "right" if true == predicted else "wrong"
+            about = f"true {names[row]}, predicted {names[col]}: {count}"
+            mixed = f'class="{kind}" style="--share:{100 * share ** (1 / 3):.0f}%" title="{about}"'
+            yield f"<td {mixed}>{count}</td>" if count else "<td></td>"
+        yield "</tr>"
+    yield "</tbody></table></div>"
+
+
+def class_parts(classes: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A row for each class: its images, and how many of them were recognised."""
+    rows = list(classes.items())
+    if len(rows) > MAX_CLASS_ROWS:
+        rows = sorted(rows, key=lambda row: (row[1]["images"] == 0, row[1]["recall"]))
+        rows = rows[:MAX_CLASS_ROWS]
+        yield f"<p>The {MAX_CLASS_ROWS} of {len(classes)} classes that are recognised least.</p>"
+    yield '<div class="wide" tabindex="0" role="region" aria-labelledby="classes-title">'
+    yield '<table class="classes"><thead><tr><th scope="col">class</th>'
+    headings = ("images", "recall", "", "precision", "F1")
+    yield "".join(f'<th scope="col">{text}</th>' for text in headings) + "</tr></thead><tbody>"
+    for name, one in rows:
+        width = f"{100 * one['recall']:.1f}%"
+        yield (
+            f'<tr><th scope="row"><bdi>{escape(name)}</bdi></th><td>{one["images"]:,.0f}</td>'
+            f'<td>{one["recall"]:.3f}</td><td><span class="bar" aria-hidden="true">'
+            f'<span style="width:{width}"></span></span></td>'
+            f"<td>{one['precision']:.3f}</td><td>{one['f1']:.3f}</td></tr>"
+        )
+    yield "</tbody></table></div>"
+
+
+def calibration_parts(words: str, curves: Sequence[Reliability]) -> Iterator[str]:
+    """The sentence, and accuracy by confidence: dots whose area grows with their images."""
+    yield f"<p>{escape(words[:1].upper() + words[1:])}.</p>"
+    side = PLOT + EDGE + 12
+    yield f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="Accuracy by confidence">'
+    for i in range(6):
+        at, text = PLOT * i / 5, f"{i / 5:.1f}"
+        x, y = EDGE + at, PLOT - at + 8
+        yield f'<line class="grid" x1="{EDGE}" x2="{EDGE + PLOT}" y1="{y:g}" y2="{y:g}"/>'
+        yield f'<text class="y" x="{EDGE - 6}" y="{y:g}">{text}</text>'
+        yield f'<text class="x" x="{x:g}" y="{PLOT + 24}">{text}</text>'
+    yield f'<line class="ideal" x1="{EDGE}" y1="{PLOT + 8}" x2="{EDGE + PLOT}" y2="8"/>'
+    for name, bins in zip(("before", "after"), curves, strict=False):
+        most = float(bins.images.max().clamp(min=1))
+        for i in torch.nonzero(bins.images)[:, 0].tolist():
+            x, y = EDGE + PLOT * float(bins.confidence[i]), 8 + PLOT * (1 - float(bins.accuracy[i]))
+            radius = (6 + 60 * float(bins.images[i]) / most) ** 0.5
+            yield f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    yield f'<text class="x" x="{EDGE + PLOT / 2:g}" y="{side - 2}">confidence</text></svg>'
+    keys = ["the model as it is", "with the temperature"][: len(curves)]
+    colours = ("--accent", "--warm")
+    for colour, text in zip(colours, keys, strict=False):
+        key = f'<span class="key" style="background:var({colour})"></span>'
+        yield f'<span class="aside">{key}{text}</span>'
+    yield '<p class="aside">Accuracy (upward) by confidence; on the dashed line both are equal.</p>'
