@@ -20,7 +20,7 @@ from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares,
 from vitlit.explain.explanation import Subjects, explain_images
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.patch_embed import PatchEmbed
-from vitlit.model.rope import rope2d, rope_similarity
+from vitlit.model.positions import rope2d, rope_similarity
 from vitlit.model.vit import ViT
 from vitlit.training.optim import freeze, parameter_groups
 from vitlit.weights.adapt import adapt_weights

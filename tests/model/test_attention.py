@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitlit.errors import InputError
 from vitlit.model import attention as module
 from vitlit.model.attention import Attention, attend, prefers_matmul
-from vitlit.model.rope import rope2d
+from vitlit.model.positions import rope2d
 
 TOKENS = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

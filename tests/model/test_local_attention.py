@@ -19,7 +19,7 @@ from vitlit.model.local_attention import (
     LocalitySelfAttention,
     attention_layers,
 )
-from vitlit.model.rope import rope2d
+from vitlit.model.positions import rope2d
 
 TOKENS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 GRID = (2, 3)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitlit.explain.attribution import attentions, check_patch_count
 from vitlit.model.local_attention import GatedPositionalAttention, LocalitySelfAttention
-from vitlit.model.rope import rope_similarity
+from vitlit.model.positions import rope_similarity
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
 

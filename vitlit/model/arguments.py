@@ -11,7 +11,7 @@ from vitlit.model.blocks import ActName, MlpName
 from vitlit.model.local_attention import AttentionName, usual_gpsa_blocks
 from vitlit.model.norms import NormName
 from vitlit.model.patch_embed import PatchEmbedName
-from vitlit.model.rope import ROPE_BASE, RopeName
+from vitlit.model.positions import ROPE_BASE, RopeName
 from vitlit.patches import pair
 
 PosEmbedName = Literal["learn", "sincos1d", "sincos2d", "rope", "none"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitlit.errors import InputError
 from vitlit.model.norms import MakeNorm
-from vitlit.model.rope import rotate_pairs
+from vitlit.model.positions import rotate_pairs
 
 CPUS = Path("/proc/cpuinfo")  # of Linux; elsewhere float32 is the safe answer
 # Environment variable, yes or no, that overrides what the processor reports: tests pass with both.

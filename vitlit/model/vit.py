@@ -26,8 +26,7 @@ from vitlit.model.local_attention import AttentionName
 from vitlit.model.norms import MakeNorm, NormName, make_norm
 from vitlit.model.patch_embed import Embedding, PatchEmbedName, make_embedding
 from vitlit.model.pooling import AttentionPool, SequencePool
-from vitlit.model.positions import fixed_table
-from vitlit.model.rope import ROPE_BASE, RopeName, rope2d
+from vitlit.model.positions import ROPE_BASE, RopeName, fixed_table, rope2d
 from vitlit.patches import grid_size, pair
 
 
