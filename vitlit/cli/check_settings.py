@@ -232,11 +232,12 @@ def check_weights_are_given(model: Any) -> None:
             "this recipe fine-tunes weights that you choose; give --model.pretrained a file, a "
             "model's or a run's folder or a name on the Hugging Face hub"
         )
-    if model["freeze_blocks"] and not model["pretrained"]:
-        raise InputError(
-            f"model.freeze_blocks {model['freeze_blocks']} would freeze untrained weights; give "
-            f"--model.pretrained, or leave it out"
-        )
+    for name in ("freeze_blocks", "lora_rank"):
+        if model[name] and not model["pretrained"]:
+            raise InputError(
+                f"model.{name} {model[name]} would freeze untrained weights; give "
+                f"--model.pretrained, or leave it out"
+            )
 
 
 def check_own_folder(data: Any) -> None:

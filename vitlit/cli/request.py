@@ -111,6 +111,8 @@ def read_request(
         )
     config = parser.parse_args(args)
     settings = config[command]
+    if command != "fit":  # others merge adapters into their weights
+        settings["model"]["lora_rank"], settings["model"]["lora_alpha"] = 0, None
     check_first(settings)
     check_place(settings, command)
     if has_own_folder:

@@ -31,9 +31,9 @@ from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
 from vitlit.training.runs import named_folder
 from vitlit.training.trainable import TrainableViT
-from vitlit.weights import checkpoint
 from vitlit.weights.export import ExportFormat, export_model
 from vitlit.weights.export_mapping import Naming
+from vitlit.weights.pretrained import read_whole_checkpoint
 
 EXPLAINED_IMAGES = 8  # default number of images of the validation split
 EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
@@ -254,7 +254,7 @@ def load_body(model: TrainableViT, path: Path) -> None:
     """Load a checkpoint's weights except the head, which may be for other classes."""
     # The model has the classes of the data that are probed, not those of the checkpoint.
     head = ("vit.head.weight", "vit.head.bias")
-    state = checkpoint.read_checkpoint(path)["state_dict"]
+    state = read_whole_checkpoint(path)["state_dict"]
     own = {name: value for name, value in model.state_dict().items() if name in head}
     model.load_state_dict({**state, **own})
 
@@ -291,7 +291,7 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
 def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
     """Load the weights of a checkpoint, if one is given."""
     if ckpt_path is not None:
-        model.load_state_dict(checkpoint.read_checkpoint(Path(ckpt_path))["state_dict"])
+        model.load_state_dict(read_whole_checkpoint(Path(ckpt_path))["state_dict"])
 
 
 def explain_lines(folder: Path, *, has_head: bool) -> list[str]:

@@ -13,6 +13,7 @@ from vitlit.errors import InputError, say
 from vitlit.files import LAST_FILE
 from vitlit.weights import durable_file
 from vitlit.weights.checkpoint import LIGHTNING_VERSION, VERSION_KEY, read_content
+from vitlit.weights.pretrained import complete_states
 
 
 class DurableIO(TorchCheckpointIO):
@@ -58,6 +59,7 @@ class DurableIO(TorchCheckpointIO):
         # Lightning migrates checkpoints that name an older version or none; ours never need it.
         if not str(content.get(VERSION_KEY)).startswith("2."):
             content[VERSION_KEY] = LIGHTNING_VERSION
+        complete_states(content, Path(path))
         return content
 
 

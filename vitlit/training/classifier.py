@@ -29,6 +29,8 @@ from vitlit.training.optim import (
 )
 from vitlit.training.teacher import Teacher, load_teacher
 from vitlit.training.trainable import TrainableViT
+from vitlit.weights.checkpoint import BASE_KEY, STATES, merge_states
+from vitlit.weights.pretrained import complete_states
 
 
 class Classifier(TrainableViT, Scoring):
@@ -109,6 +111,23 @@ class Classifier(TrainableViT, Scoring):
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = TrainSums(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the weights that their file holds; callbacks have added theirs by now."""
+        if self.base is None:
+            return
+        checkpoint[BASE_KEY] = self.base
+        left_out = {f"vit.{name}" for name in self.base["unchanged"]}
+        for part in STATES:
+            if part in checkpoint:
+                state = checkpoint[part]
+                checkpoint[part] = {name: state[name] for name in state if name not in left_out}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        complete_states(checkpoint, None)  # of those not read by DurableIO, which knows their path
+        self.base = checkpoint.get(BASE_KEY)
+        if not self.hparams["lora_rank"]:
+            merge_states(checkpoint)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout draws from torch's global generator. Seeding it by the batch's address makes a

@@ -6,12 +6,15 @@ settings -> ViT, class names; published weights -> the ViT's weights
 import math
 from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vitlit.errors import InputError, check_at_least, check_below_one, check_choice
+from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.training.optim import OptimizerName, freeze
 from vitlit.weights.adapt import adapt_weights
+from vitlit.weights.checkpoint import base_record
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
 
 CompileMode = Literal["default", "max-autotune"]
@@ -48,6 +51,10 @@ class TrainableViT(nn.Module):
             trains all layers at the same rate.
         freeze_blocks: Number of first blocks to freeze, together with the embedding before them;
             -1 trains only the head.
+        lora_rank: Train adapters of this rank, such as 8, in the attention of each block, and the
+            head; all else stays as in the weights that pretrained names. 0 trains all weights.
+            freeze_blocks leaves the first blocks without adapters.
+        lora_alpha: The adapters' updates are scaled by lora_alpha / lora_rank; by default by 1.
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
@@ -67,6 +74,7 @@ class TrainableViT(nn.Module):
     """
 
     hparams: Any  # the arguments, those of ViT among them
+    base: dict[str, Any] | None = None  # what checkpoints keep in place of frozen weights
 
     def __init__(
         self,
@@ -86,6 +94,8 @@ class TrainableViT(nn.Module):
         class_weights: ClassWeightsName = "none",
         layer_decay: float = 1.0,
         freeze_blocks: int = 0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         pretrained: str | None = None,
         teacher: str | None = None,
         teacher_weight: float = 0.5,
@@ -154,6 +164,9 @@ class TrainableViT(nn.Module):
                 argument=("optimizer", "freeze_blocks"),
             )
         freeze(self.vit, freeze_blocks, depth)
+        check_lora(lora_rank, lora_alpha, freeze_blocks, depth)
+        if lora_rank:
+            add_adapters(self.vit, lora_rank, lora_alpha or lora_rank, first=freeze_blocks)
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
         """Keep the arguments as ``hparams``, which checkpoints hold."""
@@ -170,8 +183,45 @@ class TrainableViT(nn.Module):
         """
         weights = weights or load_weights(self.hparams["pretrained"])
         state, notes = adapt_weights(weights, self.vit, self.class_names)
-        self.vit.load_state_dict(state)
+        # with the adapters' own values, which no file of weights has
+        if self.hparams["lora_rank"]:
+            self._leave_to_file(weights, state)
+        self.vit.load_state_dict({**self.vit.state_dict(), **state})
         tell_notes([*weights.notes, *notes])
+
+    def _leave_to_file(self, weights: Weights, state: dict[str, Tensor]) -> None:
+        """Note which frozen weights are as in their file: checkpoints name it in their place.
+
+        state: the weights as adapted to this model; what was resized or is new stays in them.
+        """
+        given = weights.state
+        frozen = [name for name, one in self.vit.named_parameters() if not one.requires_grad]
+        same = [name for name in frozen if name in given and torch.equal(given[name], state[name])]
+        if weights.file is not None:
+            source = self.hparams["pretrained"] or str(weights.file)
+            self.base = base_record(weights.file, weights.arguments, source, same)
+
+
+def check_lora(rank: int, alpha: float | None, freeze_blocks: int, depth: int) -> None:
+    """Refuse settings of low-rank adapters that are out of range, or that would have no effect."""
+    check_at_least(0, lora_rank=rank)
+    if alpha is not None and not rank:
+        raise InputError(
+            f"lora_alpha {alpha} has no effect without lora_rank; give a rank such as 8, or leave "
+            f"it out",
+            argument=("lora_alpha", "lora_rank"),
+        )
+    if alpha is not None and not 0 < alpha < math.inf:
+        raise InputError(
+            f"lora_alpha {alpha} is not positive; give another, such as the rank, {rank}",
+            argument="lora_alpha",
+        )
+    if rank and freeze_blocks in (-1, depth):
+        raise InputError(
+            f"freeze_blocks {freeze_blocks} freezes all blocks, so lora_rank {rank} has none to "
+            f"adapt; leave out one of them",
+            argument=("freeze_blocks", "lora_rank"),
+        )
 
 
 def check_muon_lr(muon_lr: float, optimizer: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, first_few
+from vitlit.model.low_rank import without_adapters
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT, config_of
 from vitlit.patches import grid_size
@@ -77,7 +78,7 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
     """
     _check_embedding(weights, model)
     notes: list[str] = []
-    own = model.state_dict()
+    own = without_adapters(model.state_dict())
     state = dict(weights.state)  # a copy: the caller's weights stay as they are
     _adapt_filters(state, model, notes)
     # positions first: they are split by the prefix tokens that the weights still have

@@ -5,6 +5,7 @@ path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...}
 ``durable_file`` writes them; ``load`` makes models of them.
 """
 
+import hashlib
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,16 @@ from torch import Tensor
 
 from vitlit.errors import InputError, find_text, inform, warn
 from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER
+from vitlit.model.low_rank import merge_adapters
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import is_dense
 
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
+BASE_KEY = "base_weights"  # ours: what the training of adapters left as its file has it
+# arguments that files may leave open: those of base weights are kept with their adapters
+OFTEN_GIVEN = ("img_size", "num_heads", "norm_eps", "act", "global_pool")
+STATES = ("state_dict", "current_model_state")  # the second only beside a moving average
 TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
 Monitor = Literal["val/acc", "val/balanced_acc", "val/loss"]  # scores by which the best is chosen
 VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
@@ -149,10 +155,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     for part in (MODEL_KEY, DATA_KEY):
         _check_plain(content[part], path)
+    if BASE_KEY in content:
+        _check_base(content[BASE_KEY], path)
     weights = content["state_dict"].items()
     # dense floats alone: meta tensors hold no numbers to look at
     check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_dense(v)}, str(path))
     return content
+
+
+def _check_base(record: Any, path: Path) -> None:
+    """Refuse a record of base weights that no training wrote."""
+    _check_plain(record, path)
+    kinds = {"source": str, "file": str, "sha256": str, "given": dict, "unchanged": list}
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(name), kind) for name, kind in kinds.items()
+    ):
+        raise InputError(f"{path} does not tell its base weights; use another checkpoint")
 
 
 def trained_precision(content: dict[str, Any]) -> str | None:
@@ -227,3 +245,32 @@ def _check_plain(value: Any, path: Path) -> None:
             _check_plain(item, path)
     elif not isinstance(value, str | int | float | bool | None):
         raise InputError(f"{path} has a {type(value).__name__} among its settings; use another")
+
+
+def base_record(file: Path, arguments: dict[str, Any], source: str, unchanged: list[str]) -> Any:
+    """What a checkpoint keeps in place of weights that a file holds, and a training leaves alone.
+
+    file: of the weights, whose name is ``source``; arguments: of their model; unchanged: the
+    parameters that the file gives as they are.
+    """
+    return {
+        "source": source,
+        "file": str(file.absolute()),
+        "sha256": sha256_of(file),
+        "given": {name: arguments[name] for name in OFTEN_GIVEN},
+        "unchanged": unchanged,
+    }
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def merge_states(content: dict[str, Any]) -> None:
+    """Merge the adapters in a checkpoint's content, in place, as a plain model needs it."""
+    alpha = content[MODEL_KEY].get("lora_alpha")
+    for name in STATES:
+        if name in content:
+            content[name] = merge_adapters(content[name], alpha)

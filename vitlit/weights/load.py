@@ -16,7 +16,7 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess, per_channel
 from vitlit.model.vit import ViT
 from vitlit.weights.adapt import adapt_weights
-from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, read_checkpoint, resolve_checkpoint
+from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, resolve_checkpoint
 from vitlit.weights.file_reader import read_weight_file
 from vitlit.weights.model_config import METADATA_KEY
 from vitlit.weights.pretrained import (
@@ -25,6 +25,7 @@ from vitlit.weights.pretrained import (
     is_own,
     load_weights,
     locate_weights,
+    read_whole_checkpoint,
     tell_notes,
     untold_names,
     untold_statistics,
@@ -49,7 +50,7 @@ def load_checkpoint(path: str | Path) -> Loaded:
 
     Raises InputError if the checkpoint cannot be read, or its weights do not fit its settings.
     """
-    content = read_checkpoint(resolve_checkpoint(str(path)))
+    content = read_whole_checkpoint(resolve_checkpoint(str(path)))
     arguments = content[MODEL_KEY]
     # the settings are Classifier's, which hold ViT's arguments beside those of the training
     names = inspect.signature(ViT).parameters.keys() & arguments.keys()

@@ -46,7 +46,7 @@ class Weights(NamedTuple):
     class_names: in the order of the head. The last three are None if the source does not tell
     them. notes: what was assumed or dropped. invert: whether pixels p are turned into 1 - p; as in
     ImageData, ``mean`` is that of the pixels before inversion. past: the training of an own
-    checkpoint, None for others.
+    checkpoint, None for others. file: that the weights were read from.
     """
 
     state: dict[str, Tensor]
@@ -57,6 +57,7 @@ class Weights(NamedTuple):
     notes: list[str]
     invert: bool = False
     past: PastTraining | None = None
+    file: Path | None = None
 
 
 def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Weights:
@@ -68,13 +69,13 @@ def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Wei
     (img_size, num_heads, norm_eps, act) to use if the source does not tell them. Raises
     InputError if the source cannot be read, is of another architecture, or holds NaN.
     """
-    weights = _read_source(str(source), given or {})
+    file, folder = locate_weights(str(source))
+    weights = _read_source(file, folder, str(source), given or {})
     check_finite(weights.state, str(source))
-    return weights
+    return weights._replace(file=file)
 
 
-def _read_source(source: str, given: dict[str, Any]) -> Weights:
-    file, folder = locate_weights(source)
+def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, Any]) -> Weights:
     content = read_weight_file(file)
     # own checkpoints and own exports first: they tell all that published weights leave open
     if is_own(content.parts):
@@ -130,11 +131,13 @@ def is_own(parts: dict[str, Any]) -> bool:
     """Whether a file's parts are a checkpoint of vitlit, and not of another Lightning project."""
     state = parts.get("state_dict")
     is_lightning = checkpoint.MODEL_KEY in parts and checkpoint.DATA_KEY in parts
-    return is_lightning and isinstance(state, dict) and any(map(OWN_CHECKPOINT_KEY.match, state))
+    if not (is_lightning and isinstance(state, dict)):
+        return False
+    return checkpoint.BASE_KEY in parts or any(map(OWN_CHECKPOINT_KEY.match, state))
 
 
 def _from_checkpoint(file: Path) -> Weights:
-    content = checkpoint.read_checkpoint(file)
+    content = read_whole_checkpoint(file)
     settings = content[checkpoint.MODEL_KEY]
     known = inspect.signature(ViT).parameters.keys()
     arguments = {name: value for name, value in settings.items() if name in known}
@@ -151,6 +154,55 @@ def _from_checkpoint(file: Path) -> Weights:
         mean = tuple(1 - value for value in mean)
     past = PastTraining(with_split_rule(content[checkpoint.DATA_KEY]), record_of(content))
     return Weights(state, arguments, mean, std, names, [], data.preprocess.invert, past)
+
+
+def complete_states(content: dict[str, Any], path: Path | None) -> None:
+    """Add the weights that a checkpoint leaves to the file which its training started from.
+
+    content: of the checkpoint at ``path``, changed in place. Raises InputError if the file is
+    missing or holds other weights.
+    """
+    record = content.get(checkpoint.BASE_KEY)
+    states = [content[name] for name in checkpoint.STATES if name in content]
+    if record is None or all(f"vit.{name}" in states[0] for name in record["unchanged"]):
+        return
+    weights = load_weights(_find_base(record, path), record["given"])
+    base = {f"vit.{name}": weights.state[name] for name in record["unchanged"]}
+    for state in states:
+        state.update(base)
+
+
+def _find_base(record: dict[str, Any], path: Path | None) -> Path:
+    """The file of a :func:`base_record`: where it was, beside the checkpoint, or on the hub."""
+    whose = "the checkpoint" if path is None else str(path)
+    file = Path(record["file"])
+    places = [file] if path is None else [file, path.parent / file.name]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        try:
+            found, _ = locate_weights(record["source"])
+        except InputError as error:
+            raise InputError(
+                f"{whose} holds adapters for the weights {file}, which are missing; put the file "
+                f"back, or beside the checkpoint"
+            ) from error
+    if checkpoint.sha256_of(found) != record["sha256"]:
+        raise InputError(
+            f"{whose} holds adapters for other weights than {found} holds now; put the file with "
+            f"the SHA-256 {record['sha256'][:16]}… back, or beside the checkpoint"
+        )
+    return found
+
+
+def read_whole_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as :func:`read_checkpoint` reads it, its adapters merged into its base weights.
+
+    Raises InputError too if the base weights are missing, or are others.
+    """
+    content = checkpoint.read_checkpoint(path)
+    complete_states(content, path)
+    checkpoint.merge_states(content)
+    return content
 
 
 def _from_published(
