@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pair import Command, run_pair
 from PIL import Image
+from processes import environment, free_port
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from trainings import STATE, same
@@ -257,3 +259,30 @@ def test_lower_adapters_train_more_slowly_under_layer_decay(
     rates = [group["initial_lr"] for group in optimizer["param_groups"]]
     # adapters of two blocks, then the head's matrix and its bias
     assert rates == pytest.approx([0.0125, 0.025, 0.05, 0.05])
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume_the_adapters_of_one(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ["fit", f"--model.pretrained={tiny}", *TRAIN, *QUIET[:2], *LORA, "--run=it"]
+    start += ["--model.schedule=constant"]  # a resumed run is planned with its own length
+    start += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=8"]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    assert main([*start, "--trainer.max_epochs=2"]) == 0
+    again = ["fit", "--ckpt_path=lightning_logs/it", "--run=more", *QUIET[:2], *ddp]
+    again += ["--trainer.accelerator=cpu", "--trainer.max_epochs=2"]
+    commands = {
+        "first": Command([*start, *ddp, "--trainer.max_epochs=1"], str(tmp_path / "two")),
+        "second": Command(again, str(tmp_path / "two")),
+    }
+    run_pair(commands, tmp_path, environment(), [free_port() for _ in commands])
+    one = content(tmp_path / "one" / "lightning_logs" / "it" / SAVED)
+    two = content(tmp_path / "two" / "lightning_logs" / "more" / SAVED)
+    assert one["base_weights"] == two["base_weights"]
+    assert one["global_step"] == two["global_step"] == 8
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-3, atol=1e-4)

@@ -11,7 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitlit.fault_tolerance.lightning_internals import non_finite
 from vitlit.model import attention
-from vitlit.model.cast_weights import forward_with_cast_weights
+from vitlit.model.cast_weights import (
+    cast_together,
+    forward_with_cast_weights,
+    weights_to_cast,
+)
+from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
 from vitlit.training.loss import cross_entropy
@@ -70,6 +75,16 @@ def test_numbers_are_those_of_autocast_to_the_bit(name: str, frozen: bool) -> No
         found.append([logits, *(w.grad for w in model.parameters() if w.grad is not None)])
     assert len(found[0]) == len(found[1]) > 5
     assert all(map(torch.equal, *found))
+
+
+def test_frozen_weights_that_are_cast_take_no_gradients() -> None:
+    model = ViT(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=5)
+    add_adapters(model, 2, 2)
+    cast = cast_together(weights_to_cast(model), torch.bfloat16)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name, weight in cast.items() if weight.requires_grad} == trained
+    assert len(trained) == 2 * 4 + 2
+    assert {weight.dtype for weight in cast.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("alone", [True, False])

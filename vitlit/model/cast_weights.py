@@ -33,12 +33,27 @@ def forward_with_cast_weights(model: nn.Module, x: Tensor, dtype: torch.dtype) -
 
     Two launches cast them and two their gradients, which come after the whole backward pass.
     """
-    weights = weights_to_cast(model)
+    cast = cast_together(weights_to_cast(model), dtype)
+    logits: Tensor = functional_call(model, cast, (x,))
+    return logits
+
+
+def cast_together(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in ``dtype``: those that are trained at once, and those that are frozen at once.
+
+    In one piece with the others, the frozen ones would get gradients too.
+    """
+    cast: dict[str, Tensor] = {}
+    for is_trained in (True, False):
+        part = {name: one for name, one in weights.items() if one.requires_grad is is_trained}
+        cast |= _cast(part, dtype) if part else {}
+    return cast
+
+
+def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     flat = torch.cat([weight.flatten() for weight in weights.values()]).to(dtype)
     parts = torch.split(flat, [weight.numel() for weight in weights.values()])
-    cast = {
+    return {
         name: part.view_as(weight)
         for (name, weight), part in zip(weights.items(), parts, strict=True)
     }
-    logits: Tensor = functional_call(model, cast, (x,))
-    return logits
