@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from vitlit.cli.batch_size import settle_batch_size
 from vitlit.cli.check_settings import (
     check_first,
     check_own_folder,
@@ -117,6 +118,7 @@ def read_request(
     check_place(settings, command)
     if has_own_folder:
         check_own_folder(settings["data"])
+    settle_batch_size(settings, command, start)
     # The resolved file: Lightning reads "best" and "last" in a way of its own.
     ckpt_path = None if path is None else str(path)
     settings["ckpt_path"] = ckpt_path

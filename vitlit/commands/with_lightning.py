@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 
+from vitlit.cli.batch_size import choose_batch_size
 from vitlit.cli.check_settings import (
     check_model,
     check_trainer,
@@ -168,6 +169,7 @@ class VitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = self.config_init[self._command]["trainer"]
+        choose_batch_size(self.request, self.model, self.datamodule)
         self.writers = self._make_writers(trainer)
         run, root = self.writers.run, Path(trainer["default_root_dir"] or ".")
         # In a SLURM job without ckpt_path, Lightning resumes from any hpc_ckpt_N.ckpt in its root.

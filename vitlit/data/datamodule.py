@@ -26,7 +26,7 @@ from vitlit.data.csv_labels import check_label_names, label_names
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, data_identity, split_rule
-from vitlit.data.loading import check_process_count
+from vitlit.data.loading import batch_images, check_process_count
 from vitlit.data.resident import ResidentPixels
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_loaders import SplitLoaders
@@ -53,7 +53,8 @@ class PlainImageData(SplitLoaders):
             or '[32,48]'; the data set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for RGB; the data set's own by default.
         class_names: Names in the order of the labels; by default those of the data set.
-        batch_size: Images in a batch of one process.
+        batch_size: Images in a batch of one process. In fit on one GPU, auto tries what its memory
+            holds and takes the largest power of two.
         val_fraction: Share of the training images held out for validation, from each class, if
             the data set has no validation part.
         test_fraction: Share held out for testing, from each class, if the data set has no test
@@ -96,7 +97,7 @@ class PlainImageData(SplitLoaders):
         img_size: int | list[int] | None = None,
         in_chans: Literal[1, 3] | None = None,
         class_names: list[str] | None = None,
-        batch_size: int = 128,
+        batch_size: int | Literal["auto"] = 128,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         train_fraction: float = 1.0,
@@ -125,7 +126,7 @@ class PlainImageData(SplitLoaders):
         check_dataset(dataset, labels)
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_shots(shots, train_fraction)
-        check_at_least(1, batch_size=batch_size)
+        batch_size = settings["batch_size"] = batch_images(batch_size)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
         check_process_count(num_workers or 0)
         # not saved: split and images are of one command, and seed comes from seed_everything
@@ -168,6 +169,10 @@ class PlainImageData(SplitLoaders):
     def keep_settings(self, settings: dict[str, Any]) -> None:
         """Keep the arguments as ``hparams``, which checkpoints hold."""
         self.hparams = settings
+
+    def use_batch_size(self, images: int) -> None:
+        """Take another number of images in a batch, before there are any loaders."""
+        self.batch_size = self.hparams["batch_size"] = images
 
     def _find_class_names(self) -> list[str]:
         if self.labels is not None:

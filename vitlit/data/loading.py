@@ -6,7 +6,7 @@ Processes pass batches to the training through shared memory. Containers have li
 nobody asks for more. Where it ends, the batch is lost and the training would wait for it forever.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader, get_worker_info
 from vitlit.data.batch import Batch
 from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
 from vitlit.data.splits import Split
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_at_least
 from vitlit.images.image_store import FileImages
 from vitlit.images.machine import SHARED_MEMORY, shared_memory_room, usable_cpus
 
 MAX_PROCESSES = 8  # by default; more rarely load faster
 FEW_IMAGES = 256  # so many files are read before processes have started
 MOST_PROCESSES = 512  # that may be asked for; thousands bring a machine to a standstill
+USUAL_BATCH = 128  # images
 READY_BATCHES = 2  # that each process prepares ahead; torch's own default
 # besides those ahead, one batch is in use and the next one is on its way to the device
 HELD_BATCHES = 2
@@ -47,6 +48,14 @@ def check_process_count(asked: int) -> None:
             f"about {usable_cpus()}, one for each processor that may be used",
             argument="num_workers",
         )
+
+
+def batch_images(asked: int | Literal["auto"]) -> int:
+    """Images in a batch; auto is the default until a training has tried what fits."""
+    if asked == "auto":
+        return USUAL_BATCH
+    check_at_least(1, batch_size=asked)
+    return asked
 
 
 def wanted_processes(split: Split, asked: int | None) -> int:
