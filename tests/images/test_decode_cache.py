@@ -20,6 +20,7 @@ from PIL import Image
 from vitlit.images import decode_cache, image_store
 from vitlit.images.decode_cache import cache_folder, open_checked, open_decoded
 from vitlit.images.find_images import list_images
+from vitlit.images.framing import Framing
 from vitlit.images.image_store import FileImages, MemoryImages
 
 
@@ -95,6 +96,14 @@ def test_settings_have_caches_of_their_own(
     no_decoding()
     for which, pixels in zip(settings, before, strict=True):
         assert torch.equal(opened(root, *which).pixels, pixels)
+
+
+def test_another_fit_has_a_cache_of_its_own(photo_folder: PhotoFolder) -> None:
+    root = photo_folder()
+    usual, squashed = photos(root), photos(root)
+    squashed.framing = Framing("squash", 0.5)
+    for images in (usual, squashed, usual):
+        assert torch.equal(open_decoded(images, root).pixels[:8], images.gather(torch.arange(8)))
 
 
 def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

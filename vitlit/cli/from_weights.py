@@ -11,8 +11,11 @@ from vitlit.cli.configs import CONFIGS_FOLDER, find_config
 from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.cli.seen_images import tell_seen, tell_seen_before
+from vitlit.data.catalog import FILE_SETS
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few
+from vitlit.images.framing import PLAIN_FRAMING
+from vitlit.images.published_framing import framing_words
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
@@ -79,6 +82,16 @@ def note_statistics(weights: Weights, data: Any, where: dict[str, str]) -> None:
     if weights.mean is None and not chosen:
         whose = "ImageNet's" if data.dataset == "folder" else f"those of {data.dataset}"
         weights.notes.append(untold_statistics(data.mean, data.std, whose))
+
+
+def note_framing(weights: Weights, data: Any) -> None:
+    """Note how image files are fitted if the weights say so, and it is not the usual way."""
+    framing = data.preprocess.framing
+    if framing != PLAIN_FRAMING and weights.framing is not None:
+        same = framing_words(framing) == framing_words(weights.framing)
+        whose = "as when they were trained" if same else "not as when they were trained"
+        size = data.preprocess.source_size
+        weights.notes.append(f"images are {framing.describe(size)}, {whose}")
 
 
 # Arguments that weights decide; other sizes and classes can be made to fit.
@@ -175,6 +188,12 @@ class FromWeights:
     def defaults(self) -> dict[str, Any]:
         """Default values by dotted name."""
         model, data = starting_points(self.weights, self.first, self.command)
+        dataset = self.first["data"]["dataset"]
+        if "data.dataset" not in self.where:
+            dataset = data.get("dataset", dataset)
+        # sets of arrays have no files to fit
+        if self.weights.framing is not None and dataset in FILE_SETS:
+            data |= framing_words(self.weights.framing)
         return by_dotted_name(self.first, model=model, data=data)
 
     def check(self, settings: Any, run: Path | None) -> None:
@@ -189,6 +208,7 @@ class FromWeights:
     def fill(self, model: TrainableViT, data: ImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
+        note_framing(self.weights, data)
         if self.weights.past is not None:
             data.hold_to(self.weights.past)
         if self.headless:  # the model was built with two classes that nobody named

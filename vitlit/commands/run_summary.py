@@ -16,6 +16,7 @@ from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.files import printable, relative_path
+from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.image_io import open_image
 from vitlit.images.image_store import file_paths
 from vitlit.images.plain_image import upright_size
@@ -69,7 +70,10 @@ def image_words(data: ImageData) -> str:
     if found := file_sizes(data.splits["train"]):
         low, high = (_size_words(one) for one in (found[0], found[-1]))
         sizes = f"files of {low}" if low == high else f"files of {low} to {high}"
-        return f"{sizes} pixels, fitted to {size}, {colour}"
+        framing, fitted = data.preprocess.framing, f"fitted to {size}"
+        if framing != PLAIN_FRAMING:
+            fitted = framing.describe(pair(data.img_size))
+        return f"{sizes} pixels, {fitted}, {colour}"
     before = _size_words(data.preprocess.source_size)
     return f"{size} pixels, {colour}" + ("" if before == size else f", resized from {before}")
 

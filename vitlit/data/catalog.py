@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitlit.errors import InputError
+from vitlit.images.framing import PLAIN_FRAMING, Framing, padded_with_mean
 from vitlit.images.preprocess import Preprocess
 from vitlit.patches import pair
 
@@ -67,6 +68,8 @@ SOURCES: dict[str, Source] = {
     "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
 }
 
+FILE_SETS = ("folder", "imagenet")  # made of image files, which are fitted to the model's input
+
 
 def check_class_count(dataset: str, names: list[str], place: object) -> None:
     """Raise InputError unless the class names are different, and as many as the set has.
@@ -106,13 +109,23 @@ def make_preprocess(
     *,
     plain: bool,
     invert: bool,
+    framing: Framing = PLAIN_FRAMING,
 ) -> Preprocess:
     """What is done to the images of a data set before the model.
 
     img_size: (height, width) of the model; mean, std: per channel, of pixels that are not inverted;
-    plain: pixels stay in [0, 1].
+    plain: pixels stay in [0, 1]; framing: how image files are fitted. Raises InputError for another
+    than the usual framing of a set that is not made of image files.
     """
-    channels, is_files = len(mean), dataset in ("folder", "imagenet")
+    framing.check()
+    channels, is_files = len(mean), dataset in FILE_SETS
+    if not is_files and framing != PLAIN_FRAMING:
+        raise InputError(
+            f"fit {framing.fit}, crop_fraction {framing.crop_fraction:g} and interpolation "
+            f"{framing.interpolation} are for sets of image files, and {dataset} is none; leave "
+            f"them out, or give fit cover, crop_fraction 1 and interpolation bicubic",
+            argument="fit",
+        )
     means = tuple(1 - value for value in mean) if invert else mean
     return Preprocess(
         in_chans=channels,
@@ -121,4 +134,5 @@ def make_preprocess(
         mean=(0.0,) * channels if plain else means,
         std=(1.0,) * channels if plain else std,
         invert=invert,
+        framing=padded_with_mean(framing, mean),
     )

@@ -13,6 +13,7 @@ import torch
 from vitlit.data.image_folder import unicode_hint
 from vitlit.errors import InputError, first_few, say
 from vitlit.files import printable
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 
 LABEL_COLUMNS = ("file", "class")
@@ -126,7 +127,13 @@ def check_label_names(names: list[str], place: Path) -> None:
 
 
 def labelled_images(
-    file: Path, data_dir: Path, class_names: list[str], *, in_chans: int, size: tuple[int, int]
+    file: Path,
+    data_dir: Path,
+    class_names: list[str],
+    *,
+    in_chans: int,
+    size: tuple[int, int],
+    framing: Framing = PLAIN_FRAMING,
 ) -> FileImages:
     """The images that the file names, labelled by the order of ``class_names``.
 
@@ -140,4 +147,4 @@ def labelled_images(
             f"it has {first_few(class_names)}{unicode_hint([*unknown, *class_names])}"
         )
     labels = torch.tensor([numbers[name] for name in found.values()])
-    return FileImages(list(found), labels, in_chans=in_chans, size=size)
+    return FileImages(list(found), labels, in_chans=in_chans, size=size, framing=framing)

@@ -34,6 +34,7 @@ from vitlit.data.splits import Split, found_files
 from vitlit.data.stratify import check_fractions, check_shots
 from vitlit.errors import InputError, check_at_least, check_known_names
 from vitlit.images.bad_images import OnBadImage
+from vitlit.images.framing import Fit, Framing, Interpolation
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import check_image_size, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
@@ -52,6 +53,12 @@ class PlainImageData(SplitLoaders):
         img_size: Height and width of the model's input in pixels, one number or two, such as 64
             or '[32,48]'; the data set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for RGB; the data set's own by default.
+        fit: How image files become the model's input: cover scales and cuts off what is outside,
+            squash stretches, letterbox scales and pads with the mean. Published weights that tell
+            how their images were fitted set this and the next two; else nothing does.
+        crop_fraction: Side of the centre that is cut out of the fitted image, as a share of the
+            image's; 1 cuts nothing off.
+        interpolation: Resampling of image files: bicubic or bilinear.
         class_names: Names in the order of the labels; by default those of the data set.
         batch_size: Images in a batch of one process. In fit on one GPU, auto tries what its memory
             holds and takes the largest power of two.
@@ -96,6 +103,9 @@ class PlainImageData(SplitLoaders):
         labels: str | None = None,
         img_size: int | list[int] | None = None,
         in_chans: Literal[1, 3] | None = None,
+        fit: Fit = "cover",
+        crop_fraction: float = 1.0,
+        interpolation: Interpolation = "bicubic",
         class_names: list[str] | None = None,
         batch_size: int | Literal["auto"] = 128,
         val_fraction: float = 0.1,
@@ -157,12 +167,14 @@ class PlainImageData(SplitLoaders):
             self.std,
             plain=normalize == "none",
             invert=invert,
+            framing=Framing(fit, crop_fraction, interpolation),
         )
         self._check_pixels()
         self._save_what_follows()
         self.splits: dict[str, Split] = {}
         self._record: dict[str, Tensor] = {}
-        self._split_builder = SplitBuilder.of(self.hparams, size=self.preprocess.source_size)
+        size, framing = self.preprocess.source_size, self.preprocess.framing
+        self._split_builder = SplitBuilder.of(self.hparams, size=size, framing=framing)
         self.resident, self._told = ResidentPixels(), set()
         self._apply_stages = apply_stages
 
@@ -245,7 +257,8 @@ class PlainImageData(SplitLoaders):
     def _predict_split(self) -> Split:
         self.check_images()
         assert self.image_paths
-        split = found_files(self.image_paths, self.in_chans, self.preprocess.source_size)
+        about = self.preprocess
+        split = found_files(self.image_paths, self.in_chans, about.source_size, about.framing)
         self.files = split.images.paths
         return split
 

@@ -18,6 +18,7 @@ from vitlit.data.catalog import SOURCES
 from vitlit.data.image_folder import part_root, scan_class_folders
 from vitlit.errors import InputError, find_text
 from vitlit.images.decode_cache import open_checked, open_decoded
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages, Images, MemoryImages
 
 
@@ -108,15 +109,17 @@ def read_part(
     num_classes: int,
     in_chans: int,
     size: tuple[int, int],
+    framing: Framing = PLAIN_FRAMING,
     memory_gb: float,
     thorough: bool = False,
 ) -> Images:
     """The images of one part, with a list of the files that cannot be read.
 
-    in_chans, size (height, width): what image files are decoded to; sets that come as arrays keep
-    their own. memory_gb: sets of files that fit it decoded (in 10**9 bytes) are decoded once, into
-    a cache on disk that is mapped into memory; larger sets are decoded each time. thorough: whether
-    the files of larger sets are decoded once to find the bad ones, or only their headers are read.
+    in_chans, size (height, width), framing: what image files are decoded to, and how they are
+    fitted; sets that come as arrays keep their own. memory_gb: sets of files that fit it decoded
+    (in 10**9 bytes) are decoded once, into a cache on disk that is mapped into memory; larger sets
+    are decoded each time. thorough: whether the files of larger sets are decoded once to find the
+    bad ones, or only their headers are read.
     """
     if dataset == "digits":
         return _read_digits()
@@ -125,7 +128,7 @@ def read_part(
     # ImageNet's test labels were never published: papers report the validation images
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = part_root(data_dir, folder)
-    images = scan_class_folders(root, num_classes, in_chans=in_chans, size=size)
+    images = scan_class_folders(root, num_classes, in_chans=in_chans, size=size, framing=framing)
     return open_images(images, root, memory_gb=memory_gb, thorough=thorough)
 
 

@@ -22,6 +22,7 @@ from vitlit.images.find_images import (
     is_loop,
     list_images,
 )
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 
 # What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
@@ -207,7 +208,12 @@ def check_class_names(data_dir: Path, expected: list[str]) -> None:
 
 
 def scan_class_folders(
-    root: Path, count: int, *, in_chans: int, size: tuple[int, int]
+    root: Path,
+    count: int,
+    *,
+    in_chans: int,
+    size: tuple[int, int],
+    framing: Framing = PLAIN_FRAMING,
 ) -> FileImages:
     """Image files of the ``count`` class folders in root, labelled by the order of the folders."""
     folders = _folders(root)
@@ -225,4 +231,4 @@ def scan_class_folders(
     counts = torch.tensor([len(paths) for paths in found])
     labels = torch.arange(count).repeat_interleave(counts)
     paths = [path for paths in found for path in paths]
-    return FileImages(paths, labels, in_chans=in_chans, size=size)
+    return FileImages(paths, labels, in_chans=in_chans, size=size, framing=framing)

@@ -29,6 +29,7 @@ from vitlit.data.splits import Split
 from vitlit.data.stratify import hashed_members, path_hashes, split_members
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
+from vitlit.images.framing import Framing
 from vitlit.images.image_store import Images, file_paths
 
 SplitName = Literal["train", "val", "test"]
@@ -39,7 +40,8 @@ SplitRule = Literal["hash", "position"]
 class SplitBuilder:
     """How a data set is read and divided; the fields are arguments of ImageData.
 
-    size: (height, width) in pixels that files are decoded to; seed: decides which images are held
+    size: (height, width) in pixels that files are decoded to; framing: how they are fitted to it;
+    seed: decides which images are held
     out; split_by: whether the hash of its path or its position decides about an image; labels: a
     CSV file in place of class folders; train_fraction: share of the training images that is used;
     shots: how many of each class are used, None for all;
@@ -52,6 +54,7 @@ class SplitBuilder:
     class_names: list[str]
     in_chans: int
     size: tuple[int, int]
+    framing: Framing
     memory_gb: float
     val_fraction: float
     test_fraction: float
@@ -67,7 +70,9 @@ class SplitBuilder:
     _hashes: dict[str, Tensor] = field(default_factory=dict)  # of the paths of each part
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], *, size: tuple[int, int]) -> "SplitBuilder":
+    def of(
+        cls, settings: Mapping[str, Any], *, size: tuple[int, int], framing: Framing
+    ) -> "SplitBuilder":
         """For the arguments of an ImageData, with what the data set decided filled in."""
         labels = settings["labels"]
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
@@ -76,6 +81,7 @@ class SplitBuilder:
             data_dir=Path(settings["data_dir"]),
             labels=None if labels is None else Path(labels),
             size=size,
+            framing=framing,
             seed=settings["split_seed"],
             split_by=settings["split_by"] or "position",
         )
@@ -228,6 +234,7 @@ class SplitBuilder:
                 self.class_names,
                 in_chans=self.in_chans,
                 size=self.size,
+                framing=self.framing,
             )
             self._parts[part] = open_images(
                 images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough
@@ -240,6 +247,7 @@ class SplitBuilder:
                 num_classes=len(self.class_names),
                 in_chans=self.in_chans,
                 size=self.size,
+                framing=self.framing,
                 memory_gb=self.memory_gb,
                 thorough=thorough,
             )

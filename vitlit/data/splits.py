@@ -18,6 +18,7 @@ from vitlit.data.stratify import few_of_each, stratified_part
 from vitlit.files import printable
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import find_images
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages, Images, file_paths, is_among
 
 
@@ -126,14 +127,20 @@ class FoundFiles(Split):
         )
 
 
-def found_files(paths: Sequence[str], in_chans: int, size: tuple[int, int]) -> FoundFiles:
+def found_files(
+    paths: Sequence[str],
+    in_chans: int,
+    size: tuple[int, int],
+    framing: Framing = PLAIN_FRAMING,
+) -> FoundFiles:
     """The image files among files and folders, for a model of ``in_chans`` channels.
 
-    size: (height, width) at which they are decoded.
+    size: (height, width) at which they are decoded; framing: how they are fitted to it.
     """
     unread: list[str] = []
     files = find_images(paths, unread)
     say_unread(unread)
     labels = torch.full((len(files),), -1)  # unknown
-    images = FileImages(files, labels, in_chans=1 if in_chans == 1 else 3, size=size)
+    channels = 1 if in_chans == 1 else 3
+    images = FileImages(files, labels, in_chans=channels, size=size, framing=framing)
     return FoundFiles(images, torch.arange(len(labels)))

@@ -204,7 +204,8 @@ def find_alike(
     channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
     # files are decoded at the size at which the data's own are, or features would differ
     unknown = torch.full((len(asked),), -1)
-    images = FileImages(asked, unknown, in_chans=channels, size=size)
+    framing = data.preprocess.framing
+    images = FileImages(asked, unknown, in_chans=channels, size=size, framing=framing)
     queries = Split(images, torch.arange(len(asked)))
     theirs = extract(data, queries).values
     hits = _others(asked, files, theirs, own)

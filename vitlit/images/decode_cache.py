@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vitlit.errors import say
 from vitlit.files import replacing
+from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
 CACHE_FORMAT = 2  # raise it when files are decoded or stored differently: old caches become invalid
@@ -100,13 +101,18 @@ def _digest(text: str) -> str:
 
 def _cache_family(images: FileImages, root: Path) -> str:
     """Hash of the folder and the settings; only the newest cache of a family is kept."""
-    return _digest(f"{root.absolute()}\0{images.shape[1:]}")
+    return _digest(f"{root.absolute()}\0{images.shape[1:]}{_framing_words(images)}")
+
+
+def _framing_words(images: FileImages) -> str:
+    """How the files are fitted; nothing for the usual way, whose caches stay valid."""
+    return "" if images.framing == PLAIN_FRAMING else f"\0{images.framing}"
 
 
 def _cache_key(images: FileImages, root: Path) -> str:
     """Hash of all that decides the pixels: format, settings, and the files in their order."""
     start = len(str(root)) + 1
-    lines = [f"{CACHE_FORMAT}\0{images.shape}"]
+    lines = [f"{CACHE_FORMAT}\0{images.shape}{_framing_words(images)}"]
     for path in images.paths:
         try:
             found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again

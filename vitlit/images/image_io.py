@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vitlit.errors import InputError, find_text
 from vitlit.files import printable
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.jpeg import decode_full_size
 from vitlit.images.plain_image import MODES, orientation, scale_key, to_plain_image, upright_size
 
@@ -29,6 +30,8 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MAX_FILE_BYTES = 2**29  # larger files are refused before they are read into memory
 # Pillow refuses more, too, unless its limit is changed: a small file can unpack to fill the memory.
 MAX_PIXELS = 178_956_970
+# Images that are longer than this many inputs side by side lose their ends before they are resized.
+MAX_SURPLUS = 32
 LARGE_PIXELS = 2**25  # a process decodes larger images one at a time, to spare memory
 # The last bytes of complete files, by which a file that was cut short is found without decoding.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -168,39 +171,53 @@ def _resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def _without_ends(shape: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The middle of an image that is more than four times as long as ``size`` needs; else all."""
+    """The middle of an image that is far longer than ``size`` needs; else all of it."""
     # A panorama of 1 x 10,000 pixels scaled to cover 224 x 224 would have 2.24 million columns.
     (rows, cols), (height, width) = shape, size
-    top = max(0, rows - 4 * -(-cols * height // width)) // 2
-    left = max(0, cols - 4 * -(-rows * width // height)) // 2
+    top = max(0, rows - MAX_SURPLUS * -(-cols * height // width)) // 2
+    left = max(0, cols - MAX_SURPLUS * -(-rows * width // height)) // 2
     return top, left, rows - 2 * top, cols - 2 * left
 
 
-def _fit_size(image: Decoded, size: tuple[int, int]) -> Tensor:
-    """Scale to cover ``size`` (height, width) and crop the centre, keeping proportions.
+def _fit_size(image: Decoded, size: tuple[int, int], framing: Framing) -> Tensor:
+    """Resize as ``framing`` says and take the centre ``size`` (height, width), padded if need be.
 
-    Sizes and offsets equal those of torchvision's ``Resize`` (bicubic) and ``CenterCrop``.
+    Sizes and offsets equal those of torchvision's ``Resize`` and ``CenterCrop``.
     """
-    height, width = size
-    pixels = _cut(image, _without_ends(_height_and_width(image), size))
-    rows, cols = pixels.shape[-2:]
-    if rows * width <= cols * height:
-        cover = height, cols * height // rows
-    else:
-        cover = rows * width // cols, width
-    top, left = round((cover[0] - height) / 2), round((cover[1] - width) / 2)
-    return _resize(pixels, cover, "bicubic")[:, top : top + height, left : left + width]
+    shape = _height_and_width(image)
+    box = _without_ends(shape, size) if framing.fit == "cover" else (0, 0, *shape)
+    pixels = _cut(image, box)
+    (rows, cols), (height, width) = pixels.shape[-2:], size
+    resized = _resize(pixels, framing.resized((rows, cols), size), framing.interpolation)
+    resized = _padded(resized, size, framing.fill)
+    top, left = (round((a - b) / 2) for a, b in zip(resized.shape[-2:], size, strict=True))
+    return resized[:, top : top + height, left : left + width]
 
 
-def read_image(path: str | Path, *, in_chans: int, size: tuple[int, int]) -> Tensor:
+def _padded(pixels: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
+    """At least ``size`` (height, width): the image in the middle of a plane of the colour."""
+    channels, rows, cols = pixels.shape
+    height, width = max(rows, size[0]), max(cols, size[1])
+    if (height, width) == (rows, cols):
+        return pixels
+    colour = torch.tensor(fill, dtype=torch.uint8).expand(channels).view(-1, 1, 1)
+    plane = colour.repeat(1, height, width)
+    top, left = (height - rows) // 2, (width - cols) // 2
+    plane[:, top : top + rows, left : left + cols] = pixels
+    return plane
+
+
+def read_image(
+    path: str | Path, *, in_chans: int, size: tuple[int, int], framing: Framing = PLAIN_FRAMING
+) -> Tensor:
     """Decode one file, upright, in grey (1 channel) or colour (3), fitted to ``size``.
 
     size: (height, width) in pixels. Returns uint8 ``(in_chans, height, width)``.
     """
     with open_image(path) as image:
         # at least twice the final size, so that the rest is antialiased
-        side = 2 * max(size)
-        return _fit_size(_decode(path, image, in_chans, (side, side)), size).contiguous()
+        side = 2 * max(framing.fitted_to(size))
+        return _fit_size(_decode(path, image, in_chans, (side, side)), size, framing).contiguous()
 
 
 def read_crop(

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlit.augment.geometric import resized_crop_box
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_io import Box, ImageInputError, check_image_file, read_crop, read_image
 from vitlit.images.machine import usable_cpus
 
@@ -84,10 +85,16 @@ class FileImages:
     """Files that are decoded each time they are gathered, for sets too large for memory."""
 
     def __init__(
-        self, paths: list[str], labels: Tensor, *, in_chans: int, size: tuple[int, int]
+        self,
+        paths: list[str],
+        labels: Tensor,
+        *,
+        in_chans: int,
+        size: tuple[int, int],
+        framing: Framing = PLAIN_FRAMING,
     ) -> None:
         self.paths, self.labels = paths, labels.long()
-        self.in_chans, self.size = in_chans, size
+        self.in_chans, self.size, self.framing = in_chans, size, framing
         self.bad: Sequence[BadFile] = ()
 
     def __len__(self) -> int:
@@ -105,9 +112,10 @@ class FileImages:
 
     def gather(self, indices: Tensor) -> Tensor:
         paths = [self.paths[index] for index in indices.tolist()]
-        return torch.stack(
-            [read_image(path, in_chans=self.in_chans, size=self.size) for path in paths]
-        )
+        return torch.stack([self._read(path) for path in paths])
+
+    def _read(self, path: str) -> Tensor:
+        return read_image(path, in_chans=self.in_chans, size=self.size, framing=self.framing)
 
     def read(self, indices: Tensor) -> tuple[Tensor, list[BadFile]]:
         """Like ``gather``, but a file that cannot be read gives a black image and an entry."""
@@ -115,7 +123,7 @@ class FileImages:
         bad = []
         for row, index in enumerate(indices.tolist()):
             try:
-                pixels[row] = read_image(self.paths[index], in_chans=self.in_chans, size=self.size)
+                pixels[row] = self._read(self.paths[index])
             except ImageInputError as error:
                 bad.append(BadFile(index, self.paths[index], error.reason))
         return pixels, bad

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.errors import InputError
+from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_io import read_image
 
 MAX_INPUT_PIXELS = 2**26  # 8192x8192; files may have more
@@ -80,7 +81,8 @@ class Preprocess:
 
     in_chans: channels of the model; source_size: (height, width) at which files are decoded;
     img_size: (height, width) of the model's input; mean, std: per channel, of pixels in [0, 1]
-    after inversion; invert: whether pixels p become 1 - p.
+    after inversion; invert: whether pixels p become 1 - p; framing: how files are fitted to
+    source_size.
     """
 
     in_chans: int
@@ -89,11 +91,13 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     invert: bool = False
+    framing: Framing = PLAIN_FRAMING
 
     def read(self, path: str | Path) -> Tensor:
         """Decode one file: uint8 ``(1 or 3, height, width)`` of source_size, the call's input."""
         channels = 1 if self.in_chans == 1 else 3
-        return read_image(path, in_chans=channels, size=self.source_size)
+        size = self.source_size
+        return read_image(path, in_chans=channels, size=size, framing=self.framing)
 
     def on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """The call for images on that device, without state to look up: a compiler can read it."""

@@ -211,8 +211,7 @@ def _facts(portable: Portable) -> dict[str, str]:
         "input": f"images: float32 (B, {channels}, {height}, {width}), {colours}",
         "output": _output(portable),
         "pixels": "images = (value / 255 - mean) / std, with values of 0 to 255, by channel",
-        "resize": f"scaled to cover {height}x{width}, {portable.interpolation} and antialiased, "
-        f"then the centre cut out",
+        "resize": portable.framing.describe((height, width)),
         "input_size": json.dumps(portable.input_size),
         "mean": json.dumps(portable.mean),
         "std": json.dumps(portable.std),

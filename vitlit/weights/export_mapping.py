@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError
+from vitlit.images.published_framing import (
+    framing_words,
+    processor_settings,
+    timm_settings,
+)
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 from vitlit.weights.model_config import METADATA_KEY
 from vitlit.weights.portable import Portable
@@ -188,9 +193,7 @@ def timm_files(portable: Portable) -> dict[str, Any]:
         "fixed_input_size": True,  # positions belong to this size
         "mean": portable.mean,
         "std": portable.std,
-        "interpolation": portable.interpolation,
-        "crop_pct": 1.0,  # our preprocessing resizes to the model's size without a margin to cut
-        "crop_mode": "center",
+        **timm_settings(portable.framing),
         "num_classes": told["num_classes"],
         "first_conv": "patch_embed.proj",
         "classifier": "head",
@@ -252,20 +255,10 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
 
 
 def _processor(portable: Portable) -> dict[str, Any]:
-    """Settings of an image processor of transformers.
-
-    CLIP's processor cuts out the centre as we do; ViT's stretches the image. Neither covers a
-    rectangle and cuts, so images for rectangular models are stretched.
-    """
+    """Settings of an image processor of transformers."""
     channels, height, width = portable.input_size
-    shape = {"height": height, "width": width}
-    crop = {"size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": shape}
-    is_square = height == width
     return {
-        "image_processor_type": "CLIPImageProcessor" if is_square else "ViTImageProcessor",
-        "do_resize": True,
-        **(crop if is_square else {"size": shape}),
-        "resample": {"bilinear": 2, "bicubic": 3}[portable.interpolation],  # Pillow's numbers
+        **processor_settings(portable.framing, (height, width)),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -282,5 +275,6 @@ def own_metadata(portable: Portable) -> dict[str, str]:
         "mean": portable.mean,
         "std": portable.std,
         "class_names": portable.class_names,
+        **framing_words(portable.framing),
     }
     return {METADATA_KEY: json.dumps(told)}

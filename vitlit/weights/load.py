@@ -13,6 +13,7 @@ from torch import Tensor
 from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
+from vitlit.images.framing import PLAIN_FRAMING, padded_with_mean
 from vitlit.images.preprocess import Preprocess, per_channel
 from vitlit.model.vit import ViT
 from vitlit.weights.adapt import adapt_weights
@@ -148,5 +149,8 @@ def _make_model(weights: Weights, given: dict[str, Any]) -> Loaded:
         notes.append(untold_names(names))
     tell_notes([*notes, *changed])
     # both sizes are the model's, so that a file is resized once, by bicubic interpolation
-    preprocess = Preprocess(model.in_chans, model.img_size, model.img_size, mean, std)
+    framing = padded_with_mean(weights.framing or PLAIN_FRAMING, mean)
+    preprocess = Preprocess(
+        model.in_chans, model.img_size, model.img_size, mean, std, framing=framing
+    )
     return Loaded(model.eval(), preprocess, names)

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitlit.errors import InputError
+from vitlit.images.framing import Framing
+from vitlit.images.published_framing import (
+    framing_of_processor,
+    framing_of_timm,
+    framing_of_words,
+)
 from vitlit.model.vit import ViT
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 from vitlit.weights.reshaping import Rotary
@@ -90,7 +96,7 @@ class TimmModel(NamedTuple):
 class Facts(NamedTuple):
     """The settings that a source tells; ``arguments`` are those of ViT among them.
 
-    rotary: the layout of rotary positions, None if there are none.
+    rotary: the layout of rotary positions, None if there are none; framing: how images were fitted.
     """
 
     arguments: dict[str, Any]
@@ -98,6 +104,7 @@ class Facts(NamedTuple):
     std: tuple[float, ...] | None = None
     class_names: list[str] | None = None
     rotary: Rotary | None = None
+    framing: Framing | None = None
 
 
 def metadata_facts(metadata: dict[str, str]) -> Facts | None:
@@ -108,7 +115,8 @@ def metadata_facts(metadata: dict[str, str]) -> Facts | None:
     known = inspect.signature(ViT).parameters.keys()  # arguments of later versions are left out
     arguments = {name: v for name, v in _dict(told, "arguments").items() if name in known}
     names = _class_names(told.get("class_names"))
-    return Facts(arguments, _numbers(told.get("mean")), _numbers(told.get("std")), names)
+    mean, std = _numbers(told.get("mean")), _numbers(told.get("std"))
+    return Facts(arguments, mean, std, names, framing=framing_of_words(told))
 
 
 def folder_facts(folder: Path) -> Facts:
@@ -159,7 +167,7 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
     arguments = usual.arguments | _without_none(arguments)
     names = _class_names(config.get("label_names", settings.get("label_names")))
     mean, std = _numbers(settings.get("mean")), _numbers(settings.get("std"))
-    return Facts(arguments, mean, std, names, usual.rotary)
+    return Facts(arguments, mean, std, names, usual.rotary, framing_of_timm(settings))
 
 
 def _eva_arguments(model: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     if names == [f"LABEL_{number}" for number in range(len(labels))]:
         names = None
     mean, std = _numbers(processor.get("image_mean")), _numbers(processor.get("image_std"))
-    return Facts(_without_none(arguments), mean, std, names)
+    return Facts(_without_none(arguments), mean, std, names, None, framing_of_processor(processor))
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

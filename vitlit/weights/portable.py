@@ -4,12 +4,13 @@ ViT, Preprocess, class names -> Portable
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from vitlit.errors import InputError
+from vitlit.images.framing import Framing
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 
@@ -19,8 +20,8 @@ class Portable:
     """A model that takes ordinary pixels, and what its users must know.
 
     model: on the CPU, float32, in evaluation mode; its input is ``(pixels / 255 - mean) / std``;
-    arguments: of ViT's constructor; mean, std: per channel; interpolation: of the resizing from
-    a file to ``input_size``.
+    arguments: of ViT's constructor; mean, std: per channel; framing: how a file is fitted to
+    ``input_size``.
     """
 
     model: ViT
@@ -28,7 +29,7 @@ class Portable:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: list[str]
-    interpolation: str
+    framing: Framing
 
     @property
     def output(self) -> str:
@@ -61,10 +62,10 @@ def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]
     with torch.device("meta"):  # assigned weights are shared, so none are drawn or allocated here
         copy = ViT(**arguments)
     copy.load_state_dict(state, assign=True)
-    # images are read at source_size (bicubic) and resized from there to img_size (bilinear)
-    is_direct = preprocess.source_size == preprocess.img_size
-    interpolation = "bicubic" if is_direct else "bilinear"
-    return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), interpolation)
+    framing = preprocess.framing
+    if preprocess.source_size != preprocess.img_size:  # resized once more, by bilinear resampling
+        framing = replace(framing, interpolation="bilinear")
+    return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), framing)
 
 
 def model_arguments(model: ViT) -> dict[str, Any]:

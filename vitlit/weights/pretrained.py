@@ -20,6 +20,7 @@ from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, first_few, inform
 from vitlit.files import CHECKPOINTS_FOLDER
+from vitlit.images.framing import Framing
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
@@ -46,7 +47,8 @@ class Weights(NamedTuple):
     class_names: in the order of the head. The last three are None if the source does not tell
     them. notes: what was assumed or dropped. invert: whether pixels p are turned into 1 - p; as in
     ImageData, ``mean`` is that of the pixels before inversion. past: the training of an own
-    checkpoint, None for others. file: that the weights were read from.
+    checkpoint, None for others. framing: how images were fitted, None if the source does not tell.
+    file: that the weights were read from.
     """
 
     state: dict[str, Tensor]
@@ -57,6 +59,7 @@ class Weights(NamedTuple):
     notes: list[str]
     invert: bool = False
     past: PastTraining | None = None
+    framing: Framing | None = None
     file: Path | None = None
 
 
@@ -85,7 +88,7 @@ def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, 
         tensors = joined(tensors)  # timm has no bias of the patches before a norm
         check_weights(tensors, facts.arguments, source)
         told = (facts.mean, facts.std, facts.class_names)
-        return Weights(tensors, facts.arguments, *told, [])
+        return Weights(tensors, facts.arguments, *told, [], framing=facts.framing)
     facts = Facts({}) if folder is None else folder_facts(folder)
     return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 
@@ -153,7 +156,8 @@ def _from_checkpoint(file: Path) -> Weights:
     if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels
         mean = tuple(1 - value for value in mean)
     past = PastTraining(with_split_rule(content[checkpoint.DATA_KEY]), record_of(content))
-    return Weights(state, arguments, mean, std, names, [], data.preprocess.invert, past)
+    invert, framing = data.preprocess.invert, data.preprocess.framing
+    return Weights(state, arguments, mean, std, names, [], invert, past, framing)
 
 
 def complete_states(content: dict[str, Any], path: Path | None) -> None:
@@ -236,7 +240,8 @@ def _from_published(
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
         if mean is not None and std is not None:
             notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
-    return Weights(state, arguments, mean, std, _known_class_names(facts, classes, notes), notes)
+    names = _known_class_names(facts, classes, notes)
+    return Weights(state, arguments, mean, std, names, notes, framing=facts.framing)
 
 
 def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
