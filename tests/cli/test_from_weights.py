@@ -1,9 +1,13 @@
 """Settings beside published weights: who decides, and what is said."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from photo_folder import PhotoFolder
 from PIL import Image
 from timm_weights import folder_of, written
 from torch import Tensor
@@ -11,6 +15,7 @@ from torch import Tensor
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.cli.from_weights import origins
+from vitlit.images.framing import Framing
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
@@ -104,6 +109,55 @@ def test_a_model_that_averages_after_its_norm_is_read_as_its_user_says(
         expected = reference(images)
         torch.testing.assert_close(load("told").model(images), expected, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(load("guessed").model(images), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture
+def squashing(here: Path) -> Path:
+    """The folder of a model of timm whose images were stretched and cut."""
+    told = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {
+        "input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3,
+        "crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bilinear",
+    }, "model_args": {"num_heads": 4}}  # fmt: skip
+    (here / "weights").mkdir()
+    written(here / "weights" / "pytorch_model.bin", img_size=16)
+    (here / "weights" / "config.json").write_text(json.dumps(told))
+    return here / "weights"
+
+
+SQUASHED = {"fit": "squash", "crop_fraction": 0.8, "interpolation": "bilinear"}
+
+
+def test_images_are_fitted_as_those_of_the_weights_from_fit_to_export(
+    squashing: Path, photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["--trainer.max_epochs=1", "--data.batch_size=4", f"--data.data_dir={photo_folder()}"]
+    words += ["--model.pretrained=weights", "--model.freeze_blocks=0"]
+    with caplog.at_level("INFO"):
+        assert main(["fit", "--config=finetune.yaml", "--run=tuned", *words, *QUIET]) == 0
+    assert "weights: images are stretched to 20x20, bilinear" in caplog.text
+    [file] = Path().glob("lightning_logs/tuned/checkpoints/last.ckpt")
+    saved = torch.load(file, weights_only=True)["datamodule_hyper_parameters"]
+    assert {name: saved[name] for name in SQUASHED} == SQUASHED
+    assert main(["export", f"--ckpt_path={file}", "--out=out", *QUIET]) == 0
+    for source in (file, "out", "weights"):
+        framing = load(str(source)).preprocess.framing
+        assert framing == Framing("squash", 0.8, "bilinear"), source
+
+
+def test_flags_and_sets_of_arrays_go_before_the_fit_of_the_weights(
+    squashing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def settings(*words: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["fit", "--model.pretrained=weights", *words, "--print_config"])
+        found = yaml.safe_load(capsys.readouterr().out)["data"]
+        return {name: found[name] for name in SQUASHED}
+
+    folder = "--data.dataset=folder"
+    assert settings(folder) == SQUASHED
+    assert settings(folder, "--data.fit=cover") == SQUASHED | {"fit": "cover"}
+    usual = {"fit": "cover", "crop_fraction": 1.0, "interpolation": "bicubic"}
+    assert settings("--data.dataset=cifar10") == usual
 
 
 def test_class_names_that_are_not_the_weights_cannot_be_predicted(

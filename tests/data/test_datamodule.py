@@ -22,6 +22,8 @@ from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.data.stratify import stratified_split, tell_repeats
 from vitlit.errors import InputError
+from vitlit.images.framing import Framing
+from vitlit.images.image_io import read_image
 from vitlit.images.image_store import FileImages
 from vitlit.seeding import Stream, address, uniform
 
@@ -518,6 +520,41 @@ def test_predict_reads_files_of_any_size_grey_and_colour(tmp_path: Path, in_chan
     )
     batch = first(data, data.predict_dataloader())
     torch.testing.assert_close(batch.x, torch.full((2, in_chans, 8, 8), 200 / 255))
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0], ids=["cached", "decoded each time"])
+def test_folders_and_predicted_files_are_fitted_alike(
+    photo_folder: PhotoFolder, memory_gb: float
+) -> None:
+    root = photo_folder(THREE)
+    how = {"fit": "letterbox", "crop_fraction": 0.8, "interpolation": "bilinear"}
+    data = photos(root, "test", memory_gb=memory_gb, **how)
+    [path, *_] = sorted(root.glob("test/*/*"))
+    framing = Framing("letterbox", 0.8, "bilinear", (124, 116, 104))  # ImageNet's mean
+    wanted = read_image(path, in_chans=3, size=(8, 8), framing=framing)
+    assert data.preprocess.framing == framing
+    assert torch.equal(raw(data.splits["test"])[0] * 255, wanted.float())
+    found = photos(root, "predict", images=[str(path)], **how).splits["predict"]
+    assert torch.equal(raw(found)[0] * 255, wanted.float())
+    assert torch.equal(data.preprocess.read(path), wanted)
+
+
+def test_images_named_in_a_csv_file_are_fitted_as_asked(
+    photo_folder: PhotoFolder, tmp_path: Path
+) -> None:
+    root = photo_folder(count=6)
+    names = [f"{path.relative_to(root)},{path.parent.name}" for path in sorted(root.glob("*/*"))]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,class", *names]))
+    data = photos(root, "test", labels=str(tmp_path / "labels.csv"), fit="squash")
+    split = data.splits["test"]
+    [path, *_] = split.files(torch.tensor([0]))
+    wanted = read_image(path, in_chans=3, size=(8, 8), framing=Framing("squash"))
+    assert torch.equal(raw(split)[0] * 255, wanted.float())
+
+
+def test_arrays_are_not_fitted() -> None:
+    with pytest.raises(InputError, match=r"fit squash, .*digits is none; leave them out"):
+        ImageData(fit="squash")
 
 
 def test_predict_keeps_the_order_of_the_files(tmp_path: Path) -> None:

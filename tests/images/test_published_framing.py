@@ -73,7 +73,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "SigLIP": ("SiglipImageProcessor", {"size": SQUARE}),
     "ViT": ("ViTImageProcessor", {"size": SQUARE}),
     "DINOv3": ("DINOv3ViTImageProcessor", {"size": SQUARE}),
-    "DeiT": ("DeiTImageProcessor", {"size": {"height": 55, "width": 54}, "crop_size": SQUARE}),
+    "DeiT": ("DeiTImageProcessor", {"size": {"height": 54, "width": 54}, "crop_size": SQUARE}),
     "BEiT": ("BeitImageProcessor", {"size": SQUARE}),
 }
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
+from vitlit.images.framing import Framing, padded_with_mean
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.export import FACTS_NAME, Exported, export_model
@@ -162,6 +163,29 @@ def test_timm_reads_photos_as_we_do(size: int | list[int], tmp_path: Path) -> No
     torch.testing.assert_close(got, wanted, rtol=0, atol=1.01 / 255 / 0.2)  # one level
 
 
+@pytest.mark.parametrize("fit", ["cover", "squash", "letterbox"])
+def test_timm_is_told_how_images_are_fitted(fit: Any, tmp_path: Path) -> None:
+    model = small_vit()
+    framing = padded_with_mean(Framing(fit, 0.8, "bilinear"), (0.4, 0.5, 0.6))
+    preprocess = preprocess_of(model, framing=framing)
+    folder = export_model(model, preprocess, NAMES, tmp_path / "out").folder
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    photo = noise_photo(tmp_path / "photo.png")
+    with Image.open(photo) as image:
+        got = create_transform(**resolve_model_data_config(loaded))(image)
+    wanted = preprocess(preprocess.read(photo)[None])[0]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1.01 / 255 / 0.2)  # one level
+    assert load(folder).preprocess == preprocess
+
+
+def test_our_own_naming_tells_how_images_are_fitted(tmp_path: Path) -> None:
+    model = small_vit()
+    preprocess = preprocess_of(model, framing=Framing("squash", 0.8, "bilinear"))
+    out = tmp_path / "out"
+    folder = export_model(model, preprocess, NAMES, out, naming="vitlit").folder
+    assert load(folder).preprocess == preprocess
+
+
 def test_timm_gets_the_class_names(tmp_path: Path) -> None:
     folder = exported(small_vit(), tmp_path / "out").folder
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -186,6 +210,36 @@ def test_transformers_gets_the_class_names(tmp_path: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(folder)
     assert config.id2label == dict(enumerate(NAMES))
     assert config.label2id == {name: number for number, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize(
+    "framing", [Framing("squash"), Framing("squash", 0.8), Framing("cover", 0.8)]
+)
+def test_transformers_is_told_how_images_are_fitted(framing: Framing, tmp_path: Path) -> None:
+    model = small_vit()
+    preprocess = preprocess_of(model, framing=framing)
+    out = tmp_path / "out"
+    folder = export_model(model, preprocess, NAMES, out, naming="huggingface").folder
+    photo = noise_photo(tmp_path / "photo.png")
+    with Image.open(photo) as image:
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        got = processor(images=image, return_tensors="pt")["pixel_values"]
+    wanted = preprocess(preprocess.read(photo)[None])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1.01 / 255 / 0.2)  # one level
+    assert load(folder).preprocess == preprocess
+
+
+@pytest.mark.parametrize(
+    ("size", "fit"), [([8, 12], "cover"), (16, "letterbox")], ids=["rectangle", "letterbox"]
+)
+def test_the_message_says_what_transformers_cannot_do_with_images(
+    size: Any, fit: Any, tmp_path: Path
+) -> None:
+    model = small_vit(img_size=size)
+    preprocess = preprocess_of(model, framing=Framing(fit))
+    out = tmp_path / "out"
+    message = export_model(model, preprocess, NAMES, out, naming="huggingface").message
+    assert "no image processor of transformers does what was done in training" in message
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -278,11 +332,16 @@ def test_a_pt2_program_computes_the_same_logits(changes: dict[str, Any], tmp_pat
 
 
 def test_a_pt2_program_holds_what_its_users_must_know(tmp_path: Path) -> None:
-    file = exported(small_vit(), tmp_path / "out", format="pt2").folder / "model.pt2"
+    model = small_vit()
+    preprocess = preprocess_of(model, framing=Framing("squash", 0.8, "bilinear"))
+    out = tmp_path / "out"
+    file = export_model(model, preprocess, NAMES, out, format="pt2").folder / "model.pt2"
     extra: dict[str, Any] = {FACTS_NAME: ""}
     torch.export.load(file, extra_files=extra)
     facts = json.loads(extra[FACTS_NAME])
     assert json.loads(facts["class_names"]) == NAMES
+    words = "stretched to 20x20, bilinear and antialiased, then the centre cut out"
+    assert facts["resize"] == words
     assert facts["output"] == f"logits: float32 (B, {len(NAMES)}), in the order of class_names"
 
 

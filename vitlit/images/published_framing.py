@@ -98,6 +98,16 @@ def processor_settings(framing: Framing, size: Size) -> dict[str, Any]:
     }
 
 
+def processor_difference(framing: Framing, size: Size) -> str | None:
+    """What :func:`processor_settings` cannot tell, in words; None if they tell all."""
+    if framing.fit == "squash" or (framing.fit == "cover" and size[0] == size[1]):
+        return None
+    return (
+        f"no image processor of transformers does what was done in training: images are "
+        f"{framing.describe(size)}; its preprocessor_config.json stretches them"
+    )
+
+
 def _fraction(value: Any, name: str) -> float:
     """The value as a fraction; raises InputError for any other."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

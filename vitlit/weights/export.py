@@ -21,6 +21,7 @@ from vitlit.errors import InputError
 from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.encoder import uncompiled
+from vitlit.images.published_framing import processor_difference
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.export_mapping import (
@@ -97,6 +98,8 @@ def export_model(
     files = sorted(folder.iterdir())
     lines = [_how_to_load(portable, folder, format, chosen)]
     lines += [why] if format == "safetensors" else []
+    if chosen == "huggingface":
+        lines += list(filter(None, [processor_difference(portable.framing, model.img_size)]))
     message = _message(portable, folder, files, difference, lines)
     return Exported(folder, files, difference, message)
 
