@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from vitlit.augment.geometric import resized_crop_boxes
 from vitlit.images import image_store
 from vitlit.images.find_images import list_images
+from vitlit.images.framing import Framing
 from vitlit.images.image_io import read_image
 from vitlit.images.image_store import FileImages
 
@@ -28,6 +29,14 @@ def test_files_are_decoded_alike_now_and_later(photo_folder: PhotoFolder, in_cha
     images = photos(photo_folder(), in_chans)
     indices = torch.tensor([5, 0, 5, 7])
     assert torch.equal(images.gather(indices), images.decode_all().gather(indices))
+
+
+def test_other_files_are_decoded_as_the_first_ones(photo_folder: PhotoFolder) -> None:
+    paths, framing = list_images(photo_folder()), Framing("squash", 0.5, "bilinear")
+    how = {"in_chans": 1, "size": (8, 10), "framing": framing}
+    first = FileImages(paths[:1], torch.tensor([0]), **how)
+    wanted = FileImages(paths[1:], torch.arange(7), **how).gather(torch.arange(7))
+    assert torch.equal(first.others(paths[1:]).gather(torch.arange(7)), wanted)
 
 
 def test_decoding_keeps_the_order_over_many_chunks(

@@ -201,12 +201,9 @@ def find_alike(
             argument="images",
         )
     asked = find_images(query, argument="query") if query else _evenly_spread(files)
-    channels, size = (1 if data.in_chans == 1 else 3), data.preprocess.source_size
-    # files are decoded at the size at which the data's own are, or features would differ
-    unknown = torch.full((len(asked),), -1)
-    framing = data.preprocess.framing
-    images = FileImages(asked, unknown, in_chans=channels, size=size, framing=framing)
-    queries = Split(images, torch.arange(len(asked)))
+    # decoded as the data's own are, or features would differ
+    assert isinstance(found.images, FileImages)
+    queries = Split(found.images.others(asked), torch.arange(len(asked)))
     theirs = extract(data, queries).values
     hits = _others(asked, files, theirs, own)
     _write_alike(folder / "nearest.csv", asked, files, hits)

@@ -100,6 +100,12 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def others(self, paths: list[str]) -> "FileImages":
+        """Other files, decoded as these are; their labels are unknown: -1."""
+        labels = torch.full((len(paths),), -1)
+        how: Any = {"in_chans": self.in_chans, "size": self.size, "framing": self.framing}
+        return FileImages(paths, labels, **how)
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """``(n, C, h, w)`` of all images when decoded."""
