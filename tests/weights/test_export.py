@@ -24,9 +24,9 @@ from vitlit.images.framing import Framing, padded_with_mean
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights.export import FACTS_NAME, Exported, export_model
-from vitlit.weights.export_mapping import TIMM_MODELS_BY_EPS, TIMM_SIZES
+from vitlit.weights.export_mapping import TIMM_SIZES
 from vitlit.weights.load import load
-from vitlit.weights.portable import model_arguments
+from vitlit.weights.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, model_arguments
 from vitlit.weights.pretrained import load_weights
 
 SMALL: dict[str, Any] = {
@@ -69,6 +69,22 @@ FOR_TIMM = {
     "norm in the MLP": {"sub_norm": "mlp"},
     "no last norm": {"final_norm": False},
 }
+DINOV3 = {"pos_embed": "none", "rope": "centred", "init_values": 0.1, "reg_tokens": 2}
+EVA02 = {"rope": "index", "rope_base": 1e4, "rope_grid": 3, "mlp": "swiglu", "sub_norm": "mlp"}
+PE = {"rope": "index", "rope_offset": 1.0, "rope_grid": [2, 5], "pre_norm": True}
+FOR_TIMMS_EVA = {
+    "DINOv3": {**DINOV3, "norm_eps": 1e-5, "qkv_bias": False},
+    "DINOv3 gated, of a rectangle": {**DINOV3, "mlp": "swiglu", "img_size": [8, 12]},
+    "DINOv3 with an offset": {**DINOV3, "rope_offset": 0.25, "rope_base": 50.0},
+    "EVA-02": {**EVA02, "global_pool": "avg", "class_token": True},
+    "EVA-02, norms in both": {**EVA02, "sub_norm": "both", "reg_tokens": 1},
+    "EVA-02 without biases": {**EVA02, "qkv_bias": False, "fc_norm": True},
+    "PE core": {**PE, "global_pool": "map", "class_token": True, "pool_heads": 4,
+                "pool_include_prefix": True, "pool_mlp_ratio": 2.0, "norm_eps": 1e-5},
+    "PE spatial": {**PE, "global_pool": "avg", "final_norm": False, "init_values": 0.1},
+    "RoPE-ViT": {"pos_embed": "none", "rope": "index", "qk_norm": True},
+    "gated without rope": {"mlp": "swiglu", "init_values": 0.1},
+}  # fmt: skip
 ONLY_TIMM = {"global_pool": {"global_pool": "avg"}, "reg_tokens": {"reg_tokens": 2}}
 ONLY_TIMM |= {"init_values": {"init_values": 0.1}}
 
@@ -124,6 +140,43 @@ def test_timm_computes_the_same_logits(changes: dict[str, Any], tmp_path: Path) 
     assert_same_logits(got, model, images)
 
 
+@pytest.mark.parametrize("kind", FOR_TIMMS_EVA)
+def test_timms_eva_computes_the_same_logits(kind: str, tmp_path: Path) -> None:
+    model = small_vit(**FOR_TIMMS_EVA[kind])
+    done = exported(model, tmp_path / "out", naming="timm")
+    loaded = timm.create_model(f"local-dir:{done.folder}", pretrained=True)
+    assert type(loaded).__name__ == "Eva"
+    images = images_for(model)
+    with torch.no_grad():
+        assert_same_logits(loaded.eval()(images), model, images)
+    assert load(done.folder).model.config == model.config
+    # as from another program: the settings tell all that the names do not
+    file = done.folder / "model.safetensors"
+    save_file(load_file(file), file)
+    with torch.no_grad():
+        assert_same_logits(load(done.folder).model(images), model, images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({**DINOV3, "norm_eps": 1e-12}, "norm_eps 1e-12"),
+        ({**DINOV3, "act": "gelu_tanh"}, "act gelu_tanh"),
+        ({**EVA02, "norm": "rms"}, "norm rms"),
+        ({**PE, "global_pool": "map", "class_token": True}, "map without pool_include_prefix"),
+        ({**DINOV3, "embed_norm": True}, "embed_norm"),
+        ({**DINOV3, "pre_norm": True}, "pre_norm without added positions"),
+    ],
+    ids=str,
+)
+def test_what_timms_eva_cannot_compute_is_refused(
+    changes: dict[str, Any], refused: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"timm has no models with .*{refused}.*naming vitlit"):
+        exported(small_vit(**changes), tmp_path / "out", naming="timm")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_timm_knows_every_published_name() -> None:
     names = [
         f"vit_{name}_patch{patch}_{size}"
@@ -131,6 +184,7 @@ def test_timm_knows_every_published_name() -> None:
         for patch, size in published
     ]
     assert set(timm.list_models("vit_*")) >= {*names, *TIMM_MODELS_BY_EPS.values()}
+    assert set(timm.list_models()) >= set(EVA_MODELS_BY_EPS.values())
 
 
 def test_published_sizes_are_timms() -> None:
@@ -398,6 +452,24 @@ def test_onnx_runtime_takes_any_number_of_images(
     # the filters of the file have the other sign: pixels are inverted there
     got = onnx_session(path).run(["logits"], {"images": (-images).numpy()})[0]
     assert_same_logits(torch.from_numpy(got), model, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [FOR_TIMM["CLIP"], FOR_TIMM["SigLIP"], FOR_TIMMS_EVA["DINOv3"]],
+    ids=["CLIP", "SigLIP", "DINOv3"],
+)
+def test_onnx_runtime_computes_the_logits_of_each_family(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    model = small_vit(**changes)
+    file = exported(model, tmp_path / "out", format="onnx").folder / "model.onnx"
+    session = onnxruntime.InferenceSession(file)
+    for count in (1, 5):
+        images = images_for(model, count)
+        [logits] = session.run(None, {"images": images.numpy()})
+        assert_same_logits(torch.from_numpy(logits), model, images)
 
 
 def test_an_onnx_file_holds_what_its_users_must_know(digits: tuple[ViT, ImageData, Path]) -> None:

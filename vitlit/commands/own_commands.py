@@ -32,7 +32,7 @@ from vitlit.model.vit import ViT
 from vitlit.training.runs import named_folder
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.export import ExportFormat, export_model
-from vitlit.weights.export_mapping import Naming
+from vitlit.weights.portable import Naming
 from vitlit.weights.pretrained import read_whole_checkpoint
 
 EXPLAINED_IMAGES = 8  # default number of images of the validation split

@@ -20,13 +20,11 @@ import vitlit
 from vitlit.errors import InputError
 from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
-from vitlit.model.encoder import uncompiled
 from vitlit.images.published_framing import processor_difference
+from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.export_mapping import (
-    Naming,
-    choose_naming,
     hugging_face_files,
     hugging_face_tensors,
     own_metadata,
@@ -34,7 +32,7 @@ from vitlit.weights.export_mapping import (
     timm_tensors,
 )
 from vitlit.weights.file_reader import WEIGHT_NAMES
-from vitlit.weights.portable import Portable, make_portable
+from vitlit.weights.portable import Naming, Portable, choose_naming, make_portable
 from vitlit.weights.pretrained import load_weights
 
 ExportFormat = Literal["safetensors", "onnx", "pt2"]

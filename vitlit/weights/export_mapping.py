@@ -1,99 +1,24 @@
 """Names and settings of exported weights, as a library needs them that computes the same model.
 
-arguments of a ViT -> timm | huggingface | vitlit -> {name: tensor}, {file name: content}
+Portable -> {name: tensor}, {file name: content}, for timm, huggingface and vitlit
 """
 
 import json
 import re
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError
 from vitlit.images.published_framing import (
     framing_words,
     processor_settings,
     timm_settings,
 )
+from vitlit.patches import pair
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 from vitlit.weights.model_config import METADATA_KEY
-from vitlit.weights.portable import Portable
-
-Naming = Literal["timm", "huggingface", "vitlit"]
-
-# The architecture that config.json names if no published one fits; model_args overrule its sizes,
-# but not the epsilon of its LayerNorm.
-TIMM_MODELS_BY_EPS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
-
-
-def choose_naming(asked: Naming | None, arguments: dict[str, Any]) -> tuple[Naming, str]:
-    """The naming, and in words why; by default the first that can hold the model.
-
-    arguments: all of ViT's constructor. Raises InputError if the naming asked for cannot hold it.
-    """
-    if asked is not None:
-        _check_naming(asked, arguments)
-        return asked, f"its weights are named as {asked} names them, as asked for"
-    reasons = []
-    for naming in get_args(Naming):  # vitlit comes last and holds every model: the loop ends there
-        if not (refused := _inexpressible(naming, arguments)):
-            break
-        reasons.append(f"{naming} has no models with {' and '.join(refused)}")
-    why = ", since " + ", and ".join(reasons) if reasons else ", the usual choice"
-    return naming, f"its weights are named as {naming} names them{why}"
-
-
-def _check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
-    """Refuse a model that the naming's code cannot compute."""
-    refused = _inexpressible(naming, arguments)
-    if not refused:
-        return
-    other: Naming = "huggingface" if naming == "timm" else "timm"
-    way = "" if _inexpressible(other, arguments) else f"naming {other}, "
-    raise InputError(
-        f"{naming} has no models with {' and '.join(refused)}; give {way}naming vitlit, or "
-        f"format onnx or pt2, which hold any model",
-        argument=("naming", "format"),
-    )
-
-
-def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
-    """The settings of a model that the naming's library does not have."""
-    if naming == "vitlit":
-        return []
-    has_table = told["pos_embed"] != "none"
-    refused = {
-        f"patch_embed {told['patch_embed']}": told["patch_embed"] not in ("linear", "conv"),
-        f"attention {told['attention']}": told["attention"] != "softmax",
-        f"rope {told['rope']}": told["rope"] != "none",
-        "global_pool seq": told["global_pool"] == "seq",
-        f"mlp {told['mlp']}": told["mlp"] != "gelu",
-        f"norm {told['norm']}": told["norm"] != "layer",
-        "embed_norm": told["embed_norm"],
-        # the bias of the patches, which no library has before a norm, moves into the positions
-        "pre_norm without added positions": told["pre_norm"] and not has_table,
-    }
-    if naming == "timm":
-        refused |= {
-            f"norm_eps {told['norm_eps']}": told["norm_eps"] not in TIMM_MODELS_BY_EPS,
-            "pool_include_prefix": told["pool_include_prefix"],
-            f"pool_heads {told['pool_heads']}": told["pool_heads"] not in (None, told["num_heads"]),
-            f"pool_mlp_ratio {told['pool_mlp_ratio']}": told["pool_mlp_ratio"]
-            not in (None, told["mlp_ratio"]),
-        }
-        return [setting for setting, is_refused in refused.items() if is_refused]
-    refused |= {  # of transformers' ViT; its config.json tells the epsilon
-        f"global_pool {told['global_pool']}": told["global_pool"] != "token",
-        f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
-        "init_values (LayerScale)": told["init_values"] is not None,
-        "pre_norm": told["pre_norm"],
-        "qk_norm": told["qk_norm"],
-        f"sub_norm {told['sub_norm']}": told["sub_norm"] != "none",
-        "final_norm false": not told["final_norm"],
-    }
-    return [setting for setting, is_refused in refused.items() if is_refused]
-
+from vitlit.weights.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, Portable, is_eva
 
 TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
     (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),
@@ -146,7 +71,25 @@ def timm_tensors(portable: Portable) -> dict[str, Tensor]:
         bias, table = state.pop("patch_embed.proj.bias"), state["pos_embed"].clone()
         table[:, portable.model.num_prefix_tokens :] += bias
         state["pos_embed"] = table
+    if is_eva(portable.arguments):
+        state = _evas_names(state, apart=portable.arguments["sub_norm"] != "none")
     return state
+
+
+def _evas_names(state: dict[str, Tensor], *, apart: bool) -> dict[str, Tensor]:
+    """The state under the names of timm's Eva; apart: whether it parts the halves of gated MLPs."""
+    named = {}
+    for name, value in state.items():
+        name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
+        halves = state[re.sub(r"fc1\.\w+$", "fc2.weight", name)].shape[1] if ".fc1." in name else 0
+        is_gated = ".blocks." in f".{name}" and len(value) == 2 * halves
+        if not (apart and is_gated):
+            named[name] = value
+            continue
+        for letter, half in zip("gx", value.chunk(2), strict=True):
+            # cloned: safetensors refuses tensors that share memory
+            named[name.replace(".fc1.", f".fc1_{letter}.")] = half.clone()
+    return named
 
 
 def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
@@ -186,7 +129,10 @@ def timm_files(portable: Portable) -> dict[str, Any]:
     is_published = height == across and (told["patch_size"], height) in published
     is_published &= told["norm_eps"] == min(TIMM_MODELS_BY_EPS)
     name = f"vit_{size}_patch{told['patch_size']}_{height}"
-    if not is_published:
+    model_args = _timm_arguments(told)
+    if is_eva(told):
+        name, model_args = EVA_MODELS_BY_EPS[told["norm_eps"]], _eva_arguments(portable)
+    elif not is_published:
         name = TIMM_MODELS_BY_EPS[told["norm_eps"]]
     settings = {
         "input_size": portable.input_size,
@@ -203,7 +149,7 @@ def timm_files(portable: Portable) -> dict[str, Any]:
         "num_classes": told["num_classes"],
         "num_features": told["embed_dim"],
         "global_pool": told["global_pool"],
-        "model_args": _timm_arguments(told),
+        "model_args": model_args,
         "pretrained_cfg": settings,
     }
     if portable.class_names:
@@ -228,6 +174,37 @@ def _timm_arguments(told: dict[str, Any]) -> dict[str, Any]:
         "scale_mlp_norm": told["sub_norm"] != "none" or None,
     }
     return arguments | {name: value for name, value in optional.items() if value is not None}
+
+
+def _eva_arguments(portable: Portable) -> dict[str, Any]:
+    """The arguments of timm's Eva, from those of ViT, with what its architectures set."""
+    told, state = portable.arguments, portable.model.state_dict()
+    own = ("reg_tokens", "class_token", "fc_norm")
+    is_map = told["global_pool"] == "map"
+    return {name: told[name] for name in SHARED_WITH_TIMM if name not in own} | {
+        "class_token": "cls_token" in state,
+        "num_reg_tokens": told["reg_tokens"],
+        "attn_type": "rope",  # which has biases of queries, keys and values, as ours
+        "qkv_fused": True,
+        "qk_norm": told["qk_norm"],
+        "scale_attn_inner": told["sub_norm"] == "both",
+        "scale_mlp": told["sub_norm"] != "none",
+        "swiglu_mlp": told["mlp"] == "swiglu",
+        "init_values": told["init_values"],
+        "use_abs_pos_emb": told["pos_embed"] != "none",
+        "use_rot_pos_emb": told["rope"] != "none",
+        "rope_type": "dinov3" if told["rope"] == "centred" else "cat",
+        "rope_rotate_half": False,
+        "rope_temperature": told["rope_base"],
+        "rope_grid_offset": told["rope_offset"],
+        "ref_feat_shape": None if told["rope_grid"] is None else list(pair(told["rope_grid"])),
+        "use_pre_transformer_norm": told["pre_norm"],
+        "use_post_transformer_norm": "norm.weight" in state,
+        "use_fc_norm": "fc_norm.weight" in state,
+        "attn_pool_num_heads": told["pool_heads"] if is_map else None,
+        "attn_pool_mlp_ratio": told["pool_mlp_ratio"] if is_map else None,
+        "dynamic_img_size": False,
+    }
 
 
 def hugging_face_files(portable: Portable) -> dict[str, Any]:

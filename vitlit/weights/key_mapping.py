@@ -69,7 +69,7 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     state = _without_prefix(_without_texts(tensors, prefix, notes), prefix, notes)
     if kind.rules is GOOGLE_RULES:  # before the names change, which hold the number of the block
         state = _unstacked(state)
-    state = {_renamed(name, kind.rules): value for name, value in state.items()}
+    state = renamed(state, kind.rules)
     told: dict[str, Any] = {}
     if kind.rules is GOOGLE_RULES:
         query = state.get("blocks.0.attn.q.weight")  # (D, h, d): the one format that shows heads
@@ -180,6 +180,11 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str, notes: list[str]) -
     for part in prefix.split(".")[:-1]:
         tensors = {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
     return tensors
+
+
+def renamed(state: dict[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The state with the names that the rules make of them."""
+    return {_renamed(name, rules): value for name, value in state.items()}
 
 
 def _renamed(name: str, rules: Rules) -> str:

@@ -163,22 +163,41 @@ def _timm_facts(config: dict[str, Any]) -> Facts:
         "init_values": _number("init_values", model.get("init_values"), float),
         **_eva_arguments(model),
     }
-    # what config.json says about this very model has priority
-    arguments = usual.arguments | _without_none(arguments)
+    rotary = usual.rotary
+    if isinstance(halves := model.get("rope_rotate_half"), bool):
+        rotary = (rotary or Rotary())._replace(halves=halves)
+    # what config.json says about this very model has priority, if it says none too
+    usual_arguments = {n: v for n, v in usual.arguments.items() if n not in _denied(model)}
+    arguments = usual_arguments | _without_none(arguments)
     names = _class_names(config.get("label_names", settings.get("label_names")))
     mean, std = _numbers(settings.get("mean")), _numbers(settings.get("std"))
-    return Facts(arguments, mean, std, names, usual.rotary, framing_of_timm(settings))
+    return Facts(arguments, mean, std, names, rotary, framing_of_timm(settings))
 
 
 def _eva_arguments(model: dict[str, Any]) -> dict[str, Any]:
     """The arguments of timm's Eva that its weights do not show, under ViT's names."""
-    return {
+    told = {
         "rope_base": _number("rope_temperature", model.get("rope_temperature"), float),
         "rope_offset": _number("rope_grid_offset", model.get("rope_grid_offset"), float),
         "rope_grid": _size(model.get("ref_feat_shape")),
         "pool_heads": _number("attn_pool_num_heads", model.get("attn_pool_num_heads"), int),
         "rope": {"cat": "index", "dinov3": "centred"}.get(str(model.get("rope_type"))),
     }
+    if "use_rot_pos_emb" in model:  # which only Eva has: its pooling attends to all tokens
+        told["pool_include_prefix"] = True if model.get("global_pool") == "map" else None
+    if model.get("use_rot_pos_emb") is False:
+        told |= dict.fromkeys(("rope", "rope_base", "rope_grid", "rope_offset"))
+    if model.get("use_post_transformer_norm") is False and model.get("use_fc_norm") is False:
+        told["final_norm"] = False
+    return told
+
+
+def _denied(model: dict[str, Any]) -> set[str]:
+    """The arguments that an architecture has, but this model of it has not."""
+    denied = {"rope_grid"} if model.get("ref_feat_shape", 0) is None else set()
+    if model.get("use_rot_pos_emb") is False:
+        denied |= {"rope", "rope_base", "rope_grid", "rope_offset"}
+    return denied
 
 
 def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Facts:

@@ -1,11 +1,12 @@
 """A ViT prepared for other programs, which normalise pixels but never invert them.
 
 ViT, Preprocess, class names -> Portable
+arguments of a ViT -> timm | huggingface | vitlit: the naming whose library can hold it
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -13,6 +14,13 @@ from vitlit.errors import InputError
 from vitlit.images.framing import Framing
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
+
+Naming = Literal["timm", "huggingface", "vitlit"]
+
+# The architecture that config.json names if no published one fits; model_args overrule its sizes,
+# but not the epsilon of its LayerNorm.
+TIMM_MODELS_BY_EPS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
+EVA_MODELS_BY_EPS = {1e-6: "eva02_base_patch14_224", 1e-5: "vit_small_patch16_dinov3"}
 
 
 @dataclass(frozen=True)
@@ -71,3 +79,111 @@ def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]
 def model_arguments(model: ViT) -> dict[str, Any]:
     """The arguments that rebuild this model for inference, without the rates of dropout."""
     return {name: value for name, value in model.config.items() if not name.endswith("_rate")}
+
+
+def choose_naming(asked: Naming | None, arguments: dict[str, Any]) -> tuple[Naming, str]:
+    """The naming, and in words why; by default the first that can hold the model.
+
+    arguments: all of ViT's constructor. Raises InputError if the naming asked for cannot hold it.
+    """
+    if asked is not None:
+        _check_naming(asked, arguments)
+        return asked, f"its weights are named as {asked} names them, as asked for"
+    reasons = []
+    for naming in get_args(Naming):  # vitlit comes last and holds every model: the loop ends there
+        if not (refused := _inexpressible(naming, arguments)):
+            break
+        reasons.append(f"{naming} has no models with {' and '.join(refused)}")
+    why = ", since " + ", and ".join(reasons) if reasons else ", the usual choice"
+    return naming, f"its weights are named as {naming} names them{why}"
+
+
+def _check_naming(naming: Naming, arguments: dict[str, Any]) -> None:
+    """Refuse a model that the naming's code cannot compute."""
+    refused = _inexpressible(naming, arguments)
+    if not refused:
+        return
+    other: Naming = "huggingface" if naming == "timm" else "timm"
+    way = "" if _inexpressible(other, arguments) else f"naming {other}, "
+    raise InputError(
+        f"{naming} has no models with {' and '.join(refused)}; give {way}naming vitlit, or "
+        f"format onnx or pt2, which hold any model",
+        argument=("naming", "format"),
+    )
+
+
+def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
+    """The settings of a model that the naming's library does not have."""
+    if naming == "vitlit":
+        return []
+    if naming == "huggingface":
+        return _named(_beyond_both(told) | _beyond_hugging_face(told))
+    # what only Eva has is no reason against timm
+    kinds = [_beyond_eva] if any(_beyond_plain(told).values()) else [_beyond_vit, _beyond_eva]
+    return min((_named(_beyond_both(told) | beyond(told)) for beyond in kinds), key=len)
+
+
+def is_eva(told: dict[str, Any]) -> bool:
+    """Whether timm's Eva holds the model, and its VisionTransformer does not."""
+    return any(_beyond_vit(told).values()) and not any(_beyond_eva(told).values())
+
+
+def _named(refused: dict[str, bool]) -> list[str]:
+    return [setting for setting, is_refused in refused.items() if is_refused]
+
+
+def _beyond_both(told: dict[str, Any]) -> dict[str, bool]:
+    """Settings that neither timm nor transformers has in the models that are written."""
+    return {
+        f"patch_embed {told['patch_embed']}": told["patch_embed"] not in ("linear", "conv"),
+        f"attention {told['attention']}": told["attention"] != "softmax",
+        "global_pool seq": told["global_pool"] == "seq",
+        f"norm {told['norm']}": told["norm"] != "layer",
+        "embed_norm": told["embed_norm"],
+        # the bias of the patches, which no library has before a norm, moves into the positions
+        "pre_norm without added positions": told["pre_norm"] and told["pos_embed"] == "none",
+    }
+
+
+def _beyond_plain(told: dict[str, Any]) -> dict[str, bool]:
+    return {
+        f"rope {told['rope']}": told["rope"] != "none",
+        f"mlp {told['mlp']}": told["mlp"] != "gelu",
+    }
+
+
+def _beyond_vit(told: dict[str, Any]) -> dict[str, bool]:
+    """Of timm's VisionTransformer."""
+    eps, heads, ratio = (told[name] for name in ("norm_eps", "pool_heads", "pool_mlp_ratio"))
+    return _beyond_plain(told) | {
+        f"norm_eps {eps}": eps not in TIMM_MODELS_BY_EPS,
+        "pool_include_prefix": told["pool_include_prefix"],
+        f"pool_heads {heads}": heads not in (None, told["num_heads"]),
+        f"pool_mlp_ratio {ratio}": ratio not in (None, told["mlp_ratio"]),
+    }
+
+
+def _beyond_eva(told: dict[str, Any]) -> dict[str, bool]:
+    """Of timm's Eva, whose activation is no argument, and whose attention pools all tokens."""
+    is_map, is_gated = told["global_pool"] == "map", told["mlp"] == "swiglu"
+    has_prefix = told["class_token"] or told["reg_tokens"] > 0
+    return {
+        f"norm_eps {told['norm_eps']}": told["norm_eps"] not in EVA_MODELS_BY_EPS,
+        f"act {told['act']}": told["act"] != "gelu" and (is_map or not is_gated),
+        "global_pool map without pool_include_prefix": is_map
+        and bool(has_prefix)
+        and not told["pool_include_prefix"],
+    }
+
+
+def _beyond_hugging_face(told: dict[str, Any]) -> dict[str, bool]:
+    """Of transformers' ViT; its config.json tells the epsilon."""
+    return _beyond_plain(told) | {
+        f"global_pool {told['global_pool']}": told["global_pool"] != "token",
+        f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
+        "init_values (LayerScale)": told["init_values"] is not None,
+        "pre_norm": told["pre_norm"],
+        "qk_norm": told["qk_norm"],
+        f"sub_norm {told['sub_norm']}": told["sub_norm"] != "none",
+        "final_norm false": not told["final_norm"],
+    }

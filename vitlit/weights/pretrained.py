@@ -31,9 +31,10 @@ from vitlit.weights.file_reader import (
     read_weight_file,
     unwrap,
 )
-from vitlit.weights.key_mapping import UNTOLD_ROPE, Translated, translate_keys
+from vitlit.weights.key_mapping import UNTOLD_ROPE, Translated, renamed, translate_keys
 from vitlit.weights.model_config import Facts, folder_facts, metadata_facts
 from vitlit.weights.reshaping import joined, rearrange_rotary
+from vitlit.weights.weight_formats import TIMM_RULES
 
 WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 OWN_CHECKPOINT_KEY = re.compile(r"vit\.patch_embed\.")  # in a state dict, for any patch embedding
@@ -85,7 +86,8 @@ def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, 
         return _from_checkpoint(file)
     tensors, notes = unwrap(content.parts, file)
     if facts := metadata_facts(content.metadata):
-        tensors = joined(tensors)  # timm has no bias of the patches before a norm
+        # timm has no bias of the patches before a norm, and other names in its Eva
+        tensors = joined(renamed(tensors, TIMM_RULES))
         check_weights(tensors, facts.arguments, source)
         told = (facts.mean, facts.std, facts.class_names)
         return Weights(tensors, facts.arguments, *told, [], framing=facts.framing)
