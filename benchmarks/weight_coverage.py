@@ -8,8 +8,8 @@ says in a sentence why it cannot hold it, and *wrong* otherwise. It counts as of
 publishes weights for it.
 
     pip install -e '.[test]'
-    python benchmarks/coverage.py --write          # into coverage.md, about ten minutes
-    python benchmarks/coverage.py --only dinov3    # architectures whose names contain this
+    python benchmarks/weight_coverage.py --write  # into weight_coverage.md, ten minutes
+    python benchmarks/weight_coverage.py --only dinov3  # architectures whose names contain this
 """
 
 import argparse
@@ -129,7 +129,7 @@ def report(found: list[Outcome]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="architectures whose names contain this")
-    parser.add_argument("--write", action="store_true", help="write coverage.md")
+    parser.add_argument("--write", action="store_true", help="write weight_coverage.md")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
@@ -138,7 +138,7 @@ def main() -> None:
     print(f"\n{text}")
     if args.write:
         head = f"# Published weights\n\n{datetime.now(UTC):%Y-%m-%d}, {measure.packages()}\n\n"
-        command = "`python benchmarks/coverage.py --write`\n\n"
+        command = "`python benchmarks/weight_coverage.py --write`\n\n"
         (Path(__file__).with_suffix(".md")).write_text(f"{head}{command}{text}\n")
 
 

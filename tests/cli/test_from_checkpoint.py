@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,30 @@ import numpy as np
 import pytest
 import timm
 import torch
+from jsonargparse import Namespace
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
+from vitlit.cli.from_checkpoint import (
+    FromCheckpoint,
+    check_against_checkpoint,
+    check_average,
+    check_can_go_on,
+    check_checkpoint,
+    check_held_out,
+    check_is_not_stopped,
+    check_is_unfinished,
+    check_one_model,
+    data_of_checkpoint,
+    tell_changed,
+    tell_saved,
+)
+from vitlit.data.leakage import PastTraining
+from vitlit.errors import InputError
 from vitlit.model.vit import ViT
+from vitlit.weights import checkpoint
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import load_weights
 
@@ -257,3 +276,232 @@ def test_count_limits_the_images_to_explain(
 def test_freezing_what_nothing_has_trained_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config=digits.yaml", "--model.freeze_blocks=-1"]) == 2
     assert "would freeze untrained weights; give --model.pretrained" in capsys.readouterr().err
+
+
+CKPT = Path("a.ckpt")
+
+
+@pytest.mark.parametrize(("command", "keeps"), [("fit", True), ("test", False), ("export", False)])
+def test_only_a_training_takes_over_the_settings_of_the_trainer(
+    command: str, keeps: bool, run: Path
+) -> None:
+    first = {"model": {"pretrained": None}, "data": {"images": None}, "trainer.max_epochs": None}
+    start = FromCheckpoint(run, Namespace(first), command)
+    assert ("trainer.max_epochs" in start.defaults()) is keeps
+    assert start.kept.get("trainer.max_epochs") == (1 if keeps else None)
+    assert start.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "is_refused"),
+    [
+        (None, 8, False),
+        (8, None, False),
+        (None, None, False),
+        (8, 8, False),
+        ([8, 8], 8, False),
+        (8, (8, 8), False),
+        (8, 16, True),
+        ([8, 16], 8, True),
+        ([8, 16], [16, 8], True),
+    ],
+)
+@pytest.mark.parametrize("name", ["img_size", "in_chans"])
+def test_images_have_the_shape_of_the_model_or_none_that_is_asked_for(
+    name: str, asked: Any, has: Any, is_refused: bool
+) -> None:
+    data = {"img_size": None, "in_chans": None, name: asked}
+    refusal = pytest.raises(InputError, match=f"data.{name} .* contradicts a.ckpt")
+    with refusal if is_refused else nullcontext():
+        check_checkpoint({"model": {}, "data": data}, {name: has}, CKPT, "test")
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "is_refused"),
+    [
+        ("test", {"depth": 3}, True),
+        ("fit", {"depth": 3}, True),
+        ("test", {"drop_path_rate": 0.1}, False),
+        ("fit", {"drop_path_rate": 0.1}, False),
+        ("fit", {"optimizer": "muon"}, True),
+        ("test", {"optimizer": "muon"}, False),
+        ("fit", {"layer_decay": 0.5}, True),
+        ("test", {"layer_decay": 0.5}, False),
+    ],
+    ids=str,
+)
+def test_what_a_checkpoint_decides_depends_on_the_command(
+    command: str, asked: dict[str, Any], is_refused: bool
+) -> None:
+    saved = {"depth": 2, "drop_path_rate": 0.0, "optimizer": "adamw", "layer_decay": 1.0}
+    check_against_checkpoint({**saved}, saved, CKPT, command)
+    refusal = pytest.raises(InputError, match=f"model.{next(iter(asked))} .* contradicts a.ckpt")
+    with refusal if is_refused else nullcontext():
+        check_against_checkpoint({**saved, **asked}, saved, CKPT, command)
+
+
+def test_a_setting_that_an_older_checkpoint_does_not_know_is_free() -> None:
+    check_against_checkpoint({"depth": 2, "freeze_blocks": 1}, {}, CKPT, "fit")
+    check_against_checkpoint({}, {"depth": 2}, CKPT, "test")
+
+
+def test_a_probe_takes_its_classes_from_its_own_data() -> None:
+    data = {"class_names": ["a", "b"], "img_size": 8}
+    folder, files = {"data": {"images": None}}, {"data": {"images": ["a.png"]}}
+    assert data_of_checkpoint(data, folder, "probe") == {"img_size": 8}
+    assert data_of_checkpoint(data, files, "probe") == data
+    assert data_of_checkpoint(data, folder, "test") == data
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_moving_average_is_resumed_as_it_was(had: bool) -> None:
+    content = {"averaging_state": {}} if had else {}
+    check_average({"decay": 0.9 if had else 0.0}, content, CKPT)
+    with pytest.raises(InputError, match="give --ema" if had else "leave out --ema"):
+        check_average({"decay": 0.0 if had else 0.9}, content, CKPT)
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "kept", "part"),
+    [
+        ("fit", None, "w.pth", None),
+        ("test", None, None, None),
+        ("fit", "w.pth", "w.pth", None),
+        ("fit", "w.pth", "v.pth", "whose training began with v.pth"),
+        ("fit", "w.pth", None, "whose training began with no other weights"),
+        ("test", "w.pth", "w.pth", "are two models; give test one of them"),
+    ],
+)
+def test_one_command_starts_from_one_model(
+    command: str, source: str | None, kept: str | None, part: str | None
+) -> None:
+    with nullcontext() if part is None else pytest.raises(InputError, match=part):
+        check_one_model(source, {"pretrained": kept}, CKPT, command)
+
+
+def test_settings_that_come_from_a_checkpoint_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    kept = {"seed_everything": 3, "trainer.max_epochs": 9, "ema.decay": 0.0}
+    without = {"seed_everything": 0, "trainer.max_epochs": None, "ema.decay": 0.0}
+    with caplog.at_level("INFO"):
+        tell_saved(kept, without, {**kept, "trainer.max_epochs": 20}, CKPT)
+        told = caplog.messages[:]
+        tell_saved(kept, kept, kept, CKPT)  # all defaults anyway
+    assert told == ["settings from a.ckpt: seed_everything 3 (flags and configs override them)"]
+    assert caplog.messages == told
+
+
+def test_settings_that_are_not_those_of_the_checkpoint_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content = {
+        checkpoint.MODEL_KEY: {"lr": 0.1, "gone": 1, "depth": 2},
+        checkpoint.DATA_KEY: {"batch_size": 8, "odd": object()},
+    }
+    now = {"model": {"lr": 0.2, "depth": 2, "new": 1}, "data": {"batch_size": 4, "odd": 1}}
+    with caplog.at_level("INFO"):
+        tell_changed(content, now, CKPT)
+        tell_changed(content, {"model": {"lr": 0.1}, "data": {}}, CKPT)  # nothing differs
+    assert caplog.messages == [
+        "changed since a.ckpt: model.lr 0.2 (was 0.1), data.batch_size 4 (was 8)"
+    ]
+
+
+SPLIT = {
+    "dataset": "digits",
+    "data_dir": "here",
+    "split_seed": 0,
+    "test_fraction": 0.2,
+    "val_fraction": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", ["split_seed", "test_fraction", "val_fraction"])
+def test_a_training_goes_on_with_its_own_split(name: str) -> None:
+    past = PastTraining(SPLIT, {})
+    check_held_out(past, {**SPLIT}, CKPT)
+    with pytest.raises(InputError, match=rf"data.{name} 0.5 contradicts a.ckpt, which has"):
+        check_held_out(past, {**SPLIT, name: 0.5}, CKPT)
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_folder_whose_split_is_not_recorded_is_resumed_with_a_warning(
+    has_record: bool, tmp_path: Path
+) -> None:
+    data = {**SPLIT, "dataset": "folder", "data_dir": str(tmp_path), "split_by": "position"}
+    (tmp_path / "cat").mkdir()
+    record: Any = {"val": torch.zeros(1, 2)} if has_record else {}
+    warns = pytest.warns(UserWarning, match="does not say which images it held out")
+    with nullcontext() if has_record else warns:
+        check_held_out(PastTraining(data, record), {**data}, CKPT)
+
+
+def content_of(epochs: int, steps: int, kept: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The parts of a checkpoint that a training resumes from, after so many epochs and steps."""
+    progress = {"epoch_progress": {"current": {"processed": epochs}}}
+    lists = {"optimizer_states": [], "lr_schedulers": [], "callbacks": {}}
+    return {
+        **lists,
+        "loops": {"fit_loop": progress},
+        "global_step": steps,
+        checkpoint.TRAINING: kept,
+    }
+
+
+@pytest.mark.parametrize(
+    ("limits", "part"),
+    [
+        ({"max_epochs": 3, "max_steps": -1}, "already reached max_epochs 3"),
+        ({"max_epochs": 2, "max_steps": -1}, "give --trainer.max_epochs above 3"),
+        ({"max_epochs": 4, "max_steps": 60}, "already reached max_steps 60"),
+        ({"max_epochs": 4, "max_steps": 61}, None),
+        ({"max_epochs": None, "max_steps": -1}, None),
+        ({"max_epochs": -1, "max_steps": -1}, None),
+    ],
+    ids=str,
+)
+def test_a_training_that_has_reached_its_limits_is_refused(
+    limits: dict[str, Any], part: str | None
+) -> None:
+    with nullcontext() if part is None else pytest.raises(InputError, match=part):
+        check_is_unfinished(content_of(3, 60), limits, CKPT)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"global_step": None}, {"global_step": "many"}, {"loops": {}}, {"loops": None}],
+    ids=str,
+)
+def test_a_file_without_the_state_of_a_training_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"a\.ckpt holds no state of a training"):
+        check_is_unfinished(content_of(3, 60) | changes, {"max_epochs": 9, "max_steps": -1}, CKPT)
+
+
+@pytest.mark.parametrize("patience", [0, 1, 4, 5, 6])
+def test_a_training_that_early_stopping_would_end_at_once_is_refused(patience: int) -> None:
+    states = {"EarlyStopping{'monitor': 'val/acc'}": {"wait_count": 5}, "LastCheckpoint": {}}
+    refusal = pytest.raises(InputError, match="after 5 validations without a better score")
+    with refusal if patience in (1, 4, 5) else nullcontext():
+        check_is_not_stopped({"callbacks": states}, patience, CKPT)
+    check_is_not_stopped({"callbacks": {"Other": {"wait_count": 9}}}, patience, CKPT)
+
+
+@pytest.mark.parametrize("folder", ["own", "other", None])
+def test_only_the_same_command_again_may_find_nothing_left_to_do(folder: str | None) -> None:
+    kept = {"trainer.max_epochs": 3, "trainer.max_steps": -1}
+    trainer = Namespace({"max_epochs": 3, "max_steps": -1})
+    settings = Namespace({"trainer": trainer, "early_stopping": {"patience": 0}})
+    run = None if folder is None else Path(folder)
+    path = Path("own/checkpoints/last.ckpt")
+    with nullcontext() if folder == "own" else pytest.raises(InputError, match="already reached"):
+        check_can_go_on(content_of(3, 60, kept), settings, run, path)
+    settings["trainer"]["max_epochs"] = 2  # other limits are meant to leave something to do
+    with pytest.raises(InputError, match="already reached max_epochs 2"):
+        check_can_go_on(content_of(3, 60, kept), settings, run, path)
+
+
+@pytest.mark.parametrize("name", ["optimizer_states", "lr_schedulers", "loops", "callbacks"])
+def test_training_does_not_resume_from_bare_weights(name: str) -> None:
+    content = content_of(3, 60)
+    del content[name]
+    with pytest.raises(InputError, match=f"a.ckpt has no {name}, so training cannot resume"):
+        check_can_go_on(content, {}, None, CKPT)
