@@ -1,7 +1,9 @@
 """Settings beside published weights: who decides, and what is said."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +16,20 @@ from torch import Tensor
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.cli.from_weights import origins
+from vitlit.cli.configs import CONFIGS_FOLDER
+from vitlit.cli.from_weights import (
+    by_dotted_name,
+    check_against_weights,
+    given_arguments,
+    note_statistics,
+    origins,
+    small_depth,
+    starting_points,
+    weights_asked_for,
+)
+from vitlit.errors import InputError
 from vitlit.images.framing import Framing
+from vitlit.weights.pretrained import Weights
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
@@ -166,3 +180,167 @@ def test_class_names_that_are_not_the_weights_cannot_be_predicted(
     written(here / "w.pth")
     words = "predict --model.pretrained w.pth --data.class_names [cat,dog] --data.images ."
     assert "data.class_names (cat, dog) are not the 5 classes" in fails(words, capsys)
+
+
+def weights_of(names: list[str] | None = None, **changes: Any) -> Weights:
+    """Weights that hold nothing, with two blocks and two classes."""
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 4, "mlp_ratio": 4.0, "qkv_bias": True}
+    kinds = {"init_values": None, "num_classes": 2, "img_size": 8, "in_chans": 3}
+    return Weights({}, sizes | kinds | changes, None, None, names, [])
+
+
+def test_only_what_the_user_gave_is_told_to_the_weights() -> None:
+    settings = {"model": {"num_heads": 3, "norm_eps": 1e-6, "act": "gelu"}, "data": {"img_size": 8}}
+    where = {"model.num_heads": "a.yaml", "data.img_size": "--data.img_size", "model.lr": "--x"}
+    assert given_arguments(settings, where) == {"num_heads": 3, "img_size": 8}
+    assert given_arguments(settings, {"model.img_size": "--model.img_size"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "is_left_out"),
+    [
+        ({"model.depth": str(CONFIGS_FOLDER / "debug.yaml")}, True),
+        ({"model.depth": str(CONFIGS_FOLDER / "digits.yaml")}, False),
+        ({"model.depth": "--model.depth"}, False),
+        ({}, False),
+    ],
+    ids=["debug", "digits", "option", "nowhere"],
+)
+def test_the_depth_of_debug_alone_is_left_out(where: dict[str, str], is_left_out: bool) -> None:
+    weights = weights_of()
+    assert small_depth(weights, where) == (["--model.depth=2"] if is_left_out else [])
+    assert len(weights.notes) == is_left_out
+
+
+@pytest.mark.parametrize(
+    ("where", "mean", "dataset", "note"),
+    [
+        ({}, None, "folder", "which are ImageNet's"),
+        ({"model.lr": "--model.lr"}, None, "digits", "which are those of digits"),
+        ({"data.mean": "--data.mean"}, None, "folder", None),
+        ({"data.std": "a.yaml"}, None, "folder", None),
+        ({"data.normalize": "a.yaml"}, None, "folder", None),
+        ({}, (0.5,), "folder", None),
+    ],
+)
+def test_statistics_that_nobody_told_are_noted(
+    where: dict[str, str], mean: Any, dataset: str, note: str | None
+) -> None:
+    weights = weights_of()._replace(mean=mean)
+    note_statistics(weights, SimpleNamespace(mean=[0.5], std=[0.2], dataset=dataset), where)
+    assert len(weights.notes) == (note is not None)
+    assert note is None or note in weights.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "names", "theirs", "classes", "is_refused"),
+    [
+        ("test", ["cat", "dog"], ["cat", "dog"], 2, False),
+        ("test", ["dog", "cat"], ["cat", "dog"], 2, False),  # the order of a folder may differ
+        ("test", ["bat", "cow"], ["cat", "dog"], 2, True),  # before theirs in the alphabet
+        ("test", ["emu", "fox"], ["cat", "dog"], 2, True),  # behind them
+        ("test", ["cat", "dog", "emu"], ["cat", "dog"], 2, True),
+        ("test", ["bat", "cow"], None, 2, False),  # of weights that name none
+        ("test", ["bat"], None, 2, True),
+        ("test", None, None, 2, True),
+        ("test", ["bat"], ["cat"], 1, True),  # a head of one class is a head
+        ("test", ["bat"], None, 0, False),
+        ("fit", ["bat"], ["cat", "dog"], 2, False),
+        ("probe", ["bat"], ["cat", "dog"], 2, False),
+        ("predict", ["bat"], ["cat", "dog"], 2, True),
+        ("predict --output features", ["bat"], ["cat", "dog"], 2, False),
+    ],
+)
+def test_classes_are_those_of_the_head_that_answers(
+    command: str, names: Any, theirs: list[str] | None, classes: int, is_refused: bool
+) -> None:
+    weights = weights_of(theirs, num_classes=classes)
+    settings = {"model": {**weights.arguments, "pretrained": "w.pth"}}
+    settings |= {"data": {"class_names": names}}
+    if command.endswith("features"):
+        settings["output"] = "features"  # type: ignore[assignment]
+    refusal = pytest.raises(InputError, match=rf"are not the {classes} class\S+ of w\.pth")
+    with refusal if is_refused else nullcontext():
+        check_against_weights(settings, weights, {}, command.split()[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values"]
+)
+def test_what_weights_decide_cannot_be_set(name: str) -> None:
+    weights = weights_of()
+    settings = {"model": {**weights.arguments, "pretrained": "w.pth", name: 7}, "data": {}}
+    for where, way in (
+        ({}, f"; leave out --model.{name}"),
+        ({f"model.{name}": f"--model.{name}"}, f"; leave out --model.{name}"),
+        ({f"model.{name}": "a.yaml"}, "; leave it out there, or give --model."),
+    ):
+        with pytest.raises(InputError, match=f"model.{name} 7.* contradicts w.pth.*{way}"):
+            check_against_weights(settings, weights, where, "fit")
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "classes", "expected"),
+    [
+        ("fit", {}, 2, {}),
+        ("probe", {}, 2, {"in_chans": 3}),
+        ("test", {}, 2, {"dataset": "folder", "class_names": ["0", "1"], "in_chans": 3}),
+        ("explain", {}, 0, {"dataset": "folder", "in_chans": 3}),
+        ("export", {}, 0, {"dataset": "folder", "class_names": ["0", "1"], "in_chans": 3}),
+        (
+            "predict",
+            {"output": "features"},
+            0,
+            {"dataset": "folder", "class_names": ["0", "1"], "in_chans": 3},
+        ),
+    ],
+)
+def test_weights_are_the_defaults_of_model_and_data(
+    command: str, more: dict[str, Any], classes: int, expected: dict[str, Any]
+) -> None:
+    wanted: dict[str, Any] = {"data": {"images": None, "invert": False}, **more}
+    weights = weights_of(num_classes=classes)
+    model, data = starting_points(weights, wanted, command)
+    assert model is weights.arguments
+    assert data == {"img_size": 8, **expected}
+
+
+@pytest.mark.parametrize("command", ["explain", "probe"])
+def test_given_images_have_the_classes_of_the_weights(command: str) -> None:
+    wanted = {"data": {"images": ["a.png"], "invert": False}}
+    _, data = starting_points(weights_of(["cat", "dog"]), wanted, command)
+    assert data["class_names"] == ["cat", "dog"]
+    _, data = starting_points(weights_of(num_classes=0), wanted, command)
+    assert data["class_names"] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("weights_invert", "asked", "has_mean"),
+    [(False, False, True), (True, False, True), (True, True, True), (False, True, False)],
+)
+def test_statistics_hold_for_images_as_the_weights_saw_them(
+    weights_invert: bool, asked: bool, has_mean: bool
+) -> None:
+    weights = weights_of()._replace(mean=(0.5,), std=(0.25,), invert=weights_invert)
+    _, data = starting_points(weights, {"data": {"images": None, "invert": asked}}, "fit")
+    assert ("mean" in data) is has_mean
+    assert data.get("invert", False) is weights_invert
+    assert not has_mean or (data["mean"], data["std"]) == ([0.5], [0.25])
+
+
+def test_weights_without_a_head_name_no_classes() -> None:
+    wanted = {"data": {"images": None, "invert": False}, "model": {"pretrained": "w.pth"}}
+    for command in ("test", "predict"):
+        with pytest.raises(InputError, match=r"w\.pth has no head, so it names no classes"):
+            starting_points(weights_of(num_classes=0), wanted, command)
+
+
+def test_settings_get_dotted_names_if_the_command_has_them_and_they_are_free() -> None:
+    known = {"model.lr": 1, "model.in_chans": 1, "data.img_size": 1}
+    found = by_dotted_name(known, model={"lr": 0.1, "in_chans": 3, "b": 2}, data={"img_size": 8})
+    assert found == {"model.lr": 0.1, "data.img_size": 8}
+
+
+def test_weights_that_a_recipe_leaves_to_its_user_are_none() -> None:
+    assert weights_asked_for({"pretrained": "???"}) is None
+    assert weights_asked_for({"pretrained": "w.pth"}) == "w.pth"
