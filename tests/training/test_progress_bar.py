@@ -5,13 +5,15 @@ import sys
 import warnings
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 from tqdm import tqdm
 
 from vitlit.__main__ import main
-from vitlit.training.progress_bar import Bar, messages_above
+from vitlit.training.progress_bar import Bar, messages_above, planned_epochs
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 SMALL += ["--trainer.max_epochs=1", "--trainer.enable_model_summary=false"]
@@ -110,3 +112,88 @@ def test_an_error_has_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("vitlit.training.progress_bar.REDRAW_SECONDS", 0.0)
     assert main(["fit", "--config", "digits.yaml", *SMALL, "--model.lr=1e30"]) == 1
     assert [line[:7] for line in lines(screen) if "not finite" in line] == ["vitlit:"]
+
+
+def limits(**changes: Any) -> Any:
+    """The part of a trainer that tells how long it trains."""
+    usual = {"max_epochs": None, "max_steps": -1, "accumulate_grad_batches": 1}
+    return SimpleNamespace(**{**usual, "num_training_batches": 10, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [
+        ({}, None),
+        ({"max_epochs": -1}, None),
+        ({"max_epochs": 3}, 3),
+        ({"max_steps": 1}, 1),
+        ({"max_steps": 10}, 1),
+        ({"max_steps": 11}, 2),
+        ({"max_steps": 11, "max_epochs": 1}, 1),
+        ({"max_steps": 20, "max_epochs": 9}, 2),
+        ({"max_steps": 6, "accumulate_grad_batches": 4}, 2),  # 3 steps an epoch: 4, 4 and 2 batches
+        ({"max_steps": 7, "accumulate_grad_batches": 4}, 3),
+        ({"max_steps": 7, "num_training_batches": float("inf")}, None),
+    ],
+    ids=str,
+)
+def test_the_end_of_a_training_is_planned_from_its_limits(
+    changes: dict[str, Any], epochs: int | None
+) -> None:
+    assert planned_epochs(limits(**changes)) == epochs
+
+
+def test_each_part_of_a_command_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = screen_of(monkeypatch)
+    monkeypatch.setattr("vitlit.training.progress_bar.REDRAW_SECONDS", 0.0)
+    bar = Bar()
+    trainer = limits(sanity_checking=False, num_val_batches=[3], num_test_batches=[4])
+    trainer.num_predict_batches = [float("inf")]
+    for hook, shown in (
+        (bar.on_validation_batch_end, "validating  67%"),
+        (bar.on_test_batch_end, "testing  50%"),
+        (bar.on_predict_batch_end, "2/?"),
+    ):
+        before = len(screen.getvalue())
+        hook(trainer, None, None, None, 1)
+        assert shown in screen.getvalue()[before:]
+    bar.close()
+    assert lines(screen)[-1] == ""
+
+
+def test_a_bar_that_is_switched_off_or_only_checks_draws_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = screen_of(monkeypatch)
+    monkeypatch.setattr("vitlit.training.progress_bar.REDRAW_SECONDS", 0.0)
+    bar, trainer = Bar(), limits(sanity_checking=True, num_val_batches=[3], num_test_batches=[4])
+    bar.on_validation_batch_end(trainer, None, None, None, 0)
+    bar.disable()
+    bar.on_test_batch_end(trainer, None, None, None, 0)
+    assert screen.getvalue() == ""
+    bar.enable()
+    bar.on_test_batch_end(trainer, None, None, None, 0)
+    assert "testing" in screen.getvalue()
+    bar.close()
+
+
+@pytest.mark.parametrize("hook", ["train", "validation", "test", "predict"])
+def test_a_bar_is_gone_when_its_part_is_done(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = screen_of(monkeypatch)
+    bar = Bar()
+    bar.draw("working", 1, 2)
+    assert "working" in lines(screen)[-1]
+    getattr(bar, f"on_{hook}_end")(None, None)
+    assert lines(screen)[-1] == ""
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_takes_no_time_has_no_bar(is_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = screen_of(monkeypatch)
+    clock = iter([10.0, 10.4 if is_first else 10.5])
+    monkeypatch.setattr("vitlit.training.progress_bar.time.monotonic", lambda: next(clock))
+    bar = Bar()
+    bar.setup(limits(is_global_zero=True), None, "test")
+    bar.on_test_batch_end(limits(num_test_batches=[4]), None, None, None, 0)
+    bar.on_exception(None, None, RuntimeError())
+    assert ("testing" in screen.getvalue()) is not is_first
