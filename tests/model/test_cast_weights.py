@@ -1,6 +1,7 @@
 """Casting all weights together: autocast's numbers to the bit, and how many launches a step has."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from vitlit.model import attention
 from vitlit.model.cast_weights import (
     cast_together,
     forward_with_cast_weights,
+    saves_launches,
     weights_to_cast,
 )
 from vitlit.model.low_rank import add_adapters
@@ -128,3 +130,12 @@ def test_a_step_of_the_cifar10_recipe_has_few_launches(monkeypatch: pytest.Monke
     with Launches() as launches:
         step()
     assert launches.count.total() <= MAX_LAUNCHES, launches.count.most_common()
+
+
+@pytest.mark.parametrize(("is_cuda", "casts"), [(True, True), (True, False), (False, True)])
+def test_launches_are_saved_in_mixed_precision_on_a_gpu_alone(
+    is_cuda: bool, casts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.is_autocast_enabled", lambda kind: casts and kind == "cuda")
+    batch: Any = SimpleNamespace(is_cuda=is_cuda)
+    assert saves_launches(batch) is (is_cuda and casts)

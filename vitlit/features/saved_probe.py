@@ -12,11 +12,10 @@ import torch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.split_record import RECORD_KEY
 from vitlit.errors import InputError
-from vitlit.files import whole_folder
+from vitlit.files import CHECKPOINTS_FOLDER, whole_folder
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 from vitlit.weights.checkpoint import (
-    CHECKPOINTS_FOLDER,
     DATA_KEY,
     LIGHTNING_VERSION,
     MODEL_KEY,
