@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import vitlit
 from vitlit import InputError
 from vitlit.__main__ import main
 from vitlit.cli.advice import advice
-from vitlit.cli.options import option_of
+from vitlit.cli.options import OWNERS, option_of
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import (
     NonFiniteError,
@@ -100,6 +101,28 @@ def test_every_argument_that_an_error_names_is_an_option(
     names = named_arguments()
     assert len(names) > 30
     assert {option_of(name) for name in names} - known == set()
+
+
+def input_errors(tree: ast.AST) -> Iterator[tuple[list[str], bool]]:
+    """Of each InputError that a module makes: the words of its message, whether it has argument=.
+
+    Values within the message are left out.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InputError":
+            text = " … ".join(strings(node.args[0]))
+            yield re.findall(r"[\w.]+", text), any(k.arg == "argument" for k in node.keywords)
+
+
+@pytest.mark.parametrize("name", sorted(n for n in TREES if "/" in n and not n.startswith(PROGRAM)))
+def test_an_error_that_speaks_of_an_argument_names_it(name: str) -> None:
+    known = {
+        arg for kinds in OWNERS.values() for kind in kinds for arg in signature(kind).parameters
+    }
+    for words, has_argument in input_errors(TREES[name]):
+        # words without an underscore may be meant otherwise, but not at the start
+        spoken_of = known.intersection(words[:1], [word for word in words if "_" in word])
+        assert has_argument or not spoken_of, " ".join(words)
 
 
 @pytest.mark.parametrize(

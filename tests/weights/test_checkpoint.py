@@ -197,3 +197,24 @@ def test_damage_since_a_process_wrote_is_noticed(tmp_path: Path) -> None:
     last.write_bytes(last.read_bytes()[:-70])
     saving.save_checkpoint(numbered(3), last)
     assert number_in(tmp_path / "last-1.ckpt") == 1
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_best_and_last_of_a_named_run_are_its_own(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = touch(Path("lightning_logs/a/checkpoints") / f"{name}.ckpt", time=100)
+    touch(Path("lightning_logs/b/checkpoints") / f"{name}.ckpt", time=200)
+    assert checkpoint.resolve_checkpoint(name, Path("lightning_logs/a")) == own
+    example = r"such as lightning_logs/b, or a \.ckpt file"
+    with pytest.raises(InputError, match=f"no {name} checkpoint in the run none: .* {example}"):
+        checkpoint.resolve_checkpoint(name, Path("none"))
+
+
+def test_a_run_folder_means_its_last_checkpoint_for_who_prefers_it(tmp_path: Path) -> None:
+    best = touch(tmp_path / "checkpoints" / "best.ckpt")
+    assert checkpoint.resolve_checkpoint(str(tmp_path), prefer="last") == best
+    last = touch(tmp_path / "last.ckpt")
+    assert checkpoint.resolve_checkpoint(str(tmp_path), prefer="last") == last
+    assert checkpoint.resolve_checkpoint(str(tmp_path), prefer="best") == best

@@ -151,6 +151,13 @@ def test_a_file_of_another_program_has_no_sum(tmp_path: Path) -> None:
     assert durable_file.is_intact(tmp_path / "a.ckpt")
 
 
+def test_an_archive_without_a_whole_last_record_is_left_to_its_reader(tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    for end in (b"", b"PK\5\6" + b"\1" * 17):  # one byte short of a record
+        file.write_bytes(b"x" * 200 + end)
+        assert durable_file.check_durable(file) is False
+
+
 def test_the_file_before_is_kept_beside(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
     for number in range(3):
