@@ -397,6 +397,13 @@ def test_a_pt2_program_holds_what_its_users_must_know(tmp_path: Path) -> None:
     words = "stretched to 20x20, bilinear and antialiased, then the centre cut out"
     assert facts["resize"] == words
     assert facts["output"] == f"logits: float32 (B, {len(NAMES)}), in the order of class_names"
+    assert facts["input"] == "images: float32 (B, 3, 16, 16), red, green, blue"
+    assert [json.loads(facts[name]) for name in ("input_size", "mean", "std")] == [
+        [3, 16, 16],
+        [0.4, 0.5, 0.6],
+        [0.2, 0.3, 0.25],
+    ]
+    assert facts["resize"].startswith("scaled to cover 16x16, bicubic")
 
 
 def train(model: ViT, data: ImageData) -> None:
@@ -593,6 +600,7 @@ def test_the_message_names_the_files_and_how_to_load_them(tmp_path: Path) -> Non
 def test_the_message_tells_size_mean_and_std(tmp_path: Path) -> None:
     message = exported(small_vit(), tmp_path / "out").message
     assert "images (B, 3, 16, 16)" in message
+    assert f"gives logits (B, {len(NAMES)})" in message
     assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.3, 0.25]" in message
 
 
