@@ -23,6 +23,7 @@ from vitlit.cli.check_settings import (
     check_unused,
     check_weights_are_given,
     global_batch_line,
+    tell_global_batch,
     warn_of_many_patches,
 )
 from vitlit.data.datamodule import ImageData
@@ -293,3 +294,13 @@ def test_the_default_folder_holds_nobodys_images(command: str, refusal: str | No
     for place in (default, str(Path(default).expanduser())):
         with nullcontext() if refusal is None else pytest.raises(InputError, match=refusal):
             check_place({"data": data | {"data_dir": place}}, command)
+
+
+@pytest.mark.parametrize(("made_for", "is_told"), [(0, False), (48, False), (8, True), (-1, True)])
+def test_a_global_batch_is_told_if_the_recipe_was_made_for_another(
+    made_for: int, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=3)
+    with caplog.at_level("INFO"):
+        tell_global_batch(trainer, 8, made_for)
+    assert ("global batch 48: 2 processes of 3 accumulated" in caplog.text) is is_told
