@@ -292,6 +292,15 @@ def test_only_a_training_takes_over_the_settings_of_the_trainer(
     assert start.steps == 2
 
 
+def test_a_checkpoint_that_counts_no_steps_is_before_the_first(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {**checkpoint.read_checkpoint(run), "global_step": "many"}
+    monkeypatch.setattr(checkpoint, "read_checkpoint", lambda _: content)
+    first = {"model": {"pretrained": None}, "data": {"images": None}}
+    assert FromCheckpoint(run, first, "test").steps == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "has", "is_refused"),
     [

@@ -218,3 +218,15 @@ def test_a_run_folder_means_its_last_checkpoint_for_who_prefers_it(tmp_path: Pat
     last = touch(tmp_path / "last.ckpt")
     assert checkpoint.resolve_checkpoint(str(tmp_path), prefer="last") == last
     assert checkpoint.resolve_checkpoint(str(tmp_path), prefer="best") == best
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_what_is_not_used_of_a_checkpoint_stays_on_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "a.ckpt"
+    torch.save({"weights": torch.ones(100_000)}, file)
+    content = checkpoint.read_content(file, mmap=True)
+    assert str(file) in Path("/proc/self/maps").read_text()
+    del content
+    content = checkpoint.read_content(file, mmap=False)
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    assert bool((content["weights"] == 1).all())
