@@ -56,3 +56,16 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"a: \xff\xfe")
     with pytest.raises(InputError, match="not text in UTF-8"):
         safe_yaml.read_yaml(file)
+
+
+def test_values_are_nested_as_deep_as_is_said() -> None:
+    safe_yaml.parse_yaml("[" * 51 + "]" * 51, "here")
+    with pytest.raises(InputError, match="nested more than 50 deep"):
+        safe_yaml.parse_yaml("[" * 52 + "]" * 52, "here")
+
+
+def test_values_are_as_many_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe_yaml, "MAX_NODES", 10)
+    safe_yaml.parse_yaml("[a, a, a, a, a, a, a, a, a]", "here")  # nine, and the list itself
+    with pytest.raises(InputError, match="expands to more than 10 values"):
+        safe_yaml.parse_yaml("[a, a, a, a, a, a, a, a, a, a]", "here")

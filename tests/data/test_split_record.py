@@ -5,10 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from photo_folder import PhotoFolder
+from PIL import Image
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import PastTraining
-from vitlit.data.split_record import RECORD_KEY, file_hashes, record_of
+from vitlit.data.split_record import (
+    RECORD_KEY,
+    file_hashes,
+    is_same_data,
+    record_of,
+)
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 
@@ -161,3 +167,37 @@ def test_sets_that_never_change_have_no_record(photo_folder: PhotoFolder) -> Non
 def test_a_record_that_makes_no_sense_is_none(odd: object) -> None:
     assert record_of({RECORD_KEY: odd}) == {}
     assert record_of({}) == {}
+
+
+def test_images_that_were_all_saved_anew_keep_their_sides(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(count=20)
+    before = fitted(root)
+    trained = names_of(before.splits["train"])
+    for path in root.glob("*/*"):
+        with Image.open(path) as image:
+            turned = image.convert("RGB").rotate(90)
+        turned.save(path)
+    now = photos(root, split_seed=5)
+    now.hold_to(PastTraining(before.hparams, before.state_dict()))
+    now.setup("test")
+    found = names_of(now.splits["test"])
+    assert found
+    assert not found & trained
+
+
+def test_one_known_image_in_ten_makes_a_folder_that_of_the_training() -> None:
+    record = {"train": torch.tensor([[1, 7]]), "val": torch.tensor([[2, 8]])}
+    assert is_same_data(record, torch.tensor([8, *range(100, 109)]))
+    assert not is_same_data(record, torch.tensor([8, *range(100, 110)]))
+
+
+def test_a_folder_without_a_test_part_names_the_split_as_what_to_change(
+    photo_folder: PhotoFolder,
+) -> None:
+    root = photo_folder(count=8)
+    (root / "train").mkdir()
+    for name in ("cat", "dog"):
+        (root / name).rename(root / "train" / name)
+    with pytest.raises(InputError, match="has no test folder; score the validation split") as found:
+        photos(root).setup("test")
+    assert found.value.arguments == ("split",)
