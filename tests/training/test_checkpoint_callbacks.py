@@ -214,3 +214,11 @@ def test_settings_are_kept_if_they_are_plain() -> None:
     }
     assert "trainer.precision" not in kept
     assert kept["seed_everything"] is None
+
+
+def test_nothing_is_saved_within_an_epoch_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = Saves()
+    monkeypatch.setattr("vitlit.training.checkpoint_callbacks.time.monotonic", lambda: 1e9)
+    for step in range(1, 12):
+        callback.on_train_batch_end(at_batch(8, global_step=step), None, None, None, 7)
+    assert callback.count == 0
