@@ -19,11 +19,20 @@ from vitlit.evaluation.inference import Compute, Rows, collect, evenly_thinned, 
 from vitlit.files import replacing
 from vitlit.messages import labelled
 from vitlit.patches import unpatchify
-from vitlit.weights.export import ONNX_NAME
+from vitlit.weights.export import ONNX_NAME, ExportFormat
 
 Quantize = Literal["none", "int8"]
 INT8_NAME = "model.int8.onnx"
 MOST_IMAGES = 2000  # of the validation split; more would tell the difference no better
+
+
+def check_quantize(quantize: Quantize, format: ExportFormat) -> None:
+    """Refuse integers in a format that has none."""
+    if quantize != "none" and format != "onnx":
+        raise InputError(
+            f"quantize {quantize} applies to format onnx; leave it out with {format}",
+            argument=("quantize", "format"),
+        )
 
 
 def write_int8(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.commands.int8 import Quantize, int8_lines, write_int8
+from vitlit.commands.int8 import Quantize, check_quantize, int8_lines, write_int8
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
@@ -117,11 +117,7 @@ class Commands:
 
         Returns the lines to print: what was written and how to use it.
         """
-        if quantize != "none" and format != "onnx":
-            raise InputError(
-                f"quantize {quantize} applies to format onnx; leave it out with {format}",
-                argument=("quantize", "format"),
-            )
+        check_quantize(quantize, format)
         load_weights(model, ckpt_path)
         # remove_head leaves class_names as they were, so the head is asked first.
         names = model.class_names if model.num_classes else []
@@ -292,12 +288,3 @@ def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
     """Load the weights of a checkpoint, if one is given."""
     if ckpt_path is not None:
         model.load_state_dict(read_whole_checkpoint(Path(ckpt_path))["state_dict"])
-
-
-def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
-    """After ``explain``: the files, and what they lack for a model without a head."""
-    names = " ".join(sorted(file.name for file in folder.iterdir()))
-    lines = [f"wrote       {relative_path(folder)}: {names}"]
-    if not has_head:
-        lines.append("left out    predicted classes and relevance to them: there is no head")
-    return lines

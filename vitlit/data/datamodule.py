@@ -78,8 +78,7 @@ class PlainImageData(SplitLoaders):
         std: Standard deviation of each channel in place of the data set's.
         invert: Replace pixels p by 1 - p; the mean becomes 1 - mean.
         num_workers: Processes that load batches; by default none for sets in memory, else one for
-            each processor that vitlit may use, at most 8. Fewer if /dev/shm has no room for their
-            batches.
+            each processor that vitlit may use, at most 8, or as many as /dev/shm has room for.
         memory_gb: Image files that fit this many gigabytes when decoded are decoded once, into a
             cache in $VITLIT_CACHE or ~/.cache/vitlit; larger sets are decoded in each epoch.
         on_bad_image: What to do with image files that cannot be read: refuse lists them before

@@ -295,7 +295,6 @@ class ViT(nn.Module):
 
 def config_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """The ``config`` of ``ViT(**arguments)``, without building it."""
-    defaults = {
-        name: parameter.default for name, parameter in inspect.signature(ViT).parameters.items()
-    }
+    parameters = inspect.signature(ViT).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     return complete_arguments(defaults | arguments)
