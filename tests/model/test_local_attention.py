@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat
+from timm.models import beit
 from timm.models.convit import GPSA
 from torch import Tensor, nn
 from vit_pytorch import vit_for_small_dataset as small_dataset
@@ -28,11 +29,48 @@ GRID = (2, 3)
 def layer_of(kind: str, *, prefix: int = 0, grid: tuple[int, int] = GRID, **changes: Any) -> Any:
     """In float64, with every parameter far from zero."""
     torch.manual_seed(1)
-    place = {"grid": grid, "prefix": prefix, "locality_strength": 1.0} if kind == "gpsa" else {}
+    place: dict[str, Any] = {}
+    if kind in ("gpsa", "relative"):
+        place = {"grid": grid, "prefix": prefix}
+    if kind == "gpsa":
+        place["locality_strength"] = 1.0
     layer = ATTENTIONS[kind](**{"dim": 16, "num_heads": 4, **place, **changes}).double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     return layer.eval()
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 3), (1, 4)])
+def test_relative_attention_is_that_of_timms_beit(grid: tuple[int, int]) -> None:
+    layer = layer_of("relative", grid=grid, prefix=1)
+    theirs = beit.Attention(16, 4, qkv_bias=True, window_size=grid).double().eval()
+    q, k, v = layer.qkv.bias.chunk(3)
+    k.data.zero_()  # timm's has no bias of the keys
+    state = {name: value for name, value in layer.state_dict().items() if name != "qkv.bias"}
+    theirs.load_state_dict(state | {"q_bias": q.detach(), "v_bias": v.detach()})
+    tokens = torch.randn(2, 1 + math.prod(grid), 16, dtype=torch.float64)
+    torch.testing.assert_close(layer(tokens), theirs(tokens))
+
+
+def test_the_bias_of_relative_attention_depends_on_the_offset_alone() -> None:
+    layer = layer_of("relative", grid=(3, 4), prefix=2)
+    bias = layer.bias()
+    for row in range(2, 14):
+        for other in range(2, 14):
+            down, across = (row - 2) // 4 - (other - 2) // 4, (row - 2) % 4 - (other - 2) % 4
+            place = (down + 2) * 7 + across + 3
+            assert torch.equal(bias[:, row, other], layer.relative_position_bias_table[place])
+    three = [bias[:, 0, 5], bias[:, 5, 1], bias[:, 1, 0]]
+    assert torch.equal(torch.stack(three), layer.relative_position_bias_table[-3:])
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_the_matrices_of_relative_attention_give_its_output(prefix: int) -> None:
+    layer = layer_of("relative", grid=(2, 3), prefix=prefix)
+    tokens = torch.randn(2, 6 + prefix, 16, dtype=torch.float64)
+    _, _, v = layer.project(tokens)
+    mixed = (layer.weights(tokens) @ v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(layer(tokens), layer.proj(mixed))
 
 
 def timm_gpsa(layer: GatedPositionalAttention) -> GPSA:

@@ -40,6 +40,8 @@ TIMM: dict[str, dict[str, Any]] = {
     "vit_base_patch16_rope_ape_224": {},
     "vit_base_patch16_rope_reg1_gap_256": {},
     "beit3_base_patch16_224": {},
+    "beit_base_patch16_224": {},
+    "beitv2_large_patch16_224": {},
     "aimv2_large_patch14_224": {"img_size": 28},
     "vit_intern300m_patch14_448": {"img_size": 28},
 }
@@ -99,7 +101,7 @@ def test_rotary_models_give_timms_outputs_at_another_size(
     [
         ("vit_base_patch16_rpn_224", "normalises after each layer"),
         ("vit_small_patch16_rope_mixed_224", "learns the frequencies"),
-        ("beit_base_patch16_224", "relative positions"),
+        ("vit_relpos_small_patch16_224", "computes a bias of the attention"),
     ],
 )
 def test_what_no_argument_expresses_is_refused_with_its_reason(
@@ -108,6 +110,33 @@ def test_what_no_argument_expresses_is_refused_with_its_reason(
     timm_folder(tmp_path, name)
     with pytest.raises(InputError, match=f"{name} .*{reason}"):
         load(tmp_path)
+
+
+def test_a_bare_file_of_beit_tells_its_size(tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path, "beit_base_patch16_224", img_size=48)
+    torch.save(theirs.state_dict(), tmp_path / "beit.pth")
+    ours = load(tmp_path / "beit.pth", num_heads=2).model
+    assert ours.img_size == (48, 48)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
+
+
+def test_relative_positions_are_resized_to_another_grid(tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path, "beit_base_patch16_224", img_size=64)
+    tables = [block.attn.relative_position_bias_table for block in theirs.blocks]
+    # a plane stays a plane: the bias grows with the offset in units of the image
+    rows, cols = torch.meshgrid(torch.linspace(-1, 1, 7), torch.linspace(-1, 1, 7), indexing="ij")
+    tables[0].data[:-3] = (rows + 2 * cols).reshape(-1, 1).expand(-1, 2)
+    save_for_hf(theirs, tmp_path, model_args=SIZES | {"img_size": 64}, safe_serialization=True)
+    ours = load(tmp_path, img_size=[32, 96]).model
+    table = ours.state_dict()["blocks.0.attn.relative_position_bias_table"]
+    assert torch.equal(table[-3:], tables[0][-3:])
+    centre = table[:-3].view(3, 11, 2)
+    torch.testing.assert_close(centre[1, 5], torch.zeros(2), rtol=0, atol=1e-5)
+    assert (centre.diff(dim=0) > 0).all()
+    assert (centre.diff(dim=1) > 0).all()
+    ours(torch.randn(1, 3, 32, 96))
 
 
 @pytest.mark.parametrize("name", ["eva02_base_patch14_224", "vit_small_patch16_dinov3"])

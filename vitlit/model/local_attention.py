@@ -1,8 +1,8 @@
-"""Attention that knows what is near: LSA and GPSA, and the kind of attention of each block.
+"""Attention that knows what is near: LSA, GPSA, relative; and the kind of each block.
 
 tokens (B, N, D) -> tokens (B, N, D); weights (B, h, N, N)
 
-lsa (Lee et al., 2021), gpsa (d'Ascoli et al., 2021).
+lsa (Lee et al., 2021), gpsa (d'Ascoli et al., 2021), relative (BEiT, Bao et al., 2022).
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitlit.errors import InputError
 from vitlit.model.attention import Attention
 
-AttentionName = Literal["softmax", "lsa", "gpsa"]
+AttentionName = Literal["softmax", "lsa", "gpsa", "relative"]
 
 
 class ExplicitAttention(Attention):
@@ -116,10 +116,64 @@ class GatedPositionalAttention(ExplicitAttention):
         return share * content + position
 
 
+class RelativeAttention(Attention):
+    """softmax(q k^T / sqrt(d) + bias), a bias learned for each offset (BEiT, Bao et al., 2022).
+
+    ``relative_position_bias_table`` ``((2 rows - 1)(2 cols - 1) + 3, h)``, timm's name and order,
+    starts at 0. Its last three rows are those from a prefix token to a patch, from a patch to a
+    prefix token, and among prefix tokens.
+    """
+
+    index: Tensor
+
+    def __init__(self, *, grid: tuple[int, int], prefix: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        table = torch.zeros(relative_rows(grid), self.num_heads)
+        self.relative_position_bias_table = nn.Parameter(table)
+        self.register_buffer("index", relative_index(grid, prefix), persistent=False)
+
+    def bias(self) -> Tensor:
+        """What is added to the logits of all images: ``(h, N, N)``."""
+        return self.relative_position_bias_table[self.index].permute(2, 0, 1)
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        logits = q * self.scale @ k.transpose(-2, -1)
+        return (logits + self.bias().to(q.dtype)).softmax(dim=-1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        # The fused kernel takes the bias as a mask, which it adds to the logits.
+        bias = self.bias().to(q.dtype)[None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def relative_rows(grid: tuple[int, int]) -> int:
+    """Rows in the table of relative positions: one for each offset, and three for prefix tokens."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+
+
+def relative_index(grid: tuple[int, int], prefix: int) -> Tensor:
+    """The row of the table for each query and key: int64 ``(prefix+N, prefix+N)``."""
+    # On the CPU even for a model on the meta device: no checkpoint holds the numbers.
+    device = torch.device("cpu") if torch.get_default_device().type == "meta" else None
+    rows, cols = grid
+    y = torch.arange(rows, device=device).repeat_interleave(cols)
+    x = torch.arange(cols, device=device).repeat(rows)
+    down, across = y[:, None] - y + rows - 1, x[:, None] - x + cols - 1  # from 0
+    index = F.pad(down * (2 * cols - 1) + across, (prefix, 0, prefix, 0))
+    total = relative_rows(grid)
+    index[:prefix], index[prefix:, :prefix], index[:prefix, :prefix] = (
+        total - 3,
+        total - 2,
+        total - 1,
+    )
+    return index
+
+
 ATTENTIONS: dict[str, type[Attention]] = {
     "softmax": Attention,
     "lsa": LocalitySelfAttention,
     "gpsa": GatedPositionalAttention,
+    "relative": RelativeAttention,
 }
 
 
@@ -152,6 +206,8 @@ def attention_layers(
                     f"or give attention gpsa",
                     argument=(name, "attention"),
                 )
+        if kind == "relative":
+            return [partial(RelativeAttention, grid=grid, prefix=prefix)] * depth
         return [ATTENTIONS[kind]] * depth
     if not (math.isfinite(locality_strength) and locality_strength >= 0):
         raise InputError(

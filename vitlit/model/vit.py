@@ -54,8 +54,9 @@ class ViT(nn.Module):
         stem_convs: Convolutions of conv_stem before each halving of the image. 1 is CCT's stem;
             with more, a GroupNorm follows each, and widths double up to embed_dim.
         attention: softmax, lsa (locality self-attention: heads learn their temperature, and no
-            token attends to itself; Lee et al., 2021) or gpsa (gated positional self-attention:
-            heads weigh content against distance; ConViT, d'Ascoli et al., 2021).
+            token attends to itself; Lee et al., 2021), gpsa (gated positional self-attention:
+            heads weigh content against distance; ConViT, d'Ascoli et al., 2021) or relative (a
+            bias learned for each offset between two patches; BEiT, Bao et al., 2022).
         gpsa_blocks: Number of blocks with gpsa, from the first; the others have softmax. By
             default all but the last two, as in ConViT.
         locality_strength: How narrow the attention of gpsa is at the start; 1 in ConViT.

@@ -19,7 +19,14 @@ OptimizerName = Literal["adamw", "adam", "sgd", "muon"]
 
 # Tables and vectors, although they have two axes or more: decay "matrices" spares them. locality is
 # the positional part of GPSA (d'Ascoli et al., 2021), latent the query of global_pool map.
-NOT_MATRICES = ("pos_embed", "cls_token", "reg_token", "locality", "latent")
+NOT_MATRICES = (
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "locality",
+    "latent",
+    "relative_position_bias_table",
+)
 
 
 def layer_of(name: str, depth: int) -> int:

@@ -14,14 +14,21 @@ from vitlit.errors import InputError, first_few
 from vitlit.model.low_rank import without_adapters
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT, config_of
-from vitlit.patches import grid_size
+from vitlit.patches import Grid, grid_size
 from vitlit.weights.pretrained import Weights, untold_names
-from vitlit.weights.reshaping import adapt_input_channels, resample_filters, resample_positions
+from vitlit.weights.reshaping import (
+    RELATIVE_ENDING,
+    adapt_input_channels,
+    resample_filters,
+    resample_positions,
+    resized_relative,
+)
 
 EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they are, name's ending
     "temperatures of lsa": ".attn.sharpness",
     "gates of gpsa": ".attn.gate",
     "localities of gpsa": ".attn.locality",
+    "relative positions": RELATIVE_ENDING,
     "scores of the pooling": "seq_pool.score.weight",
 }
 # whole parts that a model has or has not, by the start of their parameters' names
@@ -44,15 +51,8 @@ SHAPING = (
 )
 # settings in which models can differ although their parameters have the same names and shapes
 TOLD_BY_NO_SHAPE = (
-    "num_heads",
-    "norm_eps",
-    "act",
-    "attention",
-    "rope",
-    "rope_base",
-    "rope_grid",
-    "rope_offset",
-)
+    "num_heads", "norm_eps", "act", "attention", "rope", "rope_base", "rope_grid", "rope_offset",
+)  # fmt: skip
 HEAD_KEYS = ("head.weight", "head.bias")
 PREFIX_TOKENS = ("cls_token", "reg_token")  # in the order of their rows in the positions
 
@@ -81,11 +81,12 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
     own = without_adapters(model.state_dict())
     state = dict(weights.state)  # a copy: the caller's weights stay as they are
     _adapt_filters(state, model, notes)
-    # positions first: they are split by the prefix tokens that the weights still have
+    # before the prefix tokens, by which positions are split
     _adapt_positions(state, weights, model, notes)
     _adapt_prefix(state, own, notes)
     _adapt_norm(state, own, notes)
     _adapt_head(state, own, (weights.class_names, class_names), notes)
+    _adapt_relative(state, weights, model, notes)
     _adapt_extras(state, own, notes)
     _adapt_parts(state, own, notes)
     _note_differences(weights, model, notes)
@@ -170,8 +171,22 @@ def _adapt_positions(
     parts.append(resample_positions(patches, old_grid, model.grid_size))
     state["pos_embed"] = torch.cat(parts, dim=1)
     if old_grid != model.grid_size:
-        sizes = [f"{high}x{wide}" for high, wide in (old_grid, model.grid_size)]
-        notes.append(f"positions resized from {sizes[0]} to {sizes[1]} patches")
+        notes.append(f"positions {_resized(old_grid, model.grid_size)}")
+
+
+def _adapt_relative(
+    state: dict[str, Tensor], weights: Weights, model: ViT, notes: list[str]
+) -> None:
+    """Resize the tables of relative positions to the model's grid."""
+    old = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
+    tables = resized_relative(state, old, model.grid_size)
+    if tables and model.config["attention"] == "relative":
+        state |= tables
+        notes.append(f"relative positions {_resized(old, model.grid_size)}")
+
+
+def _resized(old: Grid, new: Grid) -> str:
+    return f"resized from {old[0]}x{old[1]} to {new[0]}x{new[1]} patches"
 
 
 def _adapt_prefix(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[str]) -> None:

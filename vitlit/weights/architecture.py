@@ -13,10 +13,12 @@ from torch import Tensor
 from vitlit.errors import InputError, first_few
 from vitlit.model.vit import ViT
 from vitlit.weights.image_size import image_size
+from vitlit.weights.reshaping import RELATIVE_ENDING
 from vitlit.weights.weight_formats import FILTERS_KEY, WeightFormat
 
 # embed_dim -> heads of published models whose heads are not 64 wide: so400m, huge, giant, gigantic
 PUBLISHED_NUM_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+RELATIVE_KEY = f"blocks.0{RELATIVE_ENDING}"
 FIRST_MLP_KEY, SECOND_MLP_KEY = "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"
 UNTOLD_POOL = (
     "global_pool token assumed, since the weights have a class token and no fc_norm; if the model "
@@ -56,6 +58,8 @@ def infer_arguments(
     if "pos_embed" in state:
         _shape(state, "pos_embed", 3, source)
     # weights with rotary positions have no table either, and would load but compute nonsense
+    elif RELATIVE_KEY in state:
+        told = _relative_size(state, patch, source) | told
     elif told.get("pos_embed") != "none" and told.get("rope", "none") == "none":
         _refuse_other(state, source)
     pool = _pool(state, told, given, kind, notes)
@@ -70,6 +74,7 @@ def infer_arguments(
         "mlp_ratio": _ratio(hidden, width),
         "mlp": "swiglu" if first == 2 * hidden else "gelu",
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "attention": "relative" if RELATIVE_KEY in state else "softmax",
         "pos_embed": "learn" if "pos_embed" in state else "none",
         "global_pool": pool,
         # None where it follows from global_pool, so that it changes if the user changes that
@@ -86,6 +91,13 @@ def infer_arguments(
         pool_hidden = _shape(state, "attn_pool.mlp.fc1.weight", 2, source)[0]
         inferred["pool_mlp_ratio"] = _ratio(pool_hidden, width)
     return inferred
+
+
+def _relative_size(state: dict[str, Tensor], patch: int, source: str) -> dict[str, Any]:
+    """The image size of a square whose relative positions have this table; empty for others."""
+    sides = math.isqrt(max(0, _shape(state, RELATIVE_KEY, 2, source)[0] - 3))
+    is_square = sides % 2 == 1 and sides**2 + 3 == len(state[RELATIVE_KEY])
+    return {"img_size": (sides + 1) // 2 * patch} if is_square else {}
 
 
 def _pool(

@@ -76,7 +76,6 @@ LAYOUTS = (
 REFUSED = (
     (r"_rpn_", "normalises after each layer"),
     (r"_rope_mixed_", "learns the frequencies of its rotary positions"),
-    (r"^beit(v2)?_", "adds a learned bias to the attention of each block (relative positions)"),
     (r"relpos_", "computes a bias of the attention from relative positions"),
     (r"^vit_d?pwee_|_xp_|_18x2_", "runs attention and MLP side by side"),
     (r"enormous_patch14_clip", "normalises after attention and MLP"),

@@ -18,6 +18,8 @@ Tensors = dict[str, Tensor]
 # Layers of a block whose bias some programs leave out; a bias of zeros computes the same.
 BIASED_LAYERS = ("attn.proj", "mlp.fc1", "mlp.fc2")
 
+RELATIVE_ENDING = ".attn.relative_position_bias_table"  # of BEiT, in each block
+
 
 class Rotary(NamedTuple):
     """How a program lays out the pairs that rotary positions turn.
@@ -153,6 +155,23 @@ def resample_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
     # antialiased as in timm: without it a smaller grid would take single positions, not averages
     x = F.interpolate(x, size=new, mode="bicubic", antialias=True)
     return x.flatten(2).transpose(1, 2).to(table.dtype)
+
+
+def resample_relative(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Relative positions ``((2 rows - 1)(2 cols - 1) + 3, h)`` for another grid, bicubic.
+
+    The offset 0 stays in the middle; the three rows of the prefix tokens stay as they are.
+    """
+    sizes = [(2 * rows - 1, 2 * cols - 1) for rows, cols in (old, new)]
+    offsets = resample_positions(table[None, :-3], sizes[0], sizes[1])[0]
+    return torch.cat([offsets, table[-3:]])
+
+
+def resized_relative(state: Tensors, old: Grid, new: Grid) -> Tensors:
+    """The tables of relative positions for another grid; empty if the grid is the same."""
+    tables = {name: value for name, value in state.items() if name.endswith(RELATIVE_ENDING)}
+    resized = {name: resample_relative(value, old, new) for name, value in tables.items()}
+    return {} if old == new else resized
 
 
 def resample_filters(filters: Tensor, patch_size: int) -> Tensor:

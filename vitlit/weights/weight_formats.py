@@ -161,7 +161,7 @@ DROPPED_PARTS = {  # parts of pre-training that no classifier uses
     r"^(visual_)?projection(\.weight)?$": "the projection to the space shared with texts",
     r"^local_cls_norm\.": "the second norm of the class token, which local crops use",
     # tables that follow from the arguments of the model
-    r"(^|\.)rope(_embed(dings)?)?\.|^embeddings\.position_ids$": "",
+    r"(^|\.)rope(_embed(dings)?)?\.|^embeddings\.position_ids$|\.relative_position_index$": "",
 }
 # The parts of a model of images and texts that are not the image tower.
 TEXT_PARTS = (
