@@ -81,6 +81,10 @@ def test_a_checkpoint_holds_what_was_trained_and_names_the_rest(trained: Path, t
     [optimizer] = found["optimizer_states"]
     assert len(optimizer["state"]) == len(adapters) + 2
     assert (trained / SAVED).stat().st_size < tiny.stat().st_size / 3
+    weights = sum(
+        found["state_dict"][name].nbytes for name in kept | adapters if "patch" not in name
+    )
+    assert Classifier(**found["hyper_parameters"]).saved_bytes == weights
 
 
 def test_merged_weights_answer_as_the_trained_model(trained: Path, tiny: Path) -> None:
@@ -181,20 +185,23 @@ def test_adapters_are_refused_over_other_weights(
     file = Path(shutil.copy(trained / SAVED, tmp_path))
     changed = content(file)
     changed["base_weights"]["file"] = str(tmp_path / "other.pth")
-    torch.save(changed, file)
-    command = ["export", "--ckpt_path", str(file), "--out", str(tmp_path / "out"), *QUIET[2:]]
-    # neither there nor at its name
-    changed["base_weights"]["source"] = "gone.pth"
-    torch.save(changed, file)
-    assert main(command) == 2
+
+    def export(name: str, source: str) -> int:
+        changed["base_weights"]["source"] = source
+        torch.save(changed, file)
+        out = ["--out", str(tmp_path / name)]
+        return main(["export", "--ckpt_path", str(file), *out, *QUIET[2:]])
+
+    assert export("first", "gone.pth") == 2
     assert "other.pth, which are missing; put the file back" in capsys.readouterr().err
+    assert export("second", str(tiny)) == 0  # by its name, as on the hub
     state = torch.load(tiny, weights_only=True)
     state["norm.bias"] += 1
-    torch.save(state, tmp_path / "other.pth")  # beside the checkpoint, too
-    assert main(command) == 2
+    torch.save(state, tmp_path / "other.pth")
+    assert export("third", str(tiny)) == 2
     assert "holds adapters for other weights than" in capsys.readouterr().err
     shutil.copy(tiny, tmp_path / "other.pth")
-    assert main(command) == 0
+    assert export("fourth", "gone.pth") == 0
 
 
 def test_adapters_over_merged_adapters_find_all_their_weights(

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from vitlit.errors import InputError, inform, warn
 from vitlit.files import CHECKPOINTS_FOLDER, FINISHED_FILE, LAST_FILE, LOCK_FILE, RUNS_FOLDER
 from vitlit.training.slurm import job_name
+from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
 
 MEGABYTE = 1e6  # bytes
@@ -170,7 +170,7 @@ class Claim:
         writes = trainer["logger"] is not False or trainer["enable_checkpointing"] is not False
         return self.take(root, named) if writes and not trainer["fast_dev_run"] else None
 
-    def require_room(self, model: torch.nn.Module, *, averaged: bool) -> None:
+    def require_room(self, model: TrainableViT, *, averaged: bool) -> None:
         """Refuse to train what could not be saved. averaged: whether there is a moving average.
 
         Four checkpoints exist at once: best, last, the previous last, and the one being written.
@@ -178,7 +178,7 @@ class Claim:
         """
         if self.folder is None:
             return
-        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        size = model.saved_bytes
         files = self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
         present = sum(file.stat().st_size for file in files)
         require_room(self.folder, max(0, 4 * size * (4 if averaged else 3) - present) + LOG_BYTES)

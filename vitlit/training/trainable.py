@@ -176,6 +176,13 @@ class TrainableViT(nn.Module):
     def num_classes(self) -> int:
         return self.vit.num_classes
 
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of the weights in a checkpoint; with adapters, others are left to their file."""
+        if self.hparams["lora_rank"]:
+            return sum(one.nbytes for one in self.vit.parameters() if one.requires_grad)
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
+
     def load_pretrained(self, weights: Weights | None = None) -> None:
         """Load weights, adapted to this model; by default those that ``pretrained`` names.
 
