@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from vitlit.messages import labelled, labelled_command, short_number, short_time
+from vitlit.messages import filled, labelled, labelled_command, short_number, short_time
 
 
 def test_text_stays_in_its_column_within_80_letters() -> None:
@@ -13,6 +13,13 @@ def test_text_stays_in_its_column_within_80_letters() -> None:
     assert all(line.startswith(" " * 12) for line in lines[1:])
     assert all(len(line) <= 80 for line in lines[:-1])
     assert lines[-1].strip() == "x" * 90  # a path is never broken
+
+
+def test_filled_text_keeps_long_words_whole() -> None:
+    lines = filled("a word " * 20 + "x" * 99).splitlines()
+    assert lines[-1] == "  " + "x" * 99
+    assert all(len(line) <= 80 for line in lines[:-1])
+    assert [line[:2] for line in lines[1:]] == ["  "] * (len(lines) - 1)
 
 
 def test_a_broken_command_is_still_one_for_a_shell() -> None:

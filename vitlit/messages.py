@@ -26,6 +26,17 @@ def labelled(word: str, text: str) -> str:
     ).replace(KEPT_SPACE, " ")
 
 
+def filled(text: str) -> str:
+    """Text in lines of 80 columns, those after the first indented by two; long words stay whole."""
+    return textwrap.fill(
+        text,
+        LINE_WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def labelled_command(word: str, *parts: str) -> str:
     """A command that a shell takes as it is printed, broken between its parts if need be."""
     lines = [f"{word:{WORD_WIDTH}}{parts[0]}"]

@@ -63,12 +63,14 @@ def test_each_model_is_scored_as_it_was_trained(
     assert main(["compare", *runs, *QUIET]) == 0
     out = capsys.readouterr().out
     assert "359 images of digits test" in out
-    rows = [line for line in out.splitlines() if line.startswith("lightning_logs")]
-    assert [re.findall(r"  (0\.\d{4})", row)[0] for row in rows] == [
-        f"{accuracy(home / run):.4f}" for run in runs
-    ]
-    assert "its split_seed was 5: it may have been trained on these images" in rows[2]
-    assert "its" not in rows[1]
+    # each name has a line to itself, and the numbers are on the next one
+    rows = re.findall(r"^(lightning_logs\S+)\n +(0\.\d{4})", out, flags=re.MULTILINE)
+    assert [found for _, found in rows] == [f"{accuracy(home / run):.4f}" for run in runs]
+    # below the numbers of the third, and of no other
+    before, last = " ".join(out.split()).split(rows[2][0])
+    assert "its split_seed was 5: it may have been trained on these images" in last
+    assert "its split_seed" not in before
+    assert max(map(len, out.splitlines())) <= 80
     assert "(Holm)" in out
 
 
@@ -105,9 +107,10 @@ def test_other_data_are_named_and_equal_answers_are_called_so(
     monkeypatch.chdir(home)
     other = altered(home, tmp_path, dataset="folder", data_dir="/photos")
     assert main(["compare", "lightning_logs/run_0", other, *QUIET]) == 0
-    row = capsys.readouterr().out.splitlines()[-1]
-    assert "right and wrong on the same images; it was" in row
-    assert row.endswith("trained on other data, folder /photos")
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.endswith(
+        "right and wrong on the same images; it was trained on other data, folder /photos"
+    )
 
 
 def scored(name: str, right: int, count: int = 1000) -> Scored:
@@ -116,6 +119,20 @@ def scored(name: str, right: int, count: int = 1000) -> Scored:
     logits[:right, 0] = 1
     logits[right:, 1] = 1
     return Scored(name, Rows(logits, labels, torch.arange(count)), "")
+
+
+def test_long_names_are_whole_and_no_line_is_wider_than_80() -> None:
+    long = "lightning_logs/a_run_with_a_long_name/checkpoints/best.ckpt"
+    note = "it was trained on 123 of these 1000 images"
+    table = comparison_lines([scored("a", 900), scored(long, 950)._replace(note=note)], "title")
+    assert long in table
+    lines = "\n".join(table).splitlines()
+    assert max(map(len, lines)) <= 80
+    heading, first, _, second, *_ = lines[2:]
+    # the numbers of both stand below their headings
+    places = [heading.index(name) for name in ("accuracy", "95 %", "balanced", "loss")]
+    for line in (first, second):
+        assert [line[at].isdigit() and line[at - 1] == " " for at in places] == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,7 @@ def test_a_difference_that_counts_alone_may_be_noise_among_several() -> None:
     """Six images against none: p is 2 / 2^6 = 0.031, and twice that among two comparisons."""
     first, better, equal = scored("a", 900), scored("b", 906), scored("c", 901)
     assert comparison_lines([first, better], "")[-1].endswith("p 0.031, 6 against 0 images: better")
-    *_, row, _, _ = comparison_lines([first, better, equal], "")
+    *_, row, _, _, _ = comparison_lines([first, better, equal], "")
     assert re.search(r"p 0\.06\d, 6 against 0 images: within noise$", row)
 
 

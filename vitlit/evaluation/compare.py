@@ -28,6 +28,7 @@ from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, lo
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.evaluation.scores import balanced_accuracy
 from vitlit.evaluation.significance import Difference, compare, holm, wilson
+from vitlit.messages import filled
 from vitlit.model.vit import ViT
 from vitlit.weights import checkpoint, load
 
@@ -35,7 +36,7 @@ SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # the same
 # how images are read: asked for once, and of no influence on their pixels
 READING_SETTINGS = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
 SIGNIFICANCE_LEVEL = 0.05  # from this probability on a difference counts as noise
-MAX_NAME_LETTERS = 60  # of a checkpoint's path in the table; its end is kept
+NAME_WIDTH = 34  # of a checkpoint's path beside its numbers, which take 46 columns
 
 # model, data, precision -> logits (n, K) of the split to score
 ScoreRun = Callable[[ViT, ImageData, str], Rows]
@@ -131,31 +132,31 @@ def _note_seen_images(content: dict[str, Any], data: ImageData) -> str:
 
 
 def comparison_lines(scored: list[Scored], title: str) -> list[str]:
-    """The lines of a table: of each model accuracy, 95 % interval, balanced accuracy, loss in
-    nats, and how it differs from the first.
+    """The lines of a table of 80 columns: of each model accuracy, 95 % interval, balanced accuracy
+    and loss in nats, and below them how it differs from the first.
     """
     first = scored[0]
     found = [compare(other.right, first.right) for other in scored[1:]]
     raised = holm([difference.p for difference in found])  # each model is compared with the first
-    names = [
-        one.name if len(one.name) <= MAX_NAME_LETTERS else "…" + one.name[-MAX_NAME_LETTERS:]
-        for one in scored
-    ]
-    width = max(map(len, [*names, "model"]))
-    table = [
-        title,
-        f"{'model':{width}}  accuracy  95 % interval     balanced  loss    against the first",
-    ]
-    for i, (name, one) in enumerate(zip(names, scored, strict=True)):
+    # beside the numbers; longer names have a line to themselves
+    width = max([5, *(len(one.name) for one in scored if len(one.name) <= NAME_WIDTH)])
+    table = [filled(title)]
+    table.append("against the first: difference (95 % interval), p, images only one gets right")
+    table.append(f"{'model':{width}}  accuracy  95 % interval     balanced  loss")
+    for i, one in enumerate(scored):
         right, count = int(one.right.sum()), len(one.rows.labels)
         low, high = wilson(right, count)
         loss = mean_loss(one.rows.values, one.rows.labels)
         balanced = balanced_accuracy(one.rows.values, one.rows.labels)
-        against = "" if i == 0 else _difference_line(found[i - 1], raised[i - 1])
-        note = f"; {one.note}" if one.note and against else one.note
-        interval = f"{low:.4f} to {high:.4f}"
-        line = f"{name:{width}}  {right / count:.4f}    {interval}  {balanced:.4f}    {loss:.4f}  "
-        table.append((line + against + note).rstrip())
+        name = one.name
+        if len(name) > width:
+            table.append(name)
+            name = ""
+        numbers = f"{right / count:.4f}    {low:.4f} to {high:.4f}  {balanced:.4f}    {loss:.4f}"
+        table.append(f"{name:{width}}  {numbers}")
+        against = [] if i == 0 else [_difference_line(found[i - 1], raised[i - 1])]
+        if remarks := "; ".join([*against, *filter(None, [one.note])]):
+            table.append(filled(f"  {remarks}"))
     if len(found) > 1:
         table.append(f"p is corrected for {len(found)} comparisons (Holm)")
     return table

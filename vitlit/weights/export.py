@@ -21,6 +21,7 @@ from vitlit.errors import InputError
 from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
 from vitlit.images.published_framing import processor_difference
+from vitlit.messages import LINE_WIDTH, filled
 from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
@@ -284,13 +285,17 @@ def _message(
     width = len(portable.class_names) or portable.model.embed_dim
     rows = (portable.mean, portable.std)
     mean, std = (", ".join(f"{value:.6g}" for value in row) for row in rows)
+    # code that is to be copied has a line to itself rather than a break
+    joint = "\n  " if len(f"load it with {load}") > LINE_WIDTH else " "
     return "\n".join(
         [
-            f"wrote {folder}: {', '.join(file.name for file in files)}",
-            *more,
-            f"load it with {load}",
-            f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] and "
-            f"std [{std}], and gives {portable.output} (B, {width})",
+            filled(f"wrote {folder}: {', '.join(file.name for file in files)}"),
+            *map(filled, more),
+            f"load it with{joint}{load}",
+            filled(
+                f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] "
+                f"and std [{std}], and gives {portable.output} (B, {width})"
+            ),
             f"read again, its {portable.output} differ by at most {difference:.1e} of the largest",
         ]
     )
