@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -460,3 +461,31 @@ def test_balanced_weights_are_those_of_the_training_split(changes: dict[str, Any
     torch.testing.assert_close(model.class_weights, counts.sum() / (10 * counts))
     assert recorder.losses[0] == pytest.approx(math.log(10), rel=0.02)
     assert "class_weights" not in model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)]
+)
+def test_one_kernel_updates_all_weights_unless_a_scaler_has_to_unscale_them(
+    precision: str, fused: bool | None
+) -> None:
+    model: Any = Classifier(**SIZE)
+    model.trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
+    assert model.configure_optimizers()["optimizer"].defaults["fused"] is fused
+
+
+def test_the_hook_that_lightning_notes_is_set_without_a_search_of_the_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Classifier(**SIZE)
+
+    def search(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.nn.Module, "__setattr__", search)
+    for name in ("on_train_start", None):
+        model._current_fx_name = name
+        assert model._current_fx_name is name
+    for other in ("new", "_current_fx_name"):
+        with pytest.raises(AssertionError):
+            setattr(model, other, 1)
