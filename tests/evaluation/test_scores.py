@@ -57,6 +57,7 @@ def test_scores_of_two_processes_are_those_of_all_their_images() -> None:
         "balanced_acc": sk.balanced_accuracy_score(labels, predicted),
         "acc": sk.accuracy_score(labels, predicted),
         "count": len(labels),
+        "loss": sk.log_loss(labels, logits.double().softmax(dim=1), labels=range(7)),
     }
     assert {name: float(found[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
 

@@ -87,6 +87,32 @@ def test_a_machine_without_a_compiler_trains_without_it(
     assert "C compiler" in caplog.text or "triton" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("triton", "compilers", "environment", "missing"),
+    [
+        (None, ["gcc"], {}, "the package triton"),
+        (1, [], {}, "a C compiler"),
+        (1, ["cc"], {}, ""),
+        (1, ["gcc"], {}, ""),
+        (1, ["clang"], {}, ""),
+        (1, ["mine"], {}, "a C compiler"),
+        (1, ["mine"], {"CC": "mine"}, ""),
+    ],
+    ids=str,
+)
+def test_what_a_compiler_lacks_is_named(
+    triton: Any,
+    compilers: list[str],
+    environment: dict[str, str],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _: triton)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name in compilers or None)
+    monkeypatch.setattr(compiling.os, "environ", environment)
+    assert compiling.missing_tool() == missing
+
+
 def test_a_training_is_as_long_as_what_is_left_of_it() -> None:
     step = eager_seconds(small(), 64)
     assert training_seconds(small(), trainer(steps=500, global_step=200)) == 300 * step

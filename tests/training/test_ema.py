@@ -98,3 +98,17 @@ def test_an_average_takes_weights_of_any_precision(tmp_path: Path, precision: An
         callbacks=[MovingAverage(0.5)],
     ).fit(model, torch.zeros(5, 1), torch.zeros(1, 1))
     assert model.weight.item() == pytest.approx(averaged(0.5, 5)[-1], rel=0.01)
+
+
+def test_the_weights_are_set_aside_once_and_only_for_an_average() -> None:
+    average, model = MovingAverage(0.9), Stepper()
+    trainer: Any = None
+    average.on_validation_epoch_start(trainer, model)  # of a command that trains nothing
+    average.on_validation_epoch_end(trainer, model)
+    average.setup(trainer, model, "fit")
+    model.weight.data += 5
+    for _ in range(2):  # the average, 0, takes the place of the weights
+        average.on_validation_epoch_start(trainer, model)
+        assert model.weight.item() == 0
+    average.on_validation_epoch_end(trainer, model)
+    assert model.weight.item() == 5

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 from PIL import Image
+from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vitlit.__main__ import main
@@ -73,6 +74,14 @@ def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     history.on_exception(trainer, pl.LightningModule(), RuntimeError())
     assert (tmp_path / "history.png").exists()
+
+
+def test_only_the_first_process_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    history = History(tmp_path)
+    history.rows = [{"epoch": 0, "step": 20, "lr": 1e-3, "train/acc": 0.5}]  # of a resumed run
+    history.on_exception(Epochs(), None, RuntimeError())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.draws
