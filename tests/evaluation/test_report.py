@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
+from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
+from vitlit.evaluation.scoring import Scoring
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -250,3 +254,35 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
     monkeypatch.setattr("vitlit.evaluation.report.os.access", lambda path, mode: False)
     assert score(run) == 2
     assert "give another folder (--out)" in capsys.readouterr().err
+
+
+class Gathered(Scoring):
+    """A module of which only ``all_gather`` is asked for."""
+
+    all_gather, device, logits = "gather", None, None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("world", "gather"), [(1, None), (2, "gather"), (3, "gather")])
+def test_several_processes_gather_the_rows_that_each_has(
+    world: int, gather: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[object] = []
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+
+    def rows(gather: object) -> tuple[torch.Tensor, ...]:
+        asked.append(gather)
+        return logits, torch.tensor([0, 1, 1]), torch.arange(3)
+
+    found: Any = SimpleNamespace(rows=rows)
+    for name in ("collect", "loader_of", "evenly_thinned"):
+        monkeypatch.setattr(report, name, lambda *_: found)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision: decision)
+    plugin = SimpleNamespace(forward_context=nullcontext)
+    data = SimpleNamespace(split="test", setup=lambda _: None, splits={"val": None})
+    trainer: Any = SimpleNamespace(world_size=world, is_global_zero=False, fast_dev_run=False)
+    trainer.strategy, trainer.precision_plugin, trainer.datamodule = strategy, plugin, data
+    writer = report.Report("published", None)
+    writer._found = found
+    writer.on_test_end(trainer, Gathered.__new__(Gathered))  # type: ignore[arg-type]
+    assert asked == [gather, gather]  # of the test and of the validation for the temperature

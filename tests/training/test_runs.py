@@ -327,3 +327,12 @@ def test_a_training_that_early_stopping_ended_says_so_and_how_to_go_on(
     assert "give --early_stopping.patience 0, or more than 1" in capsys.readouterr().err
     assert main([*FIT, *more, "--early_stopping.patience=0"]) == 0
     assert steps_of("second") == 12
+
+
+def test_the_folder_of_a_run_is_made_with_those_above_it(tmp_path: Path) -> None:
+    for named in (None, tmp_path / "c" / "d" / "first"):
+        with runs.Claim() as claim:
+            folder = claim.take(tmp_path / "a" / "b", named)
+            assert folder.is_dir()
+            (folder / "kept").touch()
+    assert named == folder
