@@ -282,9 +282,8 @@ class ViT(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         rows, cols = self.grid_size
-        size = self.patch_embed.patch_size
         images = (self.in_chans, *self.img_size)
-        patches = (rows * cols, self.in_chans * size * size)
+        patches = (rows * cols, self.in_chans * self.patch_embed.patch_size**2)
         takes_patches = self.patch_embed.takes_patches
         if tuple(x.shape[1:]) not in ((images, patches) if takes_patches else (images,)):
             other = f" or patches (B, {patches[0]}, {patches[1]})" if takes_patches else ""

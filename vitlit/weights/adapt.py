@@ -32,10 +32,7 @@ EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they 
     "scores of the pooling": "seq_pool.score.weight",
 }
 # whole parts that a model has or has not, by the start of their parameters' names
-OPTIONAL_PARTS = {
-    "attention pooling": "attn_pool.",
-    "norm before the blocks": "norm_pre.",
-}
+OPTIONAL_PARTS = {"attention pooling": "attn_pool.", "norm before the blocks": "norm_pre."}
 # arguments that decide the shapes of the blocks, which nothing here can resize
 SHAPING = (
     "embed_dim",

@@ -99,8 +99,7 @@ def export_model(
     lines += [why] if format == "safetensors" else []
     if chosen == "huggingface":
         lines += list(filter(None, [processor_difference(portable.framing, model.img_size)]))
-    message = _message(portable, folder, files, difference, lines)
-    return Exported(folder, files, difference, message)
+    return Exported(folder, files, difference, _message(portable, folder, files, difference, lines))
 
 
 def _check_export_choices(format: str, naming: Naming | None) -> None:
