@@ -8,9 +8,6 @@ import pytest
 import torch
 from photo_folder import PhotoFolder
 from PIL import Image
-
-from vitlit import ImageData
-from vitlit.model.vit import ViT
 from vitlit.training.run_summary import (
     batch_line,
     class_words,
@@ -20,6 +17,9 @@ from vitlit.training.run_summary import (
     image_words,
     model_lines,
 )
+
+from vitlit import ImageData
+from vitlit.model.vit import ViT
 
 
 def photos(root: Path) -> ImageData:
