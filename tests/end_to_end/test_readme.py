@@ -60,7 +60,14 @@ def write_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.first
-@pytest.mark.parametrize(("path", "least"), [("README.md", 10), ("docs/attention.md", 3)])
+@pytest.mark.parametrize(
+    ("path", "least"),
+    [
+        ("README.md", 10),
+        ("docs/attention.md", 3),
+        pytest.param("docs/small_data.md", 5, marks=pytest.mark.slow),
+    ],
+)
 def test_the_commands_run_one_after_the_other(
     path: str,
     least: int,
