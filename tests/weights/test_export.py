@@ -598,7 +598,7 @@ def test_the_message_names_the_files_and_how_to_load_them(tmp_path: Path) -> Non
 
 
 def test_the_message_tells_size_mean_and_std(tmp_path: Path) -> None:
-    message = exported(small_vit(), tmp_path / "out").message
+    message = " ".join(exported(small_vit(), tmp_path / "out").message.split())
     assert "images (B, 3, 16, 16)" in message
     assert f"gives logits (B, {len(NAMES)})" in message
     assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.3, 0.25]" in message

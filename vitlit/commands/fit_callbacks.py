@@ -9,7 +9,7 @@ its end.
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,7 +173,8 @@ def naming_way_on(args: list[str], run: Path | None) -> Iterator[None]:
     args: the words of this command. The run's folder keeps them too, for ``vitlit runs``.
     """
     if run is not None and is_first_process():
-        (run / COMMAND_FILE).write_text(f"{resume_command(args, run)}\n", encoding="utf-8")
+        with suppress(OSError):  # a convenience; config.yaml tells enough to go on
+            (run / COMMAND_FILE).write_text(f"{resume_command(args, run)}\n", encoding="utf-8")
     try:
         yield
     except Stopped as stop:
