@@ -111,7 +111,7 @@ def test_pictures_of_mistakes_are_in_the_page(size: tuple[int, int], tmp_path: P
 
 def test_hostile_names_are_words_alone(tmp_path: Path) -> None:
     made = content((HOSTILE, NAMES[1]), title=HOSTILE, calibration=HOSTILE)
-    one = mistake(file=HOSTILE, true=HOSTILE, predicted=NAMES[3])
+    one = mistake(file=HOSTILE + NAMES[3], true=HOSTILE, predicted=HOSTILE)
     about = dict.fromkeys(("dataset", "split", "weights"), HOSTILE)
     metrics = {**made.metrics, "of": about, "note": HOSTILE}
     tags = Reader(written(tmp_path, made._replace(mistakes=[one], metrics=metrics))).tags
