@@ -42,7 +42,7 @@ WAYS = {
     "LoRA, rank 8": ["--model.lora_rank=8"],
     "full fine-tuning": [],
 }
-RATES = ("2e-3", "1e-2")
+RATES = ("5e-3", "2e-2")
 
 
 class Outcome(NamedTuple):
@@ -142,7 +142,7 @@ def large(rank: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the splits")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--quick", action="store_true", help="one epoch, rate and seed")
     parser.add_argument("--write", action="store_true", help="into lora.md")
     args = parser.parse_args()

@@ -257,7 +257,7 @@ def base_record(file: Path, arguments: dict[str, Any], source: str, unchanged: l
         "source": source,
         "file": str(file.absolute()),
         "sha256": sha256_of(file),
-        "given": {name: arguments[name] for name in OFTEN_GIVEN},
+        "given": {name: arguments[name] for name in OFTEN_GIVEN if name in arguments},
         "unchanged": unchanged,
     }
 
