@@ -162,7 +162,8 @@ def main() -> None:
         f"{datetime.now(UTC).date()}, {where}, {measure.packages()}\n\n`{measure.command()}`\n\n"
         f"A ViT of 3 blocks of width 48 learned the digits 0 to 4 in {2 * args.epochs} epochs, "
         f"then {args.epochs} epochs on the digits 5 to 9, with the best of the rates "
-        f"{', '.join(rates)} by validation; {len(args.seeds)} splits.\n\n{table(found)}\n{large(8)}"
+        f"{', '.join(rates)} by validation; split seeds "
+        f"{', '.join(map(str, args.seeds))}.\n\n{table(found)}\n{large(8)}"
     )
     print(text)
     if args.write:
