@@ -17,7 +17,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
-from vitlit.explain.attribution import attention_maps
+from vitlit.explain.attribution import attention_maps, pooled_shares
 from vitlit.weights.load import load
 
 SIZES: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32}
@@ -338,8 +338,35 @@ def test_a_perception_encoders_own_file_gives_the_features_that_timm_makes_of_it
     assert distance(found, expected) <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_pe_core_base_patch16_224"])
-def test_attention_maps_of_rotary_models_are_timms(name: str, tmp_path: Path) -> None:
+MAPPED = [
+    "vit_small_patch16_dinov3",
+    "vit_pe_core_base_patch16_224",
+    "eva02_base_patch14_224",
+    "vit_base_patch16_clip_224",
+    "vit_base_patch16_siglip_256",
+    "beit_base_patch16_224",
+]
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_256", "vit_pe_core_base_patch16_224"])
+def test_what_the_pooling_attends_to_is_what_torchs_attention_says(
+    name: str, tmp_path: Path
+) -> None:
+    theirs = timm_folder(tmp_path, name)
+    pool = theirs.attn_pool
+    layer = nn.MultiheadAttention(64, pool.num_heads, batch_first=True)
+    ours = load(tmp_path).model
+    images = torch.randn(2, 3, *ours.img_size)
+    with torch.no_grad():
+        layer.in_proj_weight.copy_(torch.cat([pool.q.weight, pool.kv.weight]))
+        layer.in_proj_bias.copy_(torch.cat([pool.q.bias, pool.kv.bias]))
+        tokens = theirs.forward_features(images)
+        _, weights = layer(pool.latent.expand(2, -1, -1), tokens, tokens)
+        torch.testing.assert_close(pooled_shares(ours, images), weights[:, 0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_attention_maps_of_each_family_are_timms(name: str, tmp_path: Path) -> None:
     theirs = timm_folder(tmp_path, name)
     for block in theirs.blocks:  # which forms its matrices only without the fused kernel
         block.attn.fused_attn = False
