@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -489,3 +490,22 @@ def test_the_hook_that_lightning_notes_is_set_without_a_search_of_the_module(
     for other in ("new", "_current_fx_name"):
         with pytest.raises(AssertionError):
             setattr(model, other, 1)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"warmup_epochs": 1.0}, {"warmup_steps": 1}, {"warmup_fraction": 0.5}, {"lr": 1e-9}]
+)
+def test_one_way_to_warm_up_is_enough(setting: dict[str, Any]) -> None:
+    assert Classifier(**SIZE, **setting).hparams[next(iter(setting))] == next(
+        iter(setting.values())
+    )
+
+
+def test_the_usual_rate_is_torchs_and_all_else_is_off() -> None:
+    settings = Classifier(**SIZE).hparams
+    usual = {name: p.default for name, p in signature(torch.optim.AdamW).parameters.items()}
+    assert settings["lr"] == usual["lr"]
+    off = ("warmup_epochs", "warmup_steps", "warmup_fraction", "min_lr", "label_smoothing")
+    off += ("freeze_blocks", "pretrained", "grad_checkpointing", "compile")
+    assert not any(settings[name] for name in off)
+    assert settings["layer_decay"] == 1  # every layer has the same rate

@@ -76,6 +76,7 @@ def test_a_training_that_ends_in_an_error_has_drawn_its_epochs(tmp_path: Path) -
     assert (tmp_path / "history.png").exists()
 
 
+@pytest.mark.draws
 def test_only_the_first_process_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     history = History(tmp_path)

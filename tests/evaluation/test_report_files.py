@@ -1,0 +1,39 @@
+"""The parts of a report of a test: what its figures and tables are told."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vitlit.evaluation import report_files
+from vitlit.evaluation.inference import Rows
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize(
+    ("shown", "title"),
+    [(9, "all 3 mistakes; of a test"), (2, "the 2 most confident of 3 mistakes; of a test")],
+)
+def test_the_sheet_of_mistakes_says_which_they_are_and_how_sure_the_model_was(
+    shown: int, title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {}
+
+    def sheet(pictures: Any, words: list[str], *, title: str) -> None:
+        told.update(pictures=pictures.tolist(), words=words, title=title)
+
+    monkeypatch.setattr(report_files.figures, "picture_sheet", sheet)
+    monkeypatch.setattr(report_files, "SHOWN_MISTAKES", shown)
+    shares = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
+    rows = Rows(shares.log(), torch.tensor([0, 0, 0, 1]), torch.tensor([10, 11, 12, 13]))
+    split = SimpleNamespace(pictures=lambda sample: sample)
+    data: Any = SimpleNamespace(split="test", splits={"test": split})
+    found = report_files.draw_report(rows, ["cat", "dog"], "none", data, title="of a test")
+    assert found.keys() == {"confusion", "reliability", "mistakes"}
+    words = ["is: cat\nsaid: dog (0.80)", "is: dog\nsaid: cat (0.70)", "is: cat\nsaid: dog (0.60)"]
+    assert told == {
+        "pictures": [11, 13, 12][:shown],
+        "words": words[:shown],
+        "title": title,
+    }
