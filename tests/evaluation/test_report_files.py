@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vitlit.evaluation import report_files
+from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.inference import Rows
 
 
@@ -37,3 +38,9 @@ def test_the_sheet_of_mistakes_says_which_they_are_and_how_sure_the_model_was(
         "words": words[:shown],
         "title": title,
     }
+
+
+def test_answers_that_are_all_wrong_determine_a_temperature() -> None:
+    logits = torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+    assert isinstance(report_files.fit_calibration(logits, torch.tensor([0, 0])), Calibration)
+    assert "all 2 validation" in str(report_files.fit_calibration(logits, torch.tensor([1, 1])))

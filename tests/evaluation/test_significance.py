@@ -59,3 +59,10 @@ def test_no_images_make_no_difference() -> None:
     none = torch.zeros(0, dtype=torch.bool)
     found = compare(none, none)
     assert (found.value, found.p) == (0.0, 1.0)
+
+
+def test_the_interval_of_a_difference_is_that_of_bonett_and_price() -> None:
+    first, second = torch.zeros(98, dtype=torch.bool), torch.zeros(98, dtype=torch.bool)
+    first[:9], second[9:13] = True, True
+    # (9 + 1) / 100 - (4 + 1) / 100 ± 1.95996 sqrt((0.15 - 0.05²) / 100)
+    assert compare(first, second).interval == pytest.approx((-0.0252738, 0.1252738), abs=1e-6)
