@@ -259,3 +259,14 @@ def test_a_folder_without_weights_tells_what_was_looked_for(
 
 def test_the_public_names_are_listed() -> None:
     assert set(vitlit.__all__) <= set(dir(vitlit))
+
+
+def test_what_the_source_or_its_user_tells_is_not_assumed(tmp_path: Path) -> None:
+    def assumed(source: Path, given: dict[str, Any]) -> set[str]:
+        return {note.split()[0] for note in load_weights(source, given).notes if "assumed" in note}
+
+    told = {"layer_norm_eps": 1e-5, "hidden_act": "gelu", "num_attention_heads": 4}
+    assert not assumed(folder_of(tmp_path, told), {}) & {"norm_eps", "act"}
+    written(tmp_path / "w.pth")
+    assert assumed(tmp_path / "w.pth", {}) >= {"norm_eps", "act"}
+    assert assumed(tmp_path / "w.pth", {"norm_eps": 1e-5}) & {"norm_eps", "act"} == {"act"}
