@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from timm.data import constants
 
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
+from vitlit.weights import weight_formats
+from vitlit.weights.export_mapping import choose_naming
+from vitlit.weights.file_reader import is_dense
 from vitlit.weights.key_mapping import positions_with_prefix, translate_keys
 from vitlit.weights.portable import make_portable
 
@@ -115,3 +119,22 @@ def test_a_portable_model_says_what_goes_in_and_comes_out(
     assert "drop_path_rate" not in portable.arguments
     with pytest.raises(InputError, match=f"{classes + 1} class names for {classes} outputs"):
         make_portable(model, preprocess, ["x"] * (classes + 1))
+
+
+def test_statistics_that_all_files_of_a_program_share_are_those_of_timm() -> None:
+    assert weight_formats.CLIP_MEAN == constants.OPENAI_CLIP_MEAN
+    assert weight_formats.CLIP_STD == constants.OPENAI_CLIP_STD
+    assert weight_formats.HALF == constants.IMAGENET_INCEPTION_MEAN
+
+
+def test_dense_weights_are_numbers_that_are_there() -> None:
+    row = torch.ones(2)
+    assert is_dense(row)
+    assert not any(map(is_dense, (row.long(), row.to_sparse(), row.to("meta"))))
+
+
+def test_a_naming_that_cannot_tell_a_model_is_refused_with_what_to_change() -> None:
+    arguments = ViT(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1, attention="lsa")
+    with pytest.raises(InputError, match="timm has no models with attention lsa") as found:
+        choose_naming("timm", arguments.config)
+    assert found.value.arguments == ("naming", "format")
