@@ -30,7 +30,7 @@ from vitlit.files import replacing
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
-CACHE_FORMAT = 2  # raise it when files are decoded or stored differently: old caches become invalid
+CACHE_FORMAT = 3  # raise it when files are decoded or stored differently: old caches become invalid
 SPARE_BYTES = 64 * 2**20  # to leave free on the disk
 
 
