@@ -262,10 +262,12 @@ def test_settings_of_a_training_are_checked_in_commands_that_train_nothing(
 
 
 def test_blocks_are_frozen_only_with_weights() -> None:
-    check_weights_are_given({"pretrained": "a.pth", "freeze_blocks": 2})
-    check_weights_are_given({"pretrained": None, "freeze_blocks": 0})
-    with pytest.raises(InputError, match="freeze_blocks 2 would freeze untrained weights"):
-        check_weights_are_given({"pretrained": None, "freeze_blocks": 2})
+    usual = {"pretrained": None, "freeze_blocks": 0, "lora_rank": 0}
+    check_weights_are_given(usual)
+    for name in ("freeze_blocks", "lora_rank"):
+        check_weights_are_given({**usual, "pretrained": "a.pth", name: 2})
+        with pytest.raises(InputError, match=f"{name} 2 would freeze untrained weights"):
+            check_weights_are_given({**usual, name: 2})
     with pytest.raises(InputError, match="this recipe fine-tunes weights that you choose"):
         check_weights_are_given({"pretrained": "???", "freeze_blocks": 0})
 

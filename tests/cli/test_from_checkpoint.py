@@ -325,6 +325,9 @@ def test_images_have_the_shape_of_the_model_or_none_that_is_asked_for(
         check_checkpoint({"model": {}, "data": data}, {name: has}, CKPT, "test")
 
 
+NO_ADAPTERS = {"lora_rank": 0, "lora_alpha": None}
+
+
 @pytest.mark.parametrize(
     ("command", "asked", "is_refused"),
     [
@@ -343,6 +346,7 @@ def test_what_a_checkpoint_decides_depends_on_the_command(
     command: str, asked: dict[str, Any], is_refused: bool
 ) -> None:
     saved = {"depth": 2, "drop_path_rate": 0.0, "optimizer": "adamw", "layer_decay": 1.0}
+    saved |= NO_ADAPTERS
     check_against_checkpoint({**saved}, saved, CKPT, command)
     refusal = pytest.raises(InputError, match=f"model.{next(iter(asked))} .* contradicts a.ckpt")
     with refusal if is_refused else nullcontext():
@@ -350,7 +354,7 @@ def test_what_a_checkpoint_decides_depends_on_the_command(
 
 
 def test_a_setting_that_an_older_checkpoint_does_not_know_is_free() -> None:
-    check_against_checkpoint({"depth": 2, "freeze_blocks": 1}, {}, CKPT, "fit")
+    check_against_checkpoint({"depth": 2, "freeze_blocks": 1, **NO_ADAPTERS}, {}, CKPT, "fit")
     check_against_checkpoint({}, {"depth": 2}, CKPT, "test")
 
 

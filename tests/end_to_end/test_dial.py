@@ -221,16 +221,21 @@ def test_programs_hold_any_model(name: str, format: Any, tmp_path: Path) -> None
     assert found.difference < 1e-5
 
 
-@pytest.mark.parametrize("naming", ["timm", "huggingface"])
 @pytest.mark.parametrize(
-    ("setting", "value"),
+    ("naming", "setting", "value"),
     [
-        ("patch_embed", "conv_stem"),
-        ("patch_embed", "shifted"),
-        ("attention", "lsa"),
-        ("attention", "gpsa"),
-        ("rope", "index"),
-        ("global_pool", "seq"),
+        *(
+            (naming, *setting)
+            for naming in ("timm", "huggingface")
+            for setting in [
+                ("patch_embed", "conv_stem"),
+                ("patch_embed", "shifted"),
+                ("attention", "lsa"),
+                ("attention", "gpsa"),
+                ("global_pool", "seq"),
+            ]
+        ),
+        ("huggingface", "rope", "index"),
     ],
 )
 def test_what_others_have_no_name_for_is_refused(
@@ -498,7 +503,8 @@ def test_a_checkpoint_of_the_dial_is_tested_explained_and_started_from(
     args = [*DIGITS, *SHIFT]
     assert main([*args, "--trainer.max_epochs=1", "--run=first"]) == 0
     run = tmp_path / "lightning_logs" / "first"
-    assert main(["test", "--ckpt_path=last", "--trainer.accelerator=cpu"]) == 0
+    full = "--trainer.precision=32-true"  # as the model is loaded below
+    assert main(["test", "--ckpt_path=last", "--trainer.accelerator=cpu", full]) == 0
     scores = json.loads((run / "test_report" / "metrics.json").read_text())["scores"]
     model, preprocess, _ = load(run / "checkpoints" / "last.ckpt")
     data = ImageData(patch_size=2)

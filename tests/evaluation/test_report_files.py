@@ -22,17 +22,23 @@ def test_the_sheet_of_mistakes_says_which_they_are_and_how_sure_the_model_was(
     told: dict[str, Any] = {}
 
     def sheet(pictures: Any, words: list[str], *, title: str) -> None:
-        told.update(pictures=pictures.tolist(), words=words, title=title)
+        told.update(pictures=[int(one) for one in pictures], words=words, title=title)
 
     monkeypatch.setattr(report_files.figures, "picture_sheet", sheet)
     monkeypatch.setattr(report_files, "SHOWN_MISTAKES", shown)
     shares = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     rows = Rows(shares.log(), torch.tensor([0, 0, 0, 1]), torch.tensor([10, 11, 12, 13]))
-    split = SimpleNamespace(pictures=lambda sample: sample)
+    split = SimpleNamespace(
+        pictures=lambda sample: sample, files=lambda sample: [f"{n}.png" for n in sample]
+    )
     data: Any = SimpleNamespace(split="test", splits={"test": split})
     found = report_files.draw_report(rows, ["cat", "dog"], "none", data, title="of a test")
     assert found.keys() == {"confusion", "reliability", "mistakes"}
-    words = ["is: cat\nsaid: dog (0.80)", "is: dog\nsaid: cat (0.70)", "is: cat\nsaid: dog (0.60)"]
+    words = [
+        "true cat, predicted dog (0.80)\n11.png",
+        "true dog, predicted cat (0.70)\n13.png",
+        "true cat, predicted dog (0.60)\n12.png",
+    ]
     assert told == {
         "pictures": [11, 13, 12][:shown],
         "words": words[:shown],

@@ -403,7 +403,6 @@ def test_a_pt2_program_holds_what_its_users_must_know(tmp_path: Path) -> None:
         [0.4, 0.5, 0.6],
         [0.2, 0.3, 0.25],
     ]
-    assert facts["resize"].startswith("scaled to cover 16x16, bicubic")
 
 
 def train(model: ViT, data: ImageData) -> None:
@@ -615,7 +614,7 @@ def test_the_message_tells_size_mean_and_std(tmp_path: Path) -> None:
 def test_the_naming_is_the_first_that_can_tell_the_model(
     changes: dict[str, Any], naming: str, reason: str, tmp_path: Path
 ) -> None:
-    message = exported(small_vit(**changes), tmp_path / "out").message
+    message = " ".join(exported(small_vit(**changes), tmp_path / "out").message.split())
     assert f"as {naming} names them" in message
     assert reason in message
 

@@ -10,10 +10,9 @@ from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights import weight_formats
-from vitlit.weights.export_mapping import choose_naming
 from vitlit.weights.file_reader import is_dense
 from vitlit.weights.key_mapping import positions_with_prefix, translate_keys
-from vitlit.weights.portable import make_portable
+from vitlit.weights.portable import choose_naming, make_portable
 
 FILTERS = {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}
 
@@ -113,7 +112,7 @@ def test_a_portable_model_says_what_goes_in_and_comes_out(
     model = ViT(**sizes, num_heads=1, num_classes=classes, in_chans=1, drop_path_rate=0.5)
     preprocess = Preprocess(1, (8, 8), (size, size), (0.5,), (0.25,))
     portable = make_portable(model, preprocess, [str(i) for i in range(classes)])
-    assert (portable.output, portable.interpolation) == (output, interpolation)
+    assert (portable.output, portable.framing.interpolation) == (output, interpolation)
     assert portable.input_size == [1, 8, 8]
     assert not portable.model.training
     assert "drop_path_rate" not in portable.arguments

@@ -224,8 +224,6 @@ def test_perception_encoders_have_the_grid_of_their_size(kind: str, heads: int, 
     ("architecture", "reason"),
     [
         ("vit_relpos_small_patch16_224", "from relative positions"),
-        ("beit_base_patch16_224", "learned bias"),
-        ("beitv2_base_patch16_224", "learned bias"),
         ("vit_relpos_small_patch16_rpn_224", "normalises after each layer"),
         ("vit_small_patch16_rope_mixed_224", "learns the frequencies"),
         ("vit_pwee_patch16_reg1_gap_256", "side by side"),

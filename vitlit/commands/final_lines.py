@@ -171,12 +171,3 @@ def _format_scores(trainer: pl.Trainer, names: list[str]) -> str:
     if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= ACCURACY_GAP:
         names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
-
-
-def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
-    """After ``explain``: the files, and what they lack for a model without a head."""
-    names = " ".join(sorted(file.name for file in folder.iterdir()))
-    lines = [f"wrote       {relative_path(folder)}: {names}"]
-    if not has_head:
-        lines.append("left out    predicted classes and relevance to them: there is no head")
-    return lines

@@ -288,3 +288,12 @@ def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
     """Load the weights of a checkpoint, if one is given."""
     if ckpt_path is not None:
         model.load_state_dict(read_whole_checkpoint(Path(ckpt_path))["state_dict"])
+
+
+def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
+    """After ``explain``: the files, and what they lack for a model without a head."""
+    names = " ".join(sorted(file.name for file in folder.iterdir()))
+    lines = [f"wrote       {relative_path(folder)}: {names}"]
+    if not has_head:
+        lines.append("left out    predicted classes and relevance to them: there is no head")
+    return lines

@@ -34,8 +34,9 @@ from vitlit.cli.overview import COMMANDS
 from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
 from vitlit.cli.request import Request, read_request
 from vitlit.commands import fit_callbacks
-from vitlit.commands.final_lines import explain_lines, fit_lines, score_lines, weights_option
+from vitlit.commands.final_lines import fit_lines, score_lines, weights_option
 from vitlit.commands.loop_overhead import Unprofiled, skip_idle_hooks
+from vitlit.commands.own_commands import explain_lines
 from vitlit.commands.trainer import OWN_COMMANDS, Trainer
 from vitlit.errors import LostProcessError
 from vitlit.evaluation.prediction_callback import WritePredictions

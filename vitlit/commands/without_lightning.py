@@ -20,8 +20,8 @@ from vitlit.cli.options import (
 )
 from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
 from vitlit.cli.request import Request, read_request
-from vitlit.commands.final_lines import explain_lines
 from vitlit.commands.machine import Machine, is_quick
+from vitlit.commands.own_commands import explain_lines
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import inform
 from vitlit.evaluation.prediction_writer import feature_of, make_writer

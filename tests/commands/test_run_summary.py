@@ -8,7 +8,9 @@ import pytest
 import torch
 from photo_folder import PhotoFolder
 from PIL import Image
-from vitlit.training.run_summary import (
+
+from vitlit import ImageData
+from vitlit.commands.run_summary import (
     batch_line,
     class_words,
     data_lines,
@@ -17,8 +19,6 @@ from vitlit.training.run_summary import (
     image_words,
     model_lines,
 )
-
-from vitlit import ImageData
 from vitlit.model.vit import ViT
 
 
