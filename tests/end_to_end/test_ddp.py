@@ -121,7 +121,7 @@ def pair(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train": Command([*TRAIN, "--data.batch_size=16", *DDP], str(folder / "train")),
         "predict": Command([*score, *good], str(home)),
         "list": Command([*score, *bad], str(home)),
-        "leave out": Command([*LEAVE_OUT, "--data.memory_gb=1"], str(folder / "leave out")),
+        "leave out": Command([*LEAVE_OUT, *OFTEN, "--data.memory_gb=1"], str(folder / "leave out")),
         "report": Command([*REPORT, *DDP, f"--out={folder / 'report'}"], str(home)),
     }
     run_pair(commands, folder, environment(), [free_port() for _ in commands])
@@ -241,12 +241,18 @@ def test_two_processes_list_each_bad_file_once(pair: Path) -> None:
 LEAVE_OUT = ["fit", "--config=debug.yaml", "--data.dataset=folder", "--data.data_dir=photos"]
 LEAVE_OUT += ["--data.img_size=8", "--model.patch_size=4", "--data.on_bad_image=skip"]
 LEAVE_OUT += ["--data.num_workers=0", *SMALL, *QUIET, *DDP]
+OFTEN = ["--checkpoints.every_minutes=1e-9"]  # after the first step, whose save costs nothing yet
 LEFT_OUT = ["left out images that cannot be read (train 1 of 44, val 0 of 6):"]
 
 
 @pytest.mark.faults
 def test_two_processes_leave_out_the_same_bad_files(pair: Path) -> None:
     assert re.findall(r"left out .*", (pair / "leave out.err").read_text()) == LEFT_OUT
+
+
+def test_two_processes_save_by_the_clock_within_an_epoch(pair: Path) -> None:
+    [file] = pair.glob("leave out/lightning_logs/*/checkpoints/last-1.ckpt")
+    assert torch.load(file, weights_only=True)["position"]["batch"] == 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What Lightning's callbacks lack: ties, and names that are free."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -72,19 +74,14 @@ class Worsening(BoringModel):
         self.log("val/acc", 1.0 - self.current_epoch / 10)
 
 
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+QUIET |= {"enable_model_summary": False, "accelerator": "cpu", "num_sanity_val_steps": 0}
+QUIET |= {"limit_train_batches": 1, "limit_val_batches": 1}
+
+
 def test_best_keeps_the_best_epoch_and_last_the_last(tmp_path: Path) -> None:
-    trainer = pl.Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        max_epochs=3,
-        limit_train_batches=1,
-        limit_val_batches=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[BestCheckpoint(), LastCheckpoint()],
-    )
+    callbacks: Any = [BestCheckpoint(), LastCheckpoint()]
+    trainer = pl.Trainer(default_root_dir=tmp_path, max_epochs=3, callbacks=callbacks, **QUIET)
     trainer.fit(Worsening())
     files = {path.name: torch.load(path) for path in tmp_path.glob("checkpoints/*")}
     assert {name: content["epoch"] for name, content in files.items()} == {
@@ -149,7 +146,7 @@ class Saves(LastCheckpoint):
     ],
 )
 def test_a_validation_within_an_epoch_is_followed_by_a_save(trainer: Any, count: int) -> None:
-    callback = Saves()
+    callback = Saves(every_minutes=0)
     callback.on_validation_end(trainer, None)
     assert callback.count == count
 
@@ -158,7 +155,7 @@ def test_a_validation_within_an_epoch_is_followed_by_a_save(trainer: Any, count:
     ("changes", "count"), [({}, 1), ({"state": SimpleNamespace(fn=TrainerFn.VALIDATING)}, 0)]
 )
 def test_an_epoch_of_a_training_ends_with_a_save(changes: Any, count: int) -> None:
-    callback = Saves()
+    callback = Saves(every_minutes=0)
     callback.on_train_epoch_end(at_batch(10, **changes), None)
     assert callback.count == count
 
@@ -167,33 +164,9 @@ def test_an_epoch_of_a_training_ends_with_a_save(changes: Any, count: int) -> No
     ("every", "done", "count"), [(2, 8, 1), (2, 4, 0), (3, 8, 0), (1, 4, 1), (1, 5, 0), (0, 8, 0)]
 )
 def test_a_save_is_due_every_so_many_steps(every: int, done: int, count: int) -> None:
-    callback = Saves(every_n_steps=every)
+    callback = Saves(every_n_steps=every, every_minutes=0)
     callback.on_train_batch_end(at_batch(done), None, None, None, done - 1)
     assert callback.count == count
-
-
-@pytest.mark.parametrize(
-    ("seconds", "world", "step", "count"),
-    [(89, 1, 7, 0), (90, 1, 7, 1), (90, 2, 7, 0), (90, 2, 10, 1), (89, 2, 10, 0)],
-)
-def test_a_save_is_due_every_so_many_minutes(
-    seconds: int, world: int, step: int, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr("vitlit.training.checkpoint_callbacks.time.monotonic", lambda: now[0])
-    callback = Saves(every_minutes=1.5)
-    now[0] += seconds
-    trainer = at_batch(8, world_size=world, global_step=step)
-    callback.on_train_batch_end(trainer, None, None, None, 7)
-    assert callback.count == count
-
-
-def test_other_processes_are_asked_whether_a_save_is_due() -> None:
-    callback = Saves(every_minutes=1e-9)
-    trainer = at_batch(8)
-    trainer.strategy.broadcast = lambda is_late: False  # the clock of the first process
-    callback.on_train_batch_end(trainer, None, None, None, 7)
-    assert callback.count == 0
 
 
 @pytest.mark.parametrize("name", ["every_n_steps", "every_minutes"])
@@ -217,8 +190,88 @@ def test_settings_are_kept_if_they_are_plain() -> None:
 
 
 def test_nothing_is_saved_within_an_epoch_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = Saves()
+    callback = Saves(every_minutes=0)
     monkeypatch.setattr("vitlit.training.checkpoint_callbacks.time.monotonic", lambda: 1e9)
     for step in range(1, 12):
         callback.on_train_batch_end(at_batch(8, global_step=step), None, None, None, 7)
     assert callback.count == 0
+
+
+class Clock:
+    """Time that passes in training steps alone, and while saving."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: float, save: float) -> None:
+        self.now, self.step, self.save = 100.0, step, save
+        self.saved: list[int] = []  # the optimiser steps in the files
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def train(self, checkpoint: LastCheckpoint, *callbacks: pl.Callback, **settings: Any) -> None:
+        clock = self
+
+        class Timed(pl.Callback):
+            def on_train_batch_start(self, *_: Any) -> None:
+                clock.now += clock.step
+
+            def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
+                clock.now += clock.save
+                clock.saved.append(checkpoint["global_step"])
+
+        callbacks = (Timed(), *callbacks, checkpoint)
+        pl.Trainer(callbacks=list(callbacks), **(QUIET | settings)).fit(Worsening())
+
+
+@pytest.mark.parametrize(
+    ("minutes", "step", "save", "saved"),
+    [
+        (1.0, 10.0, 0.0, [1, 7, 13, 14]),  # seconds of a step: the first epoch, then each minute
+        (0.5, 10.0, 0.0, [1, 4, 7, 10, 13, 14]),
+        (1.0, 100.0, 0.0, [*range(1, 15), 14]),  # each long step, and after the last validation
+        (1.0, 10.0, 5.0, [1, 11, 14]),  # 100 seconds, of which saving takes a twentieth
+        (0.0, 10.0, 5.0, [*range(1, 15)]),
+    ],
+)
+def test_last_is_saved_by_the_clock_and_at_the_end(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: float,
+    step: float,
+    save: float,
+    saved: list[int],
+) -> None:
+    clock = Clock(monkeypatch, step, save)
+    clock.train(LastCheckpoint(tmp_path, every_minutes=minutes), max_epochs=14)
+    assert clock.saved == saved
+
+
+def test_last_is_saved_within_a_long_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 10.0, 0.0)
+    settings = {"max_epochs": 1, "limit_train_batches": 14, "accumulate_grad_batches": 2}
+    clock.train(LastCheckpoint(tmp_path), **settings)
+    assert clock.saved == [3, 6, 7]  # of two batches each
+
+
+class Ask(pl.Callback):
+    """Asks for the end of the training at its second validation, as early stopping does."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.global_step >= 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({"max_epochs": 3}, 3),
+        ({"max_epochs": -1, "max_steps": 5, "limit_train_batches": 3}, 5),
+        ({"max_epochs": 9, "callbacks": Ask()}, 2),
+        ({"max_epochs": 9, "callbacks": Timer({"seconds": 2.5}, interval="epoch")}, 3),
+    ],
+    ids=["epochs", "steps", "asked to stop", "time"],
+)
+def test_the_end_of_a_training_is_saved_whatever_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], end: int
+) -> None:
+    clock = Clock(monkeypatch, 1.0, 0.0)
+    more = [settings.pop("callbacks")] if "callbacks" in settings else []
+    clock.train(LastCheckpoint(tmp_path), *more, **settings)
+    assert clock.saved[-1] == end
+    assert len(clock.saved) == 2  # the first epoch and the last

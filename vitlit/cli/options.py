@@ -141,13 +141,14 @@ def _add_run(parser: ArgumentParser) -> None:
         "--checkpoints.every_n_steps",
         type=int,
         default=0,
-        help="Optimiser steps between two saves of last.ckpt; 0 saves it only after validation.",
+        help="Optimiser steps between two saves of last.ckpt; 0 leaves it to the minutes alone.",
     )
     parser.add_argument(
         "--checkpoints.every_minutes",
         type=float,
-        default=0.0,
-        help="Minutes between two saves of last.ckpt; 0 saves it only after validation.",
+        default=1.0,
+        help="Minutes between two saves of last.ckpt, the one at the end apart; more if saving "
+        "takes over a twentieth of the time. 0 saves it after each validation and epoch instead.",
     )
     parser.add_argument(
         "--checkpoints.monitor",

@@ -1,6 +1,7 @@
 """Signals: after the optimiser step in which one came, all processes save and end.
 
 a signal to any process -> flag -> maximum over processes -> last.ckpt -> Stopped
+the first process's clock -> flag -> maximum over processes -> last.ckpt
 """
 
 import math
@@ -42,27 +43,29 @@ BEFORE_FIRST_STEP = "before the first step; nothing was saved"
 class Agreement:
     """What any process reports at the start of a step, all know at its end.
 
-    Each process gives one number; the maximum counts. It is reduced on the CPU while the step runs,
-    so that no step waits for a device. All processes must call both methods equally often.
+    Each process gives two numbers, a signal and whether a save is due; the maxima count. They are
+    reduced on the CPU while the step runs, so that no step waits for a device. All processes must
+    call both methods equally often.
     """
 
     def __init__(self, timeout: timedelta) -> None:
         # A group of its own: gloo works on the CPU, and mixes with no collective of the training.
         self._group: Any = dist.new_group(backend="gloo", timeout=timeout)
-        self._value = torch.zeros(1, dtype=torch.int32)
+        self._values = torch.zeros(2, dtype=torch.int32)
         self._work: Any = None
 
-    def begin(self, mine: int) -> None:
-        """Start to exchange this process's number."""
-        self._value.fill_(mine)
+    def begin(self, signum: int, is_due: bool = False) -> None:
+        """Start to exchange this process's numbers."""
+        self._values[0], self._values[1] = signum, is_due
         self._work = dist.all_reduce(
-            self._value, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+            self._values, op=dist.ReduceOp.MAX, group=self._group, async_op=True
         )
 
-    def end(self) -> int:
-        """The maximum of all numbers. Raises RuntimeError if a process is lost."""
+    def end(self) -> tuple[int, bool]:
+        """The maxima of all numbers. Raises RuntimeError if a process is lost."""
         self._work.wait()
-        return int(self._value)
+        signum, is_due = self._values.tolist()
+        return signum, bool(is_due)
 
 
 def set_timeout(timeout: timedelta) -> None:
@@ -91,6 +94,7 @@ class Stopping(Callback):
         self._pid = os.getpid()  # loader workers are forks, and inherit the handlers
         self._training = self._is_first = False
         self._agreement: Agreement | None = None
+        self._lasts: list[LastCheckpoint] = []
         self._saving = False
         self._came = math.inf  # when the first signal came, in seconds of the monotonic clock
         self._noted = -math.inf  # when a handler last ran
@@ -174,6 +178,8 @@ class Stopping(Callback):
             # not earlier: preparing the data may take longer
             set_timeout(self.timeout + NCCL_DELAY if is_nccl else self.timeout)
             self._agreement = Agreement(self.timeout)
+        found = trainer.checkpoint_callbacks
+        self._lasts = [last for last in found if isinstance(last, LastCheckpoint)]
         self._training, self._is_first = True, trainer.is_global_zero
 
     def on_train_batch_start(
@@ -181,7 +187,9 @@ class Stopping(Callback):
     ) -> None:
         # Lightning has counted this batch already: begin only with the one that completes a step.
         if self._agreement is not None and not is_within_step(trainer):
-            self._agreement.begin(self.signum)
+            # One clock decides when last.ckpt is saved, since all processes save or none.
+            is_due = self._is_first and any(last.is_late() for last in self._lasts)
+            self._agreement.begin(self.signum, is_due)
 
     def on_train_batch_end(
         self,
@@ -218,9 +226,13 @@ class Stopping(Callback):
             self._stop_if_asked(trainer, pl_module)
 
     def _stop_if_asked(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save and stop, all processes or none."""
-        signum = self.signum if self._agreement is None else self._agreement.end()
+        """Save and stop, all processes or none; save and go on where last.ckpt is due."""
+        signum, is_due = self.signum, False
+        if self._agreement is not None:
+            signum, is_due = self._agreement.end()
         if not signum:
+            for last in self._lasts if is_due else ():
+                last.save(trainer)
             return
         # MovingAverage swaps the average in for a validation; last.ckpt needs both in their places.
         if trainer.validating:
@@ -228,12 +240,11 @@ class Stopping(Callback):
                 if isinstance(average, MovingAverage):
                     average.on_validation_epoch_end(trainer, pl_module)
         saved = "nothing was saved, as there is no last.ckpt"
-        for last in trainer.checkpoint_callbacks:
-            if isinstance(last, LastCheckpoint):
-                self._saving = True
-                last.save(trainer)
-                self._saving = False
-                saved = f"saved {last.best_model_path}"
+        for last in self._lasts:
+            self._saving = True
+            last.save(trainer)
+            self._saving = False
+            saved = f"saved {last.best_model_path}"
         where = f"after step {trainer.global_step}; {saved}"
         if trainer.is_global_zero and signum != signal.SIGINT:
             where += requeue(signum)

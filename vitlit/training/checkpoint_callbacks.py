@@ -16,8 +16,8 @@ from torch import Tensor
 from vitlit.errors import check_at_least
 from vitlit.weights.checkpoint import SAVED_SETTINGS, TRAINING, Monitor, is_plain_value
 
-# Optimiser steps between two looks at the clock with several processes: each look is a broadcast.
-CLOCK_STEPS = 10
+# Saves may take this share of the time: hashing and fsync of 86 MB take .3 s, a short epoch .6 s.
+MAX_SAVING_SHARE = 0.05
 
 
 def monitor_mode(monitor: str) -> Literal["min", "max"]:
@@ -74,28 +74,39 @@ class BestCheckpoint(RunCheckpoint):
 
 
 class LastCheckpoint(RunCheckpoint):
-    """Keeps last.ckpt, the newest checkpoint: at the end of each epoch, and within it on request.
+    """Keeps last.ckpt, the newest checkpoint: written by the clock, and when the training ends.
 
-    Within an epoch it is written after complete optimiser steps, before the validation that may
-    follow, and after each validation. Lightning's ``save_last`` is no substitute: it writes only
-    when the monitored score improves.
+    The first validation or epoch is saved too, so that a place that cannot be written to is noticed
+    early. Within an epoch it is written after complete optimiser steps, before the validation that
+    may follow. Lightning's ``save_last`` is no substitute: it writes only when the monitored score
+    improves.
 
     Args:
         folder: Folder to write into; by default where Lightning's loggers write.
         every_n_steps: Optimiser steps between two saves; 0 adds no saves.
-        every_minutes: Minutes between two saves; 0 adds no saves.
+        every_minutes: Minutes between two saves, or more where a save takes so long that saving
+            would exceed ``MAX_SAVING_SHARE``. 0 saves after each validation and each epoch instead.
     """
 
     def __init__(
-        self, folder: Path | None = None, every_n_steps: int = 0, every_minutes: float = 0.0
+        self, folder: Path | None = None, every_n_steps: int = 0, every_minutes: float = 1.0
     ) -> None:
         super().__init__(folder, filename="last", save_on_train_epoch_end=True)
         check_at_least(0, every_n_steps=every_n_steps, every_minutes=every_minutes)
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
-        self._saved_at = time.monotonic()
+        self._saved_at, self._seconds = time.monotonic(), 0.0  # when, and how long it took
+        self._saved_step = -1  # of the latest save in this training, -1 before the first
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores nothing: there is no score to beat."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at, self._saved_step = time.monotonic(), -1
+
+    def is_late(self) -> bool:
+        """Whether a save is due by the clock of this process."""
+        seconds = max(60 * self.every_minutes, self._seconds / MAX_SAVING_SHARE)
+        return self.every_minutes > 0 and time.monotonic() - self._saved_at >= seconds
 
     def on_train_batch_end(
         self,
@@ -105,46 +116,55 @@ class LastCheckpoint(RunCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not (self.every_n_steps or self.every_minutes) or is_within_step(trainer):
-            return
         # global_step counts optimiser steps, so this holds with gradient accumulation too.
         is_due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        if is_due or self._is_late(trainer):
+        # Several processes have to save together: ``Stopping`` tells them when the first is late.
+        is_due = is_due or (self.is_late() and trainer.world_size == 1)
+        if is_due and trainer.global_step != self._saved_step and not is_within_step(trainer):
             self.save(trainer)
-
-    def _is_late(self, trainer: pl.Trainer) -> bool:
-        # Every process has to save, or none, so all must come to the broadcast below in the same
-        # step, and one clock decides.
-        several = trainer.world_size > 1
-        if not self.every_minutes or (several and trainer.global_step % CLOCK_STEPS):
-            return False
-        is_late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        return bool(trainer.strategy.broadcast(is_late))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        # After the last batch on_train_epoch_end saves in a moment: the same weights, twice.
+        # After the last batch on_train_epoch_end decides in a moment, about the same weights.
         is_last = progress.ready >= trainer.num_training_batches
-        if not (self._should_skip(trainer) or is_last or is_within_step(trainer)):
+        if self._should_skip(trainer) or is_last or is_within_step(trainer):
+            return
+        if self._is_due(trainer):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self._should_skip(trainer):
+        if not self._should_skip(trainer) and self._is_due(trainer, is_end=is_ending(trainer)):
             self.save(trainer)
+
+    def _is_due(self, trainer: pl.Trainer, *, is_end: bool = False) -> bool:
+        """Whether to save after a validation or an epoch: all processes, or none."""
+        if not self.every_minutes:
+            return True
+        is_due = is_end or self._saved_step < 0 or self.is_late()
+        return bool(trainer.strategy.broadcast(is_due))  # the clock of the first process decides
 
     def save(self, trainer: pl.Trainer) -> None:
         """Save now. All processes must call it: ``save_checkpoint`` waits for each of them."""
+        began = time.monotonic()
         self.best_model_path = self.format_checkpoint_name({})
         trainer.save_checkpoint(self.best_model_path)
         for logger in trainer.loggers if trainer.is_global_zero else []:
             # A weak reference, as Lightning passes it: a logger must not keep the callback alive.
             logger.after_save_checkpoint(proxy(self))
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        self._seconds = self._saved_at - began
 
     def _should_skip(self, trainer: pl.Trainer) -> bool:
         # on_validation_end is called by trainer.validate and by the sanity check too.
         is_fit = trainer.state.fn == TrainerFn.FITTING
         return trainer.sanity_checking or not is_fit
+
+
+def is_ending(trainer: pl.Trainer) -> bool:
+    """Whether the epoch that ends is the last one. True too while Lightning keeps on for minima."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current  # not ``done``, which changes counts
+    has_all_epochs = 0 < (trainer.max_epochs or -1) <= epochs.processed
+    return trainer.should_stop or has_all_epochs or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def is_within_step(trainer: pl.Trainer) -> bool:
