@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 
 import vitlit
 
@@ -67,6 +68,12 @@ NAMES = {
         epoch_loop,
         "keeps a Trainer from broadcasting in each step whether a signal came",
         "each step of training on several devices waits for the device",
+    ),
+    "_ddp_kwargs": Foreign(
+        LIGHTNING,
+        DDPStrategy,
+        "lets DDP keep gradients in the buckets that it sends",
+        "training on several devices holds a second copy of all gradients",
     ),
     "_should_check_val_fx": Foreign(
         LIGHTNING,

@@ -87,6 +87,8 @@ def test_an_overlay_runs_two_steps_on_top_of_a_recipe(
     expected |= {"img_size": overlay["data"]["img_size"]} if "data" in overlay else {}
     assert {key: model.config[key] for key in expected} == expected
     assert isinstance(trainer.strategy, DDPStrategy) == (name == "ddp.yaml")
+    if isinstance(trainer.strategy, DDPStrategy):
+        assert trainer.strategy._ddp_kwargs["gradient_as_bucket_view"]
 
 
 @pytest.mark.parametrize("name", shipped_configs())

@@ -15,6 +15,7 @@ from pair import Command, run_pair
 from PIL import Image
 from processes import TORCHRUN, VITLIT, environment, free_port
 from programs import save_program, small_cnn
+from trainings import STATE, same
 
 from vitlit import ImageData
 from vitlit.__main__ import main
@@ -219,6 +220,33 @@ def test_two_processes_learn_as_one(
     torch.testing.assert_close(two, one, rtol=1e-3 if learning == "muon" else 1e-5, atol=0)
 
 
+STRATEGY = """
+trainer:
+  strategy:
+    class_path: pytorch_lightning.strategies.DDPStrategy
+    init_args: {gradient_as_bucket_view: false}
+"""
+
+
+@pytest.mark.slow
+def test_gradients_in_buckets_train_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    train = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=12", *DDP]
+    train += ["--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=0.1"]
+    (tmp_path / "copied.yaml").write_text(STRATEGY)
+    for name in ("views", "copied"):
+        (tmp_path / name).mkdir()
+    # the last config decides, after --trainer.strategy=ddp
+    more = {"views": [], "copied": [f"--config={tmp_path / 'copied.yaml'}"]}
+    commands = {name: Command([*train, *args], str(tmp_path / name)) for name, args in more.items()}
+    run_pair(commands, tmp_path, environment(), [free_port() for _ in commands])
+    first, second = (
+        torch.load(next((tmp_path / name).glob("lightning_logs/*/checkpoints/last.ckpt")))
+        for name in more
+    )
+    assert first["global_step"] == 12
+    assert all(same(first.get(name), second.get(name)) for name in STATE)
+
+
 def test_two_processes_predict_each_file_once(home: Path, pair: Path) -> None:
     lines = (pair / "good.csv").read_text().splitlines()[1:]
     expected = sorted(str(path.relative_to(home)) for path in home.glob("data/test/*/*.png"))
@@ -252,7 +280,7 @@ def test_two_processes_leave_out_the_same_bad_files(pair: Path) -> None:
 
 def test_two_processes_save_by_the_clock_within_an_epoch(pair: Path) -> None:
     [file] = pair.glob("leave out/lightning_logs/*/checkpoints/last-1.ckpt")
-    assert torch.load(file, weights_only=True)["position"]["batch"] == 1
+    assert torch.load(file, weights_only=True)["position"]["batch"] > 0
 
 
 @pytest.mark.slow

@@ -94,9 +94,13 @@ def at_batch(done: int, *, last: bool = False, **changes: Any) -> Any:
     """The part of a trainer that tells how many batches of an epoch are done: 10 make one."""
     current = SimpleNamespace(ready=done)
     progress = SimpleNamespace(current=current, is_last_batch=last)
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    epochs = SimpleNamespace(current=SimpleNamespace(processed=1))
+    loop = SimpleNamespace(
+        epoch_loop=SimpleNamespace(batch_progress=progress), epoch_progress=epochs
+    )
     strategy = SimpleNamespace(handles_gradient_accumulation=False, broadcast=lambda x: x)
     usual = {"fit_loop": loop, "strategy": strategy, "accumulate_grad_batches": 4}
+    usual |= {"max_epochs": 3, "max_steps": -1, "should_stop": False}
     usual |= {"num_training_batches": 10, "sanity_checking": False, "world_size": 1}
     usual |= {"state": SimpleNamespace(fn=TrainerFn.FITTING), "global_step": done // 4}
     return SimpleNamespace(**usual | changes)

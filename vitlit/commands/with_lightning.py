@@ -45,7 +45,7 @@ from vitlit.evaluation.report import Report, report_place, run_folder_of
 from vitlit.evaluation.run_logger import RunTensorBoard, last_step
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.fault_tolerance.heartbeat import leave_group
-from vitlit.fault_tolerance.lightning_internals import leave_signals_alone
+from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_bucket_views
 from vitlit.files import RUNS_FOLDER
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
@@ -194,9 +194,10 @@ class VitCLI(LightningCLI):
         own = self.writers.callbacks(self.request.settings, self.precision)
         trainer["callbacks"] = [*given, *bars, *own]
         made = super().instantiate_trainer(**kwargs)
-        # Both need the finished trainer: Lightning adds callbacks and its signal connector in it.
+        # These need the finished trainer: Lightning adds callbacks and its signal connector in it.
         skip_idle_hooks([*made.callbacks, self.model])  # type: ignore[attr-defined]
         leave_signals_alone(made)
+        use_bucket_views(made)
         return made
 
     def _make_writers(self, trainer: Any) -> Writers:

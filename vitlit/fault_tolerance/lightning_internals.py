@@ -43,6 +43,17 @@ def leave_signals_alone(trainer: pl.Trainer) -> None:
 def _nothing() -> None: ...
 
 
+def use_bucket_views(trainer: pl.Trainer) -> None:
+    """Let DDP keep gradients in the buckets that it sends, instead of copying them back and forth.
+
+    A copy of all gradients less is held, and the sums are the same. A config may name DDPStrategy
+    with other arguments, but strategies called ddp or auto take none.
+    """
+    arguments = getattr(trainer.strategy, "_ddp_kwargs", None)
+    if arguments is not None:  # the strategy is DDP
+        arguments.setdefault("gradient_as_bucket_view", True)
+
+
 def is_validation_due(trainer: pl.Trainer) -> bool:
     """Whether a validation follows the batch that was trained on last.
 
