@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from vitlit.commands.with_lightning import VitCLI
-from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
+from vitlit.training.classifier import LightningImageData
 from vitlit.training.runs import Claim
 
 FIT = ["fit", "--config", "cifar10.yaml", "--trainer.max_epochs=4"]
@@ -37,7 +37,7 @@ VARIANTS = {
 }
 
 
-class RandomImages(ImageData):
+class RandomImages(LightningImageData):
     """As many images as CIFAR-10 has, of its size, with random pixels."""
 
     count = 50_000
