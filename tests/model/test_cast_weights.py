@@ -1,5 +1,6 @@
 """Casting all weights together: autocast's numbers to the bit, and how many launches a step has."""
 
+import copy
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 import torch
 from fake_device import DEVICE, NO_KERNEL, fake_device
 from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitlit.fault_tolerance.lightning_internals import non_finite
@@ -21,6 +24,7 @@ from vitlit.model.cast_weights import (
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
+from vitlit.training.compiling import NOT_A_LEAF
 from vitlit.training.loss import cross_entropy
 from vitlit.training.optim import parameter_groups
 
@@ -139,3 +143,35 @@ def test_launches_are_saved_in_mixed_precision_on_a_gpu_alone(
     monkeypatch.setattr("torch.is_autocast_enabled", lambda kind: casts and kind == "cuda")
     batch: Any = SimpleNamespace(is_cuda=is_cuda)
     assert saves_launches(batch) is (is_cuda and casts)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(f"ignore:{NOT_A_LEAF}")
+def test_a_compiled_model_is_one_graph_whose_weights_are_cast_before_it() -> None:
+    torch.compiler.reset()
+    counters.clear()
+    graphs: list[GraphModule] = []
+
+    def keep(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
+        graphs.append(graph)
+        return graph
+
+    size = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    model = ViT(**size, num_classes=5).train()  # type: ignore[arg-type]
+    plain = copy.deepcopy(model)
+    torch.nn.init.normal_(model.head.weight)  # type: ignore[arg-type]
+    plain.load_state_dict(model.state_dict())
+    model.compile(backend=keep)
+    images, found = torch.randn(3, 3, 8, 8), []
+    for vit in (plain, model):
+        optimizer = torch.optim.SGD(vit.parameters(), lr=0.1)
+        for _ in range(3):  # later steps, with weights that changed, compile nothing again
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = forward_with_cast_weights(vit, images, torch.bfloat16)
+            logits.float().square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(list(vit.parameters()))
+    assert len(graphs) == 1
+    assert not counters["graph_break"]
+    assert all(map(torch.equal, *found))

@@ -45,7 +45,7 @@ class Classifier(TrainableViT, Scoring):
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
         self._teacher: Teacher | None = None
-        self._compiling, self._is_compiled, self._is_alone = False, False, True
+        self._compiling, self._is_alone = False, True
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
         self.save_hyperparameters(settings)
@@ -60,7 +60,8 @@ class Classifier(TrainableViT, Scoring):
 
     def forward(self, x: Tensor) -> Tensor:
         # Compiled for training only: the smaller last batch of an evaluation would compile again.
-        # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced.
+        # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced, and so does
+        # the model whose weights are cast: the casts stay outside the graph, few as they are.
         vit = self.vit if self.training else self.vit.forward
         x = x.to(self.dtype)  # the data are float32, the model may be half precision
         if self.training and saves_launches(x) and self._casts_together:
@@ -75,7 +76,7 @@ class Classifier(TrainableViT, Scoring):
         blocks run again in the backward pass, when the model has its own weights back.
         """
         again = self.hparams["grad_checkpointing"]
-        return self._is_alone and not self._is_compiled and not again
+        return self._is_alone and not again
 
     def setup(self, stage: str) -> None:
         self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it
@@ -95,8 +96,7 @@ class Classifier(TrainableViT, Scoring):
     def on_fit_start(self) -> None:  # after setup the device and the number of steps are known
         if self._teacher is not None:
             self._teacher.to(self.device)
-        self._is_compiled = should_compile(self.hparams["compile"], self.vit, self.trainer)
-        if self._is_compiled:
+        if should_compile(self.hparams["compile"], self.vit, self.trainer):
             self._compiling = True
             compile_training(self.vit, self.trainer, self.hparams["compile_mode"])
 

@@ -6,6 +6,7 @@ option, model, device, steps of the training -> yes or no, said once
 import importlib.util
 import os
 import shutil
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +24,7 @@ MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
 # Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about
 # 60 kernels for each block, 8 microseconds each, and big ones run at 100 TFLOP/s.
 SECONDS_A_BLOCK, FLOPS_A_SECOND = 60 * 8e-6, 1e14
+NOT_A_LEAF = r"The \.grad attribute of a Tensor that is not a leaf"
 WORTHWHILE_SECONDS = 300.0  # compiling takes one or two minutes, and saves about half of each step
 
 
@@ -83,6 +85,8 @@ def training_seconds(vit: ViT, trainer: pl.Trainer) -> float:
 
 def compile_training(vit: ViT, trainer: pl.Trainer, mode: CompileMode) -> None:
     """Compile the model in place, and on a GPU the augmentation of the data."""
+    # of the compiler, which looks at all its inputs: weights that were cast are no leaves
+    warnings.filterwarnings("ignore", message=NOT_A_LEAF)
     options: dict[str, Any] = {"backend": COMPILER, "mode": MODES[mode]}
     # In place: torch.compile(vit) would wrap it, and put _orig_mod into every key.
     vit.compile(**options)
