@@ -1,17 +1,25 @@
 """When a training is compiled, and that no variant of the model breaks the compiler's graph."""
 
 import logging
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch._inductor
 from pytorch_lightning.callbacks import Timer
 
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.training import compiling
-from vitlit.training.compiling import eager_seconds, is_worthwhile, should_compile, training_seconds
+from vitlit.training.compiling import (
+    compile_training,
+    eager_seconds,
+    is_worthwhile,
+    should_compile,
+    training_seconds,
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "cifar10.yaml": {"patch_embed": "linear", "global_pool": "avg", "drop_path_rate": 0.1},
@@ -140,3 +148,14 @@ def test_a_variant_is_one_graph_for_the_compiler(name: str, again: bool) -> None
     model(x).sum().backward()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     assert all(weight.grad is not None for weight in trained)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_a_gpu_joins_small_kernels(device: str) -> None:
+    found: list[dict[str, Any]] = []
+    compilable: Any = SimpleNamespace(compile=lambda **options: found.append(options["options"]))
+    with warnings.catch_warnings():
+        compile_training(compilable, trainer(device), "max-autotune")
+    expected = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
+    expected |= {"combo_kernels": True} if device == "cuda" else {}
+    assert found == [expected]

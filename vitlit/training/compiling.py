@@ -19,8 +19,15 @@ from vitlit.training.trainable import CompileMode
 
 COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
 
-# CUDA graphs would need batches at fixed addresses; loaders and mixing make new ones.
-MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
+# torch's "default" and "max-autotune-no-cudagraphs": CUDA graphs would need batches at fixed
+# addresses; loaders and mixing make new ones.
+MODES: dict[CompileMode, dict[str, Any]] = {
+    "default": {},
+    "max-autotune": {"max_autotune": True, "coordinate_descent_tuning": True},
+}
+# One kernel for several small ones that do not need each other, such as the gradients of biases:
+# 5 fewer for each block. Large batches do not wait for launches, small models do.
+GPU_OPTIONS = {"combo_kernels": True}
 # Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about
 # 60 kernels for each block, 8 microseconds each, and big ones run at 100 TFLOP/s.
 SECONDS_A_BLOCK, FLOPS_A_SECOND = 60 * 8e-6, 1e14
@@ -87,10 +94,12 @@ def compile_training(vit: ViT, trainer: pl.Trainer, mode: CompileMode) -> None:
     """Compile the model in place, and on a GPU the augmentation of the data."""
     # of the compiler, which looks at all its inputs: weights that were cast are no leaves
     warnings.filterwarnings("ignore", message=NOT_A_LEAF)
-    options: dict[str, Any] = {"backend": COMPILER, "mode": MODES[mode]}
+    is_on_gpu = trainer.strategy.root_device.type == "cuda"
+    choices = {**MODES[mode], **(GPU_OPTIONS if is_on_gpu else {})}
+    options: dict[str, Any] = {"backend": COMPILER, "options": choices}
     # In place: torch.compile(vit) would wrap it, and put _orig_mod into every key.
     vit.compile(**options)
     data = trainer.datamodule  # type: ignore[attr-defined]
     # on a CPU the augmentation groups images by operation, which no compiler can
-    if trainer.strategy.root_device.type == "cuda" and hasattr(data, "compile_augmentation"):
+    if is_on_gpu and hasattr(data, "compile_augmentation"):
         data.compile_augmentation(**options)
