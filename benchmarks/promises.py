@@ -270,4 +270,6 @@ def reached_by(folder: Path, command: list[str]) -> str:
         text=True,
         check=False,
     )
-    return "; ".join(re.findall(r"reached\s+(.*)", result.stdout))
+    # with the lines that go on beside the first
+    found = re.findall(r"^reached .*(?:\n {2,}.*)*", result.stdout, re.MULTILINE)
+    return "; ".join(" ".join(text.split()) for text in found)

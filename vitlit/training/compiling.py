@@ -28,10 +28,10 @@ MODES: dict[CompileMode, dict[str, Any]] = {
 # One kernel for several small ones that do not need each other, such as the gradients of biases:
 # 5 fewer for each block. Large batches do not wait for launches, small models do.
 GPU_OPTIONS = {"combo_kernels": True}
+NOT_A_LEAF = r"The \.grad attribute of a Tensor that is not a leaf"  # torch's warning
 # Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about
 # 60 kernels for each block, 8 microseconds each, and big ones run at 100 TFLOP/s.
 SECONDS_A_BLOCK, FLOPS_A_SECOND = 60 * 8e-6, 1e14
-NOT_A_LEAF = r"The \.grad attribute of a Tensor that is not a leaf"
 WORTHWHILE_SECONDS = 300.0  # compiling takes one or two minutes, and saves about half of each step
 
 
