@@ -9,6 +9,7 @@ expressions and names, and calls of any function of torch. All that is looked fo
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +68,9 @@ def load_program(path: Path) -> ExportedProgram:
         with PT2ArchiveReader(str(path)) as archive:
             _check_harmless(archive, path)
             facts = _read_facts(archive, path)
-        program = torch.export.load(str(path))
+        with warnings.catch_warnings():  # torch 2.11 warns of its own way to read the file
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            program = torch.export.load(str(path))
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds for files that are not its own
