@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def test_a_process_and_its_loaders_end_together_without_a_traceback(
     command = [sys.executable, "-m", "vitlit", *words_of(run, "predict")]
     command += [f"--data.images={many}", "--data.num_workers=2", "--data.batch_size=1"]
     process = subprocess.Popen(
-        [*command, "--trainer.enable_progress_bar=true"],
+        command,
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -226,9 +227,10 @@ def test_a_process_and_its_loaders_end_together_without_a_traceback(
     )
     assert process.stderr is not None
     words = b""
-    while b"Predicting DataLoader 0:   1%" not in words:
+    while b"precision " not in words:
         words += process.stderr.read1()  # type: ignore[attr-defined]
         assert process.poll() is None, words
+    time.sleep(1.5)  # for the loaders to start
     os.killpg(process.pid, signum)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == STATUS[signum]
