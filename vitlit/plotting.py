@@ -30,6 +30,40 @@ COLORMAP = "viridis"
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
 MIN_CLASS_SHARE = 0.4  # share of a line that the true class may take beside a long name
+# Colours and type of every page, before the style of its own; in light and in dark.
+PAGE_STYLE = """\
+:root {
+  color-scheme: light dark;
+  --paper: #ffffff; --panel: #f4f5f7; --ink: #1b1e23; --soft: #5a616b; --line: #d5d9df;
+  --accent: #0072b2; --warm: #d55e00; --warning: #a84300;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #14171b; --panel: #1f242a; --ink: #e8eaed; --soft: #a3abb5; --line: #3a414a;
+    --accent: #6cb6e8; --warm: #f0894a; --warning: #f0894a;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 66rem;
+  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;
+}
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .6rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2rem 0 .7rem; }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 3px; }
+.facts { display: flex; flex-wrap: wrap; gap: .2rem 1.6rem; margin: 0; font-size: .9rem; }
+.facts div { display: flex; gap: .45rem; min-width: 0; }
+dt { color: var(--soft); }
+dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.notice { padding: .7rem 1rem; border-left: 4px solid var(--warm); background: var(--panel); }
+.aside { color: var(--soft); font-size: .875rem; }
+svg text { fill: var(--soft); font-size: 12px; }
+svg .x { text-anchor: middle; }
+svg .y { text-anchor: end; dominant-baseline: middle; }
+svg .grid { stroke: var(--line); }
+th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; font-weight: normal; }
+th { color: var(--soft); }
+"""
 
 
 def text_width(text: str, size: float) -> float:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from vitlit import ImageData
@@ -20,7 +22,6 @@ FIT += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
 
 def write_product(path: Path, matrix: Any) -> None:
     """A program that multiplies images (B, n) by a matrix."""
-    onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     node = helper.make_node("MatMul", ["images", "w"], ["logits"])
     ends = [
@@ -44,7 +45,6 @@ def in_int8(x: Any, matrix: Any) -> Any:
 
 
 def test_a_program_in_int8_computes_with_one_scale_for_each_output(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     rng = np.random.default_rng(0)
     matrix = (rng.normal(size=(32, 8)) * 10.0 ** np.arange(-4, 4)).astype(np.float32)
     x = rng.normal(size=(5, 32)).astype(np.float32)
@@ -87,7 +87,6 @@ def test_the_accuracy_of_the_programs_is_that_of_validate(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     assert main([*FIT, f"--model.patch_embed={embedding}", f"--data.invert={invert}"]) == 0
     assert main(["validate", "--run=own"]) == 0

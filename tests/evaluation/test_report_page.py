@@ -3,7 +3,6 @@
 import base64
 import re
 from html.parser import HTMLParser
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from vitlit.evaluation.calibration import Reliability
 from vitlit.evaluation.report_page import MAX_CLASS_ROWS, Mistake, PageContent, write_report_page
+from vitlit.plotting import PAGE_STYLE
 
 SCORES = {"images": 40, "acc": 0.9, "acc_interval": [0.77, 0.96], "balanced_acc": 0.88}
 SCORES |= {"f1": 0.87, "loss": 0.31, "ece": 0.05}
@@ -140,16 +140,10 @@ def test_dots_of_calibration_are_where_their_bins_are(tmp_path: Path) -> None:
     assert places == pytest.approx([40 + 150, 8 + 225, 40 + 270, 8])
 
 
-def test_its_colours_are_those_of_the_page_of_explain() -> None:
-    texts = [
-        files(package).joinpath(name).read_text(encoding="utf-8")
-        for package, name in (
-            ("vitlit.explain", "page.css"),
-            ("vitlit.evaluation", "report_page.css"),
-        )
-    ]
-    first, second = (re.findall(r"--\w+: #\w+", text) for text in texts)
-    assert first == second
+def test_its_colours_are_those_of_every_page(tmp_path: Path) -> None:
+    page = written(tmp_path, content())
+    assert f"<style>\n{PAGE_STYLE}" in page
+    assert page.count("--paper:") == 2  # light and dark, once each
 
 
 @pytest.mark.browser

@@ -36,7 +36,7 @@ from vitlit.explain.page_figures import colors
 from vitlit.model.arguments import PoolName
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
-from vitlit.plotting import Bytes, image_uri
+from vitlit.plotting import PAGE_STYLE, Bytes, image_uri
 
 MAX_LEVEL = 15  # the highest of 4 bits
 MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so
@@ -96,7 +96,7 @@ def write_page(
     heads = _kept_heads(examples)
     page = Template(_read_asset("page.html")).substitute(
         title=escape(title),
-        style=_read_asset("page.css"),
+        style=PAGE_STYLE + _read_asset("page.css"),
         script=_read_asset("page.js"),
         data=_json(_describe(examples, heads, grid, prefix, pool)),
         maps="\n".join(_map_block(i, one, len(prefix), heads) for i, one in enumerate(examples)),
