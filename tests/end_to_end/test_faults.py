@@ -118,6 +118,18 @@ def test_a_signal_saves_and_ends_the_training(
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
+def test_a_signal_to_the_loaders_too_saves_and_ends_the_training(tmp_path: Path) -> None:
+    """As clusters and terminals send it. torch's own loaders die of it, and break the saving."""
+    with training(tmp_path, *CONSTANT, "--data.num_workers=2") as process:
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert f"stopped by SIGTERM after step {saved(tmp_path)['global_step']};" in errors
+    assert "Traceback" not in errors
+    assert "DataLoader" not in errors
+
+
 def wait_for_others(told: Connection, errors: Path, is_training: bool) -> None:
     """In C, where no handler is run."""
     with errors.open("wb") as file:

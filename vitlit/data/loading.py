@@ -6,6 +6,9 @@ Processes pass batches to the training through shared memory. Containers have li
 nobody asks for more. Where it ends, the batch is lost and the training would wait for it forever.
 """
 
+import signal
+import sys
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -138,6 +141,28 @@ def share_batch(batch: Batch) -> Batch:
     return batch
 
 
+def follow_main_process(process: int) -> None:
+    """Leave the end to the main process, which says why it came; called in each loader process.
+
+    A signal often goes to all processes: from a terminal, or a cluster. torch lets its loaders die
+    of SIGTERM, and then raises an error in the main process, amid whatever that is saving; so the
+    handlers of the main process, which know its loaders, are set again. The thread that hands
+    batches over calls ``sys.excepthook`` if nobody takes one any more, and is alone in using it.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, handler)
+    usual = sys.excepthook
+
+    def print_error(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, (ConnectionError, EOFError)):
+            usual(kind, error, trace)
+
+    sys.excepthook = print_error
+
+
 def make_loader(
     split: Split,
     order: TrainOrder | EvalOrder,
@@ -159,7 +184,9 @@ def make_loader(
         plan = plan_loading(wanted.processes, size, images, room * ROOM_SHARE / devices)
         needed = needed_bytes(wanted, size, images) * devices / ROOM_SHARE
         note = shortage_note(wanted, plan, needed=needed, room=room)
-    options: Any = {"prefetch_factor": plan.ready} if plan.processes else {}
+    options: Any = {}
+    if plan.processes:
+        options = {"prefetch_factor": plan.ready, "worker_init_fn": follow_main_process}
     loader = LateLoader(
         dataset=split,
         sampler=order,
