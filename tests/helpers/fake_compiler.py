@@ -98,8 +98,9 @@ class FakeCompiler:
     """
 
     def __init__(self, **options: Any) -> None:
-        # folding constants would compute on the device
-        self.options = {**options, "joint_graph_constant_folding": False}
+        # Folding constants would compute on the device; nothing is built, so by no process.
+        own = {"joint_graph_constant_folding": False, "compile_threads": 1}
+        self.options = {**options, **own}
         self.calls: list[list[str]] = []
 
     def __call__(self, graph: GraphModule, inputs: Any) -> Any:

@@ -33,6 +33,7 @@ LOAD = torch.load
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 # They make or rename memory, and start no kernel; views are told by the operator itself.
 NO_KERNEL = {"detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "set_"}
+NO_KERNEL |= {"_record_function_enter_new", "_record_function_exit"}  # marks for a profiler
 NO_KERNEL |= {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 MOVES = {aten._to_copy.default, aten.copy_.default}

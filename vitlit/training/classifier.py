@@ -45,6 +45,7 @@ class Classifier(TrainableViT, Scoring):
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = TrainSums(self.device)
         self._teacher: Teacher | None = None
+        self._cross_entropy = cross_entropy  # or what the compiler made of it
         self._compiling, self._is_alone = False, True
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
@@ -98,7 +99,8 @@ class Classifier(TrainableViT, Scoring):
             self._teacher.to(self.device)
         if should_compile(self.hparams["compile"], self.vit, self.trainer):
             self._compiling = True
-            compile_training(self.vit, self.trainer, self.hparams["compile_mode"])
+            mode = self.hparams["compile_mode"]
+            self._cross_entropy = compile_training(self.vit, self.trainer, mode)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self._compiling:
@@ -136,7 +138,7 @@ class Classifier(TrainableViT, Scoring):
         logits = self(batch.x)
         weights = None if self.hparams["class_weights"] == "none" else self.class_weights
         smoothing = self.hparams["label_smoothing"]
-        loss = cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
+        loss = self._cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
         taught = None if self._teacher is None else self._teacher(batch.x)
         if taught is not None:
             loss = self._with_teacher(loss, logits, taught)
