@@ -17,11 +17,11 @@ import onnxruntime
 import torch
 from measure import Cell
 
-from vitlit.commands.int8 import INT8_NAME, write_int8
+from vitlit.deploy.export import ONNX_NAME, export_model
+from vitlit.deploy.int8 import INT8_NAME, write_int8
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.attention import has_bf16_units
 from vitlit.model.vit import ViT
-from vitlit.weights.export import ONNX_NAME, export_model
 
 NOTE = """Forward passes of a ViT-S/16 with ten classes. "int8" is what `vitlit export --format onnx
 --quantize int8` writes; "onnx" the same program in float32. bf16 is autocast, and is left out on

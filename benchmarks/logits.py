@@ -24,9 +24,9 @@ import transformers
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from vitlit.deploy.export import export_model
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
-from vitlit.weights.export import export_model
 from vitlit.weights.pretrained import load_weights
 
 LIMIT = 1e-4

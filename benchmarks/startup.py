@@ -68,7 +68,7 @@ def prepare(folder: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a.jpg")
     make = (
-        "from vitlit.weights.export import export_model\n"
+        "from vitlit.deploy.export import export_model\n"
         "from vitlit.images.preprocess import Preprocess\nfrom vitlit.model.vit import ViT\n"
         "from pathlib import Path\n"
         f"model = ViT(**{SIZES})\nsize = model.img_size\n"

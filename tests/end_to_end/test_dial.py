@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
+from vitlit.deploy.export import export_model
+from vitlit.deploy.portable import model_arguments
 from vitlit.errors import InputError
 from vitlit.explain.analysis import analyse_weights, attention_fact, head_arrays
 from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares, relevance, rollout
@@ -24,8 +26,6 @@ from vitlit.model.positions import rope2d, rope_similarity
 from vitlit.model.vit import ViT
 from vitlit.training.optim import freeze, parameter_groups
 from vitlit.weights.adapt import adapt_weights
-from vitlit.weights.export import export_model
-from vitlit.weights.portable import model_arguments
 from vitlit.weights.pretrained import Weights, load_weights
 
 SMALL: dict[str, Any] = {

@@ -12,8 +12,8 @@ from transformers import ViTForImageClassification
 
 from vitlit import ImageData
 from vitlit.data.batch import Batch
+from vitlit.deploy.export import export_model
 from vitlit.training.classifier import Classifier
-from vitlit.weights.export import export_model
 
 STEPS, WARMUP, RATE = 100, 10, 4e-3
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from timm.data import constants
 
+from vitlit.deploy.portable import choose_naming, make_portable
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.weights import weight_formats
 from vitlit.weights.file_reader import is_dense
 from vitlit.weights.key_mapping import positions_with_prefix, translate_keys
-from vitlit.weights.portable import choose_naming, make_portable
 
 FILTERS = {"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}
 

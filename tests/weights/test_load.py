@@ -12,9 +12,9 @@ from timm_weights import folder_of, written
 from torch import nn
 
 import vitlit
+from vitlit.deploy.export import export_model
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
-from vitlit.weights.export import export_model
 from vitlit.weights.load import load
 from vitlit.weights.pretrained import load_weights
 

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.commands.int8 import Quantize, check_quantize, int8_lines, write_int8
 from vitlit.data.datamodule import ImageData
+from vitlit.deploy.export import ExportFormat, export_model
+from vitlit.deploy.int8 import Quantize, check_quantize, int8_lines, write_int8
+from vitlit.deploy.portable import Naming
 from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
@@ -31,8 +33,6 @@ from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
 from vitlit.training.runs import named_folder
 from vitlit.training.trainable import TrainableViT
-from vitlit.weights.export import ExportFormat, export_model
-from vitlit.weights.portable import Naming
 from vitlit.weights.pretrained import read_whole_checkpoint
 
 EXPLAINED_IMAGES = 8  # default number of images of the validation split

@@ -60,7 +60,7 @@ class ExportedProgram(NamedTuple):
 
 
 def load_program(path: Path) -> ExportedProgram:
-    """Read a .pt2 file as weights.export writes it, or torch.export.save with the same facts.
+    """Read a .pt2 file as deploy.export writes it, or torch.export.save with the same facts.
 
     Raises InputError if it is damaged, could run code, or does not tell its input and its classes.
     """

@@ -17,6 +17,14 @@ import torch
 from torch import Tensor
 
 import vitlit
+from vitlit.deploy.export_mapping import (
+    hugging_face_files,
+    hugging_face_tensors,
+    own_metadata,
+    timm_files,
+    timm_tensors,
+)
+from vitlit.deploy.portable import Naming, Portable, choose_naming, make_portable
 from vitlit.errors import InputError
 from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
@@ -25,15 +33,7 @@ from vitlit.messages import LINE_WIDTH, filled
 from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
-from vitlit.weights.export_mapping import (
-    hugging_face_files,
-    hugging_face_tensors,
-    own_metadata,
-    timm_files,
-    timm_tensors,
-)
 from vitlit.weights.file_reader import WEIGHT_NAMES
-from vitlit.weights.portable import Naming, Portable, choose_naming, make_portable
 from vitlit.weights.pretrained import load_weights
 
 ExportFormat = Literal["safetensors", "onnx", "pt2"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitlit.deploy.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, Portable, is_eva
 from vitlit.images.published_framing import (
     framing_words,
     processor_settings,
@@ -18,7 +19,6 @@ from vitlit.images.published_framing import (
 from vitlit.patches import pair
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 from vitlit.weights.model_config import METADATA_KEY
-from vitlit.weights.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, Portable, is_eva
 
 TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
     (192, 12, 3): ("tiny", {(16, 224), (16, 384)}),

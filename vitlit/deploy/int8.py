@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
+from vitlit.deploy.export import ONNX_NAME, ExportFormat
 from vitlit.errors import InputError
 from vitlit.evaluation.inference import Compute, Rows, collect, evenly_thinned, loader_of
 from vitlit.files import replacing
 from vitlit.messages import labelled
 from vitlit.patches import unpatchify
-from vitlit.weights.export import ONNX_NAME, ExportFormat
 
 Quantize = Literal["none", "int8"]
 INT8_NAME = "model.int8.onnx"
