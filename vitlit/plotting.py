@@ -7,6 +7,7 @@ image (C, H, W) -> axes; figure -> uint8 (height, width, 3)
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import PurePath
@@ -174,6 +175,13 @@ def plain_pixels(image: Tensor) -> Any:
     """An image ``(C, H, W)`` as RGB ``(H, W, 3)``, or as the mean of its channels ``(H, W)``."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     return (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)).numpy()
+
+
+def html_json(values: Any) -> str:
+    """JSON in ASCII, safe inside HTML whatever names it contains."""
+    text = json.dumps(values, separators=(",", ":"))
+    # a name such as </script> would end the element; escaped, JSON reads the same
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def image_uri(pixels: Bytes, kind: str = "png") -> str:

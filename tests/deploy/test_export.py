@@ -19,9 +19,10 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from vitlit.data.datamodule import ImageData
-from vitlit.deploy.export import FACTS_NAME, Exported, export_model
+from vitlit.deploy.export import Exported, export_model
 from vitlit.deploy.export_mapping import TIMM_SIZES
 from vitlit.deploy.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, model_arguments
+from vitlit.deploy.programs import FACTS_NAME
 from vitlit.errors import InputError
 from vitlit.images.framing import Framing, padded_with_mean
 from vitlit.images.preprocess import Preprocess

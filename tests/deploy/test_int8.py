@@ -11,8 +11,8 @@ import pytest
 
 from vitlit import ImageData
 from vitlit.__main__ import main
-from vitlit.deploy.export import ONNX_NAME
 from vitlit.deploy.int8 import INT8_NAME, int8_lines, write_int8
+from vitlit.deploy.programs import ONNX_NAME
 
 CHECKPOINT = Path(__file__).parents[1] / "stored" / "old_checkpoint" / "last.ckpt"
 FIT = ["fit", "--data.dataset=digits", "--model.patch_size=2", "--model.embed_dim=16"]

@@ -5,18 +5,13 @@ ViT -> model.safetensors config.json | model.onnx | model.pt2
 Every export is read back, and its logits are compared with the model's.
 """
 
-import importlib
 import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
 
-import vitlit
 from vitlit.deploy.export_mapping import (
     hugging_face_files,
     hugging_face_tensors,
@@ -25,6 +20,14 @@ from vitlit.deploy.export_mapping import (
     timm_tensors,
 )
 from vitlit.deploy.portable import Naming, Portable, choose_naming, make_portable
+from vitlit.deploy.programs import (
+    ONNX_NAME,
+    PT2_NAME,
+    Program,
+    write_onnx,
+    write_pt2,
+)
+from vitlit.deploy.web import MAX_HALF_DIFFERENCE, WEB_NAME, write_web
 from vitlit.errors import InputError
 from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
@@ -36,13 +39,10 @@ from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import WEIGHT_NAMES
 from vitlit.weights.pretrained import load_weights
 
-ExportFormat = Literal["safetensors", "onnx", "pt2"]
-Program = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
-ONNX_NAME, PT2_NAME, FACTS_NAME = "model.onnx", "model.pt2", "metadata.json"
+ExportFormat = Literal["safetensors", "onnx", "pt2", "web"]
 # relative to the largest logit; ONNX Runtime differs by 2e-6 (benchmarks/logits.md)
 MAX_DIFFERENCE = 1e-4
 CHECKED_BATCHES = (1, 3)  # images; not TRACED_IMAGES, so that a fixed batch size is noticed
-TRACED_IMAGES = 2  # images; torch.export takes a batch of 1 for a constant
 
 
 class Exported(NamedTuple):
@@ -70,7 +70,7 @@ def export_model(
     """Write the model into the new folder ``out``, which is complete or does not exist.
 
     format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
-    or pt2 (a program for torch.export.load). naming: parameter names of a safetensors file: timm,
+    pt2 (a program for torch.export.load) or web (a page that computes). naming: parameter names of a safetensors file: timm,
     huggingface, or vitlit, which holds any model but is read by this package alone; by default
     the first that can hold the model. A model without a head needs no class_names and gives its
     features. The model is left on the CPU, in float32 and in evaluation mode. Raises InputError
@@ -89,10 +89,12 @@ def export_model(
             case "safetensors":
                 program = _write_safetensors(portable, part, chosen)
             case "onnx":
-                program = _write_onnx(portable, part / ONNX_NAME)
+                program = write_onnx(portable, part / ONNX_NAME)
             case "pt2":
-                program = _write_pt2(portable, part / PT2_NAME)
-        difference = _output_difference(model, preprocess, program, portable)
+                program = write_pt2(portable, part / PT2_NAME)
+            case "web":
+                program = write_web(portable, preprocess, part / WEB_NAME)
+        difference = _output_difference(model, preprocess, program, portable, format)
         del program  # it may hold a file open, and some systems cannot rename open files
     files = sorted(folder.iterdir())
     lines = [_how_to_load(portable, folder, format, chosen)]
@@ -141,99 +143,14 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
     return model.eval()
 
 
-def _write_onnx(portable: Portable, path: Path) -> Program:
-    onnxruntime = _onnx_packages()
-    with _without_others_warnings():
-        program: Any = torch.onnx.export(  # only dynamo's exporter takes dynamic_shapes
-            portable.model,
-            (_example_images(portable),),
-            dynamo=True,
-            dynamic_shapes=_dynamic_batch(),
-            input_names=["images"],
-            output_names=[portable.output],
-            verbose=False,
-        )
-        program.model.metadata_props.update(_facts(portable))
-        program.save(path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([portable.output], {"images": images.numpy()})[0])
-
-    return run
-
-
-def _onnx_packages() -> Any:
-    """ONNX Runtime; refuses if a package is missing that torch needs to write ONNX."""
-    try:
-        for name in ("onnx", "onnxscript"):
-            importlib.import_module(name)
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise InputError(
-            f"format onnx needs the package {error.name}: pip install 'vitlit[onnx]'; "
-            f"format pt2 needs none",
-            argument="format",
-        ) from error
-
-
-def _write_pt2(portable: Portable, path: Path) -> Program:
-    with _without_others_warnings():
-        program = torch.export.export(
-            portable.model, (_example_images(portable),), dynamic_shapes=_dynamic_batch()
-        )
-        facts = json.dumps(_facts(portable), indent=2)
-        torch.export.save(program, path, extra_files={FACTS_NAME: facts})
-        return torch.export.load(path).module()
-
-
-def _example_images(portable: Portable) -> Tensor:
-    """Zeros that programs are traced with; ViT never branches on pixels, so any numbers do."""
-    return torch.zeros(TRACED_IMAGES, *portable.input_size)
-
-
-def _dynamic_batch() -> dict[str, dict[int, Any]]:
-    return {"x": {0: torch.export.Dim("batch")}}  # x: the argument of ViT.forward
-
-
-@contextmanager
-def _without_others_warnings() -> Iterator[None]:
-    """Hide warnings of the exporters about their own code, which a user cannot fix."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(torch|onnx|copyreg|numpy)")
-        yield
-
-
-def _facts(portable: Portable) -> dict[str, str]:
-    """What the user of a program must know; lists are JSON, in ASCII for every reader."""
-    channels, height, width = portable.input_size
-    colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} channels")
-    return {
-        "input": f"images: float32 (B, {channels}, {height}, {width}), {colours}",
-        "output": _output(portable),
-        "pixels": "images = (value / 255 - mean) / std, with values of 0 to 255, by channel",
-        "resize": portable.framing.describe((height, width)),
-        "input_size": json.dumps(portable.input_size),
-        "mean": json.dumps(portable.mean),
-        "std": json.dumps(portable.std),
-        "class_names": json.dumps(portable.class_names),
-        "made_by": f"vitlit {vitlit.__version__}",
-    }
-
-
-def _output(portable: Portable) -> str:
-    if portable.class_names:
-        return f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names"
-    return f"features: float32 (B, {portable.model.embed_dim}), since the weights have no head"
-
-
 @torch.no_grad()
 def _output_difference(
-    model: ViT, preprocess: Preprocess, program: Program, portable: Portable
+    model: ViT, preprocess: Preprocess, program: Program, portable: Portable, format: ExportFormat
 ) -> float:
     """Maximum difference of the outputs for random pixels, relative to the largest output."""
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.tensor(row).view(-1, 1, 1) for row in (portable.mean, portable.std))
+    limit = MAX_HALF_DIFFERENCE if format == "web" else MAX_DIFFERENCE
     worst = 0.0
     for count in CHECKED_BATCHES:
         shape = (count, *portable.input_size)
@@ -249,10 +166,10 @@ def _output_difference(
         got = program((pixels / 255 - mean) / std)
         largest = wanted.abs().amax().clamp(min=torch.finfo(wanted.dtype).tiny)
         difference = ((got - wanted).abs().amax() / largest).item()
-        if not difference <= MAX_DIFFERENCE:  # not ">": NaN must be refused
+        if not difference <= limit:  # not ">": NaN must be refused
             raise InputError(
                 f"the exported model's {portable.output} differ by {difference:.1e} of the largest "
-                f"from the model's, more than {MAX_DIFFERENCE}; nothing was written, give another "
+                f"from the model's, more than {limit}; nothing was written, give another "
                 f"format",
                 argument="format",
             )
@@ -272,6 +189,8 @@ def _how_to_load(portable: Portable, folder: Path, format: ExportFormat, naming:
             return f'transformers.ViTModel.from_pretrained("{folder}", add_pooling_layer=False)'
         case "onnx", _:
             return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
+        case "web", _:
+            return str(folder / WEB_NAME)
     return f'torch.export.load("{folder / PT2_NAME}").module()'
 
 
@@ -280,21 +199,19 @@ def _message(
 ) -> str:
     """lines: how to load the files, then further remarks."""
     load, *more = lines
+    end = f"read again, its {portable.output} differ by at most {difference:.1e} of the largest"
+    wrote = filled(f"wrote {folder}: {', '.join(file.name for file in files)}")
+    if load.endswith(WEB_NAME):
+        size = (folder / WEB_NAME).stat().st_size / 1e6
+        return "\n".join([wrote, f"open it in a browser: {load} ({size:.1f} MB)", *more, end])
     shape = ", ".join(map(str, portable.input_size))
     width = len(portable.class_names) or portable.model.embed_dim
     rows = (portable.mean, portable.std)
     mean, std = (", ".join(f"{value:.6g}" for value in row) for row in rows)
     # code that is to be copied has a line to itself rather than a break
     joint = "\n  " if len(f"load it with {load}") > LINE_WIDTH else " "
-    return "\n".join(
-        [
-            filled(f"wrote {folder}: {', '.join(file.name for file in files)}"),
-            *map(filled, more),
-            f"load it with{joint}{load}",
-            filled(
-                f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] "
-                f"and std [{std}], and gives {portable.output} (B, {width})"
-            ),
-            f"read again, its {portable.output} differ by at most {difference:.1e} of the largest",
-        ]
+    takes = (
+        f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] "
+        f"and std [{std}], and gives {portable.output} (B, {width})"
     )
+    return "\n".join([wrote, *map(filled, more), f"load it with{joint}{load}", filled(takes), end])

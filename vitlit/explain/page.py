@@ -17,7 +17,6 @@ mean, then the rollout, then the relevance. ``readRow`` of page.js reads this la
 """
 
 import base64
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -36,7 +35,7 @@ from vitlit.explain.page_figures import colors
 from vitlit.model.arguments import PoolName
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
-from vitlit.plotting import PAGE_STYLE, Bytes, image_uri
+from vitlit.plotting import PAGE_STYLE, Bytes, html_json, image_uri
 
 MAX_LEVEL = 15  # the highest of 4 bits
 MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so
@@ -98,7 +97,7 @@ def write_page(
         title=escape(title),
         style=PAGE_STYLE + _read_asset("page.css"),
         script=_read_asset("page.js"),
-        data=_json(_describe(examples, heads, grid, prefix, pool)),
+        data=html_json(_describe(examples, heads, grid, prefix, pool)),
         maps="\n".join(_map_block(i, one, len(prefix), heads) for i, one in enumerate(examples)),
         facts="".join(
             f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
@@ -115,13 +114,6 @@ def write_page(
 
 def _read_asset(name: str) -> str:
     return files("vitlit.explain").joinpath(name).read_text(encoding="utf-8")
-
-
-def _json(values: Any) -> str:
-    """JSON in ASCII, safe inside HTML whatever names it contains."""
-    text = json.dumps(values, separators=(",", ":"))
-    # a name such as </script> would end the element; escaped, JSON reads the same
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> None:
