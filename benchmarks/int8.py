@@ -17,7 +17,8 @@ import onnxruntime
 import torch
 from measure import Cell
 
-from vitlit.deploy.export import ONNX_NAME, export_model
+from vitlit.deploy.export import export_model
+from vitlit.deploy.programs import ONNX_NAME
 from vitlit.deploy.int8 import INT8_NAME, write_int8
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.attention import has_bf16_units

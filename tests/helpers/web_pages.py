@@ -1,7 +1,6 @@
 """The JavaScript of an exported page, run by Node on pictures, without a browser."""
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 NODE = shutil.which("node")
 SCRIPT = """
 const fs = require("fs");
-const part = (text, name) => text.split(new RegExp(`<script[^>]* id="${name}">`))[1].split("</script>")[0];
+const part = (text, name) =>
+  text.split(new RegExp(`<script[^>]* id="${name}">`))[1].split("</script>")[0];
 const text = fs.readFileSync(process.argv[1], "utf8");
 const module_ = { exports: {} };
 new Function("module", part(text, "model"))(module_);
@@ -53,9 +53,3 @@ def answers(page: Path, pictures: list[Any], kept: list[int] | None = None) -> d
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def scripts(page: Path) -> list[str]:
-    """The scripts of a page that run when it is opened."""
-    text = page.read_text(encoding="utf-8")
-    return re.findall(r"<script(?: id=\"model\")?>(.*?)</script>", text, re.DOTALL)

@@ -69,12 +69,13 @@ def export_model(
 ) -> Exported:
     """Write the model into the new folder ``out``, which is complete or does not exist.
 
-    format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others)
-    pt2 (a program for torch.export.load) or web (a page that computes). naming: parameter names of a safetensors file: timm,
-    huggingface, or vitlit, which holds any model but is read by this package alone; by default
-    the first that can hold the model. A model without a head needs no class_names and gives its
-    features. The model is left on the CPU, in float32 and in evaluation mode. Raises InputError
-    if ``out`` exists, the naming cannot hold the model, or the export computes other logits.
+    format: safetensors (weights and their settings), onnx (a program for ONNX Runtime and others),
+    pt2 (a program for torch.export.load) or web (a page that runs the model). naming: parameter
+    names of a safetensors file: timm, huggingface, or vitlit, which holds any model but is read by
+    this package alone; by default the first that can hold the model. A model without a head needs
+    no class_names and gives its features. The model is left on the CPU, in float32 and in
+    evaluation mode. Raises InputError if ``out`` exists, the format or
+    naming cannot hold the model, or the export computes other logits.
     """
     folder = Path(out).expanduser()
     _check_export_choices(format, naming)

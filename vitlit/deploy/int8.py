@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.deploy.export import ONNX_NAME, ExportFormat
+from vitlit.deploy.export import ExportFormat
+from vitlit.deploy.programs import ONNX_NAME
 from vitlit.errors import InputError
 from vitlit.evaluation.inference import Compute, Rows, collect, evenly_thinned, loader_of
 from vitlit.files import replacing

@@ -168,7 +168,7 @@ def _model_of(settings: dict[str, Any], packed: bytes) -> ViT:
     values = torch.from_numpy(numbers.astype(np.float32))
     with torch.device("meta"):
         model = ViT(**settings["arguments"])
-    parts = values.split([count for _, count in settings["tensors"]])
+    parts = torch.split(values, [count for _, count in settings["tensors"]])
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     named = zip((name for name, _ in settings["tensors"]), parts, strict=True)
     model.load_state_dict({name: part.view(shapes[name]) for name, part in named}, assign=True)

@@ -171,12 +171,17 @@ function padded(plane, [rows, columns], [height, width], fill) {
 function planesOf(data, channels) {
   const count = data.length / 4;
   const planes = Array.from({ length: channels }, () => new Float32Array(count));
+  const colour = [0, 0, 0];
   for (let i = 0; i < count; i++) {
     const alpha = data[4 * i + 3] / 255;
-    const on = (c) => alpha === 1 ? data[4 * i + c] : Math.round(255 - alpha * (255 - data[4 * i + c]));
-    const [red, green, blue] = [on(0), on(1), on(2)];
-    if (channels === 3) [planes[0][i], planes[1][i], planes[2][i]] = [red, green, blue];
-    else planes[0][i] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16; // as Pillow
+    for (let c = 0; c < 3; c++) {
+      const value = data[4 * i + c];
+      colour[c] = alpha === 1 ? value : Math.round(255 - alpha * (255 - value));
+    }
+    if (channels === 3) for (let c = 0; c < 3; c++) planes[c][i] = colour[c];
+    else { // as Pillow
+      planes[0][i] = (19595 * colour[0] + 38470 * colour[1] + 7471 * colour[2] + 32768) >> 16;
+    }
   }
   return planes;
 }
@@ -535,10 +540,15 @@ class Model {
     return { logits, probabilities: softmax(logits.slice(), logits.length), rollout };
   }
 
-  /** A picture {data: RGBA bytes, width, height} -> what run gives, and the planes that it saw. */
+  /** A picture {data: RGBA bytes, width, height} -> what run gives, and the planes that it saw.
+   *
+   * Without a picture it is the one before, of which other patches are kept. */
   look(picture, kept) {
-    const planes = framed(picture, this.settings);
-    return { ...this.run(normalised(planes, this.settings), kept), planes };
+    if (picture) {
+      this.planes = framed(picture, this.settings);
+      this.input = normalised(this.planes, this.settings);
+    }
+    return { ...this.run(this.input, kept), planes: this.planes };
   }
 
   /** The largest difference of this machine's logits from those of PyTorch for the same noise. */

@@ -9,7 +9,7 @@ function start() {
   const patches = rows * cols;
   const [height, width] = settings.source_size;
   const SHOWN = 10; // classes at most; with more, the most probable ones
-  const ROLLOUT_COLOUR = [242, 97, 0], FULL_COLOUR = 8; // as in explain's figures
+  const ROLLOUT_COLOUR = [242, 97, 0], FULL_COLOUR = 4; // times the mean
   const paper = get("paper"), sight = get("sight");
   const ink = paper.getContext("2d", { willReadFrequently: true });
 
@@ -34,7 +34,7 @@ function start() {
 
   // ---- the model, in a Worker where there is one, so that drawing never waits for it ----
 
-  const queue = { busy: true, wanted: false, number: 0, times: [] };
+  const queue = { busy: true, wanted: false, isNew: true, number: 0, times: [] };
   let ask = null; // sends a picture to the model
   let local = null; // the model, where there is no Worker
 
@@ -47,7 +47,7 @@ function start() {
       worker.onerror = () => complain("The model stopped working. Load this page again.");
       worker.onmessage = ({ data }) => receive(data);
       worker.postMessage({ settings, text });
-      ask = (message) => worker.postMessage(message);
+      ask = (message, ...pixels) => worker.postMessage(message, pixels);
     } catch {
       local = await openModel(text, settings);
       ask = (message) => setTimeout(() => {
@@ -81,10 +81,14 @@ function start() {
     if (queue.busy) return;
     queue.busy = true;
     queue.number += 1;
-    const data = ink.getImageData(0, 0, paper.width, paper.height).data;
+    queue.all = !left.size;
     const kept = Array.from({ length: patches }, (_, i) => i).filter((i) => !left.has(i));
-    queue.sent = { empty: isEmpty, all: !left.size };
-    ask({ number: queue.number, picture: { data, width: paper.width, height: paper.height }, kept });
+    const message = { number: queue.number, picture: null, kept };
+    if (!queue.isNew) return ask(message);
+    queue.isNew = false;
+    const { data } = ink.getImageData(0, 0, paper.width, paper.height);
+    message.picture = { data, width: paper.width, height: paper.height };
+    ask(message, data.buffer);
   }
 
   // ---- what the model gave ----
@@ -93,7 +97,7 @@ function start() {
 
   function show(answer) {
     seen = answer;
-    if (queue.sent.all) whole = answer.probabilities;
+    if (queue.all) whole = answer.probabilities;
     paint();
     list(answer.probabilities);
     tellPace(answer.time);
@@ -225,12 +229,18 @@ function start() {
     changed();
   }
 
-  /** After the picture changed: the patches that were taken away come back with a new one. */
-  function changed(isNew = true) {
-    if (isNew) {
+  /** After the picture changed; with a new one the patches that were taken away come back. */
+  function changed(isOther = true) {
+    if (isOther) {
       left.clear();
       tellPatch();
     }
+    queue.isNew = true;
+    update();
+  }
+
+  /** After the picture, or the patches that the model may see, changed. */
+  function update() {
     get("restore").disabled = !left.size;
     get("hint").hidden = !isEmpty;
     get("hint").classList.toggle("dark", !darkGround());
@@ -407,13 +417,13 @@ function start() {
       }
       left.add(patch);
     }
-    changed(false);
+    update();
     tellPatch();
   }
 
   function restore() {
     left.clear();
-    changed(false);
+    update();
     tellPatch();
   }
 
@@ -450,11 +460,11 @@ function start() {
     get("colour").onchange = paint;
   }
 
+  if (settings.arguments.in_chans === 3) get("hint").textContent = "Drop a picture here, or draw";
   // Pictures with a dark mean were bright strokes on a dark ground, as those of MNIST.
   const mean = settings.mean.reduce((sum, value) => sum + value, 0) / settings.mean.length;
   get("swap").checked = mean >= 0.5;
   get("pen").value = 13;
-  get("pen").oninput = null;
   const sharp = Math.max(1, Math.ceil(640 / Math.max(width, height)));
   [sight.width, sight.height] = [width * sharp, height * sharp];
   listenToTools();
