@@ -18,8 +18,8 @@ import torch
 from measure import Cell
 
 from vitlit.deploy.export import export_model
-from vitlit.deploy.programs import ONNX_NAME
 from vitlit.deploy.int8 import INT8_NAME, write_int8
+from vitlit.deploy.programs import ONNX_NAME
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.attention import has_bf16_units
 from vitlit.model.vit import ViT

@@ -34,7 +34,7 @@ function start() {
 
   // ---- the model, in a Worker where there is one, so that drawing never waits for it ----
 
-  const queue = { busy: true, wanted: false, isNew: true, number: 0, times: [] };
+  const queue = { busy: true, wanted: false, isNew: true, number: 0, frame: 0, times: [] };
   let ask = null; // sends a picture to the model
   let local = null; // the model, where there is no Worker
 
@@ -64,7 +64,7 @@ function start() {
     queue.busy = false;
     if (message.ready) tellCheck(message.difference);
     else show(message);
-    if (queue.wanted) request();
+    if (queue.wanted && !queue.frame) request();
   }
 
   function tellCheck(difference) {
@@ -77,6 +77,7 @@ function start() {
 
   /** Ask for an answer to what is on the paper now: at once, or as soon as the model is free. */
   function request() {
+    queue.frame = 0;
     queue.wanted = queue.busy;
     if (queue.busy) return;
     queue.busy = true;
@@ -244,7 +245,8 @@ function start() {
     get("restore").disabled = !left.size;
     get("hint").hidden = !isEmpty;
     get("hint").classList.toggle("dark", !darkGround());
-    request();
+    queue.wanted = true;
+    queue.frame ||= requestAnimationFrame(request); // once a frame, however fast the pen is
   }
 
   function stroke(from, to) {
@@ -465,7 +467,7 @@ function start() {
   const mean = settings.mean.reduce((sum, value) => sum + value, 0) / settings.mean.length;
   get("swap").checked = mean >= 0.5;
   get("pen").value = 13;
-  const sharp = Math.max(1, Math.ceil(640 / Math.max(width, height)));
+  const sharp = Math.max(1, Math.ceil(480 / Math.max(width, height)));
   [sight.width, sight.height] = [width * sharp, height * sharp];
   listenToTools();
   listenToPen();
