@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitlit.commands.write_export import ExportChoices, write_export
 from vitlit.data.datamodule import ImageData
-from vitlit.deploy.export import ExportFormat, export_model
-from vitlit.deploy.int8 import Quantize, check_quantize, int8_lines, write_int8
+from vitlit.deploy.int8 import Quantize
 from vitlit.deploy.portable import Naming
+from vitlit.deploy.words import ExportFormat
 from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
@@ -99,7 +100,9 @@ class Commands:
         *,
         format: ExportFormat = "safetensors",
         naming: Naming | None = None,
+        preprocess: bool = False,
         quantize: Quantize = "none",
+        push: str | None = None,
         out: str | None = None,
     ) -> str:
         """Write the model for use elsewhere, and check that it computes the same there.
@@ -108,30 +111,26 @@ class Commands:
             model: The model.
             datamodule: How its images are prepared.
             ckpt_path: Checkpoint whose weights are exported.
-            format: safetensors, onnx (for onnxruntime) or pt2 (of torch.export).
+            format: safetensors, onnx (for onnxruntime), pt2 (of torch.export) or web (a page that
+                runs the model: draw, or open a picture).
             naming: Names of the weights in safetensors: timm, huggingface, or vitlit, which holds
                 any model; by default the first of them that can hold this one.
+            preprocess: Whether the onnx program takes the pixels of one image of any size and gives
+                probabilities.
             quantize: int8 writes model.int8.onnx beside model.onnx, for processors without
                 bfloat16, and compares their accuracy on the validation split.
+            push: OWNER/NAME of a repository on the Hugging Face hub to upload the folder to; it is
+                created, private, if it does not exist.
             out: Folder to create; by default export, or export-2 and so on.
 
         Returns the lines to print: what was written and how to use it.
         """
-        check_quantize(quantize, format)
+        choices = ExportChoices(format, naming, preprocess, quantize, push)
+        choices.check()  # before the weights are read
         load_weights(model, ckpt_path)
-        # remove_head leaves class_names as they were, so the head is asked first.
-        names = model.class_names if model.num_classes else []
-        folder = named_or_free(out, EXPORT_FOLDER)
-        found = export_model(
-            model.vit, datamodule.preprocess, names, folder, format=format, naming=naming
+        return write_export(
+            model, datamodule, ckpt_path, choices, named_or_free(out, EXPORT_FOLDER)
         )
-        if quantize == "int8":
-            write_int8(folder)
-            about = {"patch_size": model.vit.config["patch_size"], "has_head": bool(names)}
-            return "\n".join([found.message, *int8_lines(folder, datamodule, **about)])
-        if format != "safetensors":
-            return found.message
-        return f"{found.message}\nuse it here with --model.pretrained {folder}"
 
     def compare(
         self,

@@ -8,7 +8,7 @@ Every export is read back, and its logits are compared with the model's.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 
@@ -19,7 +19,10 @@ from vitlit.deploy.export_mapping import (
     timm_files,
     timm_tensors,
 )
+from vitlit.deploy.model_card import CARD_NAME, model_card
+from vitlit.deploy.origin import Origin
 from vitlit.deploy.portable import Naming, Portable, choose_naming, make_portable
+from vitlit.deploy.preprocessing import add_preprocessing, check_with_preprocessing
 from vitlit.deploy.programs import (
     ONNX_NAME,
     PT2_NAME,
@@ -28,18 +31,18 @@ from vitlit.deploy.programs import (
     write_pt2,
 )
 from vitlit.deploy.web import MAX_HALF_DIFFERENCE, WEB_NAME, write_web
+from vitlit.deploy.words import ExportFormat, Words
 from vitlit.errors import InputError
 from vitlit.files import whole_folder
 from vitlit.images.preprocess import Preprocess
 from vitlit.images.published_framing import processor_difference
-from vitlit.messages import LINE_WIDTH, filled
 from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import WEIGHT_NAMES
 from vitlit.weights.pretrained import load_weights
 
-ExportFormat = Literal["safetensors", "onnx", "pt2", "web"]
+UNKNOWN_ORIGIN = Origin()
 # relative to the largest logit; ONNX Runtime differs by 2e-6 (benchmarks/logits.md)
 MAX_DIFFERENCE = 1e-4
 CHECKED_BATCHES = (1, 3)  # images; not TRACED_IMAGES, so that a fixed batch size is noticed
@@ -66,6 +69,9 @@ def export_model(
     *,
     format: ExportFormat = "safetensors",
     naming: Naming | None = None,
+    with_preprocessing: bool = False,
+    origin: Origin = UNKNOWN_ORIGIN,
+    repository: str | None = None,
 ) -> Exported:
     """Write the model into the new folder ``out``, which is complete or does not exist.
 
@@ -74,11 +80,13 @@ def export_model(
     names of a safetensors file: timm, huggingface, or vitlit, which holds any model but is read by
     this package alone; by default the first that can hold the model. A model without a head needs
     no class_names and gives its features. The model is left on the CPU, in float32 and in
-    evaluation mode. Raises InputError if ``out`` exists, the format or
-    naming cannot hold the model, or the export computes other logits.
+    evaluation mode. with_preprocessing: whether the onnx program takes the pixels of one image of
+    any size. origin, repository: for the model card, README.md. Raises InputError if ``out``
+    exists, the format or naming cannot hold the model, or the export computes other logits.
     """
     folder = Path(out).expanduser()
     _check_export_choices(format, naming)
+    check_with_preprocessing(with_preprocessing, format, model.in_chans)
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     model = model.cpu().float().eval()
@@ -96,13 +104,18 @@ def export_model(
             case "web":
                 program = write_web(portable, preprocess, part / WEB_NAME)
         difference = _output_difference(model, preprocess, program, portable, format)
+        moved = None
+        if with_preprocessing:
+            moved = add_preprocessing(portable, preprocess, part / ONNX_NAME)
+        words = Words(portable, format, chosen, folder, moved)
+        card = model_card(words._replace(folder=Path(folder.name)), origin, repository)
+        (part / CARD_NAME).write_text(card, encoding="utf-8", errors="replace")
         del program  # it may hold a file open, and some systems cannot rename open files
     files = sorted(folder.iterdir())
-    lines = [_how_to_load(portable, folder, format, chosen)]
-    lines += [why] if format == "safetensors" else []
+    remarks = [why] if format == "safetensors" else []
     if chosen == "huggingface":
-        lines += list(filter(None, [processor_difference(portable.framing, model.img_size)]))
-    return Exported(folder, files, difference, _message(portable, folder, files, difference, lines))
+        remarks += filter(None, [processor_difference(portable.framing, model.img_size)])
+    return Exported(folder, files, difference, words.message(files, difference, remarks))
 
 
 def _check_export_choices(format: str, naming: Naming | None) -> None:
@@ -176,43 +189,3 @@ def _output_difference(
             )
         worst = max(worst, difference)
     return worst
-
-
-def _how_to_load(portable: Portable, folder: Path, format: ExportFormat, naming: Naming) -> str:
-    match format, naming:
-        case "safetensors", "vitlit":
-            return f'vitlit.load("{folder}")'
-        case "safetensors", "timm":
-            return f'timm.create_model("local-dir:{folder}", pretrained=True)'
-        case "safetensors", _ if portable.class_names:
-            return f'transformers.ViTForImageClassification.from_pretrained("{folder}")'
-        case "safetensors", _:  # transformers' pooler is a layer that we have no weights for
-            return f'transformers.ViTModel.from_pretrained("{folder}", add_pooling_layer=False)'
-        case "onnx", _:
-            return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
-        case "web", _:
-            return str(folder / WEB_NAME)
-    return f'torch.export.load("{folder / PT2_NAME}").module()'
-
-
-def _message(
-    portable: Portable, folder: Path, files: list[Path], difference: float, lines: list[str]
-) -> str:
-    """lines: how to load the files, then further remarks."""
-    load, *more = lines
-    end = f"read again, its {portable.output} differ by at most {difference:.1e} of the largest"
-    wrote = filled(f"wrote {folder}: {', '.join(file.name for file in files)}")
-    if load.endswith(WEB_NAME):
-        size = (folder / WEB_NAME).stat().st_size / 1e6
-        return "\n".join([wrote, f"open it in a browser: {load} ({size:.1f} MB)", *more, end])
-    shape = ", ".join(map(str, portable.input_size))
-    width = len(portable.class_names) or portable.model.embed_dim
-    rows = (portable.mean, portable.std)
-    mean, std = (", ".join(f"{value:.6g}" for value in row) for row in rows)
-    # code that is to be copied has a line to itself rather than a break
-    joint = "\n  " if len(f"load it with {load}") > LINE_WIDTH else " "
-    takes = (
-        f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] "
-        f"and std [{std}], and gives {portable.output} (B, {width})"
-    )
-    return "\n".join([wrote, *map(filled, more), f"load it with{joint}{load}", filled(takes), end])

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
-from vitlit.deploy.export import ExportFormat
 from vitlit.deploy.programs import ONNX_NAME
+from vitlit.deploy.words import ExportFormat
 from vitlit.errors import InputError
 from vitlit.evaluation.inference import Compute, Rows, collect, evenly_thinned, loader_of
 from vitlit.files import replacing
@@ -27,12 +27,18 @@ INT8_NAME = "model.int8.onnx"
 MOST_IMAGES = 2000  # of the validation split; more would tell the difference no better
 
 
-def check_quantize(quantize: Quantize, format: ExportFormat) -> None:
-    """Refuse integers in a format that has none."""
+def check_quantize(quantize: Quantize, format: ExportFormat, *, preprocess: bool) -> None:
+    """Refuse integers in a format that has none, and beside preprocessing."""
     if quantize != "none" and format != "onnx":
         raise InputError(
             f"quantize {quantize} applies to format onnx; leave it out with {format}",
             argument=("quantize", "format"),
+        )
+    if quantize != "none" and preprocess:
+        raise InputError(
+            f"quantize {quantize} needs a program that takes normalised images; leave out either "
+            f"quantize or preprocess true",
+            argument=("quantize", "preprocess"),
         )
 
 

@@ -12,6 +12,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -182,13 +183,7 @@ def _noise_logits(model: ViT, portable: Portable, preprocess: Preprocess) -> lis
     pixels = torch.tensor(list(noise(NOISE_SEED, portable.model.in_chans * height * width)))
     images = pixels.to(torch.uint8).view(1, -1, height, width)
     # not inverted: the sign is in the weights
-    plain = Preprocess(
-        portable.model.in_chans,
-        preprocess.source_size,
-        preprocess.img_size,
-        portable.mean,
-        portable.std,
-    )
+    plain = replace(preprocess, mean=portable.mean, invert=False)
     found: list[float] = model(plain(images))[0].tolist()
     return found
 

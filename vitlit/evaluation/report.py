@@ -30,10 +30,17 @@ from vitlit.evaluation.report_files import (
     write_probabilities,
 )
 from vitlit.evaluation.scoring import Scoring
-from vitlit.files import CHECKPOINTS_FOLDER, free_path, new_path, relative_path, whole_folder
+from vitlit.files import (
+    CHECKPOINTS_FOLDER,
+    METRICS_FILE,
+    REPORT_FOLDER,
+    free_path,
+    new_path,
+    relative_path,
+    whole_folder,
+)
 from vitlit.messages import labelled
 
-REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"
 CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature
 MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not written
 

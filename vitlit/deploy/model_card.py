@@ -1,0 +1,169 @@
+"""The model card of an export: README.md, as the Hugging Face hub reads it.
+
+Words, Origin -> front matter in YAML, and Markdown
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+import vitlit
+from vitlit.deploy.origin import NAMED_LICENCES, Origin
+from vitlit.deploy.words import Words
+
+CARD_NAME = "README.md"
+LIBRARIES = {"onnx": "onnx", "pt2": "pytorch", "web": "vitlit"}  # of formats, as the hub names them
+NAMINGS = {"timm": "timm", "huggingface": "transformers", "vitlit": "vitlit"}
+SCORE_NAMES = {
+    "acc": "accuracy",
+    "acc5": "top-5 accuracy",
+    "balanced_acc": "balanced accuracy",
+    "f1": "F1, mean over classes",
+    "loss": "loss (nats)",
+    "ece": "calibration error",
+}
+SHOWN_CLASSES = 100  # names; the settings beside the card have all of them
+
+
+def model_card(words: Words, origin: Origin, repository: str | None = None) -> str:
+    """The card. repository: on the hub, where the files will be; None for a folder."""
+    told = words.portable.arguments
+    height, width = words.portable.model.img_size
+    name = f"ViT {told['embed_dim']}x{told['depth']}, patch {told['patch_size']}, {height}x{width}"
+    parts = [
+        f"# {repository or name}",
+        f"A Vision Transformer: {_architecture(words)}.",
+        "## Use",
+        *_use(words, repository),
+        "## Data and training",
+        *_training(origin),
+        "## Scores",
+        *_scores(origin),
+        *_classes(words.portable.class_names),
+        f"Written by vitlit {vitlit.__version__}.",
+    ]
+    return (
+        f"---\n{_front_matter(words, origin, repository or name)}---\n\n"
+        + "\n\n".join(parts)
+        + "\n"
+    )
+
+
+def plain_text(text: str) -> str:
+    """A name as Markdown shows it, whatever it holds: on one line, without markup."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~$])", r"\\\1", " ".join(text.split()))
+
+
+def _architecture(words: Words) -> str:
+    told = words.portable.arguments
+    count = sum(value.numel() for value in words.portable.model.state_dict().values())
+    return (
+        f"{told['depth']} blocks of {told['num_heads']} heads, width {told['embed_dim']}, "
+        f"{count:,} parameters"
+    )
+
+
+def _use(words: Words, repository: str | None) -> list[str]:
+    if words.format == "web":
+        return ["Open `index.html` in a browser: the model runs inside the page, without network."]
+    module = words.hub_line(repository) if repository else words.load_line()
+    name = re.split(r"[.(]", module)[0]
+    code = f"```python\nimport {name}\n\nmodel = {module}\n```"
+    sentence = words.interface()
+    framing = words.portable.framing.describe(words.portable.model.img_size)
+    before = [] if words.moved is not None else [f"Files are {framing}, and then normalised."]
+    return [code, f"{sentence[0].upper()}{sentence[1:]}.", *before]
+
+
+def _training(origin: Origin) -> list[str]:
+    lines = [" ".join(origin.data)] if origin.data else ["Not known."]
+    if origin.start is None:
+        return [*lines, "Trained from scratch."] if origin.data else lines
+    name = plain_text(origin.start)
+    licence = origin.licence or "not known; look it up before you use the model"
+    begun = "Fine-tuned from" if origin.data else "Weights:"
+    return [
+        *(lines if origin.data else []),
+        f"{begun} {name}. Licence of these weights: {licence}.",
+    ]
+
+
+def _scores(origin: Origin) -> list[str]:
+    if origin.report is None:
+        return ["Not measured. `vitlit test` scores the checkpoint before an export."]
+    scores = origin.report["scores"]
+    low, high = scores["acc_interval"]
+    rows = [
+        f"| {label} | {float(scores[key]):.4f} |"
+        for key, label in SCORE_NAMES.items()
+        if isinstance(scores.get(key), float | int)
+    ]
+    table = "\n".join(["| score | value |", "|---|---|", *rows])
+    lines = [
+        f"On {scores['images']:,} held-out test images; 95 % interval of the accuracy (Wilson) "
+        f"from {low:.4f} to {high:.4f}.",
+        table,
+    ]
+    if origin.confusions:
+        pairs = ", ".join(
+            f"{plain_text(true)} taken for {plain_text(other)} ({count})"
+            for true, other, count in origin.confusions
+        )
+        lines.append(f"Most frequent mistakes: {pairs}.")
+    return lines
+
+
+def _classes(names: Sequence[str]) -> list[str]:
+    if not names:
+        return ["The model has no head and gives features."]
+    shown = ", ".join(map(plain_text, names[:SHOWN_CLASSES]))
+    more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return ["## Classes", f"{shown}{more}"]
+
+
+def _front_matter(words: Words, origin: Origin, name: str) -> str:
+    has_head = bool(words.portable.class_names)
+    kind = "image-classification" if has_head else "image-feature-extraction"
+    found: dict[str, Any] = {
+        "library_name": LIBRARIES.get(words.format, NAMINGS[words.naming]),
+        "pipeline_tag": kind,
+        "tags": [kind, "vision-transformer", "vitlit"],
+    }
+    if origin.licence is not None:
+        is_named = origin.licence in NAMED_LICENCES
+        found |= (
+            {"license": origin.licence}
+            if is_named
+            else {
+                "license": "other",
+                "license_name": origin.licence,
+            }
+        )
+    if origin.start is not None and "/" in origin.start:
+        found["base_model"] = origin.start.partition("@")[0].removeprefix("hf-hub:")
+    if origin.report is not None:
+        found["model-index"] = [_results(origin.report, name)]
+    return yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=90)
+
+
+def _results(report: Any, name: str) -> dict[str, Any]:
+    """The accuracy, as the hub's tables of results read it."""
+    scores, dataset = report["scores"], str(report["of"].get("dataset"))
+    low, high = scores["acc_interval"]
+    metric = {
+        "type": "accuracy",
+        "value": round(float(scores["acc"]), 4),
+        "name": f"accuracy (95 % interval {low:.4f} to {high:.4f})",
+    }
+    return {
+        "name": name,
+        "results": [
+            {
+                "task": {"type": "image-classification"},
+                "dataset": {"name": dataset, "type": dataset, "split": "test"},
+                "metrics": [metric],
+            }
+        ],
+    }

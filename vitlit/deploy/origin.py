@@ -1,0 +1,138 @@
+"""Where a model comes from, for its card: data, split, test report, starting weights and licence.
+
+settings of the model and the data, path of the checkpoint -> Origin
+
+What cannot be known is left out: nothing here is guessed but the licence of well-known weights, by
+their names, as docs/weights.md lists them.
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from vitlit.files import CHECKPOINTS_FOLDER, METRICS_FILE, REPORT_FOLDER
+from vitlit.weights.file_reader import CONFIG_NAME, HUB_NAME
+
+# As the authors state them, November 2026; the first pattern that the name holds decides.
+LICENCES = (
+    (r"dinov3", "dinov3-license"),
+    (r"\bmae\b|vit_mae|vit-mae|metaclip", "cc-by-nc-4.0"),
+    (r"\bdfn|aimv2|apple/", "apple-amlr"),
+    (r"eva02|\beva_|eva-02|openai|internvit", "mit"),
+    (r"augreg|google/vit|deit|dinov2|siglip|beit3|facebook/pe|vit_pe_", "apache-2.0"),
+)
+NAMED_LICENCES = {"apache-2.0", "mit", "cc-by-nc-4.0", "apple-amlr"}  # the hub's own names
+SHOWN_CONFUSIONS = 5
+
+
+class Origin(NamedTuple):
+    """What is known of a training.
+
+    data: sentences; report: the content of metrics.json of a test of these weights, None if there
+    is none; confusions: (class, predicted instead, images), the most frequent first; start: what
+    the training started from, None from scratch; licence: of those weights, None if not known.
+    """
+
+    data: tuple[str, ...] = ()
+    report: Mapping[str, Any] | None = None
+    confusions: tuple[tuple[str, str, int], ...] = ()
+    start: str | None = None
+    licence: str | None = None
+
+
+def origin_of(model: Mapping[str, Any], data: Mapping[str, Any], checkpoint: str | None) -> Origin:
+    """model, data: the settings that a checkpoint keeps; checkpoint: its path, None for weights."""
+    start = model.get("pretrained")
+    licence = None if start is None else licence_of(str(start))
+    shown = None if start is None else _public_name(str(start))
+    if checkpoint is None:  # published weights, which no data here have changed
+        return Origin(start=shown, licence=licence)
+    folder, report = _report_of(Path(checkpoint))
+    confusions = () if folder is None else _confusions(folder / "mistakes.csv")
+    return Origin(_data_sentences(data), report, confusions, shown, licence)
+
+
+def _public_name(source: str) -> str:
+    """A name on the hub, or the last part of a path: where files lie is nobody's business."""
+    if HUB_NAME.fullmatch(source) and not Path(source).exists():
+        return source
+    return Path(source).name
+
+
+def licence_of(source: str) -> str | None:
+    """The licence of weights: as their folder says, else by their name; None if not known."""
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    if Path(source).exists() and (found := _told_licence(folder)):
+        return found
+    name = source.lower()
+    return next((licence for pattern, licence in LICENCES if re.search(pattern, name)), None)
+
+
+def _told_licence(folder: Path) -> str | None:
+    """What the card or the settings beside the weights say."""
+    try:
+        _, head, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        told = yaml.safe_load(head)
+        if isinstance(told, dict) and isinstance(told.get("license"), str):
+            return str(told.get("license_name", told["license"]))
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or none of the hub's kind
+        pass
+    try:
+        told = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        found = {**told, **told.get("pretrained_cfg", {})}.get("license")
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _data_sentences(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The data set, and how it was split."""
+    name, classes = data.get("dataset"), data.get("class_names") or ()
+    what = "a folder of images" if name == "folder" else f"the data set `{name}`"
+    sentences = [f"Trained on {what}, with {len(classes)} classes."]
+    held = {"val": data.get("val_fraction"), "test": data.get("test_fraction")}
+    sentences.append(
+        f"Where the data set had no split of its own, {_share(held['val'])} of its images were "
+        f"held out for validation and {_share(held['test'])} for the test, with split_seed "
+        f"{data.get('split_seed')}."
+    )
+    if data.get("shots"):
+        sentences.append(f"Of each class, {data['shots']} training images were used.")
+    return tuple(sentences)
+
+
+def _share(value: Any) -> str:
+    return f"{100 * value:g} %" if isinstance(value, float | int) else "a part"
+
+
+def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
+    """The folder and content of the report of a test of exactly this checkpoint, unaugmented."""
+    parent = checkpoint.parent
+    run = parent.parent if parent.name == CHECKPOINTS_FOLDER else parent
+    for folder in sorted(run.glob(f"{REPORT_FOLDER}*")):
+        try:
+            found = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+            of, (low, high) = found["of"], found["scores"]["acc_interval"]
+            is_same = Path(of["weights"]).resolve() == checkpoint.resolve()
+            float(low), float(high), float(found["scores"]["acc"]), int(found["scores"]["images"])
+        except (OSError, ValueError, LookupError, TypeError):  # none, or not one of ours
+            continue
+        if is_same and of.get("split") == "test" and not of.get("flip"):
+            return folder, found
+    return None, None
+
+
+def _confusions(path: Path) -> tuple[tuple[str, str, int], ...]:
+    """The most frequent pairs of true and predicted class among the mistakes."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            pairs = Counter((row["class"], row["predicted"]) for row in csv.DictReader(file))
+    except (OSError, KeyError, csv.Error):
+        return ()
+    return tuple((true, other, n) for (true, other), n in pairs.most_common(SHOWN_CONFUSIONS))
