@@ -592,7 +592,11 @@ def test_a_compiled_model_is_exported_without_compiling_it_again(tmp_path: Path)
 
 def test_the_message_names_the_files_and_how_to_load_them(tmp_path: Path) -> None:
     result = exported(small_vit(), tmp_path / "new" / "out")
-    assert [file.name for file in result.files] == ["config.json", "model.safetensors"]
+    assert [file.name for file in result.files] == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert f'timm.create_model("local-dir:{result.folder}", pretrained=True)' in result.message
     assert result.difference <= 1e-5
 

@@ -197,7 +197,7 @@ def test_our_own_safetensors_hold_any_model(changes: dict[str, Any], tmp_path: P
     preprocess = preprocess_of(model, invert=True)
     folder = export_model(model, preprocess, NAMES, tmp_path / "out", naming="vitlit").folder
     weights = load_weights(folder)
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors"}
     loaded = ViT(**weights.arguments).eval()
     loaded.load_state_dict(weights.state)
     shape = (2, model.in_chans, *model.img_size)

@@ -92,7 +92,7 @@ def _training(origin: Origin) -> list[str]:
 
 def _scores(origin: Origin) -> list[str]:
     if origin.report is None:
-        return ["Not measured. `vitlit test` scores the checkpoint before an export."]
+        return ["Not measured."]
     scores = origin.report["scores"]
     low, high = scores["acc_interval"]
     rows = [

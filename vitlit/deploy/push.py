@@ -49,7 +49,8 @@ def push_folder(folder: Path, repository: str) -> str:
             repo_id=repository, folder_path=folder, commit_message="Upload an export of vitlit"
         )
     except Exception as error:  # the hub's own kinds, the network library's and OSError
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        said = (" ".join(str(one).split())[:250] for one in (error, error.__cause__) if one)
+        reason = "; ".join(text.rstrip(".") for text in said if text) or type(error).__name__
         raise InputError(
             f"{folder} is written, but cannot be uploaded to {repository}; check the name, the "
             f"network and your token (`hf auth login`), then give the command again with another "
