@@ -673,6 +673,15 @@ def test_what_is_no_weight_file_is_refused(content: bytes, message: str, tmp_pat
         load_weights(tmp_path / "a")
 
 
+def test_safetensors_whose_first_bytes_are_those_of_a_zip_are_read(tmp_path: Path) -> None:
+    file, state = tmp_path / "a.safetensors", timm_vit().state_dict()
+    save_file(state, file, metadata={"": ""})
+    length = int.from_bytes(file.read_bytes()[:8], "little")
+    save_file(state, file, metadata={"": " " * (int.from_bytes(b"PK", "little") - length)})
+    assert file.read_bytes()[:2] == b"PK"
+    assert torch.equal(load_weights(file).state["head.weight"], state["head.weight"])
+
+
 def test_a_zip_of_other_things_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a", "w") as archive:
         archive.writestr("hello.txt", "hello")

@@ -48,10 +48,12 @@ def read_weight_file(path: Path) -> Content:
     with path.open("rb") as file:
         start = file.read(16)
     try:
+        # safetensors: eight bytes of length, then a header in JSON. It goes first, since the length
+        # 19,280 reads "PK"; in a zip archive the ninth byte is the kind of compression
+        if start[8:9] == b"{":
+            return _read_safetensors(path)
         if start.startswith(b"PK"):
             return Content(_read_zip(path), {})
-        if start[8:9] == b"{":  # safetensors: eight bytes of length, then a header in JSON
-            return _read_safetensors(path)
         if start.startswith(b"\x80"):  # a bare pickle: torch.save before 1.6; it cannot be mapped
             return Content(_read_torch(path, mmap=False), {})
     except InputError:
