@@ -86,8 +86,64 @@ FOR_TIMMS_EVA = {
     "RoPE-ViT": {"pos_embed": "none", "rope": "index", "qk_norm": True},
     "gated without rope": {"mlp": "swiglu", "init_values": 0.1},
 }  # fmt: skip
-ONLY_TIMM = {"global_pool": {"global_pool": "avg"}, "reg_tokens": {"reg_tokens": 2}}
-ONLY_TIMM |= {"init_values": {"init_values": 0.1}}
+V2 = {"init_values": 0.1, "mlp_ratio": 2.0}
+CLIP, GATED = FOR_TIMM["CLIP"], {"mlp": "swiglu", "mlp_ratio": 0.75}  # 2/3 of 64, up to 8s: 48
+SIGLIP = FOR_TIMM["SigLIP"]
+FOR_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "CLIP": ("CLIPVisionModel", CLIP),
+    "CLIP without biases": ("CLIPVisionModel", {**CLIP, "qkv_bias": False, "act": "gelu"}),
+    "CLIP's classifier": (
+        "CLIPForImageClassification",
+        {**CLIP, "global_pool": "avg", "class_token": True, "final_norm": False, "num_classes": 3},
+    ),
+    "SigLIP": ("SiglipVisionModel", SIGLIP),
+    "SigLIP's classifier": (
+        "SiglipForImageClassification",
+        {"global_pool": "avg", "fc_norm": False, "act": "gelu_tanh", "num_classes": 3},
+    ),
+    "DINOv3": ("DINOv3ViTModel", {**DINOV3, "norm_eps": 1e-5, "rope_base": 50.0}),
+    "DINOv3 gated, of a rectangle": (
+        "DINOv3ViTModel",
+        {**DINOV3, "mlp": "swiglu", "img_size": [8, 12], "num_heads": 4, "qkv_bias": False},
+    ),
+    "DINOv3 without registers": (
+        "DINOv3ViTModel",
+        {"pos_embed": "none", "rope": "centred", "act": "quick_gelu"},
+    ),
+    "DINOv2": ("Dinov2Model", V2),
+    "DINOv2 gated": ("Dinov2Model", {**V2, **GATED}),
+    "DINOv2 gated, with registers": (
+        "Dinov2WithRegistersModel",
+        {**V2, **GATED, "reg_tokens": 2, "qkv_bias": False},
+    ),
+    "DINOv2's classifier": ("Dinov2ForImageClassification", {**V2, "num_classes": 3}),
+    "DINOv2's classifier of averages": (
+        "Dinov2WithRegistersForImageClassification",
+        {"mlp_ratio": 2.0, "reg_tokens": 3, "global_pool": "avg", "class_token": True,
+         "fc_norm": False, "num_classes": 3, "pos_embed": "none"},
+    ),
+}  # fmt: skip
+NOT_FOR_TRANSFORMERS = {
+    "head on a class token": ({**CLIP}, "global_pool token and a head"),
+    "map and a head": ({**SIGLIP}, "global_pool map and a head"),
+    "DINOv3 and a head": ({**DINOV3}, "rope and a head"),
+    "rope of EVA-02": ({**EVA02, "num_classes": 0}, "rope index"),
+    "norm in the MLP": ({"sub_norm": "mlp"}, "sub_norm mlp"),
+    "odd ratio": ({**V2, "mlp_ratio": 1.5}, r"mlp_ratio 1\.5"),
+    "rectangle": ({**V2, "img_size": [8, 12]}, "img_size 8x12, which is no square"),
+    "norm after the average": ({"global_pool": "avg"}, "global_pool avg with fc_norm"),
+    "average of features": (
+        {"global_pool": "avg", "class_token": True, "fc_norm": False, "num_classes": 0},
+        "global_pool avg",
+    ),
+    "offset": ({**DINOV3, "rope_offset": 0.25, "num_classes": 0}, "rope_offset"),
+    "map beside registers": (
+        {"global_pool": "map", "reg_tokens": 2, "num_classes": 0}, "reg_tokens 2"
+    ),
+    "other heads": (
+        {"global_pool": "map", "pool_heads": 4, "num_classes": 0}, "pool_heads"
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -258,6 +314,41 @@ def test_transformers_computes_the_same_logits(changes: dict[str, Any], tmp_path
     with torch.no_grad():
         assert_same_logits(loaded.eval()(images).logits, model, images)
     assert not any(info.values()), info
+
+
+def loaded_by_transformers(folder: Path, name: str) -> Any:
+    """The model, if the weights are exactly those that it has."""
+    loaded, info = getattr(transformers, name).from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return loaded.eval()
+
+
+@pytest.mark.parametrize("kind", FOR_TRANSFORMERS)
+def test_transformers_computes_the_same_features_of_each_family(kind: str, tmp_path: Path) -> None:
+    name, changes = FOR_TRANSFORMERS[kind]
+    model = small_vit(**{"num_classes": 0, **changes})
+    names = NAMES if model.num_classes else []
+    out = tmp_path / "out"
+    done = export_model(model, preprocess_of(model), names, out, naming="huggingface")
+    assert f"transformers.{name}.from_pretrained" in done.message
+    images = images_for(model)
+    with torch.no_grad():
+        answer = loaded_by_transformers(done.folder, name)(images)
+        assert_same_logits(answer.logits if names else answer.pooler_output, model, images)
+        again = load(done.folder)
+        assert_same_logits(again.model(images), model, images)
+    assert again.class_names == names
+
+
+def test_transformers_turns_dinov3_by_rows_and_columns_of_another_size(tmp_path: Path) -> None:
+    model = small_vit(**{**FOR_TRANSFORMERS["DINOv3"][1], "num_classes": 0, "img_size": 16})
+    out = tmp_path / "out"
+    folder = headless(model, out, naming="huggingface").folder
+    larger = load(folder, img_size=[20, 12]).model
+    images = images_for(larger)
+    with torch.no_grad():
+        found = loaded_by_transformers(folder, "DINOv3ViTModel")(images).pooler_output
+    assert_same_logits(found, larger, images)
 
 
 def test_transformers_gets_the_class_names(tmp_path: Path) -> None:
@@ -499,10 +590,13 @@ def test_onnx_without_its_packages_names_the_extra(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("setting", ONLY_TIMM)
-def test_what_transformers_cannot_compute_is_refused(setting: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{setting}.*give naming timm"):
-        exported(small_vit(**ONLY_TIMM[setting]), tmp_path / "out", naming="huggingface")
+@pytest.mark.parametrize("kind", NOT_FOR_TRANSFORMERS)
+def test_what_transformers_cannot_compute_is_refused(kind: str, tmp_path: Path) -> None:
+    changes, reason = NOT_FOR_TRANSFORMERS[kind]
+    model = small_vit(**changes)
+    names = NAMES if model.num_classes else []
+    with pytest.raises(InputError, match=f"huggingface has no models with .*{reason}.*naming timm"):
+        export_model(model, preprocess_of(model), names, tmp_path / "out", naming="huggingface")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -513,7 +607,7 @@ def test_what_timm_cannot_compute_is_refused(tmp_path: Path) -> None:
 
 def test_what_neither_naming_can_compute_is_sent_to_ours_or_programs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give naming vitlit, or format onnx or pt2"):
-        exported(small_vit(norm_eps=1e-12, reg_tokens=1), tmp_path / "out", naming="huggingface")
+        exported(small_vit(norm_eps=1e-12, qk_norm=True), tmp_path / "out", naming="huggingface")
 
 
 @pytest.mark.parametrize(

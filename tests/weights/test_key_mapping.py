@@ -64,12 +64,21 @@ def test_prefix_tokens_without_a_position_get_zeros(
 def test_what_no_classifier_uses_is_dropped_aloud(
     more: dict[str, Any], left: list[str], note: str | None
 ) -> None:
-    tensors = FILTERS | {name: torch.zeros(shape) for name, shape in more.items()}
+    tensors = FILTERS | {name: torch.ones(shape) for name, shape in more.items()}
     found = translate_keys(tensors, "w.pth")
     assert found.state.keys() == FILTERS.keys() | set(left)
     assert [note is not None and note in line for line in found.notes] == [True] * (
         note is not None
     )
+
+
+@pytest.mark.parametrize(("half", "pool"), [(0, "token"), (1, "avg")])
+def test_a_head_of_dinov2_that_reads_one_half_of_its_inputs_is_kept(half: int, pool: str) -> None:
+    weight = torch.zeros(3, 16)
+    weight[:, 8 * half] = 1
+    found = translate_keys(FILTERS | {"head.weight": weight, "norm.weight": torch.ones(8)}, "w")
+    assert found.told["global_pool"] == pool
+    assert found.state["head.weight"].sum(dim=1).tolist() == [1, 1, 1]
 
 
 def test_arrays_beside_a_jax_model_are_dropped_with_their_number() -> None:

@@ -12,13 +12,8 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
-from vitlit.deploy.export_mapping import (
-    hugging_face_files,
-    hugging_face_tensors,
-    own_metadata,
-    timm_files,
-    timm_tensors,
-)
+from vitlit.deploy.export_mapping import own_metadata, timm_files, timm_tensors
+from vitlit.deploy.hugging_face import hugging_face_files, hugging_face_tensors
 from vitlit.deploy.model_card import CARD_NAME, model_card
 from vitlit.deploy.origin import Origin
 from vitlit.deploy.portable import Naming, Portable, choose_naming, make_portable

@@ -1,23 +1,24 @@
 """Names and settings of exported weights, as a library needs them that computes the same model.
 
-Portable -> {name: tensor}, {file name: content}, for timm, huggingface and vitlit
+Portable -> {name: tensor}, {file name: content}, for timm and vitlit
 """
 
 import json
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vitlit.deploy.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, Portable, is_eva
-from vitlit.images.published_framing import (
-    framing_words,
-    processor_settings,
-    timm_settings,
+from vitlit.deploy.portable import (
+    EVA_MODELS_BY_EPS,
+    TIMM_MODELS_BY_EPS,
+    Portable,
+    is_eva,
+    move_patch_bias,
 )
+from vitlit.images.published_framing import framing_words, timm_settings
 from vitlit.patches import pair
-from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
+from vitlit.weights.file_reader import CONFIG_NAME
 from vitlit.weights.model_config import METADATA_KEY
 
 TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and image sizes it has
@@ -26,11 +27,6 @@ TIMM_SIZES = {  # embed_dim, depth, num_heads -> timm's name, and the patch and 
     (768, 12, 12): ("base", {(32, 224), (32, 384), (16, 224), (16, 384), (8, 224)}),
     (1024, 24, 16): ("large", {(32, 224), (32, 384), (16, 224), (16, 384), (14, 224)}),
     (1280, 32, 16): ("huge", {(14, 224)}),
-}
-HUGGING_FACE_ACTS = {
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_pytorch_tanh",
-    "quick_gelu": "quick_gelu",
 }
 SHARED_WITH_TIMM = (  # arguments of the same name and meaning
     "img_size",
@@ -47,30 +43,13 @@ SHARED_WITH_TIMM = (  # arguments of the same name and meaning
     "reg_tokens",
     "fc_norm",
 )
-HUGGING_FACE_NAMES = (  # timm's names -> those of transformers 4, which 5 reads too
-    (r"^(cls_token)$", r"vit.embeddings.\1"),
-    (r"^pos_embed$", "vit.embeddings.position_embeddings"),
-    (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
-    (r"^blocks\.(\d+)\.", r"vit.encoder.layer.\1."),
-    (r"\.attn\.(query|key|value)\.", r".attention.attention.\1."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"^(fc_)?norm\.", "vit.layernorm."),  # before or after taking one token is the same
-    (r"^head\.", "classifier."),
-)
 
 
 def timm_tensors(portable: Portable) -> dict[str, Tensor]:
     """Weights under timm's names, which are ours."""
     state = dict(portable.model.state_dict())
-    if portable.arguments["pre_norm"] and "pos_embed" in state:
-        # timm's patch embedding has no bias before a norm: the positions of the patches take it
-        bias, table = state.pop("patch_embed.proj.bias"), state["pos_embed"].clone()
-        table[:, portable.model.num_prefix_tokens :] += bias
-        state["pos_embed"] = table
+    if portable.arguments["pre_norm"]:
+        move_patch_bias(state, portable.model.num_prefix_tokens)
     if is_eva(portable.arguments):
         state = _evas_names(state, apart=portable.arguments["sub_norm"] != "none")
     return state
@@ -90,33 +69,6 @@ def _evas_names(state: dict[str, Tensor], *, apart: bool) -> dict[str, Tensor]:
             # cloned: safetensors refuses tensors that share memory
             named[name.replace(".fc1.", f".fc1_{letter}.")] = half.clone()
     return named
-
-
-def hugging_face_tensors(portable: Portable) -> dict[str, Tensor]:
-    """Weights under the names of transformers' ViTForImageClassification, or of ViTModel."""
-    state = timm_tensors(portable)
-    if portable.model.pos_embed is None:  # transformers' ViT always adds positions: add zeros
-        rows, cols = portable.model.grid_size
-        state["pos_embed"] = torch.zeros(1, 1 + rows * cols, portable.arguments["embed_dim"])
-    split = {}
-    for name, value in state.items():
-        if ".attn.qkv." not in name:
-            split[name] = value
-            continue
-        for part, matrix in zip(("query", "key", "value"), value.chunk(3), strict=True):
-            # cloned: safetensors refuses tensors that share memory
-            split[name.replace(".qkv.", f".{part}.")] = matrix.clone()
-    named = {_hugging_face_name(name): value for name, value in split.items()}
-    if portable.class_names:
-        return named
-    # ViTModel is the part of ViTForImageClassification that is called vit
-    return {name.removeprefix("vit."): value for name, value in named.items()}
-
-
-def _hugging_face_name(name: str) -> str:
-    for pattern, replacement in HUGGING_FACE_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def timm_files(portable: Portable) -> dict[str, Any]:
@@ -204,44 +156,6 @@ def _eva_arguments(portable: Portable) -> dict[str, Any]:
         "attn_pool_num_heads": told["pool_heads"] if is_map else None,
         "attn_pool_mlp_ratio": told["pool_mlp_ratio"] if is_map else None,
         "dynamic_img_size": False,
-    }
-
-
-def hugging_face_files(portable: Portable) -> dict[str, Any]:
-    """config.json of transformers' ViTConfig, and preprocessor_config.json."""
-    told, names = portable.arguments, portable.class_names
-    config = {
-        "architectures": ["ViTForImageClassification" if names else "ViTModel"],
-        "model_type": "vit",
-        "hidden_size": told["embed_dim"],
-        "num_hidden_layers": told["depth"],
-        "num_attention_heads": told["num_heads"],
-        "intermediate_size": int(told["embed_dim"] * told["mlp_ratio"]),
-        "hidden_act": HUGGING_FACE_ACTS[told["act"]],
-        "layer_norm_eps": told["norm_eps"],
-        "image_size": told["img_size"],
-        "patch_size": told["patch_size"],
-        "num_channels": told["in_chans"],
-        "qkv_bias": told["qkv_bias"],
-        "encoder_stride": told["patch_size"],  # of its masked-image head, which must equal it
-    }
-    if names:
-        config["id2label"] = {str(number): name for number, name in enumerate(names)}
-        config["label2id"] = {name: number for number, name in enumerate(names)}
-    return {CONFIG_NAME: config, PROCESSOR_NAME: _processor(portable)}
-
-
-def _processor(portable: Portable) -> dict[str, Any]:
-    """Settings of an image processor of transformers."""
-    channels, height, width = portable.input_size
-    return {
-        **processor_settings(portable.framing, (height, width)),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": portable.mean,
-        "image_std": portable.std,
-        "do_convert_rgb": channels == 3,
     }
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
+from vitlit.deploy.transformers_kinds import lacks
 from vitlit.errors import InputError
 from vitlit.images.framing import Framing
 from vitlit.images.preprocess import Preprocess
@@ -81,6 +83,16 @@ def model_arguments(model: ViT) -> dict[str, Any]:
     return {name: value for name, value in model.config.items() if not name.endswith("_rate")}
 
 
+def move_patch_bias(state: dict[str, Tensor], prefix: int) -> None:
+    """Add the bias of the patches to their positions, in place, after ``prefix`` tokens.
+
+    Other libraries have no such bias before a norm, as in CLIP.
+    """
+    bias, table = state.pop("patch_embed.proj.bias"), state["pos_embed"].clone()
+    table[:, prefix:] += bias
+    state["pos_embed"] = table
+
+
 def choose_naming(asked: Naming | None, arguments: dict[str, Any]) -> tuple[Naming, str]:
     """The naming, and in words why; by default the first that can hold the model.
 
@@ -117,7 +129,7 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
     if naming == "vitlit":
         return []
     if naming == "huggingface":
-        return _named(_beyond_both(told) | _beyond_hugging_face(told))
+        return _named(_beyond_both(told) | lacks(told))
     # what only Eva has is no reason against timm
     kinds = [_beyond_eva] if any(_beyond_plain(told).values()) else [_beyond_vit, _beyond_eva]
     return min((_named(_beyond_both(told) | beyond(told)) for beyond in kinds), key=len)
@@ -173,17 +185,4 @@ def _beyond_eva(told: dict[str, Any]) -> dict[str, bool]:
         "global_pool map without pool_include_prefix": is_map
         and bool(has_prefix)
         and not told["pool_include_prefix"],
-    }
-
-
-def _beyond_hugging_face(told: dict[str, Any]) -> dict[str, bool]:
-    """Of transformers' ViT; its config.json tells the epsilon."""
-    return _beyond_plain(told) | {
-        f"global_pool {told['global_pool']}": told["global_pool"] != "token",
-        f"reg_tokens {told['reg_tokens']}": told["reg_tokens"] > 0,
-        "init_values (LayerScale)": told["init_values"] is not None,
-        "pre_norm": told["pre_norm"],
-        "qk_norm": told["qk_norm"],
-        f"sub_norm {told['sub_norm']}": told["sub_norm"] != "none",
-        "final_norm false": not told["final_norm"],
     }

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from vitlit.deploy.portable import Naming, Portable
 from vitlit.deploy.preprocessing import OUTPUT
 from vitlit.deploy.programs import ONNX_NAME, PT2_NAME
+from vitlit.deploy.transformers_kinds import class_of
 from vitlit.deploy.web import WEB_NAME
 from vitlit.messages import LINE_WIDTH, filled
 
@@ -36,10 +37,11 @@ class Words(NamedTuple):
                 return f'vitlit.load("{folder}")'
             case "safetensors", "timm":
                 return f'timm.create_model("local-dir:{folder}", pretrained=True)'
-            case "safetensors", _ if self.portable.class_names:
-                return f'transformers.ViTForImageClassification.from_pretrained("{folder}")'
-            case "safetensors", _:  # transformers' pooler is a layer that we have no weights for
-                return f'transformers.ViTModel.from_pretrained("{folder}", add_pooling_layer=False)'
+            case "safetensors", _:
+                name = class_of(self.portable.arguments)
+                # the pooler of its ViT is a layer that we have no weights for
+                option = ", add_pooling_layer=False" if name == "ViTModel" else ""
+                return f'transformers.{name}.from_pretrained("{folder}"{option})'
             case "onnx", _:
                 return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
             case "web", _:

@@ -89,7 +89,7 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
             "read as DeiT III's, or as the folder of the model says; rotary positions show in no "
             "name"
         )
-    _drop(state, notes)
+    _drop(state, told, notes)
     return Translated(state, kind, told, rotary, notes)
 
 
@@ -223,8 +223,8 @@ def _from_jax(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
-    """Remove, in place, the parts that a classifier does not use."""
+def _drop(state: dict[str, Tensor], told: dict[str, Any], notes: list[str]) -> None:
+    """Remove, in place, the parts that a classifier does not use; tell what the rest shows."""
     parts = dict(DROPPED_PARTS)
     if "dist_token" in state and "reg_token" not in state:
         # DeiT's second token stands where a register does, and has a position of its own
@@ -237,8 +237,12 @@ def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
     if any(name.startswith("pre_logits.") for name in state):
         parts[r"^(pre_logits|head)\."] = "the representation layer and the head that reads it"
     head, norm = state.get("head.weight"), state.get("norm.weight")
-    if head is not None and norm is not None and head.shape[1:] == (2 * norm.numel(),):
-        parts[r"^head\."] = "the head, which reads class token and average together"  # DINOv2's
+    if head is not None and norm is not None and head.shape[1:] == (2 * norm.numel(),):  # DINOv2's
+        if (half := _used_half(head)) is None:
+            parts[r"^head\."] = "the head, which reads class token and average together"
+        else:
+            state["head.weight"] = head.chunk(2, dim=1)[half].clone()
+            told |= {"global_pool": ("token", "avg")[half]}
     for pattern, what in parts.items():
         found = [name for name in state if re.search(pattern, name)]
         if head is not None and "head.weight" in found:  # a user who wanted these classes must know
@@ -247,6 +251,12 @@ def _drop(state: dict[str, Tensor], notes: list[str]) -> None:
             del state[name]
         if found and what:
             notes.append(f"dropped {what}")
+
+
+def _used_half(head: Tensor) -> int | None:
+    """Which half of its inputs a head ``(K, 2 D)`` reads, 0 or 1; None if it reads both."""
+    used = [bool(half.any()) for half in head.chunk(2, dim=1)]
+    return None if all(used) else used.index(True) if any(used) else 0
 
 
 def positions_with_prefix(

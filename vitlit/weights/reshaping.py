@@ -115,16 +115,18 @@ def _fill_biases(state: Tensors) -> None:
                 state[name.replace(".weight", ".bias")] = bias
 
 
-def rearrange_rotary(state: Tensors, num_heads: int, rotary: Rotary) -> None:
+def rearrange_rotary(state: Tensors, num_heads: int, rotary: Rotary, *, back: bool = False) -> None:
     """Reorder the numbers of each head's queries and keys as ViT pairs them, in place.
 
-    q k^T does not change if the numbers of q and k are permuted alike.
+    q k^T does not change if the numbers of q and k are permuted alike. back: from ViT's order to
+    that of ``rotary``.
     """
     for name in [name for name in state if re.search(r"\.attn\.(qkv\.|[qk]_norm\.)", name)]:
         value = state[name]
         parts = 3 if ".qkv." in name else 1
         width = len(value) // parts if parts == 1 else len(value) // parts // num_heads
         order = _pair_order(width, rotary).to(value.device)
+        order = order.argsort() if back else order
         if parts == 1:  # a norm over the width of a head
             state[name] = value[order]
             continue
