@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from vitlit.data.datamodule import ImageData
 from vitlit.deploy.export import Exported, export_model
 from vitlit.deploy.export_mapping import TIMM_SIZES
-from vitlit.deploy.portable import EVA_MODELS_BY_EPS, TIMM_MODELS_BY_EPS, model_arguments
+from vitlit.deploy.portable import (
+    AIMV2_MODEL,
+    BEIT_MODEL,
+    EVA_MODELS_BY_EPS,
+    TIMM_MODELS_BY_EPS,
+    model_arguments,
+)
 from vitlit.deploy.programs import FACTS_NAME
 from vitlit.errors import InputError
 from vitlit.images.framing import Framing, padded_with_mean
@@ -214,19 +220,56 @@ def test_timms_eva_computes_the_same_logits(kind: str, tmp_path: Path) -> None:
         assert_same_logits(load(done.folder).model(images), model, images)
 
 
+BEIT = {"attention": "relative", "pos_embed": "none", "init_values": 0.1, "class_token": True}
+AIMV2 = {"norm": "rms", "embed_norm": True, "mlp": "swiglu", "norm_eps": 1e-5}
+FOR_TIMMS_OTHERS = {
+    "BEiT": {**BEIT, "global_pool": "avg"},
+    "BEiT pooled by its token, of a rectangle": {**BEIT, "img_size": [8, 12]},
+    "BEiT with positions, without biases": {
+        **BEIT, "pos_embed": "learn", "qkv_bias": False, "init_values": None, "fc_norm": True},
+    "AIMv2": {**AIMV2, "global_pool": "avg", "fc_norm": False, "qkv_bias": False},
+    "AIMv2 with a class token": {**AIMV2, "reg_tokens": 1, "init_values": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOR_TIMMS_OTHERS)
+def test_timm_computes_the_same_logits_of_beit_and_aimv2(kind: str, tmp_path: Path) -> None:
+    model = small_vit(**FOR_TIMMS_OTHERS[kind])
+    done = exported(model, tmp_path / "out")
+    loaded = timm.create_model(f"local-dir:{done.folder}", pretrained=True)
+    assert type(loaded).__name__ == ("Beit" if "BEiT" in kind else "VisionTransformer")
+    images = images_for(model)
+    with torch.no_grad():
+        assert_same_logits(loaded.eval()(images), model, images)
+        again = load(done.folder).model
+        assert_same_logits(again(images), model, images)
+        assert again.config == model.config
+        # as from another program: the settings tell all that the names do not
+        file = done.folder / "model.safetensors"
+        save_file(load_file(file), file)
+        assert_same_logits(load(done.folder).model(images), model, images)
+
+
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
+        ({**BEIT, "norm_eps": 1e-5}, "norm_eps 1e-05"),
+        ({**BEIT, "act": "quick_gelu"}, "act quick_gelu"),
+        ({**BEIT, "reg_tokens": 1}, "reg_tokens"),
+        ({**AIMV2, "norm_eps": 1e-6}, "norm rms with norm_eps 1e-06"),
+        ({**AIMV2, "mlp": "gelu"}, "norm rms with mlp gelu"),
+        ({**AIMV2, "rope": "index", "pos_embed": "none"}, "rope index"),
+        ({"embed_norm": True, "mlp": "swiglu", "norm_eps": 1e-5}, "norm layer with embed_norm"),
         ({**DINOV3, "norm_eps": 1e-12}, "norm_eps 1e-12"),
         ({**DINOV3, "act": "gelu_tanh"}, "act gelu_tanh"),
-        ({**EVA02, "norm": "rms"}, "norm rms"),
+        ({**EVA02, "norm": "rms"}, "rope index and norm rms without embed_norm"),
         ({**PE, "global_pool": "map", "class_token": True}, "map without pool_include_prefix"),
         ({**DINOV3, "embed_norm": True}, "embed_norm"),
         ({**DINOV3, "pre_norm": True}, "pre_norm without added positions"),
     ],
     ids=str,
 )
-def test_what_timms_eva_cannot_compute_is_refused(
+def test_what_timms_models_cannot_compute_is_refused(
     changes: dict[str, Any], refused: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=f"timm has no models with .*{refused}.*naming vitlit"):
@@ -241,7 +284,7 @@ def test_timm_knows_every_published_name() -> None:
         for patch, size in published
     ]
     assert set(timm.list_models("vit_*")) >= {*names, *TIMM_MODELS_BY_EPS.values()}
-    assert set(timm.list_models()) >= set(EVA_MODELS_BY_EPS.values())
+    assert set(timm.list_models()) >= {*EVA_MODELS_BY_EPS.values(), BEIT_MODEL, AIMV2_MODEL}
 
 
 def test_published_sizes_are_timms() -> None:

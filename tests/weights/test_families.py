@@ -16,6 +16,7 @@ import transformers
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from vitlit.deploy.export import export_model
 from vitlit.errors import InputError
 from vitlit.explain.attribution import attention_maps, pooled_shares
 from vitlit.weights.load import load
@@ -240,6 +241,32 @@ def test_a_folder_of_transformers_gives_its_outputs(kind: str, tmp_path: Path) -
         else:
             expected = features_of(theirs, images)
         assert distance(ours(images), expected) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_each_family_goes_back_to_timm(name: str, tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path / "theirs", name)
+    ours = load(tmp_path / "theirs")
+    folder = export_model(*ours, tmp_path / "back").folder
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = torch.randn(2, 3, *ours.model.img_size)
+    with torch.no_grad():
+        assert distance(again(images), theirs(images)) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HUGGING_FACE)
+def test_each_family_goes_back_to_transformers(kind: str, tmp_path: Path) -> None:
+    theirs = filled(hugging_face(kind))
+    theirs.save_pretrained(tmp_path / "theirs")
+    done = export_model(*load(tmp_path / "theirs"), tmp_path / "back", naming="huggingface")
+    config = json.loads((done.folder / "config.json").read_text())
+    again = getattr(transformers, config["architectures"][0]).from_pretrained(done.folder).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tower = theirs.vision_model if "projection" in kind else theirs
+        assert distance(features_of(again, images), features_of(tower, images)) <= 1e-4
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from vitlit.deploy.portable import (
+    AIMV2_MODEL,
+    BEIT_MODEL,
     EVA_MODELS_BY_EPS,
     TIMM_MODELS_BY_EPS,
     Portable,
-    is_eva,
     move_patch_bias,
+    timm_kind,
 )
 from vitlit.images.published_framing import framing_words, timm_settings
 from vitlit.patches import pair
@@ -50,24 +52,47 @@ def timm_tensors(portable: Portable) -> dict[str, Tensor]:
     state = dict(portable.model.state_dict())
     if portable.arguments["pre_norm"]:
         move_patch_bias(state, portable.model.num_prefix_tokens)
-    if is_eva(portable.arguments):
-        state = _evas_names(state, apart=portable.arguments["sub_norm"] != "none")
+    match timm_kind(portable.arguments):
+        case "eva":
+            is_apart = portable.arguments["sub_norm"] != "none"
+            return _with_halves(_with_gammas(state)) if is_apart else _with_gammas(state)
+        case "beit":
+            return _without_key_biases(_with_gammas(state))
+        case "aimv2":
+            return _with_halves(state)
     return state
 
 
-def _evas_names(state: dict[str, Tensor], *, apart: bool) -> dict[str, Tensor]:
-    """The state under the names of timm's Eva; apart: whether it parts the halves of gated MLPs."""
+def _with_gammas(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """LayerScale under the names of timm's Eva and Beit."""
+    return {re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", n): value for n, value in state.items()}
+
+
+def _with_halves(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The halves of gated MLPs apart."""
     named = {}
     for name, value in state.items():
-        name = re.sub(r"\.ls([12])\.gamma$", r".gamma_\1", name)
         halves = state[re.sub(r"fc1\.\w+$", "fc2.weight", name)].shape[1] if ".fc1." in name else 0
         is_gated = ".blocks." in f".{name}" and len(value) == 2 * halves
-        if not (apart and is_gated):
+        if not is_gated:
             named[name] = value
             continue
         for letter, half in zip("gx", value.chunk(2), strict=True):
             # cloned: safetensors refuses tensors that share memory
             named[name.replace(".fc1.", f".fc1_{letter}.")] = half.clone()
+    return named
+
+
+def _without_key_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Biases of queries and values alone: the softmax takes away what all keys have in common."""
+    named = {}
+    for name, value in state.items():
+        if not name.endswith(".attn.qkv.bias"):
+            named[name] = value
+            continue
+        q, _, v = value.chunk(3)
+        owner = name.removesuffix("qkv.bias")
+        named |= {f"{owner}q_bias": q.clone(), f"{owner}v_bias": v.clone()}
     return named
 
 
@@ -82,10 +107,15 @@ def timm_files(portable: Portable) -> dict[str, Any]:
     is_published &= told["norm_eps"] == min(TIMM_MODELS_BY_EPS)
     name = f"vit_{size}_patch{told['patch_size']}_{height}"
     model_args = _timm_arguments(told)
-    if is_eva(told):
-        name, model_args = EVA_MODELS_BY_EPS[told["norm_eps"]], _eva_arguments(portable)
-    elif not is_published:
-        name = TIMM_MODELS_BY_EPS[told["norm_eps"]]
+    match timm_kind(told):
+        case "eva":
+            name, model_args = EVA_MODELS_BY_EPS[told["norm_eps"]], _eva_arguments(portable)
+        case "beit":
+            name, model_args = BEIT_MODEL, _beit_arguments(told)
+        case "aimv2":
+            name, model_args = AIMV2_MODEL, _aimv2_arguments(told)
+        case _ if not is_published:
+            name = TIMM_MODELS_BY_EPS[told["norm_eps"]]
     settings = {
         "input_size": portable.input_size,
         "fixed_input_size": True,  # positions belong to this size
@@ -126,6 +156,24 @@ def _timm_arguments(told: dict[str, Any]) -> dict[str, Any]:
         "scale_mlp_norm": told["sub_norm"] != "none" or None,
     }
     return arguments | {name: value for name, value in optional.items() if value is not None}
+
+
+def _beit_arguments(told: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's Beit, which always has a class token, from those of ViT."""
+    own = ("reg_tokens", "class_token", "fc_norm")
+    return {name: told[name] for name in SHARED_WITH_TIMM if name not in own} | {
+        "use_abs_pos_emb": told["pos_embed"] != "none",
+        "use_rel_pos_bias": True,
+        "init_values": told["init_values"],
+        "use_fc_norm": told["fc_norm"],
+    }
+
+
+def _aimv2_arguments(told: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of timm's VisionTransformer beside those that AIMv2's architecture sets."""
+    arguments = _timm_arguments(told) | {"proj_bias": True}  # AIMv2 has none, ours are exported
+    del arguments["act_layer"]  # SiLU, between the halves
+    return arguments
 
 
 def _eva_arguments(portable: Portable) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 
 Naming = Literal["timm", "huggingface", "vitlit"]
+TimmKind = Literal["vit", "eva", "beit", "aimv2"]
 
 # The architecture that config.json names if no published one fits; model_args overrule its sizes,
 # but not the epsilon of its LayerNorm.
 TIMM_MODELS_BY_EPS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 EVA_MODELS_BY_EPS = {1e-6: "eva02_base_patch14_224", 1e-5: "vit_small_patch16_dinov3"}
+BEIT_MODEL, AIMV2_MODEL = "beit_base_patch16_224", "aimv2_large_patch14_224"
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,25 @@ def _inexpressible(naming: Naming, told: dict[str, Any]) -> list[str]:
         return []
     if naming == "huggingface":
         return _named(_beyond_both(told) | lacks(told))
+    match timm_kind(told):
+        case "beit":
+            return _named(_beyond_both(told | {"attention": "softmax"}) | _beyond_beit(told))
+        case "aimv2":
+            usual = {"norm": "layer", "embed_norm": False}
+            return _named(_beyond_both(told | usual) | _beyond_aimv2(told))
     # what only Eva has is no reason against timm
     kinds = [_beyond_eva] if any(_beyond_plain(told).values()) else [_beyond_vit, _beyond_eva]
     return min((_named(_beyond_both(told) | beyond(told)) for beyond in kinds), key=len)
 
 
-def is_eva(told: dict[str, Any]) -> bool:
-    """Whether timm's Eva holds the model, and its VisionTransformer does not."""
-    return any(_beyond_vit(told).values()) and not any(_beyond_eva(told).values())
+def timm_kind(told: dict[str, Any]) -> TimmKind:
+    """The model of timm that holds the ViT, if any does; aimv2 is a VisionTransformer too."""
+    if told["attention"] == "relative":
+        return "beit"
+    if told["norm"] == "rms" or told["embed_norm"]:
+        return "aimv2"
+    is_eva = any(_beyond_vit(told).values()) and not any(_beyond_eva(told).values())
+    return "eva" if is_eva else "vit"
 
 
 def _named(refused: dict[str, bool]) -> list[str]:
@@ -185,4 +198,34 @@ def _beyond_eva(told: dict[str, Any]) -> dict[str, bool]:
         "global_pool map without pool_include_prefix": is_map
         and bool(has_prefix)
         and not told["pool_include_prefix"],
+    }
+
+
+def _beyond_beit(told: dict[str, Any]) -> dict[str, bool]:
+    """Of timm's Beit, whose norm and activation are no arguments."""
+    return _beyond_plain(told) | {
+        f"norm_eps {told['norm_eps']}": told["norm_eps"] != 1e-6,
+        f"act {told['act']}": told["act"] != "gelu",
+        f"global_pool {told['global_pool']}": told["global_pool"] not in ("token", "avg"),
+        "attention relative without class_token": not told["class_token"],
+        "reg_tokens": told["reg_tokens"] > 0,
+        "pre_norm": told["pre_norm"],
+        "qk_norm": told["qk_norm"],
+        f"sub_norm {told['sub_norm']}": told["sub_norm"] != "none",
+        "final_norm false": not told["final_norm"],
+    }
+
+
+def _beyond_aimv2(told: dict[str, Any]) -> dict[str, bool]:
+    """Of timm's VisionTransformer with the norms and the MLP of AIMv2, which are no arguments."""
+    return {
+        f"rope {told['rope']}": told["rope"] != "none",
+        f"norm {told['norm']} with embed_norm": told["norm"] != "rms",
+        "norm rms without embed_norm": not told["embed_norm"],
+        f"norm {told['norm']} with norm_eps {told['norm_eps']}": told["norm_eps"] != 1e-5,
+        f"norm {told['norm']} with mlp {told['mlp']}": told["mlp"] != "swiglu",
+        "global_pool map": told["global_pool"] == "map",
+        "pre_norm": told["pre_norm"],
+        "qk_norm": told["qk_norm"],
+        f"sub_norm {told['sub_norm']}": told["sub_norm"] != "none",
     }
