@@ -1,13 +1,16 @@
 """Commands without Lightning: what they import, and that Lightning would give the same."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vitlit.__main__ import main
 from vitlit.commands import without_lightning
@@ -67,6 +70,8 @@ def test_loading_a_model_imports_no_lightning(pictures: list[str]) -> None:
     ("args", "expected"),
     [
         (words("export"), "[]"),
+        (words("validate"), "[]"),
+        (words("test", "--out=here"), "['matplotlib']"),
         (words("explain", "--data.images", "a.png"), "['matplotlib']"),
         (words("probe", "--data.images", "a.png", "b.jpg"), "['matplotlib']"),
     ],
@@ -133,12 +138,47 @@ def test_several_processes_are_left_to_lightning(
     assert not is_quick(words("predict"))
 
 
-@pytest.mark.parametrize("command", ["fit", "test", "validate"])
-def test_training_and_its_metrics_are_left_to_lightning(command: str) -> None:
-    assert not is_quick(words(command))
+@pytest.mark.parametrize("args", [["fit"], ["test", "--verbose=true"], ["test", "--verbose"]])
+def test_training_and_tables_of_lightning_are_left_to_it(args: list[str]) -> None:
+    assert not is_quick(words(*args))
+    assert is_quick(words("test"))
+    assert is_quick(words("validate"))
 
 
-@pytest.mark.parametrize("command", ["predict", "export"])
+def scored(run: Path, args: list[str], capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    """What a command says, its curves as (step, value), its pictures, and its report's files."""
+    options = [f"--ckpt_path={run}", "--trainer.accelerator=cpu"]
+    assert main([*args, *options, "--trainer.enable_progress_bar=false"]) == 0
+    curves: dict[str, Any] = {}
+    for file in run.glob("events*"):
+        events = EventAccumulator(str(file)).Reload()
+        for name in events.Tags()["scalars"]:
+            curves[name] = [(event.step, event.value) for event in events.Scalars(name)]
+        curves["images"] = sorted(events.Tags()["images"])
+        file.unlink()
+    # of the zip file of arrays each entry has its time
+    files = [file for file in run.glob("test_report/*") if file.suffix != ".npz"]
+    return [capsys.readouterr().out, curves, {file.name: file.read_bytes() for file in files}]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("args", [["test"], ["test", "--flip=true"], ["validate"]])
+def test_scores_and_reports_are_those_that_lightning_makes(
+    args: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "lightning_logs" / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(CHECKPOINT, run / "checkpoints" / "best.ckpt")
+    quick = scored(run, args, capsys)
+    monkeypatch.setattr("vitlit.commands.without_lightning.is_quick", lambda args: False)
+    assert quick == scored(run, args, capsys)
+    assert ("test_report" in quick[0]) == bool(quick[1]) == bool(quick[2]) == (args[0] == "test")
+
+
+@pytest.mark.parametrize("command", ["predict", "export", "test", "validate"])
 def test_without_lightning_a_command_has_the_options_that_it_has_with_it(command: str) -> None:
     from pytorch_lightning.cli import LightningCLI
 
@@ -148,7 +188,7 @@ def test_without_lightning_a_command_has_the_options_that_it_has_with_it(command
     whole = dict(without_lightning.make_parser(command, Trainer, skip)[1].get_defaults().items())
     quick = dict(without_lightning.make_parser(command)[1].get_defaults().items())
     others = {key for key in whole if not key.startswith("trainer.")}
-    assert others - set(quick) - {"return_predictions"} == set()
+    assert others - set(quick) - {"return_predictions", "verbose"} == set()
     same = [key for key in quick if key in others and key != "weights_only"]
     assert [key for key in same if quick[key] != whole[key]] == []
 

@@ -149,7 +149,7 @@ def test_each_of_several_processes_keeps_its_own_rows(
 ) -> None:
     from types import SimpleNamespace
 
-    from vitlit.evaluation.prediction_callback import WritePredictions
+    from vitlit.evaluation.callbacks import WritePredictions
     from vitlit.evaluation.prediction_writer import PredictionWriter
 
     monkeypatch.chdir(tmp_path)

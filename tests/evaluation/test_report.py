@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from vitlit import ImageData, load
 from vitlit.__main__ import main
 from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
+from vitlit.evaluation.callbacks import WriteReport
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring
 
@@ -259,7 +259,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
 class Gathered(Scoring):
     """A module of which only ``all_gather`` is asked for."""
 
-    all_gather, device, logits = "gather", None, None  # type: ignore[assignment]
+    all_gather, device, class_names = "gather", None, ()  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(("world", "gather"), [(1, None), (2, "gather"), (3, "gather")])
@@ -278,11 +278,10 @@ def test_several_processes_gather_the_rows_that_each_has(
     for name in ("collect", "loader_of", "evenly_thinned"):
         monkeypatch.setattr(report, name, lambda *_: found)
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision: decision)
-    plugin = SimpleNamespace(forward_context=nullcontext)
     data = SimpleNamespace(split="test", setup=lambda _: None, splits={"val": None})
     trainer: Any = SimpleNamespace(world_size=world, is_global_zero=False, fast_dev_run=False)
-    trainer.strategy, trainer.precision_plugin, trainer.datamodule = strategy, plugin, data
+    trainer.strategy, trainer.loggers, trainer.datamodule = strategy, [], data
     writer = report.Report("published", None)
     writer._found = found
-    writer.on_test_end(trainer, Gathered.__new__(Gathered))  # type: ignore[arg-type]
+    WriteReport(writer).on_test_end(trainer, Gathered.__new__(Gathered))  # type: ignore[arg-type]
     assert asked == [gather, gather]  # of the test and of the validation for the temperature

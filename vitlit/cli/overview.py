@@ -18,8 +18,8 @@ COMMANDS = {
     "runs": "list your runs: settings that differ, best epoch, how to go on",
 }
 
-# Those that can work without Lightning; the others train, or score by its metrics.
-QUICK_COMMANDS = ("predict", "explain", "export", "compare", "probe")
+# Those that can work without Lightning; the others train.
+QUICK_COMMANDS = ("validate", "test", "predict", "explain", "export", "compare", "probe")
 HELP_FILE = "help.json"  # made by vitlit/commands/short_help.py
 
 

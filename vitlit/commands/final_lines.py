@@ -1,4 +1,4 @@
-"""The last lines of a command: what was reached, where it is, and what to type next.
+"""The last lines of ``fit``: what was reached, where it is, and what to type next.
 
 trainer after a command -> lines, each a word in a column of 12 and its text
 """
@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from vitlit.commands.fit_callbacks import is_debug
 from vitlit.commands.hints import Facts, hints
+from vitlit.commands.score_lines import format_scores, predict_line, short_name
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
@@ -25,8 +26,6 @@ from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
 from vitlit.training.history import History
 from vitlit.training.optim import warmup_steps
 from vitlit.training.trainable import TrainableViT
-
-ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 
 
 def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]:
@@ -60,9 +59,9 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
         lines += [labelled("hint", text) for text in _remarks(trainer, settings)]
     if kept:
         has_test = _has_test_images(trainer.datamodule)  # type: ignore[attr-defined]
-        weights = f"--ckpt_path {shlex.quote(_short_name(kept[0]))}"
+        weights = f"--ckpt_path {shlex.quote(short_name(kept[0]))}"
         test = labelled_command("next", "vitlit test", weights)
-        lines.append(test if has_test else _predict_line(weights))
+        lines.append(test if has_test else predict_line(weights))
     return lines
 
 
@@ -71,7 +70,9 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
     monitors = [c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)]
     if "val/acc" in trainer.callback_metrics:
         names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
-        yield labelled("reached", f"{_format_scores(trainer, names)} in the final epoch")
+        yield labelled(
+            "reached", f"{format_scores(trainer.callback_metrics, names)} in the final epoch"
+        )
     elif trainer.limit_val_batches:
         yield labelled(
             "validated",
@@ -124,12 +125,6 @@ def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
     return hints(found[0], facts)
 
 
-def _short_name(checkpoint: Path) -> str:
-    """The run of a best.ckpt, whose folder means that file; the file itself for others."""
-    is_best = checkpoint.name == "best.ckpt" and checkpoint.parent.name == CHECKPOINTS_FOLDER
-    return relative_path(checkpoint.parents[1] if is_best else checkpoint)
-
-
 def _has_test_images(data: Any) -> bool:
     """Whether ``test`` has images to score; a folder of train and val alone gives it none."""
     if not isinstance(data, ImageData) or data.labels is not None:
@@ -139,35 +134,3 @@ def _has_test_images(data: Any) -> bool:
     except InputError:  # the folder is gone: a finished training is no place to complain
         return False
     return "test" in parts or "all" in parts
-
-
-def _predict_line(weights: str) -> str:
-    return labelled_command("next", "vitlit predict", weights, "--data.images FILES_OR_FOLDERS")
-
-
-def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
-    """The option that names the weights in use: --ckpt_path if there is one."""
-    if checkpoint is None:
-        return f"--model.pretrained {shlex.quote(str(pretrained))}"
-    return f"--ckpt_path {shlex.quote(_short_name(Path(checkpoint)))}"
-
-
-def score_lines(trainer: pl.Trainer, split: str, count: int, weights: str) -> list[str]:
-    """After ``test`` and ``validate``: scores, the number of images, and how to predict.
-
-    split: prefix of the scores' names; count: images; weights: the option that named them.
-    """
-    names = [f"{split}/{name}" for name in ("acc", "acc5", "loss")]
-    return [
-        labelled("reached", f"{_format_scores(trainer, names)}  ({count} images)"),
-        labelled("weights", weights.partition(" ")[2]),
-        _predict_line(weights),
-    ]
-
-
-def _format_scores(trainer: pl.Trainer, names: list[str]) -> str:
-    """Scores by name; with balanced accuracy if classes are so unequal that it differs."""
-    metrics, balanced = trainer.callback_metrics, names[0].replace("/acc", "/balanced_acc")
-    if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= ACCURACY_GAP:
-        names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
-    return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)

@@ -5,10 +5,12 @@ words -> whether they ask for more; settings of the trainer -> device, precision
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from vitlit.cli.from_weights import origins
@@ -18,9 +20,11 @@ from vitlit.commands.own_commands import Commands, load_weights
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import loader_of
+from vitlit.evaluation.inference import Compute, flip_average, loader_of
+from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.precision import device_type, in_precision, weights_dtype
 from vitlit.evaluation.prediction_writer import PredictionWriter, answer
+from vitlit.evaluation.report import Report, RunBoard, Tested, metrics_prefix
 from vitlit.model.features import Feature
 from vitlit.training.trainable import TrainableViT
 
@@ -36,7 +40,16 @@ PLAIN_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "trainer.logger": ("true", "false"),
     "trainer.default_root_dir": None,
 }
-LEFT_TO_LIGHTNING = ("-h", "--help", "--print_config", "--trainer", f"--{TRUST_OPTION}")
+LEFT_TO_LIGHTNING = {"-h", "--help", "--print_config", "--trainer", f"--{TRUST_OPTION}"}
+LEFT_TO_LIGHTNING |= {"--verbose"}  # of its own validate and test
+
+
+class Scored(NamedTuple):
+    """Scores by name, such as test/acc, what these begin with, and the number of images."""
+
+    metrics: dict[str, Tensor]
+    prefix: str
+    images: int
 
 
 class Machine(Commands):
@@ -48,7 +61,7 @@ class Machine(Commands):
         precision: Lightning's name, such as 32-true or bf16-mixed.
         enable_progress_bar: Whether a terminal shows a bar.
         enable_model_summary: Has no effect here.
-        logger: Has no effect here.
+        logger: Whether test writes its scores into the run's curves, too.
         default_root_dir: The folder that holds lightning_logs.
     """
 
@@ -69,6 +82,7 @@ class Machine(Commands):
         self.root_device = torch.device(kind) if kind == "cpu" else torch.device(kind, 0)
         self.precision = precision
         self.root = default_root_dir or "."
+        self.is_logging = logger is not False
         self.shows_bar = enable_progress_bar is not False and sys.stderr.isatty()
 
     def predict(
@@ -82,16 +96,12 @@ class Machine(Commands):
         weights_only: bool | None = True,
     ) -> Path:
         """Give a writer the probabilities, or the feature, of all images; returns its file."""
-        load_weights(model, ckpt_path)
-        vit = model.vit.to(self.root_device, weights_dtype(self.precision)).eval()
-        kind = self.root_device.type
-        compute = in_precision(lambda x: answer(vit, vit, feature, x), self.precision, kind)
+        vit = model.vit
+        compute = self._loaded(model, ckpt_path, lambda x: answer(vit, vit, feature, x))
         datamodule.setup("predict")
         try:
             with torch.inference_mode():
-                for batch in self._batches(datamodule):
-                    batch = datamodule.transfer_batch_to_device(batch, self.root_device, 0)
-                    batch = datamodule.transform(batch, augment=False)
+                for batch in self._batches(datamodule, "predict", "Predicting"):
                     writer.add(compute(batch.x), batch)
         except Stopped as stop:
             writer.stop(stop, datamodule.files)
@@ -99,9 +109,81 @@ class Machine(Commands):
         writer.finish(datamodule.files)
         return writer.path
 
-    def _batches(self, data: ImageData) -> Iterator[Batch]:
-        loader = loader_of(data, data.splits["predict"])
-        yield from tqdm(loader, desc="Predicting", leave=False, disable=not self.shows_bar)
+    def test(
+        self,
+        model: TrainableViT,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        report: Report,
+        weights_only: bool | None = True,
+    ) -> Scored:
+        """Score the split and write a report on it."""
+        prefix = metrics_prefix(datamodule.split, flip=report.flip)
+        vit = model.vit
+
+        def logits(x: Tensor) -> Tensor:
+            return flip_average(vit, x, vit) if report.flip else vit(x)
+
+        compute = self._loaded(model, ckpt_path, logits)
+        datamodule.prepare_data()
+        datamodule.setup("test")
+        found = self._score(datamodule, datamodule.split, "Testing", compute, prefix, report.add)
+        boards = [RunBoard(report.run)] if report.run is not None and self.is_logging else []
+        for board in boards:
+            board.log_metrics(found.metrics, report.step)
+        tested = Tested(datamodule, compute, self.root_device, model.class_names)
+        report.finish(tested, boards)
+        for board in boards:
+            board.experiment.close()
+        return found
+
+    def validate(
+        self,
+        model: TrainableViT,
+        datamodule: ImageData,
+        ckpt_path: str | None = None,
+        *,
+        weights_only: bool | None = True,
+    ) -> Scored:
+        """Score the validation split."""
+        compute = self._loaded(model, ckpt_path, model.vit)
+        datamodule.prepare_data()
+        datamodule.setup("validate")
+        return self._score(datamodule, "val", "Validating", compute, "val")
+
+    def _loaded(self, model: TrainableViT, ckpt_path: str | None, compute: Compute) -> Compute:
+        """``compute`` in this precision, once the model's weights are loaded and on the device."""
+        load_weights(model, ckpt_path)
+        model.vit.to(self.root_device, weights_dtype(self.precision)).eval()
+        return in_precision(compute, self.precision, self.root_device.type)
+
+    @torch.inference_mode()
+    def _score(
+        self,
+        data: ImageData,
+        split: str,
+        title: str,
+        compute: Compute,
+        prefix: str,
+        take: Callable[[Tensor, Batch], None] = lambda logits, batch: None,
+    ) -> Scored:
+        """The scores of a split. prefix: of their names; take: gets the logits of each batch."""
+        scores = Scores(data.num_classes)
+        for batch in self._batches(data, split, title):
+            logits = compute(batch.x)
+            scores.update(logits, batch.y.masked_fill(~batch.valid, IGNORED))
+            take(logits, batch)
+        values = scores.compute()
+        count = int(values.pop("count"))
+        return Scored({f"{prefix}/{name}": value for name, value in values.items()}, prefix, count)
+
+    def _batches(self, data: ImageData, split: str, title: str) -> Iterator[Batch]:
+        """The batches of a split, prepared on the device as for evaluation."""
+        loader = loader_of(data, data.splits[split])
+        for batch in tqdm(loader, desc=title, leave=False, disable=not self.shows_bar):
+            batch = data.transfer_batch_to_device(batch, self.root_device, 0)
+            yield data.transform(batch, augment=False)
 
 
 def is_quick(args: list[str]) -> bool:

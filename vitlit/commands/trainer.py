@@ -1,13 +1,26 @@
-"""Lightning's Trainer with four more commands."""
+"""Lightning's Trainer with four more commands, and without the hooks that do nothing.
 
+callbacks, module, profiler -> the same, without the calls that do nothing
+
+A step calls sixty hooks; `benchmarks/loop_overhead.md` has what a step costs over a bare loop.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from vitlit.commands.own_commands import Commands
 
 OWN_COMMANDS = ("explain", "export", "compare", "probe")  # those that Lightning lacks
+UPDATE_HOOKS = tuple(
+    name for name in vars(Callback) if name.startswith(("on_before_", "on_after_"))
+)
+STEP_HOOKS = UPDATE_HOOKS + tuple(name for name in vars(Callback) if "_batch_" in name)
 
 
 class Trainer(Commands, pl.Trainer):
@@ -22,3 +35,27 @@ class Trainer(Commands, pl.Trainer):
     def root(self) -> str:  # type: ignore[override]
         """The folder that holds lightning_logs, in which other commands than fit begin."""
         return str(Path(self.default_root_dir).parent)
+
+
+class Unprofiled(PassThroughProfiler):
+    """Lightning's profiler that profiles nothing, without the cost of a generator per hook."""
+
+    # One object for all hooks, even nested ones: nullcontext holds no state between them.
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.nothing
+
+
+def skip_idle_hooks(owners: Iterable[Callback | pl.LightningModule]) -> None:
+    """Disable the per-step hooks that callbacks and a module merely inherit: those do nothing.
+
+    Hooks that a subclass defines stay. Call it after all callbacks are known.
+    """
+    for owner in owners:
+        is_callback = isinstance(owner, Callback)
+        base: type = Callback if is_callback else pl.LightningModule
+        # Lightning inspects a module's batch hooks before it calls them; None would break that.
+        for name in STEP_HOOKS if is_callback else UPDATE_HOOKS:
+            if getattr(type(owner), name) is getattr(base, name):
+                setattr(owner, name, None)  # Lightning skips a hook that is not callable

@@ -34,15 +34,15 @@ from vitlit.cli.overview import COMMANDS
 from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
 from vitlit.cli.request import Request, read_request
 from vitlit.commands import fit_callbacks
-from vitlit.commands.final_lines import fit_lines, score_lines, weights_option
-from vitlit.commands.loop_overhead import Unprofiled, skip_idle_hooks
+from vitlit.commands.final_lines import fit_lines
 from vitlit.commands.own_commands import explain_lines
-from vitlit.commands.trainer import OWN_COMMANDS, Trainer
+from vitlit.commands.score_lines import score_lines, weights_option
+from vitlit.commands.trainer import OWN_COMMANDS, Trainer, Unprofiled, skip_idle_hooks
 from vitlit.errors import LostProcessError
-from vitlit.evaluation.prediction_callback import WritePredictions
+from vitlit.evaluation.callbacks import WritePredictions, WriteReport
 from vitlit.evaluation.prediction_writer import feature_of, make_writer
-from vitlit.evaluation.report import Report, report_place, run_folder_of
-from vitlit.evaluation.run_logger import RunTensorBoard, last_step
+from vitlit.evaluation.report import make_report
+from vitlit.evaluation.run_logger import RunTensorBoard
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_bucket_views
@@ -80,7 +80,7 @@ class Writers:
 
     run: Path | None = None
     guards: fit_callbacks.Guards | None = None
-    report: Report | None = None
+    report: WriteReport | None = None
     predictions: WritePredictions | None = None
 
     def callbacks(self, settings: Any, precision: str) -> list[Callback]:
@@ -210,9 +210,8 @@ class VitCLI(LightningCLI):
                 return Writers(run=run, guards=fit_callbacks.make_guards(settings))
             case "test":
                 assert request.start is not None
-                weights, out = report_place(settings)
-                step = last_step(run_folder_of(weights), request.start.steps)
-                return Writers(report=Report(weights, out, note=request.start.note, step=step))
+                report = make_report(settings, request.start.note, request.start.steps)
+                return Writers(report=WriteReport(report))
             case "predict":
                 writer = make_writer(settings, self.datamodule.class_names)
                 return Writers(predictions=WritePredictions(writer))
@@ -222,7 +221,8 @@ class VitCLI(LightningCLI):
         """The loggers to use. given: what the settings of the trainer say, instantiated."""
         run, settings = self.writers.run, self.request.settings
         if self._command == "test":
-            run = run_folder_of(report_place(settings)[0])
+            assert self.writers.report is not None
+            run = self.writers.report.report.run
             return given if given not in (None, True) else run is not None and RunTensorBoard(run)
         return fit_callbacks.fit_loggers(given, settings, run)
 
@@ -264,13 +264,13 @@ class VitCLI(LightningCLI):
 
     def after_test(self) -> None:
         assert self.writers.report is not None
-        self._print_scores(self.model.tested, self.writers.report.lines())
+        self._print_scores(self.model.tested, self.writers.report.report.lines())
 
     def _print_scores(self, split: str, more: list[str]) -> None:
         settings = self.request.settings
         weights = weights_option(settings["ckpt_path"], settings["model"]["pretrained"])
-        first, *others = score_lines(self.trainer, split, self.model.scored, weights)
-        self._print(first, *more, *others)
+        metrics = self.trainer.callback_metrics
+        self._print(*score_lines(metrics, split, self.model.scored, weights, more))
 
     def after_validate(self) -> None:
         self._print_scores("val", [])

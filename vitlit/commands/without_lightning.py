@@ -22,14 +22,16 @@ from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_setti
 from vitlit.cli.request import Request, read_request
 from vitlit.commands.machine import Machine, is_quick
 from vitlit.commands.own_commands import explain_lines
+from vitlit.commands.score_lines import score_lines, weights_option
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import inform
 from vitlit.evaluation.prediction_writer import feature_of, make_writer
+from vitlit.evaluation.report import make_report
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.training.trainable import TrainableViT
 
 # Parameters of the commands' methods that are no options.
-OWN_PARAMETERS = {"model", "datamodule", "precision_of", "writer", "feature"}
+OWN_PARAMETERS = {"model", "datamodule", "precision_of", "writer", "feature", "report"}
 
 
 def make_parser(
@@ -86,6 +88,9 @@ def _run(request: Request, parser: Parser, names: list[str]) -> None:
         case "predict":
             given["writer"] = make_writer(settings, data.class_names)
             given["feature"] = feature_of(settings, model.vit)
+        case "test":
+            assert start is not None  # or read_request would have refused
+            given["report"] = make_report(settings, start.note, start.steps)
         case "compare":
             given["precision_of"] = lambda trained: rule(trained).name
     if request.command == "predict":
@@ -100,3 +105,7 @@ def _run(request: Request, parser: Parser, names: list[str]) -> None:
             print(*explain_lines(done, has_head=model.num_classes > 0), sep="\n")
         case "export":
             print(done)
+        case "test" | "validate":
+            weights = weights_option(settings["ckpt_path"], settings["model"]["pretrained"])
+            more = given["report"].lines() if request.command == "test" else []
+            print(*score_lines(done.metrics, done.prefix, done.images, weights, more), sep="\n")

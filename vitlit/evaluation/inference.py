@@ -23,6 +23,21 @@ Gather = Callable[[Tensor], Tensor]  # (b, ...) of each process -> (world, b, ..
 Compute = Callable[[Tensor], Tensor]  # images or patches of a batch -> (B, ...)
 
 
+class Processes(NamedTuple):
+    """How many processes work, whether this is the first, and how they gather rows and agree.
+
+    agree: of what each says, whether all say yes.
+    """
+
+    world: int = 1
+    is_first: bool = True
+    gather: Gather | None = None
+    agree: Callable[[bool], bool] = bool
+
+
+ALONE = Processes()
+
+
 class Rows(NamedTuple):
     """Results for n images, on the CPU: values float32 ``(n, ...)``; labels, places int64 ``(n,)``.
 

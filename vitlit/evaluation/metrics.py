@@ -4,14 +4,16 @@ logits (B, num_classes), labels (B,), IGNORED for rows that do not count -> loss
                                                                             balanced accuracy
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 IGNORED = -1  # label of rows that do not count
 # training batches that are counted at once: a dozen small operations cost less once than each time
 COUNTED_TOGETHER = 20
+SumUp = Callable[[Tensor], Tensor]  # of one process -> the sum of those of all processes
 
 
 class TrainSums:
@@ -63,32 +65,31 @@ class TrainSums:
         self._waiting.clear()
 
 
-class Scores(Metric):
+class Scores:
     """Loss, top-1, top-5 (of more than 5 classes) and balanced accuracy of a split, over samples.
 
-    torchmetrics' own metrics look at the values that they are given, six times a batch, and each
-    look waits for the device. Balanced accuracy is the mean recall of the classes that have images,
-    as scikit-learn's balanced_accuracy_score.
+    Sums on the device of the logits, which nothing waits for. Balanced accuracy is the mean recall
+    of the classes that have images, as scikit-learn's balanced_accuracy_score.
     """
 
-    full_state_update = False  # counts add up: torchmetrics need not update twice
-    loss: Tensor
-    right: Tensor
-    among_five: Tensor
-    class_images: Tensor
-    class_right: Tensor
-
     def __init__(self, num_classes: int) -> None:
-        super().__init__()
         self.num_classes = num_classes
-        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")  # of all images together
-        for name in ("right", "among_five"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        for name in ("class_images", "class_right"):
-            self.add_state(name, torch.zeros(num_classes), dist_reduce_fx="sum")
+        self.reset()
+
+    def reset(self, device: torch.device | None = None) -> None:
+        """Forget all images."""
+        self.loss = torch.zeros((), device=device)  # of all images together
+        self.right, self.among_five = (
+            torch.zeros((), dtype=torch.long, device=device) for _ in range(2)
+        )
+        self.class_images, self.class_right = (
+            torch.zeros(self.num_classes, device=device) for _ in range(2)
+        )
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """logits ``(B, K)``; targets ``(B,)``, IGNORED for rows that do not count."""
+        if self.loss.device != logits.device:  # the first batch
+            self.reset(logits.device)
         # added as 0, not selected: a selection waits for the device to tell its size
         counts = (targets != IGNORED).to(self.class_images)
         count = counts.sum()
@@ -103,17 +104,24 @@ class Scores(Metric):
         self.class_images.index_add_(0, places, counts)
         self.class_right.index_add_(0, places, right.to(counts))
 
-    def compute(self) -> dict[str, Tensor]:
-        """loss, count, acc, balanced_acc and, of more than 5 classes, acc5; 0 without images."""
-        count = self.class_images.sum()
+    def compute(self, sum_up: SumUp = lambda own: own) -> dict[str, Tensor]:
+        """loss, count, acc, balanced_acc and, of more than 5 classes, acc5; 0 without images.
+
+        With several processes each must call it, with their way to sum up.
+        """
+        loss, right, among_five, class_images, class_right = map(
+            sum_up,
+            (self.loss, self.right, self.among_five, self.class_images, self.class_right),
+        )
+        count = class_images.sum()
         images = count.clamp(min=1)
-        recall = self.class_right / self.class_images.clamp(min=1)
+        recall = class_right / class_images.clamp(min=1)
         found = {
-            "loss": self.loss / images,
+            "loss": loss / images,
             "count": count,
-            "acc": self.right / images,
-            "balanced_acc": recall.sum() / (self.class_images > 0).sum().clamp(min=1),
+            "acc": right / images,
+            "balanced_acc": recall.sum() / (class_images > 0).sum().clamp(min=1),
         }
         if self.num_classes > 5:  # of five classes or fewer it is always 1
-            found["acc5"] = self.among_five / images
+            found["acc5"] = among_five / images
         return found

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import Collector, Compute, Gather, Rows
+from vitlit.evaluation.inference import ALONE, Collector, Compute, Processes, Rows
 from vitlit.files import free_path, named_or_free, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
@@ -25,17 +25,6 @@ from vitlit.model.vit import ViT
 
 PREDICTIONS_FILE, FEATURES_FILE = "predictions.csv", "features.npz"
 PRINTED_ROWS = 10  # predictions that are printed; the file has all of them
-
-
-class Processes(NamedTuple):
-    """How many processes predict, whether this is the first, and how their rows are gathered."""
-
-    world: int = 1
-    is_first: bool = True
-    gather: Gather | None = None
-
-
-ALONE = Processes()
 
 
 class PredictionWriter:

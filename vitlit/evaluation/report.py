@@ -6,20 +6,31 @@ logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliabili
 The temperature is fitted on the validation split, which ``test`` uses for nothing else.
 """
 
+import csv
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+import torch
+from torch import Tensor
 
 from vitlit import plotting
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError
 from vitlit.evaluation.calibration import Calibration
-from vitlit.evaluation.inference import Collector, Rows, collect, evenly_thinned, loader_of
+from vitlit.evaluation.inference import (
+    ALONE,
+    Collector,
+    Compute,
+    Processes,
+    Rows,
+    collect,
+    evenly_thinned,
+    loader_of,
+)
 from vitlit.evaluation.report_files import (
     calibration_words,
     draw_report,
@@ -29,7 +40,6 @@ from vitlit.evaluation.report_files import (
     write_page,
     write_probabilities,
 )
-from vitlit.evaluation.scoring import Scoring
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -41,27 +51,47 @@ from vitlit.files import (
 )
 from vitlit.messages import labelled
 
+HISTORY_FILE = "history.csv"
 CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature
+FLIPPED = "+flip"  # added to the split's name in the names of metrics: test+flip/acc
 MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not written
 
 
-def report_place(settings: Any) -> tuple[Path | str, str | None]:
-    """The weights in use, and the folder that the user gave, from the settings of ``test``."""
-    path = settings["ckpt_path"]
-    return settings["model"]["pretrained"] if path is None else Path(path), settings["out"]
+class Tested(NamedTuple):
+    """What a test scored: the data, and how the model answers a batch on its device.
+
+    is_debug: a trial of the program, which leaves no report.
+    """
+
+    data: ImageData
+    compute: Compute
+    device: torch.device
+    class_names: list[str]
+    is_debug: bool = False
 
 
-class Report(Callback):
+class Report:
     """Writes the report of a test into the run of its checkpoint, in one process.
 
     weights: the checkpoint, or the name of published weights; out: folder to make in place of
-    test_report; note: for metrics.json, about what was scored; step: to which loggers put the
+    test_report; flip: whether logits are averaged with those of mirror images; note: for
+    metrics.json, about what was scored; trained: steps of the training, at which loggers put the
     scores. A report on the same weights and data is replaced, any other is kept. An ``out`` that
     exists or cannot be written to is refused before anything is scored.
     """
 
-    def __init__(self, weights: Path | str, out: str | None, note: str = "", step: int = 0) -> None:
-        self.weights, self.out, self.note, self.step = weights, out, note, step
+    def __init__(
+        self,
+        weights: Path | str,
+        out: str | None,
+        *,
+        flip: bool = False,
+        note: str = "",
+        trained: int = 0,
+    ) -> None:
+        self.weights, self.out, self.flip, self.note = weights, out, flip, note
+        self.run = run_folder_of(weights)
+        self.step = _last_step(self.run, trained)
         if out is not None:
             new_path(out)
         if out is None and not os.access(place := _report_parent(weights), os.W_OK):
@@ -70,46 +100,29 @@ class Report(Callback):
             )
         self.folder: Path | None = None
         self.metrics: dict[str, Any] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the logits of an earlier test."""
         self._found = Collector()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._found = Collector()  # anew, if one trainer tests twice
+    def add(self, logits: Tensor, batch: Batch) -> None:
+        """Take the logits of a batch, ``(B, K)``."""
+        self._found.add(logits, batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._found.add(outputs, batch)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning logs the scores at the step of this name; its own count begins anew in a test.
-        pl_module.log("step", float(self.step))
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Scoring)
-        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        gather = pl_module.all_gather if trainer.world_size > 1 else None
-        # both gather, so every process calls them, though only the first one writes
-        rows = self._found.rows(gather)  # type: ignore[arg-type]
-        calibration = _calibrate(trainer, pl_module, data)
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer, pl_module, data, rows, calibration)
+    def finish(self, tested: Tested, loggers: Iterable[Any], processes: Processes = ALONE) -> None:
+        """Write the report. Every process calls it; the first one writes."""
+        # both gather, so every process calls them
+        rows = self._found.rows(processes.gather)
+        calibration = _calibrate(tested, processes)
+        if processes.is_first and not tested.is_debug:
+            self._write(tested, rows, calibration, loggers)
 
     def _write(
-        self,
-        trainer: pl.Trainer,
-        module: Scoring,
-        data: ImageData,
-        rows: Rows,
-        calibration: Calibration | str,
+        self, tested: Tested, rows: Rows, calibration: Calibration | str, loggers: Iterable[Any]
     ) -> None:
-        names: list[str] = module.class_names  # type: ignore[assignment]
-        subject = self._subject(data, flip=module.flip)
+        names, data = tested.class_names, tested.data
+        subject = self._subject(data)
         self.metrics = report_tables(rows, names, calibration) | {"of": subject, "note": self.note}
         self.folder = (
             Path(self.out) if self.out else _report_folder(_report_parent(self.weights), subject)
@@ -128,9 +141,10 @@ class Report(Callback):
             if rows.values.numel() <= MAX_PROBABILITIES:
                 files = data.splits[data.split].files(rows.sample)
                 write_probabilities(folder / "probabilities.npz", rows, names, files)
-        _log_scores(trainer, self.step, module.tested, self.metrics["scores"], drawn)
+        prefix = metrics_prefix(data.split, flip=self.flip)
+        _log_scores(loggers, self.step, prefix, self.metrics["scores"], drawn)
 
-    def _subject(self, data: ImageData, *, flip: bool) -> dict[str, Any]:
+    def _subject(self, data: ImageData) -> dict[str, Any]:
         """What the report is about: two reports with equal subjects replace each other."""
         return {
             "weights": str(self.weights),
@@ -139,7 +153,7 @@ class Report(Callback):
             "labels": data.hparams["labels"],
             "split": data.split,
             "split_seed": data.hparams["split_seed"],
-            "flip": flip,
+            "flip": self.flip,
         }
 
     def lines(self) -> list[str]:
@@ -156,9 +170,22 @@ class Report(Callback):
         ]
 
 
-def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibration | str:
+def make_report(settings: Any, note: str, trained: int) -> Report:
+    """The report that the settings of ``test`` ask for."""
+    path, out, flip = settings["ckpt_path"], settings["out"], settings["flip"]
+    weights = settings["model"]["pretrained"] if path is None else Path(path)
+    return Report(weights, out, flip=flip, note=note, trained=trained)
+
+
+def metrics_prefix(split: str, *, flip: bool) -> str:
+    """What the names of a test's metrics begin with: the split, and +flip if averaged."""
+    return split + FLIPPED * flip
+
+
+def _calibrate(tested: Tested, processes: Processes) -> Calibration | str:
     """The temperature, or in words why there is none; all processes must call it."""
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+    data = tested.data
+    if tested.is_debug:
         return "this is a fast_dev_run"
     if data.split == "val":  # fitted on the images it is scored with, it would look too good
         return "the validation split, on which it would be fitted, is the one that was scored"
@@ -167,16 +194,14 @@ def _calibrate(trainer: pl.Trainer, module: Scoring, data: ImageData) -> Calibra
     try:
         data.setup("validate")
         loader = loader_of(data, evenly_thinned(data.splits["val"], CALIBRATION_IMAGES))
-        with trainer.precision_plugin.forward_context():
-            found = collect(data, loader, module.logits, module.device)
+        found = collect(data, loader, tested.compute, tested.device)
     except InputError as error:
         reason = str(error)
     # together: a process that gathers while another one gave up would wait forever
-    if not trainer.strategy.reduce_boolean_decision(found is not None):
+    if not processes.agree(found is not None):
         return reason
     assert found is not None
-    gather: Any = module.all_gather if trainer.world_size > 1 else None
-    logits, labels, _ = found.rows(gather)
+    logits, labels, _ = found.rows(processes.gather)
     return fit_calibration(logits, labels)
 
 
@@ -191,6 +216,18 @@ def run_folder_of(weights: Path | str) -> Path | None:
         return None
     run = weights.absolute().parent.parent
     return run if os.access(run, os.W_OK) else None
+
+
+def _last_step(run: Path | None, trained: int) -> int:
+    """The last step of a run, where the curves of its training end.
+
+    trained: steps of the checkpoint in use, which counts if the run has no history.
+    """
+    try:
+        with (run or Path()).joinpath(HISTORY_FILE).open(newline="", encoding="utf-8") as file:
+            return max(trained, *(int(row["step"]) for row in csv.DictReader(file)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return trained
 
 
 def _report_parent(weights: Path | str) -> Path:
@@ -217,12 +254,25 @@ def _report_folder(parent: Path, subject: dict[str, Any]) -> Path:
     return free_path(path)
 
 
+class RunBoard:
+    """TensorBoard's file in the folder of a run, for scores and figures; without Lightning."""
+
+    def __init__(self, run: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.experiment: Any = SummaryWriter(str(run))
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        for name, value in metrics.items():
+            self.experiment.add_scalar(name, value, step)
+
+
 def _log_scores(
-    trainer: pl.Trainer, step: int, name: str, table: dict[str, Any], drawn: dict[str, Any]
+    loggers: Iterable[Any], step: int, name: str, table: dict[str, Any], drawn: dict[str, Any]
 ) -> None:
     """Give the loggers the figures, and the scores that the module did not log itself."""
     extra = {f"{name}/{key}": table[key] for key in ("f1", "ece")}
-    for logger in trainer.loggers:
+    for logger in loggers:
         logger.log_metrics(extra, step=step)
         writer: Any = getattr(logger, "experiment", None)
         # add_image is TensorBoard's; the CSV logger has no such method

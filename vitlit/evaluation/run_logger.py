@@ -3,7 +3,6 @@
 run, settings -> TensorBoardLogger | CSVLogger without a version_N of its own
 """
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from vitlit.files import RUNS_FOLDER, free_path
 
 MAX_VALUE_LETTERS = 100  # of a hyper-parameter: a list of a thousand class names is none
-HISTORY_FILE, CSV_FOLDER = "history.csv", "csv"
+CSV_FOLDER = "csv"
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -76,15 +75,3 @@ def into_run(
         place = {"save_dir": run.parent, "name": run.name, "version": folder}
         return CSVLogger(**{**arguments, **place})
     return logger
-
-
-def last_step(run: Path | None, trained: int) -> int:
-    """The last step of a run, where the curves of its training end.
-
-    trained: steps of the checkpoint in use, which counts if the run has no history.
-    """
-    try:
-        with (run or Path()).joinpath(HISTORY_FILE).open(newline="", encoding="utf-8") as file:
-            return max(trained, *(int(row["step"]) for row in csv.DictReader(file)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return trained

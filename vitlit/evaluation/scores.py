@@ -41,13 +41,6 @@ def summary_scores(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def _torchmetrics() -> Any:
-    # Imported where it is used: it takes longer than torch, and most commands score nothing.
-    from torchmetrics.functional import classification
-
-    return classification
-
-
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
     """The mean recall of the classes that have images."""
     found = class_scores(logits, labels)
@@ -60,15 +53,16 @@ def class_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     A ratio with no images is 0, as in scikit-learn.
     """
     classes = logits.shape[1]  # not that of the labels: a class may have no image in this split
-    predicted = logits.argmax(dim=1)
-    options: Any = {"num_classes": classes, "average": "none", "validate_args": False}
-    metrics = _torchmetrics()
+    answers = logits.argmax(dim=1)
+    right, images, predicted = (
+        found.bincount(minlength=classes) for found in (labels[answers == labels], labels, answers)
+    )
     return {
-        "precision": metrics.multiclass_precision(predicted, labels, **options),
-        "recall": metrics.multiclass_recall(predicted, labels, **options),
-        "f1": metrics.multiclass_f1_score(predicted, labels, **options),
-        "images": labels.bincount(minlength=classes),
-        "predicted": predicted.bincount(minlength=classes),
+        "precision": right / predicted.clamp(min=1),
+        "recall": right / images.clamp(min=1),
+        "f1": 2 * right / (images + predicted).clamp(min=1),  # the harmonic mean of the two above
+        "images": images,
+        "predicted": predicted,
     }
 
 
@@ -85,10 +79,9 @@ def class_table(
 
 def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """Number of images by true class (row) and predicted class (column): int64 ``(K, K)``."""
-    predicted = logits.argmax(dim=1)
-    return _torchmetrics().multiclass_confusion_matrix(
-        predicted, labels, logits.shape[1], validate_args=False
-    )
+    classes = logits.shape[1]
+    places = labels * classes + logits.argmax(dim=1)
+    return places.bincount(minlength=classes**2).view(classes, classes)
 
 
 def most_confident_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:

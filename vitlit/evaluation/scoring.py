@@ -11,10 +11,9 @@ from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import flip_average
 from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.prediction_writer import answer
+from vitlit.evaluation.report import metrics_prefix
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
-
-FLIPPED = "+flip"  # added to the split's name in the names of metrics: test+flip/acc
 
 
 class Scoring(pl.LightningModule):
@@ -65,10 +64,12 @@ class Scoring(pl.LightningModule):
     def tested(self) -> str:
         """The prefix of the metrics' names in ``test``: the split, and +flip if averaged."""
         data = getattr(self.trainer, "datamodule", None)
-        return getattr(data, "split", "test") + (FLIPPED if self.flip else "")
+        return metrics_prefix(getattr(data, "split", "test"), flip=self.flip)
 
     def _log_metrics(self, prefix: str, metrics: Scores) -> None:
-        values = metrics.compute()  # over all processes
+        reduce = self.trainer.strategy.reduce
+        # clone: processes reduce in place
+        values = metrics.compute(lambda own: reduce(own.clone(), reduce_op="sum"))
         self.scored = int(values.pop("count"))
         for name, value in values.items():
             # values, not metrics: they are complete, and Lightning need not reduce them again

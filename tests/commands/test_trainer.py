@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.demos.boring_classes import BoringModel
 
-from vitlit.commands.loop_overhead import skip_idle_hooks
+from vitlit.commands.trainer import skip_idle_hooks
 
 
 def test_idle_hooks_are_skipped_and_others_called(tmp_path: Path) -> None:
