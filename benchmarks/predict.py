@@ -140,7 +140,8 @@ def make_checkpoint(folder: Path) -> Path:
     words += ["--data.data_dir", "data", "--data.batch_size", "4"]
     words += ["--trainer.max_steps", "1", "--trainer.max_epochs", "1"]
     words += ["--trainer.limit_val_batches", "1"]
-    subprocess.run([sys.executable, "-m", "vitlit", *words], cwd=folder, check=True)
+    command = [sys.executable, "-m", "vitlit", *words]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return next(folder.glob("lightning_logs/*/checkpoints/last.ckpt"))
 
 
