@@ -19,12 +19,13 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "weights": "model data images",
     "evaluation": "weights model data images",
     "deploy": "evaluation weights model data images",
-    "features": "evaluation weights model data images",
+    "prediction": "evaluation weights model data images",
+    "features": "prediction evaluation weights model data images",
     "training": "evaluation weights model data images",
     "fault_tolerance": "training evaluation weights model data images",
     "cli": "training evaluation weights model data images augment",
-    "commands": "cli fault_tolerance training features deploy explain evaluation weights model "
-    "data images",
+    "commands": "cli fault_tolerance training features deploy prediction explain evaluation "
+    "weights model data images",
 }
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone
 TORCH_ONLY = ("augment", "model", "images", "explain")

@@ -149,8 +149,8 @@ def test_each_of_several_processes_keeps_its_own_rows(
 ) -> None:
     from types import SimpleNamespace
 
-    from vitlit.evaluation.callbacks import WritePredictions
-    from vitlit.evaluation.prediction_writer import PredictionWriter
+    from vitlit.prediction.lightning_callback import WritePredictions
+    from vitlit.prediction.writer import PredictionWriter
 
     monkeypatch.chdir(tmp_path)
     writer = PredictionWriter(None, ["a", "b"])
@@ -168,7 +168,7 @@ def test_each_of_several_processes_keeps_its_own_rows(
 def test_before_the_first_row_nothing_is_written_or_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitlit.evaluation.prediction_writer import PredictionWriter
+    from vitlit.prediction.writer import PredictionWriter
 
     monkeypatch.chdir(tmp_path)
     stop = Stopped(signal.SIGTERM, "while reading")

@@ -20,12 +20,12 @@ from vitlit.commands.own_commands import Commands, load_weights
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import Compute, flip_average, loader_of
+from vitlit.evaluation.inference import Compute, answer, flip_average, loader_of
 from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.precision import device_type, in_precision, weights_dtype
-from vitlit.evaluation.prediction_writer import PredictionWriter, answer
 from vitlit.evaluation.report import Report, RunBoard, Tested, metrics_prefix
 from vitlit.model.features import Feature
+from vitlit.prediction.writer import PredictionWriter
 from vitlit.training.trainable import TrainableViT
 
 # Variables that torchrun, Lightning and srun set for each of several processes.

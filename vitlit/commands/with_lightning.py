@@ -39,14 +39,15 @@ from vitlit.commands.own_commands import explain_lines
 from vitlit.commands.score_lines import score_lines, weights_option
 from vitlit.commands.trainer import OWN_COMMANDS, Trainer, Unprofiled, skip_idle_hooks
 from vitlit.errors import LostProcessError
-from vitlit.evaluation.callbacks import WritePredictions, WriteReport
-from vitlit.evaluation.prediction_writer import feature_of, make_writer
+from vitlit.evaluation.callbacks import WriteReport
 from vitlit.evaluation.report import make_report
 from vitlit.evaluation.run_logger import RunTensorBoard
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_bucket_views
 from vitlit.files import RUNS_FOLDER
+from vitlit.prediction.lightning_callback import WritePredictions
+from vitlit.prediction.writer import feature_of, make_writer
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
 from vitlit.training.progress_bar import Bar, is_terminal

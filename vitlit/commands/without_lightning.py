@@ -25,9 +25,9 @@ from vitlit.commands.own_commands import explain_lines
 from vitlit.commands.score_lines import score_lines, weights_option
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import inform
-from vitlit.evaluation.prediction_writer import feature_of, make_writer
 from vitlit.evaluation.report import make_report
 from vitlit.fault_tolerance.ending import ending_at_signals
+from vitlit.prediction.writer import feature_of, make_writer
 from vitlit.training.trainable import TrainableViT
 
 # Parameters of the commands' methods that are no options.

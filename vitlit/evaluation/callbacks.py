@@ -1,4 +1,4 @@
-"""Predictions and reports through Lightning, which several processes need: hooks for a writer."""
+"""Reports through Lightning, which several processes need: hooks for a report."""
 
 from typing import Any
 
@@ -7,39 +7,9 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.errors import Stopped
 from vitlit.evaluation.inference import Processes
-from vitlit.evaluation.prediction_writer import PredictionWriter
 from vitlit.evaluation.report import Report, Tested
 from vitlit.evaluation.scoring import Scoring
-
-
-class WritePredictions(Callback):
-    """Hands what a Trainer predicts to a writer."""
-
-    def __init__(self, writer: PredictionWriter) -> None:
-        self.writer = writer
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.writer.add(outputs, batch)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.writer.finish(_files(trainer), _processes(trainer, pl_module))
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        if isinstance(exception, Stopped):
-            rank = trainer.global_rank if trainer.world_size > 1 else None
-            self.writer.stop(exception, _files(trainer), rank)
 
 
 class WriteReport(Callback):
@@ -80,15 +50,11 @@ class WriteReport(Callback):
             class_names=pl_module.class_names,  # type: ignore[arg-type]
             is_debug=trainer.fast_dev_run,  # type: ignore[attr-defined]
         )
-        self.report.finish(tested, trainer.loggers, _processes(trainer, pl_module))
+        self.report.finish(tested, trainer.loggers, processes_of(trainer, pl_module))
 
 
-def _processes(trainer: pl.Trainer, module: pl.LightningModule) -> Processes:
+def processes_of(trainer: pl.Trainer, module: pl.LightningModule) -> Processes:
+    """The processes of a command, for what gathers from them."""
     gather: Any = module.all_gather if trainer.world_size > 1 else None
     agree = trainer.strategy.reduce_boolean_decision
     return Processes(trainer.world_size, trainer.is_global_zero, gather, agree)
-
-
-def _files(trainer: pl.Trainer) -> list[str]:
-    """The paths of the images, none before they are known."""
-    return getattr(trainer.datamodule, "files", [])  # type: ignore[attr-defined]

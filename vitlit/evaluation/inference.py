@@ -16,6 +16,7 @@ from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.sampler import EvalOrder
 from vitlit.data.splits import Split
+from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify, unpatchify
 
@@ -120,3 +121,13 @@ def mirror(x: Tensor, model: ViT) -> Tensor:
 def flip_average(forward: Compute, x: Tensor, model: ViT) -> Tensor:
     """Mean of the logits of images and of their mirror images: ``(B, num_classes)``."""
     return (forward(x) + forward(mirror(x, model))) / 2
+
+
+def answer(forward: Compute, model: ViT, feature: Feature | None, x: Tensor) -> Tensor:
+    """What ``predict`` computes: class probabilities float32 ``(B, K)``, or features ``(B, D)``.
+
+    forward: gives the model's logits; x: images or patches in the type of the model's weights.
+    """
+    if feature is not None:
+        return feature(model, x).float()
+    return forward(x).float().softmax(dim=1)

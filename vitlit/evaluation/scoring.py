@@ -8,9 +8,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.evaluation.inference import flip_average
+from vitlit.evaluation.inference import answer, flip_average
 from vitlit.evaluation.metrics import IGNORED, Scores
-from vitlit.evaluation.prediction_writer import answer
 from vitlit.evaluation.report import metrics_prefix
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT

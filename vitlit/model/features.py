@@ -1,6 +1,7 @@
-"""Features: one vector per image from inside a model, for probes, neighbours and other programs.
+"""Features: what a model computes inside, for probes, neighbours and other programs.
 
-images (B, C, H, W) or patches (B, N, C*P*P) -> (B, D)
+images (B, C, H, W) or patches (B, N, C*P*P) -> one vector of each image (B, D), or of each patch
+(B, N, D)
 """
 
 from dataclasses import dataclass
@@ -28,12 +29,7 @@ class Feature:
 
     def check(self, model: ViT) -> None:
         """Raise InputError if the model has no such block or no class token."""
-        depth = model.config["depth"]
-        if self.layer is not None and not -depth <= self.layer < depth:
-            raise InputError(
-                f"no block {self.layer}; give a layer from {-depth} to {depth - 1}",
-                argument="layer",
-            )
+        check_layer(model, self.layer)
         if self.pool == "token" and model.cls_token is None:
             raise InputError(
                 "pool token: the model has no class token; give pool avg", argument="pool"
@@ -41,15 +37,7 @@ class Feature:
 
     def __call__(self, model: ViT, x: Tensor) -> Tensor:
         """Features ``(B, D)`` of images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``."""
-        depth = model.config["depth"]
-        end = depth if self.layer is None else self.layer % depth + 1
-        tokens = model.embed(x)
-        # Later blocks are not run, so an early layer costs its share of a forward pass.
-        for block in list(model.blocks)[:end]:
-            tokens = block(tokens)
-        is_last = end == depth
-        if is_last:  # the final norm was trained on these tokens alone
-            tokens = model.norm(tokens)
+        tokens, is_last = tokens_of(model, x, self.layer)
         if self.pool is None and is_last:
             return model.pool(tokens)
         # Sequence pooling learned to score the last block; earlier blocks are averaged instead.
@@ -60,3 +48,44 @@ class Feature:
             else tokens[:, model.num_prefix_tokens :].mean(dim=1)
         )
         return model.fc_norm(pooled) if is_last else pooled
+
+
+@dataclass(frozen=True)
+class PatchFeature:
+    """The tokens of the patches after a block, row by row; layer as in :class:`Feature`.
+
+    After the last block they are those of :meth:`ViT.forward_features` without class token and
+    registers.
+    """
+
+    layer: int | None = None
+
+    def check(self, model: ViT) -> None:
+        """Raise InputError if the model has no such block."""
+        check_layer(model, self.layer)
+
+    def __call__(self, model: ViT, x: Tensor) -> Tensor:
+        """Tokens ``(B, N, D)`` of images ``(B, C, H, W)`` or patches ``(B, N, C*P*P)``."""
+        return tokens_of(model, x, self.layer)[0][:, model.num_prefix_tokens :]
+
+
+def check_layer(model: ViT, layer: int | None) -> None:
+    """Raise InputError if the model has no such block."""
+    depth = model.config["depth"]
+    if layer is not None and not -depth <= layer < depth:
+        raise InputError(
+            f"no block {layer}; give a layer from {-depth} to {depth - 1}", argument="layer"
+        )
+
+
+def tokens_of(model: ViT, x: Tensor, layer: int | None) -> tuple[Tensor, bool]:
+    """All tokens ``(B, prefix+N, D)`` after a block, and whether it is the last one."""
+    depth = model.config["depth"]
+    end = depth if layer is None else layer % depth + 1
+    tokens = model.embed(x)
+    # Later blocks are not run, so an early layer costs its share of a forward pass.
+    for block in list(model.blocks)[:end]:
+        tokens = block(tokens)
+    if end < depth:
+        return tokens, False
+    return model.norm(tokens), True  # the final norm was trained on these tokens alone

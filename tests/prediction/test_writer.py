@@ -11,15 +11,15 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.prediction_writer import (
+from vitlit.evaluation.inference import answer
+from vitlit.model.vit import ViT
+from vitlit.prediction.writer import (
     FeatureWriter,
     PredictionWriter,
     Processes,
-    answer,
     feature_of,
     make_writer,
 )
-from vitlit.model.vit import ViT
 
 NAMES = ["ant", "bee", "cat"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import ALONE, Collector, Compute, Processes, Rows
+from vitlit.evaluation.inference import ALONE, Collector, Processes, Rows
 from vitlit.files import free_path, named_or_free, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
@@ -160,16 +160,6 @@ def gather_lists(mine: list[Any], world: int) -> list[Any]:
     lists: list[Any] = [None] * world
     torch.distributed.all_gather_object(lists, mine)
     return [item for items in lists for item in items]
-
-
-def answer(forward: Compute, model: ViT, feature: Feature | None, x: Tensor) -> Tensor:
-    """What ``predict`` computes: class probabilities float32 ``(B, K)``, or features ``(B, D)``.
-
-    forward: gives the model's logits; x: images or patches in the type of the model's weights.
-    """
-    if feature is not None:
-        return feature(model, x).float()
-    return forward(x).float().softmax(dim=1)
 
 
 def feature_of(settings: Any, model: ViT) -> Feature | None:
