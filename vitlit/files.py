@@ -28,6 +28,7 @@ OUTPUT_FILES = (
     ("metrics.json", "mistakes.csv"),  # test
     ("metrics.json", "nearest.png"),  # probe
     ("nearest.csv", "nearest.png"),
+    ("scores.csv", "maps.npy"),  # anomaly
     ("index.html", "arrays.npz"),  # explain
     ("model.safetensors", "config.json"),  # export
     ("model.onnx",),

@@ -97,7 +97,7 @@ def note_framing(weights: Weights, data: Any) -> None:
 # Arguments that weights decide; other sizes and classes can be made to fit.
 FIXED_BY_WEIGHTS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
 # Commands that need no head.
-HEADLESS_COMMANDS = ("probe", "explain", "export")
+HEADLESS_COMMANDS = ("probe", "explain", "export", "anomaly")
 
 
 def check_against_weights(
@@ -119,8 +119,8 @@ def check_against_weights(
             way, of = f"leave it out there, or give --model.{name} {has}", f" of {place}"
         raise InputError(f"model.{name} {value}{of} contradicts {source}, which has {has}; {way}")
     # Commands that use the head as it is cannot rename its classes; fit and probe make their own.
-    is_answering = command not in ("fit", "probe") and settings.get("output") != "features"
-    is_head_used = is_answering and arguments["num_classes"] > 0
+    is_headless = command in ("fit", "probe", "anomaly") or settings.get("output") == "features"
+    is_head_used = not is_headless and arguments["num_classes"] > 0
     names, theirs = settings["data"]["class_names"] or [], class_names_of(weights)
     is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
     if is_head_used and (is_other or len(names) != len(theirs)):

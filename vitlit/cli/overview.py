@@ -13,13 +13,14 @@ COMMANDS = {
     "compare": "score several checkpoints on the same images: is one really better?",
     "predict": "name what is in your images, and write predictions.csv",
     "probe": "k-NN and linear accuracy of a model's features; nearest images",
+    "anomaly": "find images that differ from normal ones, and where",
     "explain": "draw what a model looks at: figures, arrays and a page",
     "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
     "runs": "list your runs: settings that differ, best epoch, how to go on",
 }
 
 # Those that can work without Lightning; the others train.
-QUICK_COMMANDS = ("validate", "test", "predict", "explain", "export", "compare", "probe")
+QUICK_COMMANDS = ("validate", "test", "predict", "explain", "export", "compare", "probe", "anomaly")
 HELP_FILE = "help.json"  # made by vitlit/commands/short_help.py
 
 

@@ -9,11 +9,11 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitlit.commands.anomaly_command import AnomalyCommand
 from vitlit.commands.write_export import ExportChoices, write_export
 from vitlit.data.datamodule import ImageData
 from vitlit.deploy.int8 import Quantize
@@ -40,13 +40,10 @@ EXPLAINED_IMAGES = 8  # default number of images of the validation split
 EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
 
 
-class Commands:
-    """explain, export, compare and probe, on a device in a precision (Lightning's name)."""
+class Commands(AnomalyCommand):
+    """Also explain, export, compare and probe, on a device in a precision (Lightning's name)."""
 
-    root_device: torch.device
     root: str  # the folder that holds lightning_logs
-    precision: Any
-    is_global_zero: bool
 
     def explain(
         self,

@@ -32,6 +32,7 @@ OPTIONS = {  # the options that most people need
     "compare": f"data.split data.data_dir data.num_workers flip {COMMON}",
     "predict": f"{MODEL} data.images out output layer pool {COMMON}",
     "probe": f"{MODEL} data.dataset data.data_dir data.images k c query save out",
+    "anomaly": f"{MODEL} normal data.images good bank layer count out trainer.accelerator",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
     "export": f"{MODEL} run format naming out",
     "runs": "sort csv",
@@ -48,6 +49,10 @@ EXAMPLES = {
     "probe": (
         "probe --ckpt_path best --data.dataset digits",
         "probe --ckpt_path best --data.images PHOTOS --query a.jpg",
+    ),
+    "anomaly": (
+        "anomaly --normal GOOD --data.images NEW --ckpt_path best",
+        "anomaly --normal train/good --data.images test --model.pretrained WEIGHTS",
     ),
     "explain": ("explain --ckpt_path best", "explain --ckpt_path best --data.images a.jpg"),
     "export": ("export --ckpt_path best", "export --ckpt_path best --format onnx --out model"),

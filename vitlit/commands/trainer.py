@@ -1,4 +1,4 @@
-"""Lightning's Trainer with four more commands, and without the hooks that do nothing.
+"""Lightning's Trainer with five more commands, and without the hooks that do nothing.
 
 callbacks, module, profiler -> the same, without the calls that do nothing
 
@@ -16,7 +16,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 
 from vitlit.commands.own_commands import Commands
 
-OWN_COMMANDS = ("explain", "export", "compare", "probe")  # those that Lightning lacks
+OWN_COMMANDS = ("explain", "export", "compare", "probe", "anomaly")  # those that Lightning lacks
 UPDATE_HOOKS = tuple(
     name for name in vars(Callback) if name.startswith(("on_before_", "on_after_"))
 )
@@ -24,7 +24,7 @@ STEP_HOOKS = UPDATE_HOOKS + tuple(name for name in vars(Callback) if "_batch_" i
 
 
 class Trainer(Commands, pl.Trainer):
-    """Adds explain, export, compare and probe to Lightning's fit, validate, test and predict."""
+    """Adds commands of our own to Lightning's fit, validate, test and predict."""
 
     @property
     def root_device(self) -> torch.device:  # type: ignore[override]

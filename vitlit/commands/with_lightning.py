@@ -92,7 +92,7 @@ class Writers:
 
 
 class VitCLI(LightningCLI):
-    """``vitlit fit | validate | test | predict | explain | export | compare | probe``."""
+    """``vitlit fit | validate | test | predict | explain | export | compare | probe | anomaly``."""
 
     request: Request  # once the command line is parsed
     writers: Writers  # once the model and the data are made
