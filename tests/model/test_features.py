@@ -7,7 +7,7 @@ import timm
 import torch
 
 from vitlit.errors import InputError
-from vitlit.model.features import Feature, FeaturePool
+from vitlit.model.features import Feature, FeaturePool, PatchFeature
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify
 
@@ -54,6 +54,17 @@ def test_the_last_block_is_normed() -> None:
     torch.testing.assert_close(Feature(2, "avg")(ours, x), expected)
 
 
+@pytest.mark.parametrize("layer", [0, -2, None])
+@torch.no_grad()
+def test_tokens_of_patches_are_timms(layer: int | None) -> None:
+    ours, theirs = pair_of_models()
+    x = torch.randn(2, 3, 32, 32)
+    expected = theirs.forward_features(x)[:, 1:]
+    if layer is not None:
+        [expected] = theirs.get_intermediate_layers(x, [layer % 3])
+    torch.testing.assert_close(PatchFeature(layer)(ours, x), expected)
+
+
 @torch.no_grad()
 def test_patches_give_the_features_of_their_images() -> None:
     ours, _ = pair_of_models()
@@ -65,6 +76,8 @@ def test_patches_give_the_features_of_their_images() -> None:
 def test_a_block_that_is_not_there_is_refused(layer: int) -> None:
     with pytest.raises(InputError, match=f"no block {layer}; give a layer from -3 to 2"):
         Feature(layer).check(ViT(**SIZE))
+    with pytest.raises(InputError, match=f"no block {layer}; give a layer from -3 to 2"):
+        PatchFeature(layer).check(ViT(**SIZE))
 
 
 def test_a_class_token_that_is_not_there_is_refused() -> None:

@@ -41,7 +41,7 @@ INSTANTIATE_LINKS = {
 }
 LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
 # Options that take all words up to the next option; jsonargparse takes a list as one word only.
-LIST_OPTIONS = ("--data.images", "--query", "--others")
+LIST_OPTIONS = ("--data.images", "--query", "--others", "--normal")
 SETTING_GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
 YAML_HINT = (
     "; without quotes, YAML reads no, off, yes and on as false and true, and digits as a number: "

@@ -86,7 +86,7 @@ class PlainImageData(SplitLoaders):
             how many (sets larger than memory_gb are decoded once to find them).
         download: Download mnist, fashion_mnist, cifar10 or cifar100 if they are missing.
         split: The split that ``test`` scores: train, val or test.
-        images: Files and folders that predict, explain and probe read.
+        images: Files and folders that predict, explain, probe and anomaly read.
         patch_size: Side of a patch in pixels, from the model.
         patchify: Whether batches hold patches or images, from the model.
         seed: Decides the order and the augmentation of training images.

@@ -198,7 +198,7 @@ def _lines(
     lines = [f"normal      {normal.images:,} images; the bank holds {kept} of {patches:,} patches"]
     if normal.radius:
         lines.append(
-            "            (the farthest apart; a larger --bank holds more, and takes more time)"
+            "            (the farthest apart; a larger bank holds more and takes more time)"
         )
     highest = metrics["highest_normal_score"]
     scores = scored.scores.values()
