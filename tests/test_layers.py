@@ -18,14 +18,15 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "explain": "model data images",
     "weights": "model data images",
     "evaluation": "weights model data images",
+    "inspection": "data images",
     "deploy": "evaluation weights model data images",
     "prediction": "evaluation weights model data images",
     "features": "prediction evaluation weights model data images",
     "training": "evaluation weights model data images",
     "fault_tolerance": "training evaluation weights model data images",
     "cli": "training evaluation weights model data images augment",
-    "commands": "cli fault_tolerance training features deploy prediction explain evaluation "
-    "weights model data images",
+    "commands": "cli fault_tolerance training features inspection deploy prediction explain "
+    "evaluation weights model data images",
 }
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone
 TORCH_ONLY = ("augment", "model", "images", "explain")
@@ -124,7 +125,9 @@ def test_tensor_modules_never_reach_lightning(name: str) -> None:
     assert [target for target in targets if "lightning" in target.split(".")[0]] == []
 
 
-@pytest.mark.parametrize("name", ["commands.without_lightning", "weights.load"])
+@pytest.mark.parametrize(
+    "name", ["commands.without_lightning", "commands.inspect_images", "weights.load"]
+)
 def test_what_trains_nothing_starts_without_lightning(name: str) -> None:
     slow = ("pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib")
     found = reach(name, at_start=True)

@@ -161,6 +161,12 @@ def _run(args: list[str]) -> None:
 
         list_runs(args[1:])
         return
+    if args[0] == "inspect":  # trains nothing and needs no model
+        from vitlit.commands.inspect_images import run_inspect
+
+        warnings.formatwarning = _format_warning
+        run_inspect(args)
+        return
     if args[0] in QUICK_COMMANDS:
         from vitlit.commands.without_lightning import run_quickly
 

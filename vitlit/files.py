@@ -30,6 +30,7 @@ OUTPUT_FILES = (
     ("nearest.csv", "nearest.png"),
     ("scores.csv", "maps.npy"),  # anomaly
     ("index.html", "arrays.npz"),  # explain
+    ("inspection.json", "index.html"),  # inspect
     ("model.safetensors", "config.json"),  # export
     ("model.onnx",),
     ("model.pt2",),

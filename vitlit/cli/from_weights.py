@@ -20,6 +20,8 @@ from vitlit.training.trainable import TrainableViT
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
 CONFIG_FLAGS = ("--config", "-c")
+# `COMMAND PHOTOS`: no model is needed, and the data decide the classes. What they do to the folder:
+DATA_COMMANDS = {"fit": "trains on", "inspect": "looks at"}
 # Its depth is meant for models that are trained from scratch.
 DEBUG_CONFIG = CONFIGS_FOLDER / "debug.yaml"
 # Arguments of a model that bare files of weights often do not tell, and the group each belongs to.
@@ -119,7 +121,8 @@ def check_against_weights(
             way, of = f"leave it out there, or give --model.{name} {has}", f" of {place}"
         raise InputError(f"model.{name} {value}{of} contradicts {source}, which has {has}; {way}")
     # Commands that use the head as it is cannot rename its classes; fit and probe make their own.
-    is_headless = command in ("fit", "probe", "anomaly") or settings.get("output") == "features"
+    is_answering = command not in (*DATA_COMMANDS, "probe", "anomaly")
+    is_headless = not is_answering or settings.get("output") == "features"
     is_head_used = not is_headless and arguments["num_classes"] > 0
     names, theirs = settings["data"]["class_names"] or [], class_names_of(weights)
     is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
@@ -145,7 +148,7 @@ def starting_points(
     # With inverted images the mean and std of the weights hold only if they were trained so.
     if weights.mean is not None and (weights.invert or not wanted["data"]["invert"]):
         data |= {"mean": list(weights.mean), "std": list(weights.std or ())}
-    if command == "fit":
+    if command in DATA_COMMANDS:
         return arguments, data
     # A labelled data set to probe: its classes are its own.
     if command == "probe" and not wanted["data"]["images"]:
@@ -183,7 +186,7 @@ class FromWeights:
         self.where = origins(args)
         self.weights = load_weights(source, given_arguments(first, self.where))
         self.words = tuple(small_depth(self.weights, self.where))
-        self.headless = command != "fit" and not self.weights.arguments["num_classes"]
+        self.headless = command not in DATA_COMMANDS and not self.weights.arguments["num_classes"]
 
     def defaults(self) -> dict[str, Any]:
         """Default values by dotted name."""

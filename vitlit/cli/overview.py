@@ -8,6 +8,7 @@ from importlib.resources import files
 
 COMMANDS = {
     "fit": "train a model; `vitlit fit PHOTOS` on a folder of your own images",
+    "inspect": "look at your data before training: duplicates, labels, files",
     "validate": "score a checkpoint on its validation split",
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
     "compare": "score several checkpoints on the same images: is one really better?",

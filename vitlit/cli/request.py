@@ -19,7 +19,13 @@ from vitlit.cli.check_settings import (
 )
 from vitlit.cli.configs import CONFIGS_FOLDER
 from vitlit.cli.from_checkpoint import FromCheckpoint
-from vitlit.cli.from_weights import CONFIG_FLAGS, FromWeights, origins, weights_asked_for
+from vitlit.cli.from_weights import (
+    CONFIG_FLAGS,
+    DATA_COMMANDS,
+    FromWeights,
+    origins,
+    weights_asked_for,
+)
 from vitlit.cli.parser import join_lists, keys_of, name_checkpoints, refuse_linked
 from vitlit.data.image_folder import is_own_folder
 from vitlit.errors import InputError, inform
@@ -103,7 +109,7 @@ def read_request(
         # As defaults, so that configs and flags still override them in the second pass.
         command_parser.set_defaults(start.defaults())
         args = [*args, *start.words]
-    elif command != "fit" and quiet == args:  # --print_config works without a model
+    elif command not in DATA_COMMANDS and quiet == args:  # --print_config works without a model
         kinds = "a .ckpt file, a run folder, best or last"
         if command == "compare":
             raise InputError(f"compare needs checkpoints: `vitlit compare A B`, each {kinds}")
@@ -127,7 +133,7 @@ def read_request(
             # A recipe's "???" overrides the default; the training began where the checkpoint says.
             settings["model"]["pretrained"] = start.model.get("pretrained")
         start.check(settings, run_folder)
-    else:
+    elif command == "fit":
         check_weights_are_given(settings["model"])
     place = shown_config(origins(args).get("trainer.precision", str(path)))
     return Request(command, config, run_folder, ckpt_path, start, place)
@@ -141,14 +147,15 @@ def shown_config(place: str) -> str:
 
 def name_folder(args: list[str]) -> list[str]:
     """Turn ``fit PHOTOS`` into options, with the recipe for a folder unless a config is given."""
-    if args[:1] != ["fit"] or not args[1:2] or not Path(args[1]).expanduser().is_dir():
+    is_short = bool(args) and args[0] in DATA_COMMANDS and len(args) > 1
+    if not is_short or not Path(args[1]).expanduser().is_dir():
         return args
-    folder, rest = args[1], args[2:]
+    command, folder, rest = args[0], args[1], args[2:]
     named = {word.partition("=")[0] for word in rest}
     if other := named & {"--data.dataset", "--data.data_dir"}:
         raise InputError(
-            f"fit {folder} trains on that folder, so it takes no {min(other)}; leave out one "
-            f"of the two"
+            f"{command} {folder} {DATA_COMMANDS[command]} that folder, so it takes no "
+            f"{min(other)}; leave out one of the two"
         )
     config: list[str] = []
     if not named & {*CONFIG_FLAGS, "--ckpt_path"}:
@@ -156,7 +163,7 @@ def name_folder(args: list[str]) -> list[str]:
         config = [f"--config={name}"]
         inform(f"the recipe is {name}, as no --config is given")
     # Before the other words, which override it; the folder comes after their configs.
-    return ["fit", *config, *rest, "--data.dataset=folder", f"--data.data_dir={folder}"]
+    return [command, *config, *rest, "--data.dataset=folder", f"--data.data_dir={folder}"]
 
 
 def names_own_folder(data: Any, args: list[str]) -> bool:

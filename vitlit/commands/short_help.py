@@ -19,6 +19,7 @@ from pytorch_lightning.cli import LightningCLI
 from vitlit.cli.overview import COMMANDS, HELP_FILE
 from vitlit.cli.parser_internals import options_of
 from vitlit.commands import list_runs
+from vitlit.commands.inspect_images import make_inspect_parser
 from vitlit.commands.trainer import Trainer
 from vitlit.commands.without_lightning import OWN_PARAMETERS, make_parser
 
@@ -27,6 +28,8 @@ MODEL = "ckpt_path model.pretrained"
 OPTIONS = {  # the options that most people need
     "fit": "config data.dataset data.data_dir data.batch_size model.pretrained model.lr "
     "trainer.max_epochs trainer.accelerator run ckpt_path",
+    "inspect": "config ckpt_path model.pretrained data.dataset data.data_dir data.labels "
+    "data.img_size data.batch_size out",
     "validate": f"{MODEL} run data.dataset data.data_dir data.num_workers {COMMON}",
     "test": f"{MODEL} run data.split data.data_dir flip out {COMMON}",
     "compare": f"data.split data.data_dir data.num_workers flip {COMMON}",
@@ -39,6 +42,7 @@ OPTIONS = {  # the options that most people need
 }
 EXAMPLES = {
     "fit": ("fit --config digits.yaml", "fit PHOTOS --model.pretrained timm/vit_small_patch16_224"),
+    "inspect": ("inspect PHOTOS", "inspect PHOTOS --model.pretrained WEIGHTS --out report"),
     "validate": ("validate --ckpt_path best", "validate --ckpt_path lightning_logs/RUN"),
     "test": ("test --ckpt_path best", "test --ckpt_path best --flip true --out report"),
     "compare": ("compare A.ckpt B.ckpt", "compare A.ckpt B.ckpt --data.split val"),
@@ -76,6 +80,8 @@ def short_help(command: str) -> str:
 def _parser_of(command: str) -> argparse.ArgumentParser:
     if command == "runs":
         return list_runs.make_parser()
+    if command == "inspect":
+        return make_inspect_parser()[1]
     skip = LightningCLI.subcommands().get(command, OWN_PARAMETERS)
     return make_parser(command, Trainer, skip)[1]
 

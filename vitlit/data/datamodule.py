@@ -173,7 +173,7 @@ class PlainImageData(SplitLoaders):
         self.splits: dict[str, Split] = {}
         self._record: dict[str, Tensor] = {}
         size, framing = self.preprocess.source_size, self.preprocess.framing
-        self._split_builder = SplitBuilder.of(self.hparams, size=size, framing=framing)
+        self.split_builder = SplitBuilder.of(self.hparams, size=size, framing=framing)
         self.resident, self._told = ResidentPixels(), set()
         self._apply_stages = apply_stages
 
@@ -229,20 +229,20 @@ class PlainImageData(SplitLoaders):
                 names = ()
                 self.splits["predict"] = self._predict_split()
         missing = [name for name in names if name not in self.splits]  # validate after fit has val
-        self.splits |= self._split_builder.splits(missing)
+        self.splits |= self.split_builder.splits(missing)
         if stage == "fit":
-            self._record = self._split_builder.record()
+            self._record = self.split_builder.record()
 
     def hold_to(self, past: PastTraining) -> None:
         """Before setup: score only what a training held out, and train on none of it."""
         same = data_identity(past.data) == data_identity(self.hparams)
-        self._split_builder = replace(self._split_builder, known=past.record, is_same_place=same)
+        self.split_builder = replace(self.split_builder, known=past.record, is_same_place=same)
 
     @property
     def test_count(self) -> int | None:
         """Images held out for ``test``; None if they are a part of their own: it stays unread."""
         kept = self._record.get("test")
-        return self._split_builder.test_count() if kept is None else len(kept)
+        return self.split_builder.test_count() if kept is None else len(kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Which images were in which split of a training: Lightning puts it into checkpoints."""

@@ -112,6 +112,7 @@ def read_part(
     framing: Framing = PLAIN_FRAMING,
     memory_gb: float,
     thorough: bool = False,
+    allow_empty: bool = False,
 ) -> Images:
     """The images of one part, with a list of the files that cannot be read.
 
@@ -119,7 +120,7 @@ def read_part(
     fitted; sets that come as arrays keep their own. memory_gb: sets of files that fit it decoded
     (in 10**9 bytes) are decoded once, into a cache on disk that is mapped into memory; larger sets
     are decoded each time. thorough: whether the files of larger sets are decoded once to find the
-    bad ones, or only their headers are read.
+    bad ones, or only their headers are read; allow_empty: whether a class may have no files.
     """
     if dataset == "digits":
         return _read_digits()
@@ -128,7 +129,8 @@ def read_part(
     # ImageNet's test labels were never published: papers report the validation images
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = part_root(data_dir, folder)
-    images = scan_class_folders(root, num_classes, in_chans=in_chans, size=size, framing=framing)
+    how: Any = {"in_chans": in_chans, "size": size, "framing": framing}
+    images = scan_class_folders(root, num_classes, allow_empty=allow_empty, **how)
     return open_images(images, root, memory_gb=memory_gb, thorough=thorough)
 
 

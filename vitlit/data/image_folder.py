@@ -214,8 +214,12 @@ def scan_class_folders(
     in_chans: int,
     size: tuple[int, int],
     framing: Framing = PLAIN_FRAMING,
+    allow_empty: bool = False,
 ) -> FileImages:
-    """Image files of the ``count`` class folders in root, labelled by the order of the folders."""
+    """Image files of the ``count`` class folders in root, labelled by the order of the folders.
+
+    Raises InputError for a folder without images, unless ``allow_empty``.
+    """
     folders = _folders(root)
     if len(folders) != count:
         raise InputError(f"{root} has {len(folders)} class folders, expected {count}")
@@ -223,7 +227,7 @@ def scan_class_folders(
     found = [list_images(folder, unread) for folder in folders]
     say_unread(unread)
     empty = [folder.name for folder, paths in zip(folders, found, strict=True) if not paths]
-    if empty:
+    if empty and not (allow_empty and any(found)):
         raise InputError(
             f"no images in {root} for class {first_few(empty)}; "
             f"known endings: {' '.join(EXTENSIONS)}"

@@ -46,7 +46,8 @@ class SplitBuilder:
     CSV file in place of class folders; train_fraction: share of the training images that is used;
     shots: how many of each class are used, None for all;
     known: the images of the training that a checkpoint comes from, if any; is_same_place: whether
-    they come from the same folder.
+    they come from the same folder;
+    allow_empty: whether a class may have no images in a part, which a training refuses.
     """
 
     dataset: DatasetName
@@ -66,6 +67,7 @@ class SplitBuilder:
     shots: int | None = None
     known: SplitRecord = field(default_factory=dict)
     is_same_place: bool = False
+    allow_empty: bool = False
     _parts: dict[str, Images] = field(default_factory=dict)  # opened parts: two splits share one
     _hashes: dict[str, Tensor] = field(default_factory=dict)  # of the paths of each part
 
@@ -85,6 +87,19 @@ class SplitBuilder:
             seed=settings["split_seed"],
             split_by=settings["split_by"] or "position",
         )
+
+    def names(self) -> list[SplitName]:
+        """The splits that the data set has: test may be missing."""
+        found = self._found_parts()
+        has_test = "all" in found or "test" in found
+        return ["train", "val", "test"] if has_test else ["train", "val"]
+
+    def unchecked(self, names: Sequence[SplitName]) -> dict[str, Split]:
+        """The splits of these names, with the files that cannot be read still in them."""
+        splits: dict[str, Split] = {name: Split(*self._members(name)) for name in names}
+        if "train" in splits:
+            splits["train"] = self._part_of_train(splits["train"])
+        return splits
 
     def splits(self, names: Sequence[SplitName]) -> dict[str, Split]:
         """The splits of these names.
@@ -250,5 +265,6 @@ class SplitBuilder:
                 framing=self.framing,
                 memory_gb=self.memory_gb,
                 thorough=thorough,
+                allow_empty=self.allow_empty,
             )
         return self._parts[part]

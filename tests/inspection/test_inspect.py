@@ -1,0 +1,74 @@
+"""``vitlit inspect`` as a whole: it finds every planted fault, and nothing in a clean folder."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted_folder import CLASSES, COPIES, COUNTS, CUT, ODD, SWAPPED, write_clean, write_planted
+
+from vitlit.__main__ import main
+
+SETTINGS = ("--data.img_size", "32", "--data.batch_size", "8", "--out", "found")
+
+
+def inspect(root: Path) -> dict[str, Any]:
+    assert main(["inspect", str(root), *SETTINGS]) == 0
+    return json.loads(Path("found", "inspection.json").read_text())
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with Path("found", name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_clean_folder_has_nothing_to_act_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clean(here / "photos")
+    found = inspect(here / "photos")
+    assert [one for one in found["findings"] if one["level"] == "act"] == []
+    assert rows("duplicates.csv") == rows("labels.csv") == rows("unreadable.csv") == []
+    assert found["counts"] == dict.fromkeys(CLASSES, COUNTS)
+    assert found["labels_checked"] == found["images"] == 96
+    assert "act on      nothing" in capsys.readouterr().out
+    assert "Nothing: no unreadable file" in Path("found", "index.html").read_text()
+
+
+def test_every_planted_fault_is_found_and_nothing_else(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = here / "photos"
+    write_planted(root)
+    found = inspect(root)
+
+    def short(path: str) -> str:
+        return Path(path).relative_to(root).as_posix()
+
+    pairs = rows("duplicates.csv")
+    assert {(short(row["file_b"]), (short(row["file_a"]), row["kind"])) for row in pairs} == set(
+        COPIES.items()
+    )
+    assert len(pairs) == len(COPIES)
+    doubts = {short(row["file"]): row["neighbours_class"] for row in rows("labels.csv")}
+    assert doubts == SWAPPED
+    assert [(short(row["file"]), row["reason"]) for row in rows("unreadable.csv")] == [
+        (CUT, "cut short")
+    ]
+    assert found["counts"]["cows"]["val"] == 0
+    odd = {short(row["file"]): row["colours"] for row in rows("files.csv")}
+    assert {file: kind for file, kind in odd.items() if kind != "RGB"} == ODD
+    sentences = [one["text"] for one in found["findings"] if one["level"] == "act"]
+    starts = ["1 file cannot", "The val split has no image of class cows", "2 pairs of exactly"]
+    starts += ["1 pair of images that look", "3 labels may"]
+    assert all(map(str.startswith, sentences, starts))
+    assert len(sentences) == len(starts)
+    shown = capsys.readouterr().out
+    assert shown.index("act on ") < shown.index("know ") < shown.index("statistics ")

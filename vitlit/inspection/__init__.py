@@ -1,0 +1,1 @@
+"""What is in a data set, before training: counts, duplicates, doubtful labels, pictures."""

@@ -1,0 +1,144 @@
+"""The inventory of a data set: every image of every split, with its fingerprints.
+
+Split of each name, bad files included -> images 0..n-1, each with its split, place and label
+
+Each image is decoded once, as the model gets it; pixels are thrown away.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitlit.data.splits import Split
+from vitlit.files import printable
+from vitlit.images.image_store import BadFile, FileImages, Images, is_among
+from vitlit.inspection.fingerprints import Fingerprints, fingerprints, joined
+
+CHUNK_IMAGES = 512  # whose fingerprints are computed at a time
+
+
+class Unread(NamedTuple):
+    """A file that cannot be read: the split and the class that it would be in, and why."""
+
+    split: str
+    label: int
+    file: BadFile
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All images that can be read, split after split.
+
+    splits: without the files in ``unread``; split, place: int64 ``(n,)``, the number of each
+    image's split and its place there; label: int64 ``(n,)``.
+    """
+
+    class_names: Sequence[str]
+    splits: Mapping[str, Split]
+    split: Tensor
+    place: Tensor
+    label: Tensor
+    prints: Fingerprints
+    unread: Sequence[Unread]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def split_names(self) -> list[str]:
+        """The names of the splits, by their numbers."""
+        return list(self.splits)
+
+    def split_of(self, image: int) -> str:
+        """The name of an image's split."""
+        return self.split_names[int(self.split[image])]
+
+    def class_of(self, image: int) -> str:
+        """The name of an image's class."""
+        return self.class_names[int(self.label[image])]
+
+    def file_of(self, image: int) -> str:
+        """The path of an image; empty if the set is not made of files."""
+        return self.splits[self.split_of(image)].files(self.place[image : image + 1])[0]
+
+    def name_of(self, image: int) -> str:
+        """The path of an image, or its split and place, as text that is safe to print."""
+        return printable(self.file_of(image)) or f"{self.split_of(image)} {int(self.place[image])}"
+
+    def pixels_of(self, image: int) -> Tensor:
+        """The image as it is decoded: uint8 ``(C, h, w)``."""
+        split = self.splits[self.split_of(image)]
+        return split.images.gather(split.members[self.place[image : image + 1]])[0]
+
+    def counts(self) -> Tensor:
+        """Images by class and split: int64 ``(K, splits)``."""
+        count = len(self.splits)
+        cells = self.label * count + self.split
+        return cells.bincount(minlength=len(self.class_names) * count).view(-1, count)
+
+    def statistics(self, split: str) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, of the split's pixels in [0, 1]."""
+        rows = self.split == self.split_names.index(split)
+        mean = self.prints.sums[rows].mean(dim=0)
+        variance = self.prints.squares[rows].mean(dim=0) - mean.square()
+        return mean.tolist(), variance.clamp(min=0).sqrt().tolist()
+
+
+def take_inventory(splits: Mapping[str, Split], class_names: Sequence[str]) -> Inventory:
+    """Decode every image of the splits once."""
+    found: dict[str, tuple[Split, Fingerprints]] = {}
+    unread: list[Unread] = []
+    parts: dict[int, _Part] = {}
+    for name, split in splits.items():
+        images = split.images
+        if id(images) not in parts:  # train, val and test may be divided from one part
+            users = [other.members for other in splits.values() if other.images is images]
+            parts[id(images)] = _read_part(images, torch.cat(users).sort().values)
+        part = parts[id(images)]
+        is_bad = is_among(part.bad, split.members)
+        files = {file.place: file for file in part.bad}
+        bad = zip(split.members[is_bad].tolist(), split.labels[is_bad].tolist(), strict=True)
+        unread += [Unread(name, label, files[member]) for member, label in bad]
+        good = split.members[~is_bad]
+        found[name] = (
+            Split(images, good),
+            _rows(part.prints, torch.searchsorted(part.members, good)),
+        )
+    sizes = torch.tensor([len(split) for split, _ in found.values()])
+    return Inventory(
+        class_names,
+        {name: split for name, (split, _) in found.items()},
+        torch.arange(len(found)).repeat_interleave(sizes),
+        torch.cat([torch.arange(size) for size in sizes.tolist()]),
+        torch.cat([split.labels for split, _ in found.values()]),
+        joined([prints for _, prints in found.values()]),
+        unread,
+    )
+
+
+class _Part(NamedTuple):
+    """The images of a part: sorted members ``(n,)`` and fingerprints of the good, and the bad."""
+
+    members: Tensor
+    prints: Fingerprints
+    bad: Sequence[BadFile]
+
+
+def _read_part(images: Images, wanted: Tensor) -> _Part:
+    """wanted: the members of all splits, sorted; files that are in none may be read too."""
+    prints: list[Fingerprints] = []
+    if isinstance(images, FileImages):
+        bad: Sequence[BadFile] = images.decode(lambda pixels: prints.append(fingerprints(pixels)))
+        members = torch.arange(len(images))
+        return _Part(members[~is_among(bad, members)], joined(prints), bad)
+    members = wanted[~is_among(images.bad, wanted)]
+    prints = [fingerprints(images.gather(rows)) for rows in torch.split(members, CHUNK_IMAGES)]
+    return _Part(members, joined(prints), images.bad)
+
+
+def _rows(prints: Fingerprints, rows: Tensor) -> Fingerprints:
+    digests = [prints.digests[row] for row in rows.tolist()]
+    return Fingerprints(digests, *(column[rows] for column in prints[1:]))

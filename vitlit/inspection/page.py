@@ -1,0 +1,277 @@
+"""The page of an inspection: one HTML file that shows the findings, without network or script.
+
+Findings, pictures -> index.html
+
+All texts may contain any characters: names of classes and files come from anyone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitlit.files import printable
+from vitlit.inspection.duplicates import MAX_BITS
+from vitlit.inspection.findings import Finding, Findings
+from vitlit.inspection.label_check import FEW_NEIGHBOURS, NEIGHBOURS
+from vitlit.inspection.sheets import mosaic
+from vitlit.plotting import PAGE_STYLE, image_uri
+
+MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
+MAX_SIDE = 320  # of a picture in the page, in pixels; larger ones are reduced
+MAX_CARDS, MAX_ROWS = 48, 100  # pictures of a kind, and rows of a table
+
+
+class Example(NamedTuple):
+    """An image of a training batch: as it is, as the model gets it, and its target in words."""
+
+    original: Tensor
+    augmented: Tensor
+    target: str
+
+
+class PageContent(NamedTuple):
+    """What the page shows. facts: below the title; findings: to act on, then to know; statistics:
+    lines to paste into a config; classes: pictures ``(k, C, H, W)`` of each class; examples: of the
+    first training batch; no_batch: why there are none, else empty."""
+
+    title: str
+    facts: Mapping[str, str]
+    sentences: Sequence[Finding]
+    statistics: str
+    found: Findings
+    classes: Mapping[str, Tensor]
+    examples: Sequence[Example]
+    no_batch: str
+
+
+def write_inspection_page(path: Path, content: PageContent) -> None:
+    """Write the page."""
+    parts = {
+        "Duplicates": duplicate_parts(content.found),
+        "Doubtful labels": label_parts(content.found),
+        "Files that cannot be read": unread_parts(content.found),
+        "Images by class and split": count_parts(content.found),
+        "Sizes and colours": file_parts(content.found),
+        "Mean and standard deviation": iter([f"<pre>{escape(content.statistics)}</pre>"]),
+        "Some images of each class": class_parts(content.classes),
+        "The first training batch": batch_parts(content.examples, content.no_batch),
+    }
+    sections = []
+    for number, (heading, lines) in enumerate(parts.items()):
+        body = "\n".join(lines)
+        if body:
+            name = f"part-{number}"
+            sections.append(
+                f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>\n{body}\n'
+                "</section>"
+            )
+    page = Template(_read_asset("page.html")).substitute(
+        title=escape(content.title),
+        style=PAGE_STYLE + _read_asset("page.css"),
+        facts="".join(
+            f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
+            for name, value in content.facts.items()
+        ),
+        findings="".join(finding_parts(content.sentences)),
+        sections="\n".join(sections),
+        bits=MAX_BITS,
+        neighbours=f"{NEIGHBOURS}, or {FEW_NEIGHBOURS} in small sets",
+    )
+    # bytes of a file name that are not UTF-8 become question marks
+    path.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _read_asset(name: str) -> str:
+    return files("vitlit.inspection").joinpath(name).read_text(encoding="utf-8")
+
+
+def finding_parts(sentences: Sequence[Finding]) -> Iterator[str]:
+    """What to act on, and what is good to know."""
+    if not any(one.level == "act" for one in sentences):
+        yield "<p>Nothing: no unreadable file, no image in two splits, no doubtful label.</p>"
+    yield '<ul class="findings">'
+    yield from (f'<li class="{one.level}">{escape(one.text)}</li>' for one in sentences)
+    yield "</ul>"
+
+
+def picture(image: Tensor) -> str:
+    """An image element; image: ``(C, H, W)`` in [0, 1]."""
+    longest = max(image.shape[-2:])
+    if longest > MAX_SIDE:
+        scale = MAX_SIDE / longest
+        size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    is_small = max(pixels.shape[:2]) <= MAX_SQUARE_PIXELS
+    # enlarged squares would show the artefacts of JPEG
+    source = image_uri(pixels, "png" if is_small else "jpeg")
+    kind = ' class="square"' if is_small else ""
+    return f'<img alt=""{kind} src="{source}">'
+
+
+def _cards(cards: Sequence[tuple[Sequence[Tensor], str]]) -> Iterator[str]:
+    yield '<ul class="cards">'
+    for images, words in cards:
+        pictures = "".join(map(picture, images))
+        yield f'<li><div class="pictures">{pictures}</div>{words}</li>'
+    yield "</ul>"
+
+
+def _image(found: Findings, image: int) -> Tensor:
+    return found.inventory.pixels_of(image).float() / 255
+
+
+def _about(found: Findings, image: int) -> str:
+    own = found.inventory
+    return (
+        f"{own.split_of(image)}, <bdi>{escape(own.class_of(image))}</bdi>: "
+        f"<bdi>{escape(own.name_of(image))}</bdi>"
+    )
+
+
+def duplicate_parts(found: Findings) -> Iterator[str]:
+    """The pairs, those between splits first."""
+    pairs = found.duplicates
+    if not pairs:
+        return
+    if len(pairs) > MAX_CARDS:
+        yield f"<p>{MAX_CARDS} of {len(pairs):,} pairs; all of them are in duplicates.csv.</p>"
+    own, cards = found.inventory, []
+    for pair in pairs[:MAX_CARDS]:
+        images = [_image(found, image) for image in pair[:2]]
+        words = escape(pair.kind)
+        if own.split[pair.first] != own.split[pair.second]:
+            words = f"<em>{words}, in two splits</em>"
+        if own.label[pair.first] != own.label[pair.second]:
+            words += " <em>with two labels</em>"
+        lines = [words, _about(found, pair.first), _about(found, pair.second)]
+        cards.append((images, "<br>".join(lines)))
+    yield from _cards(cards)
+
+
+def label_parts(found: Findings) -> Iterator[str]:
+    """Each doubtful image beside its nearest neighbour."""
+    check = found.labels
+    if check.reason:
+        yield f"<p>Labels were not checked: {escape(check.reason)}.</p>"
+    if not check.doubts:
+        return
+    if len(check.doubts) > MAX_CARDS:
+        yield f"<p>{MAX_CARDS} of {len(check.doubts):,}; all of them are in labels.csv.</p>"
+    cards = []
+    for doubt in check.doubts[:MAX_CARDS]:
+        images = [_image(found, image) for image in (doubt.image, doubt.neighbours[0])]
+        theirs = escape(found.inventory.class_names[doubt.label])
+        words = f"<br>its {len(doubt.neighbours)} nearest are <em><bdi>{theirs}</bdi></em>"
+        cards.append((images, _about(found, doubt.image) + words))
+    yield from _cards(cards)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Iterator[str]:
+    """A table of cells that are HTML already; the first of each row is its heading."""
+    yield f'<div class="wide" tabindex="0" role="region" aria-label="table"><table class="{kind}">'
+    heads = "".join(f'<th scope="col">{text}</th>' for text in headings)
+    yield f"<thead><tr>{heads}</tr></thead><tbody>"
+    for first, *cells in rows:
+        yield f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>'
+    yield "</tbody></table></div>"
+
+
+def unread_parts(found: Findings) -> Iterator[str]:
+    """The files that cannot be read, with the reason."""
+    unread = found.inventory.unread
+    if not unread:
+        return
+    rows = [
+        (
+            f"<bdi>{escape(printable(one.file.path))}</bdi>",
+            f"<td>{escape(one.split)}</td>",
+            f'<td class="text">{escape(one.file.reason)}</td>',
+        )
+        for one in unread[:MAX_ROWS]
+    ]
+    yield from _table(("file", "split", "reason"), rows)
+    if len(unread) > MAX_ROWS:
+        yield f"<p>{MAX_ROWS} of {len(unread):,}; all of them are in unreadable.csv.</p>"
+
+
+def count_parts(found: Findings) -> Iterator[str]:
+    """A row for each class; a 0 is marked."""
+    own = found.inventory
+    counts = own.counts()
+    order = range(len(own.class_names))
+    if len(order) > MAX_ROWS:
+        order = counts.sum(dim=1).argsort(stable=True)[:MAX_ROWS].tolist()  # type: ignore[assignment]
+        yield f"<p>The {MAX_ROWS} smallest of {len(own.class_names):,} classes.</p>"
+    rows = [("all", *(f"<td>{int(total):,}</td>" for total in counts.sum(dim=0)))]
+    for i in order:
+        cells = (
+            f'<td class="none">{count}</td>' if not count else f"<td>{count:,}</td>"
+            for count in counts[i].tolist()
+        )
+        rows.append((f"<bdi>{escape(own.class_names[i])}</bdi>", *cells))
+    yield from _table(("class", *own.split_names), rows)
+
+
+def file_parts(found: Findings) -> Iterator[str]:
+    """Formats, colours and sizes of the files."""
+    facts = list(found.facts.values())
+    if not facts:
+        yield "<p>The images of this set come as arrays, all of one size.</p>"
+        return
+    sides = torch.tensor([(one.height, one.width) for one in facts])
+    low, middle, high = sides.amin(0).tolist(), sides.median(0).values.tolist(), sides.amax(0)
+    rows = [
+        (name, *(f"<td>{value:,}</td>" for value in (low[i], middle[i], int(high[i]))))
+        for i, name in enumerate(("height", "width"))
+    ]
+    yield from _table(("pixels", "smallest", "median", "largest"), rows)
+    kinds: dict[str, int] = {}
+    for one in facts:
+        name = f"{one.format}, {one.kind}"
+        kinds[name] = kinds.get(name, 0) + 1
+    ordered = sorted(kinds.items(), key=lambda row: -row[1])
+    yield from _table(
+        ("format and colours", "files"),
+        [(escape(name), f"<td>{count:,}</td>") for name, count in ordered],
+    )
+
+
+def class_parts(classes: Mapping[str, Tensor]) -> Iterator[str]:
+    """A row of pictures for each class."""
+    rows = [
+        (f"<bdi>{escape(name)}</bdi>", f"<td>{picture_row(images)}</td>")
+        for name, images in classes.items()
+    ]
+    if rows:
+        yield from _table(("class", "training images"), rows, "sheet")
+
+
+def picture_row(images: Tensor) -> str:
+    """Pictures ``(k, C, H, W)`` as one image element."""
+    height = images.shape[2]
+    if height > MAX_SQUARE_PIXELS:
+        size = [round(side * MAX_SQUARE_PIXELS / height) for side in images.shape[-2:]]
+        images = F.interpolate(images, size, mode="bilinear", antialias=True).clamp(0, 1)
+    pixels = (mosaic(images, len(images)) * 255).round().byte().permute(1, 2, 0)
+    source = image_uri(pixels.contiguous().numpy(), "png" if height <= 64 else "jpeg")
+    return f'<img alt="" class="square" src="{source}">'
+
+
+def batch_parts(examples: Sequence[Example], reason: str) -> Iterator[str]:
+    """Images as they are beside what the model gets, with the targets."""
+    if reason:
+        yield f"<p>There is none: {escape(reason)}.</p>"
+        return
+    yield "<p>Left: the image. Right: what the model gets of it, with its target.</p>"
+    cards = [
+        ((one.original, one.augmented), f"<bdi>{escape(one.target)}</bdi>") for one in examples
+    ]
+    yield from _cards(cards)
