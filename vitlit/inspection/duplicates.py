@@ -70,7 +70,7 @@ def similar_pairs(prints: Fingerprints) -> list[Pair]:
     pairs = close_pairs(prints.hashes[alone].numpy(), MAX_BITS)
     if not len(pairs):
         return []
-    vectors = centred(prints.thumbnails[alone])
+    vectors = centred(prints.thumbnails[alone])  # the largest array here: 3 KB for each image
     enough = needed_correlation(vectors)
     first, second, bits = torch.from_numpy(pairs).unbind(1)
     found: list[Pair] = []

@@ -20,7 +20,7 @@ from torch import Tensor
 HASH_SIDE, FREQUENCIES = 32, 8  # pixels that are transformed, coefficients kept in each direction
 THUMBNAIL = 16  # pixels
 DIGEST_BYTES = 16
-FLAT = 1e-3  # standard deviation, of pixels in [0, 1], below which an image has one colour
+FLAT = 0.25  # standard deviation, of bytes, below which an image has one colour
 
 
 class Fingerprints(NamedTuple):
@@ -88,7 +88,10 @@ def centred(thumbnails: Tensor, side: int = THUMBNAIL) -> Tensor:
 
     The product of two of them is their correlation.
     """
-    values = F.avg_pool2d(thumbnails.float() / 255, THUMBNAIL // side).flatten(1)
-    values = values - values.mean(dim=1, keepdim=True)
-    spread = values.square().mean(dim=1, keepdim=True).sqrt()
-    return torch.where(spread < FLAT, 0.0, F.normalize(values, dim=1))
+    # in place: of a large set this is the largest array in memory
+    values = F.avg_pool2d(thumbnails.float(), THUMBNAIL // side).flatten(1)
+    values -= values.mean(dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    is_flat = length < FLAT * values.shape[1] ** 0.5
+    values /= torch.where(is_flat, torch.inf, length)
+    return values

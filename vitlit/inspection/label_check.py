@@ -16,11 +16,11 @@ from torch import Tensor
 
 NEIGHBOURS, FEW_NEIGHBOURS = 10, 5  # that have to agree; fewer where classes are small
 LARGE_CLASS = 50  # images in the median class, from which on the former are asked
-CHUNK_ROWS = 512  # images compared with all others at a time
+CHUNK_ROWS = 256  # images compared with all others at a time
 MAX_IMAGES = 100_000  # that are compared; of more, these are chosen evenly
 # Shares of the images with agreeing neighbours that may have another label, in the whole set and in
 # the class that the neighbours name: with more, neighbours cannot be trusted.
-MAX_SHARE, MAX_CLASS_SHARE = 0.1, 0.2
+MAX_SHARE, MAX_CLASS_SHARE = 0.05, 0.2
 
 
 class Doubt(NamedTuple):
@@ -76,13 +76,14 @@ def check_labels(features: Tensor, labels: Tensor, digests: Sequence[bytes]) -> 
 
 def nearest_others(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest rows of each row by cosine, and their similarity: ``(n, k)``, nearest first."""
-    unit = F.normalize(features, dim=1)
-    rows, values = [], []
-    for start in range(0, len(unit), CHUNK_ROWS):
-        products = unit[start : start + CHUNK_ROWS] @ unit.T
+    unit, count = F.normalize(features, dim=1), len(features)
+    rows, values = torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
+    # one buffer: of new ones the memory would be freed and still not be used again
+    buffer = torch.empty(min(CHUNK_ROWS, count), count)
+    for start in range(0, count, CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        products = torch.mm(unit[part], unit.T, out=buffer[: len(unit[part])])
         own = torch.arange(len(products))
         products[own, start + own] = -2.0  # less than any cosine: no image is its own neighbour
-        best = products.topk(k, dim=1)
-        rows.append(best.indices)
-        values.append(best.values)
-    return torch.cat(rows), torch.cat(values)
+        values[part], rows[part] = products.topk(k, dim=1)
+    return rows, values
