@@ -1,5 +1,6 @@
 """What a training remembers of its images, and what may be scored and trained on afterwards."""
 
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from PIL import Image
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import PastTraining
 from vitlit.data.split_record import (
+    FILES_OF_A_TASK,
     RECORD_KEY,
     file_hashes,
     is_same_data,
     record_of,
+    unique_rows,
 )
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -151,6 +154,37 @@ def test_files_are_told_apart_by_size_start_and_end(tmp_path: Path) -> None:
     found = file_hashes([str(tmp_path / str(i)) for i in range(len(files))]).tolist()
     assert found[-1] == found[1]
     assert len(set(found)) == len(files) - 1
+
+
+def test_files_are_hashed_in_their_order_whatever_the_threads(tmp_path: Path) -> None:
+    paths = [str(tmp_path / str(i)) for i in range(2 * FILES_OF_A_TASK + 1)]
+    for i, path in enumerate(paths[:-1]):
+        Path(path).write_bytes(str(i).encode())
+    each = [int(file_hashes([path])) for path in paths]
+    assert file_hashes(paths).tolist() == each
+    assert each[-1] == 0  # there is no such file
+    assert file_hashes([]).tolist() == []
+
+
+def test_short_reads_of_the_system_change_no_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As network drives and file systems in user space may give."""
+
+    class Halting(FileIO):
+        def read(self, size: int = -1, /) -> bytes:
+            return super().read(min(size, 1000))
+
+    (tmp_path / "a").write_bytes(bytes(range(256)) * 700)
+    expected = file_hashes([str(tmp_path / "a")])
+    monkeypatch.setattr("vitlit.data.split_record.FileIO", Halting)
+    assert file_hashes([str(tmp_path / "a")]) == expected
+
+
+def test_unique_rows_are_those_of_torch() -> None:
+    rows = torch.randint(-3, 3, (200, 2), generator=torch.Generator().manual_seed(0))
+    for some in (rows, rows[:1], rows[:0]):
+        assert unique_rows(some).tolist() == torch.unique(some, dim=0).tolist()
 
 
 def test_sets_that_never_change_have_no_record(photo_folder: PhotoFolder) -> None:
