@@ -200,6 +200,8 @@ def test_adapters_are_refused_over_other_weights(
     torch.save(state, tmp_path / "other.pth")
     assert export("third", str(tiny)) == 2
     assert "holds adapters for other weights than" in capsys.readouterr().err
+    assert main(["fit", f"--ckpt_path={file}", "--trainer.max_epochs=3", *QUIET]) == 2
+    assert "holds adapters for other weights than" in capsys.readouterr().err
     shutil.copy(tiny, tmp_path / "other.pth")
     assert export("fourth", "gone.pth") == 0
 
