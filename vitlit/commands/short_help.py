@@ -56,7 +56,7 @@ EXAMPLES = {
     ),
     "anomaly": (
         "anomaly --normal GOOD --data.images NEW --ckpt_path best",
-        "anomaly --normal GOOD --data.images NEW --model.pretrained W.safetensors",
+        "anomaly --normal GOOD --data.images NEW --model.pretrained WEIGHTS",
     ),
     "explain": ("explain --ckpt_path best", "explain --ckpt_path best --data.images a.jpg"),
     "export": ("export --ckpt_path best", "export --ckpt_path best --format onnx --out model"),

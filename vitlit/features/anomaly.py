@@ -71,15 +71,15 @@ class Scanner:
         for batch in tqdm(batches, desc=doing, leave=False, disable=not self.shows_bar):
             ready = self.data.transfer_batch_to_device(batch, self.device, 0)
             ready = self.data.transform(ready, augment=False)
-            with torch.inference_mode():
+            with torch.no_grad():
                 found = self.tokens(ready.x).float()
-                # a sum is NaN or infinite if one of its terms is
-                if not found.sum().isfinite():
-                    raise InputError(
-                        "the model gives no finite numbers, so nothing can be compared; its "
-                        "weights are broken"
-                    )
-                yield F.normalize(found, dim=-1), ready
+            # a sum is NaN or infinite if one of its terms is
+            if not found.sum().isfinite():
+                raise InputError(
+                    "the model gives no finite numbers, so nothing can be compared; its weights "
+                    "are broken"
+                )
+            yield F.normalize(found, dim=-1), ready
 
 
 def image_scores(distances: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ SCORES_FILE, MAPS_FILE = "scores.csv", "maps.npy"
 
 
 class Choices(NamedTuple):
-    """What the user chose: see the options of ``vitlit anomaly``."""
+    """What the user chose; the command describes each."""
 
     normal: list[str]
     good: str | None

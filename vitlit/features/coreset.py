@@ -32,13 +32,18 @@ def farthest_first(rows: Tensor, count: int) -> Tensor:
     The largest distance of a row to the nearest chosen one is at most twice what the best choice of
     as many rows would leave (Gonzalez, 1985).
     """
-    place = torch.zeros((), dtype=torch.long, device=rows.device)
-    places, distance = [place], (rows - rows[0]).square().sum(dim=1)
-    for _ in range(count - 1):
-        place = distance.argmax()  # stays a tensor: as a number each would wait for a GPU
-        places.append(place)
-        distance = torch.minimum(distance, (rows - rows[place]).square().sum(dim=1))
-    return torch.stack(places)
+    square = rows.square().sum(dim=1)
+    # Two vectors and no more, made once: a temporary matrix in each of thousands of steps breaks up
+    # the memory of the process until there is none left.
+    distance, step = torch.full_like(square, torch.inf), torch.empty_like(square)
+    places = torch.zeros(count, dtype=torch.long)
+    for i in range(count):
+        place = int(distance.argmax()) if i else 0
+        places[i] = place
+        torch.mv(rows, rows[place], out=step)
+        step.mul_(-2).add_(square).add_(square[place])  # |a - b|² = |a|² + |b|² - 2 ab
+        torch.minimum(distance, step, out=distance)
+    return places.to(rows.device)
 
 
 def projected(rows: Tensor) -> Tensor:
