@@ -83,7 +83,7 @@ def test_other_commands_import_no_lightning(
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.parametrize("output", ["probabilities", "features"])
+@pytest.mark.parametrize("output", ["probabilities", "features", "patches"])
 def test_predictions_are_those_that_lightning_makes(
     pictures: list[str],
     output: str,
@@ -103,6 +103,8 @@ def test_predictions_are_those_that_lightning_makes(
             assert np.array_equal(one["features"], other["features"])
             assert np.array_equal(one["files"], other["files"])
     else:
+        if output == "patches":
+            assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
         assert Path("here").read_bytes() == Path("there").read_bytes()
 
 

@@ -13,15 +13,14 @@ from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import answer
 from vitlit.model.vit import ViT
-from vitlit.prediction.writer import (
-    FeatureWriter,
-    PredictionWriter,
-    Processes,
-    feature_of,
-    make_writer,
-)
+from vitlit.prediction.outputs import FeatureWriter, feature_of, make_writer
+from vitlit.prediction.writer import PredictionWriter, Processes
 
 NAMES = ["ant", "bee", "cat"]
+
+
+def asked(output: str, out: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"output": output, "out": out, "top_k": 5, "abstain_below": 0.0, **more}
 
 
 def batch(sample: list[int], valid: list[bool], bad: Any = ()) -> Batch:
@@ -60,7 +59,7 @@ ROWS = [
 def test_rows_come_in_the_order_given_and_a_bad_file_has_its_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    writer = filled(make_writer({"output": "probabilities", "out": None}, NAMES))
+    writer = filled(make_writer(asked("probabilities", None), NAMES))
     writer.finish(FILES)
     assert writer.path == Path("predictions.csv")
     assert written(writer.path) == ROWS
@@ -119,7 +118,7 @@ def test_a_signal_leaves_the_rows_so_far(rank: int | None, name: str) -> None:
 
 def test_a_signal_before_the_first_batch_leaves_no_file() -> None:
     stopped = Stopped(15, "somewhere")
-    make_writer({"output": "features", "out": "x"}, NAMES).stop(stopped, FILES)
+    make_writer(asked("features", "x"), NAMES).stop(stopped, FILES)
     PredictionWriter("y", NAMES).stop(stopped, [])
     assert stopped.where == "somewhere"
     assert not list(Path().iterdir())
@@ -155,13 +154,13 @@ def test_a_place_that_cannot_be_written_to_is_refused_at_once(
 def test_features_are_written_with_the_names_of_their_files(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    writer = filled(make_writer({"output": "features", "out": None}, []))
+    writer = filled(make_writer(asked("features", None), []))
     writer.finish(FILES)
     with np.load("features.npz") as arrays:
         assert arrays["files"].tolist() == ["a.png", "d.png"]
         assert np.allclose(arrays["features"], [[0.5, 0.2, 0.3], [0.1, 0.7, 0.2]])
     assert "2 features of 3 numbers" in capsys.readouterr().out
-    again = make_writer({"output": "features", "out": None}, [])
+    again = make_writer(asked("features", None), [])
     assert again.path != Path("features.npz")  # the file is there
 
 
@@ -201,10 +200,10 @@ def test_an_answer_is_probabilities_or_a_feature_in_float32() -> None:
 
 @pytest.mark.parametrize("setting", [{"layer": 0}, {"pool": "token"}])
 def test_a_choice_of_features_without_features_is_refused(setting: dict[str, Any]) -> None:
-    model, asked = ViT(**SMALL), {"output": "probabilities", "layer": None, "pool": None}
-    assert feature_of(asked, model) is None
+    model, plain = ViT(**SMALL), {"output": "probabilities", "layer": None, "pool": None}
+    assert feature_of(plain, model) is None
     with pytest.raises(InputError, match="choose among features") as found:
-        feature_of({**asked, **setting}, model)
+        feature_of({**plain, **setting}, model)
     assert found.value.arguments == ("layer", "pool", "output")
     with pytest.raises(InputError, match="layer"):
-        feature_of({**asked, "output": "features", "layer": 2}, model)
+        feature_of({**plain, "output": "features", "layer": 2}, model)

@@ -99,6 +99,7 @@ def note_framing(weights: Weights, data: Any) -> None:
 # Arguments that weights decide; other sizes and classes can be made to fit.
 FIXED_BY_WEIGHTS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
 # Commands that need no head.
+HEADLESS_OUTPUTS = ("features", "patches")  # of predict
 HEADLESS_COMMANDS = ("probe", "explain", "export", "anomaly")
 
 
@@ -122,7 +123,7 @@ def check_against_weights(
         raise InputError(f"model.{name} {value}{of} contradicts {source}, which has {has}; {way}")
     # Commands that use the head as it is cannot rename its classes; fit and probe make their own.
     is_answering = command not in (*DATA_COMMANDS, "probe", "anomaly")
-    is_headless = not is_answering or settings.get("output") == "features"
+    is_headless = not is_answering or settings.get("output") in HEADLESS_OUTPUTS
     is_head_used = not is_headless and arguments["num_classes"] > 0
     names, theirs = settings["data"]["class_names"] or [], class_names_of(weights)
     is_other = weights.class_names is not None and sorted(names) != sorted(theirs)
@@ -157,7 +158,7 @@ def starting_points(
         names = class_names_of(weights)
     elif command == "explain" and not wanted["data"]["images"]:
         return arguments, data | {"dataset": "folder", "in_chans": arguments["in_chans"]}
-    elif command in HEADLESS_COMMANDS or wanted.get("output") == "features":
+    elif command in HEADLESS_COMMANDS or wanted.get("output") in HEADLESS_OUTPUTS:
         names = ["0", "1"]  # of a random head, which is removed before it is used
     else:
         source = wanted["model"]["pretrained"]

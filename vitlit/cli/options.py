@@ -176,10 +176,22 @@ def add_predict_options(parser: Any) -> None:
     """Add the options of ``predict`` that Lightning's does not have."""
     parser.add_argument(
         "--output",
-        type=Literal["probabilities", "features"],
+        type=Literal["probabilities", "json", "features", "patches"],
         default="probabilities",
-        help="probabilities are written to a CSV file, features to an .npz file with the arrays "
-        "features (n, D) and files (n).",
+        help="probabilities are written to a CSV file; json to JSON Lines, an object for each "
+        "image; features to an .npz file with the arrays features (n, D) and files (n); patches, "
+        "the tokens of all patches, to an .npy file (n, N, D) that can be mapped into memory, with "
+        "a CSV table of its rows beside it.",
+    )
+    parser.add_argument(
+        "--top_k", type=int, default=5, help="Most probable classes that are listed."
+    )
+    parser.add_argument(
+        "--abstain_below",
+        type=float,
+        default=0.0,
+        help="Give no class if the most probable one is below this probability. The report of test "
+        "shows the accuracy and the share of images that are left, for each threshold.",
     )
     parser.add_argument(
         "--layer",

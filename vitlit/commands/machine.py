@@ -24,7 +24,7 @@ from vitlit.evaluation.inference import Compute, answer, flip_average, loader_of
 from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.precision import device_type, in_precision, weights_dtype
 from vitlit.evaluation.report import Report, RunBoard, Tested, metrics_prefix
-from vitlit.model.features import Feature
+from vitlit.model.features import AnyFeature
 from vitlit.prediction.writer import PredictionWriter
 from vitlit.training.trainable import TrainableViT
 
@@ -92,7 +92,7 @@ class Machine(Commands):
         ckpt_path: str | None = None,
         *,
         writer: PredictionWriter,
-        feature: Feature | None = None,
+        feature: AnyFeature | None = None,
         weights_only: bool | None = True,
     ) -> Path:
         """Give a writer the probabilities, or the feature, of all images; returns its file."""
@@ -105,6 +105,9 @@ class Machine(Commands):
                     writer.add(compute(batch.x), batch)
         except Stopped as stop:
             writer.stop(stop, datamodule.files)
+            raise
+        except Exception:
+            writer.abandon()
             raise
         writer.finish(datamodule.files)
         return writer.path

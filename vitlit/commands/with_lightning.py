@@ -47,7 +47,7 @@ from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_bucket_views
 from vitlit.files import RUNS_FOLDER
 from vitlit.prediction.lightning_callback import WritePredictions
-from vitlit.prediction.writer import feature_of, make_writer
+from vitlit.prediction.outputs import feature_of, make_writer
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
 from vitlit.training.progress_bar import Bar, is_terminal

@@ -27,7 +27,7 @@ from vitlit.data.datamodule import ImageData
 from vitlit.errors import inform
 from vitlit.evaluation.report import make_report
 from vitlit.fault_tolerance.ending import ending_at_signals
-from vitlit.prediction.writer import feature_of, make_writer
+from vitlit.prediction.outputs import feature_of, make_writer
 from vitlit.training.trainable import TrainableViT
 
 # Parameters of the commands' methods that are no options.

@@ -16,7 +16,7 @@ from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.sampler import EvalOrder
 from vitlit.data.splits import Split
-from vitlit.model.features import Feature
+from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify, unpatchify
 
@@ -123,8 +123,8 @@ def flip_average(forward: Compute, x: Tensor, model: ViT) -> Tensor:
     return (forward(x) + forward(mirror(x, model))) / 2
 
 
-def answer(forward: Compute, model: ViT, feature: Feature | None, x: Tensor) -> Tensor:
-    """What ``predict`` computes: class probabilities float32 ``(B, K)``, or features ``(B, D)``.
+def answer(forward: Compute, model: ViT, feature: AnyFeature | None, x: Tensor) -> Tensor:
+    """What ``predict`` computes: class probabilities float32 ``(B, K)``, or a feature.
 
     forward: gives the model's logits; x: images or patches in the type of the model's weights.
     """

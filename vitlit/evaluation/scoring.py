@@ -1,7 +1,7 @@
 """The evaluation half of the Lightning module: scores of a split, predictions for images.
 
 Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_classes)
-                                                       | features (B, D)
+                                                       | features (B, D), or patch tokens (B, N, D)
 """
 
 import pytorch_lightning as pl
@@ -11,7 +11,7 @@ from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import answer, flip_average
 from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.report import metrics_prefix
-from vitlit.model.features import Feature
+from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
 
 
@@ -25,10 +25,10 @@ class Scoring(pl.LightningModule):
 
     vit: ViT
     flip: bool = False
-    feature: Feature | None = None
+    feature: AnyFeature | None = None
     scored: int = 0
 
-    def configure_scoring(self, *, flip: bool = False, feature: Feature | None = None) -> None:
+    def configure_scoring(self, *, flip: bool = False, feature: AnyFeature | None = None) -> None:
         """Set what ``test`` averages and what ``predict`` gives; the defaults undo both."""
         self.flip, self.feature = flip, feature
 

@@ -60,7 +60,7 @@ def heat_map_sheet(
     across = min(ACROSS, count)
     panel = (WIDTH_INCHES - 0.8) / ACROSS  # inches for a pair; the rest is the colour bar's
     figure = new_figure(
-        ceil(count / across) * (panel / 2 * height / width + 0.32) + 0.5, panel * across + 0.8
+        ceil(count / across) * (panel / 2 * height / width + 0.2) + 0.5, panel * across + 0.8
     )
     set_title(figure, title)
     grid = figure.subplots(ceil(count / across), across, squeeze=False)
@@ -77,7 +77,9 @@ def heat_map_sheet(
     full = tuple(g + OPACITY * (c - g) for g, c in zip(grey, COLOUR, strict=True))
     colours = LinearSegmentedColormap.from_list("strange", [grey, full])
     scale = ScalarMappable(Normalize(low, high), colours)
-    bar = figure.colorbar(scale, ax=grid, label="cosine distance to normal patches", shrink=0.8)
+    bar = figure.colorbar(
+        scale, ax=grid, label="cosine distance to normal patches", shrink=0.6, aspect=40
+    )
     shrink_colorbar(bar)
     bar.ax.yaxis.label.set_fontsize(FONT_SMALL)
     return figure

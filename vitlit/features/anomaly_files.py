@@ -177,13 +177,18 @@ def _draw(
     high = max(scored.scores.values())
     low = float(normal.scores.median()) if len(normal.scores) else 0.0
     low = low if low < high else 0.0  # or there would be nothing between them
-    words = [f"{scored.scores[i]:.3f}  {printable(Path(images.paths[i]).name)}" for i in shown]
-    title = f"the {len(shown) - len(lowest)} highest scores" + (
-        f", and the {len(lowest)} lowest" if lowest else ""
-    )
+    words = [f"{scored.scores[i]:.3f}  {_short_name(images.paths[i])}" for i in shown]
+    title = f"the {len(shown) - len(lowest)} highest scores"
+    title += f" and the {len(lowest)} lowest" if lowest else ""
+    title += "; the copy of an image is coloured where it differs from normal ones"
     anomaly_figures.heat_map_sheet(
         pixels, maps, words, low=low, high=max(high, low + 1e-6), title=title
     ).savefig(folder / "heat_maps.png")
+
+
+def _short_name(file: str) -> str:
+    """The last folder and the name, as other pictures name images."""
+    return printable(Path(*Path(file).parts[-2:]))
 
 
 def _lines(

@@ -69,6 +69,9 @@ class PatchFeature:
         return tokens_of(model, x, self.layer)[0][:, model.num_prefix_tokens :]
 
 
+AnyFeature = Feature | PatchFeature
+
+
 def check_layer(model: ViT, layer: int | None) -> None:
     """Raise InputError if the model has no such block."""
     depth = model.config["depth"]

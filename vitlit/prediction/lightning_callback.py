@@ -17,6 +17,10 @@ class WritePredictions(Callback):
     def __init__(self, writer: PredictionWriter) -> None:
         self.writer = writer
 
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            self.writer.check_several_processes()
+
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
@@ -34,7 +38,9 @@ class WritePredictions(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, Stopped):
+        if not isinstance(exception, Stopped):
+            self.writer.abandon()
+        else:
             rank = trainer.global_rank if trainer.world_size > 1 else None
             self.writer.stop(exception, _files(trainer), rank)
 

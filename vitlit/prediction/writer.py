@@ -1,30 +1,37 @@
-"""Writes what `predict` computes: predictions.csv, or the features of the images, features.npz.
+"""Writes predictions: a table, or JSON Lines, of the most probable classes.
 
-batches of probabilities (B, K) or features (B, D) -> one row for each image, in the order given
+batches of probabilities (B, K) -> one row for each image, in the order given
 """
 
 import csv
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import ALONE, Collector, Processes, Rows
+from vitlit.evaluation.inference import ALONE, Processes
 from vitlit.files import free_path, named_or_free, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
-from vitlit.model.features import Feature
-from vitlit.model.vit import ViT
 
-PREDICTIONS_FILE, FEATURES_FILE = "predictions.csv", "features.npz"
+PREDICTIONS_FILE, JSON_FILE = "predictions.csv", "predictions.jsonl"
 PRINTED_ROWS = 10  # predictions that are printed; the file has all of them
+
+
+class Entry(NamedTuple):
+    """What was found in one image: its most probable classes and why it cannot be read, if so."""
+
+    file: str
+    classes: list[str]
+    values: list[float]
+    error: str = ""
 
 
 class PredictionWriter:
@@ -32,14 +39,22 @@ class PredictionWriter:
 
     Columns: file, class, probability, top5 (``name:probability`` joined by semicolons), error: why
     the file cannot be read, and then the others are empty. out: another path; an existing file or a
-    folder that cannot be written to is refused before anything is computed. A signal that ends the
-    command leaves the rows so far.
+    folder that cannot be written to is refused before anything is computed. top: classes that are
+    listed, which name the column; abstain_below: no class is given if its probability is lower. A
+    signal that ends the command leaves the rows so far.
     """
 
     noun = "predictions"  # what the file holds
 
-    def __init__(self, out: str | None, class_names: list[str]) -> None:
-        self.class_names = class_names
+    def __init__(
+        self,
+        out: str | None,
+        class_names: list[str],
+        *,
+        top: int = 5,
+        abstain_below: float = 0.0,
+    ) -> None:
+        self.class_names, self.top, self.abstain_below = class_names, top, abstain_below
         self.path = named_or_free(out, PREDICTIONS_FILE)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +73,8 @@ class PredictionWriter:
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
         """Take what was computed for a batch."""
-        # only the top five are kept: all probabilities of a large folder would fill the memory
-        top = outputs.topk(min(5, outputs.shape[1]), dim=1)
+        # only the first ones are kept: all probabilities of a large folder would fill the memory
+        top = outputs.topk(min(self.top, outputs.shape[1]), dim=1)
         rows = zip(
             batch.sample.tolist(),
             batch.valid.tolist(),
@@ -101,6 +116,12 @@ class PredictionWriter:
                 f"{self.path}"
             )
 
+    def check_several_processes(self) -> None:
+        """Raise InputError if the file cannot be written by several processes."""
+
+    def abandon(self) -> None:
+        """Leave nothing unfinished after an error; what is written at the end leaves nothing."""
+
     def _write_so_far(self, files: list[str]) -> int:
         """Write the rows that are known; returns their number."""
         if not (self._found or self._bad):  # perhaps even the files are not known yet
@@ -114,18 +135,28 @@ class PredictionWriter:
         files: list[str],
         found: list[tuple[int, list[float], list[int]]],
         bad: list[BadFile],
-    ) -> list[list[str]]:
-        """Write the table, if there is any row; returns the rows of the images that were read."""
-        good = {i: self._row(files[i], values, classes) for i, values, classes in found}
-        rows = good | {file.place: [file.path, "", "", "", file.reason] for file in bad}
-        if rows:
-            # surrogateescape: names that are not UTF-8 are written as they are on disk
-            options: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-            with self._writing() as part, part.open("w", **options) as file:
-                writer = csv.writer(file)
-                writer.writerow(["file", "class", "probability", "top5", "error"])
-                writer.writerows(rows[place] for place in sorted(rows))
+    ) -> list[Entry]:
+        """Write the file, if there is any row; returns the entries of the images that were read."""
+        good = {
+            i: Entry(files[i], [self.class_names[k] for k in classes], values)
+            for i, values, classes in found
+        }
+        entries = good | {file.place: Entry(file.path, [], [], file.reason) for file in bad}
+        if entries:
+            with self._writing() as part:
+                self._write_entries(part, [entries[place] for place in sorted(entries)])
         return list(good.values())
+
+    def _write_entries(self, path: Path, entries: list[Entry]) -> None:
+        # surrogateescape: names that are not UTF-8 are written as they are on disk
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "class", "probability", f"top{self.top}", "error"])
+            writer.writerows(map(self._row, entries))
+
+    def abstains(self, entry: Entry) -> bool:
+        """Whether the most probable class is not probable enough to be given."""
+        return entry.values[0] < self.abstain_below
 
     @contextmanager
     def _writing(self) -> Iterator[Path]:
@@ -139,18 +170,55 @@ class PredictionWriter:
         reasons = dict(gather_lists(self._bad, world))
         return [BadFile(i, files[i], reasons[i]) for i in sorted(reasons)]
 
-    def _row(self, file: str, values: list[float], classes: list[int]) -> list[str]:
-        names = [self.class_names[i] for i in classes]
-        top5 = ";".join(f"{name}:{value:.4f}" for name, value in zip(names, values, strict=True))
-        return [file, names[0], f"{values[0]:.4f}", top5, ""]
+    def _row(self, entry: Entry) -> list[str]:
+        if entry.error:
+            return [entry.file, "", "", "", entry.error]
+        pairs = zip(entry.classes, entry.values, strict=True)
+        top = ";".join(f"{name}:{value:.4f}" for name, value in pairs)
+        name = "" if self.abstains(entry) else entry.classes[0]
+        return [entry.file, name, f"{entry.values[0]:.4f}", top, ""]
 
-    def _show(self, rows: list[list[str]]) -> None:
-        names = [printable(row[0]) for row in rows[:PRINTED_ROWS]]
+    def _show(self, entries: list[Entry]) -> None:
+        names = [printable(entry.file) for entry in entries[:PRINTED_ROWS]]
         width = max(map(len, names))
-        for file, (_, name, probability, *_) in zip(names, rows, strict=False):
-            print(f"{file:{width}}  {probability}  {name}")
-        if len(rows) > PRINTED_ROWS:
-            print(f"… and {len(rows) - PRINTED_ROWS} more")
+        for file, entry in zip(names, entries, strict=False):
+            name = (
+                f"none (perhaps {entry.classes[0]})" if self.abstains(entry) else entry.classes[0]
+            )
+            print(f"{file:{width}}  {entry.values[0]:.4f}  {name}")
+        if len(entries) > PRINTED_ROWS:
+            print(f"… and {len(entries) - PRINTED_ROWS} more")
+        if self.abstain_below:
+            count = sum(map(self.abstains, entries))
+            print(f"no class for {count} of {len(entries)} images: below {self.abstain_below:g}")
+
+
+class JsonWriter(PredictionWriter):
+    """Writes predictions.jsonl, JSON Lines: one object for each image, in the order given.
+
+    Its keys: file; class, null if none is probable enough; probability; top, the most probable
+    classes, each with class and probability. One that cannot be read has file and error alone.
+    """
+
+    def __init__(self, out: str | None, class_names: list[str], **options: Any) -> None:
+        super().__init__(out or str(free_path(Path(JSON_FILE))), class_names, **options)
+
+    def _write_entries(self, path: Path, entries: list[Entry]) -> None:
+        # bytes of a name that are not UTF-8 become JSON's own escapes
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            for entry in entries:
+                file.write(json.dumps(self._object(entry), ensure_ascii=False) + "\n")
+
+    def _object(self, entry: Entry) -> dict[str, Any]:
+        if entry.error:
+            return {"file": entry.file, "error": entry.error}
+        pairs = zip(entry.classes, entry.values, strict=True)
+        return {
+            "file": entry.file,
+            "class": None if self.abstains(entry) else entry.classes[0],
+            "probability": entry.values[0],
+            "top": [{"class": name, "probability": value} for name, value in pairs],
+        }
 
 
 def gather_lists(mine: list[Any], world: int) -> list[Any]:
@@ -160,63 +228,3 @@ def gather_lists(mine: list[Any], world: int) -> list[Any]:
     lists: list[Any] = [None] * world
     torch.distributed.all_gather_object(lists, mine)
     return [item for items in lists for item in items]
-
-
-def feature_of(settings: Any, model: ViT) -> Feature | None:
-    """The feature that the options ask for; None for probabilities."""
-    if settings["output"] == "features":
-        feature = Feature(settings["layer"], settings["pool"])
-        feature.check(model)
-        return feature
-    if settings["layer"] is not None or settings["pool"] is not None:  # would have no effect
-        raise InputError(
-            "layer and pool choose among features; give output features too",
-            argument=("layer", "pool", "output"),
-        )
-    return None
-
-
-def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
-    """The writer of what the options ask for."""
-    if settings["output"] == "features":
-        return FeatureWriter(settings["out"])
-    return PredictionWriter(settings["out"], class_names)
-
-
-class FeatureWriter(PredictionWriter):
-    """Writes features.npz: float32 ``(n, D)`` and the names of their files, in the order given."""
-
-    noun = "features"
-
-    def __init__(self, out: str | None) -> None:
-        super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
-        self._rows = Collector()
-
-    def add(self, outputs: Tensor, batch: Batch) -> None:
-        self._rows.add(outputs, batch)
-        self._bad += batch.bad
-
-    def finish(self, files: list[str], processes: Processes = ALONE) -> None:
-        rows = self._rows.rows(processes.gather)
-        bad = self._bad_files(files, processes.world)
-        if not len(rows.sample):
-            way_out = "fix them, or give other images"
-            refuse_bad_images(bad, len(bad), way_out, argument="images")
-        if not processes.is_first:
-            return
-        self._write_rows(files, rows)
-        print(f"{len(rows.sample)} features of {rows.values.shape[1]} numbers")
-        print_bad_images(bad, len(rows.sample))
-
-    def _write_so_far(self, files: list[str]) -> int:
-        if not self._rows:
-            return 0
-        rows = self._rows.rows()
-        self._write_rows(files, rows)
-        return len(rows.sample)
-
-    def _write_rows(self, files: list[str], rows: Rows) -> None:
-        names = np.array([files[i] for i in rows.sample.tolist()])
-        # by handle: savez would add .npz to another ending
-        with self._writing() as part, part.open("wb") as file:
-            np.savez(file, allow_pickle=False, features=rows.values.numpy(), files=names)

@@ -1,0 +1,181 @@
+"""What ``predict`` can write besides classes, and the writer that the options ask for.
+
+batches of features (B, D) -> features.npz; of patch tokens (B, N, D) -> patches.npy, patches.csv
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vitlit.data.batch import Batch
+from vitlit.errors import InputError
+from vitlit.evaluation.inference import ALONE, Collector, Processes, Rows
+from vitlit.files import free_path, naming_full_disk, new_path, replacing
+from vitlit.images.bad_images import print_bad_images, refuse_bad_images
+from vitlit.model.features import AnyFeature, Feature, PatchFeature
+from vitlit.model.vit import ViT
+from vitlit.prediction.row_file import RowFile
+from vitlit.prediction.writer import JsonWriter, PredictionWriter
+
+FEATURES_FILE, PATCHES_FILE = "features.npz", "patches.npy"
+HEADLESS_OUTPUTS = ("features", "patches")  # computed without the head
+
+
+def feature_of(settings: Any, model: ViT) -> AnyFeature | None:
+    """The feature that the options ask for; None for probabilities."""
+    if settings["output"] == "features":
+        feature = Feature(settings["layer"], settings["pool"])
+        feature.check(model)
+        return feature
+    if settings["output"] == "patches":
+        if settings["pool"] is not None:
+            raise InputError(
+                "pool makes one vector of an image's patches, and output patches has all of them; "
+                "leave out pool, or give output features",
+                argument=("pool", "output"),
+            )
+        tokens = PatchFeature(settings["layer"])
+        tokens.check(model)
+        return tokens
+    if settings["layer"] is not None or settings["pool"] is not None:  # would have no effect
+        raise InputError(
+            "layer and pool choose among features; give output features too",
+            argument=("layer", "pool", "output"),
+        )
+    return None
+
+
+def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
+    """The writer of what the options ask for."""
+    out, output = settings["out"], settings["output"]
+    options = {"top": settings["top_k"], "abstain_below": settings["abstain_below"]}
+    if options["top"] < 1:
+        raise InputError(f"top_k {options['top']} is too small; give 1 or more", argument="top_k")
+    if not 0 <= options["abstain_below"] <= 1:
+        raise InputError(
+            f"abstain_below {options['abstain_below']} is no probability; give 0 to 1",
+            argument="abstain_below",
+        )
+    if output in HEADLESS_OUTPUTS and options != {"top": 5, "abstain_below": 0.0}:
+        raise InputError(
+            f"top_k and abstain_below choose among classes, which {output} have none of; leave "
+            f"them out",
+            argument=("top_k", "abstain_below", "output"),
+        )
+    match output:
+        case "features":
+            return FeatureWriter(out)
+        case "patches":
+            return PatchWriter(out)
+        case "json":
+            return JsonWriter(out, class_names, **options)
+    return PredictionWriter(out, class_names, **options)
+
+
+class FeatureWriter(PredictionWriter):
+    """Writes features.npz: float32 ``(n, D)`` and the names of their files, in the order given."""
+
+    noun = "features"
+
+    def __init__(self, out: str | None) -> None:
+        super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
+        self._rows = Collector()
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        self._rows.add(outputs, batch)
+        self._bad += batch.bad
+
+    def finish(self, files: list[str], processes: Processes = ALONE) -> None:
+        rows = self._rows.rows(processes.gather)
+        bad = self._bad_files(files, processes.world)
+        if not len(rows.sample):
+            way_out = "fix them, or give other images"
+            refuse_bad_images(bad, len(bad), way_out, argument="images")
+        if not processes.is_first:
+            return
+        self._write_rows(files, rows)
+        print(f"{len(rows.sample)} features of {rows.values.shape[1]} numbers")
+        print_bad_images(bad, len(rows.sample))
+
+    def _write_so_far(self, files: list[str]) -> int:
+        if not self._rows:
+            return 0
+        rows = self._rows.rows()
+        self._write_rows(files, rows)
+        return len(rows.sample)
+
+    def _write_rows(self, files: list[str], rows: Rows) -> None:
+        names = np.array([files[i] for i in rows.sample.tolist()])
+        # by handle: savez would add .npz to another ending
+        with self._writing() as part, part.open("wb") as file:
+            np.savez(file, allow_pickle=False, features=rows.values.numpy(), files=names)
+
+
+class PatchWriter(PredictionWriter):
+    """Writes patches.npy, float32 ``(n, N, D)``, batch by batch, and patches.csv beside it.
+
+    ``np.load("patches.npy", mmap_mode="r")`` reads any image's tokens without the others. The table
+    has the columns file, row (in the array) and error. In one process only: rows come in order.
+    """
+
+    noun = "patch tokens"
+
+    def __init__(self, out: str | None) -> None:
+        super().__init__(out or str(free_path(Path(PATCHES_FILE))), [])
+        self.table = self.path.with_suffix(".csv")
+        if self.table == self.path:
+            raise InputError(f"out {out} is the table's name; end it in .npy", argument="out")
+        new_path(str(self.table))
+        self._part = self.path.with_name(f".{self.path.name}.part")  # until it is complete
+        self._rows: RowFile | None = None
+        self._places: list[int] = []
+        self._shape: tuple[int, ...] = ()
+
+    def check_several_processes(self) -> None:
+        raise InputError(
+            "output patches is written by one process, in the order of the images; give devices 1",
+            argument=("output", "devices"),
+        )
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        with naming_full_disk(self.path):
+            if self._rows is None:
+                self._rows = RowFile(self._part)
+            self._rows.add(outputs[batch.valid.to(outputs.device)])
+        self._shape = tuple(outputs.shape[1:])
+        self._places += batch.sample[batch.valid.cpu()].tolist()
+        self._bad += batch.bad
+
+    def finish(self, files: list[str], processes: Processes = ALONE) -> None:
+        bad = self._bad_files(files, 1)
+        if not self._places:
+            self.abandon()
+            refuse_bad_images(bad, len(bad), "fix them, or give other images", argument="images")
+        self._write_so_far(files)
+        tokens, width = self._shape
+        print(f"{len(self._places)} images of {tokens} patch tokens of {width} numbers")
+        print_bad_images(bad, len(self._places))
+
+    def _write_so_far(self, files: list[str]) -> int:
+        if self._rows is None or not self._places:
+            self.abandon()
+            return 0
+        reasons = {file.place: file.reason for file in self._bad_files(files, 1)}
+        rows = {place: row for row, place in enumerate(self._places)}
+        with naming_full_disk(self.path), replacing(self.table) as part:
+            with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                writer = csv.writer(file)
+                writer.writerow(["file", "row", "error"])
+                for place in sorted(rows.keys() | reasons.keys()):
+                    writer.writerow([files[place], rows.get(place, ""), reasons.get(place, "")])
+            self._rows.close()
+            self._part.replace(self.path)
+        return len(rows) + len(reasons)
+
+    def abandon(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._part.unlink(missing_ok=True)
