@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import answer
+from vitlit.evaluation.inference import Processes, answer
 from vitlit.model.vit import ViT
 from vitlit.prediction.outputs import FeatureWriter, feature_of, make_writer
-from vitlit.prediction.writer import PredictionWriter, Processes
+from vitlit.prediction.writer import PredictionWriter
 
 NAMES = ["ant", "bee", "cat"]
 
