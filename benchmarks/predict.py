@@ -136,7 +136,7 @@ def make_checkpoint(folder: Path) -> Path:
     """A ViT-S/16 after one step on this machine, in the precision that fit chooses here."""
     for label in ("a", "b"):
         photos.write_photos(folder / "data" / label, 4, (64, 48))
-    words = ["fit", "--config", "folder.yaml", "--config", "vit_s16.yaml"]
+    words = ["fit", "--config", "photos.yaml", "--config", "vit_s16.yaml"]
     words += ["--data.data_dir", "data", "--data.batch_size", "4"]
     words += ["--trainer.max_steps", "1", "--trainer.max_epochs", "1"]
     words += ["--trainer.limit_val_batches", "1"]

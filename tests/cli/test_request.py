@@ -29,7 +29,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("rest", "config"),
     [
-        ([], ["--config=folder.yaml"]),
+        ([], ["--config=photos.yaml"]),
         (["--model.pretrained=w.pth"], ["--config=finetune.yaml"]),
         (["--model.pretrained", "w.pth"], ["--config=finetune.yaml"]),
         (["--config=my.yaml"], []),

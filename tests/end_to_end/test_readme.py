@@ -1,8 +1,13 @@
-"""Every command of README and tour runs, on small local files where it would need a network."""
+"""Every command of the README and of each page runs, on small local files instead of a network.
+
+A block of ``sh`` or ``python`` runs line by line, unless the line before it says why it does not:
+``<!-- not run: REASON -->``. Output, and files to copy, are blocks of other languages.
+"""
 
 import re
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,33 +22,61 @@ from timm.models import save_for_hf
 from vitlit.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--config=debug.yaml", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SMALL = ["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--trainer.precision=32-true"]
+SMALL += [f"--trainer.limit_{part}_batches=2" for part in ("train", "val")]
+SMALL += ["--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
+SMALL += ["--trainer.accumulate_grad_batches=1", "--recipe.global_batch=0"]
+SMALL += ["--data.batch_size=4", "--model.depth=2", "--trainer.accelerator=cpu"]
+SMALL += ["--trainer.devices=1"]
+HUB_NAMES = ("google/vit-base-patch16-224",)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+class Block(NamedTuple):
+    """A fenced block of a page: its language, its text, and why it does not run, if it does not."""
+
+    language: str
+    text: str
+    excuse: str | None
 
 
-def commands(path: Path) -> list[list[str]]:
-    lines = [line for block in blocks(path) for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("vitlit ")]
+def blocks(path: Path) -> list[Block]:
+    pattern = r"(?:<!-- not run: (.+?) -->\n\s*)?```(\w*)\n(.*?)```"
+    found = re.findall(pattern, path.read_text(encoding="utf-8"), re.DOTALL)
+    return [Block(language, text, excuse or None) for excuse, language, text in found]
 
 
-BLOCKS = blocks(ROOT / "README.md")
+def commands(block: Block) -> list[list[str]]:
+    """The lines of a shell block, joined where they go on, as words."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+BLOCKS = [block for block in blocks(ROOT / "README.md") if block.language == "sh"]
 
 
 def test_the_first_block_is_the_two_commands_that_need_nothing() -> None:
-    train, test = BLOCKS[0].strip().splitlines()
+    train, test = BLOCKS[0].text.strip().splitlines()
     assert train.startswith("python3 -m venv .venv && ")
     assert train.endswith("vitlit fit --config digits.yaml")
     assert test.startswith("python3 -m venv .venv && ")
     assert "pytest" in test
 
 
-def test_other_ways_to_start_are_those_that_are_tested() -> None:
-    lines = [line for block in BLOCKS[1:] for line in block.splitlines()]
-    others = {line.split()[0] for line in lines if line and not line.startswith("vitlit ")}
-    assert others <= {"torchrun", "sbatch"}  # tests/test_ddp.py
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_a_page_has_no_command_that_neither_runs_nor_says_why(page: Path) -> None:
+    known = {"sh", "python", "text", "yaml", "csv", "bash"}  # bash: a file to copy
+    assert {block.language for block in blocks(page)} <= known
+    ran = [block for block in blocks(page) if block.language == "sh" and not block.excuse]
+    assert {words[0] for block in ran for words in commands(block)} <= {"vitlit"}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES])
+def test_links_to_files_lead_to_files(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    local = [link.partition("#")[0] for link in links if "://" not in link]
+    assert [link for link in local if link and not (page.parent / link).exists()] == []
 
 
 def write_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,27 +86,37 @@ def write_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
     model = timm.create_model("vit_base_patch16_224", **small)
     save_file(model.state_dict(), "weights.safetensors")
-    home = cache / "models--google--vit-base-patch16-224"
-    (home / "refs").mkdir(parents=True)
-    (home / "refs" / "main").write_text("0" * 40)
-    save_for_hf(model, home / "snapshots" / ("0" * 40), model_args=small, safe_serialization=True)
+    for name in HUB_NAMES:
+        home = cache / f"models--{name.replace('/', '--')}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text("0" * 40)
+        folder = home / "snapshots" / ("0" * 40)
+        save_for_hf(model, folder, model_args=small, safe_serialization=True)
+
+
+def run_command(words: list[str]) -> None:
+    """One ``vitlit`` command, as a user types it, but small."""
+    args = words[1:]
+    if args[0] == "fit":
+        continues = "--ckpt_path" in args  # with the checkpoint's data, for more epochs
+        args += [word for word in SMALL if not (continues and "max_epochs" in word)]
+        if not (continues or Path(args[1]).is_dir() or "--data.data_dir" in args):
+            args += ["--data.data_dir", "data"]
+    quiet = [] if args[0] == "runs" else ["--trainer.enable_progress_bar=false"]
+    assert main([*args, *quiet]) == 0, words
 
 
 @pytest.mark.first
 @pytest.mark.parametrize(
-    ("path", "least"),
+    "path",
     [
-        ("README.md", 10),
-        ("docs/attention.md", 3),
-        pytest.param("docs/small_data.md", 5, marks=pytest.mark.slow),
+        ROOT / "README.md",
+        *(pytest.param(path, marks=pytest.mark.slow) for path in PAGES),
     ],
+    ids=lambda path: path.stem,
 )
 def test_the_commands_run_one_after_the_other(
-    path: str,
-    least: int,
-    tmp_path: Path,
-    photo_folder: PhotoFolder,
-    monkeypatch: pytest.MonkeyPatch,
+    path: Path, tmp_path: Path, photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trust_small_files(monkeypatch)
@@ -83,13 +126,13 @@ def test_the_commands_run_one_after_the_other(
     Path("folder").mkdir()
     for name in ("photo.png", "folder/other.jpg"):
         Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(name)
-    found = commands(ROOT / path)
-    assert len(found) >= least
-    for command in found:
-        args = command[1:]
-        if args[0] == "fit":
-            args += SMALL
-        if args[0] == "fit" and "--data.data_dir" not in args:
-            args += ["--data.data_dir", "data"]
-        quiet = [] if args[0] == "runs" else ["--trainer.enable_progress_bar=false"]
-        assert main([*args, *quiet]) == 0, command
+    set_up = BLOCKS[0].text  # .ci/run runs it
+    names: dict[str, object] = {}  # of the page's Python
+    for block in blocks(path):
+        if block.excuse or block.text == set_up:
+            continue
+        if block.language == "python":
+            exec(compile(block.text, str(path), "exec"), names)
+        elif block.language == "sh":
+            for words in commands(block):
+                run_command(words)

@@ -34,7 +34,7 @@ from vitlit.files import relative_path
 from vitlit.training.runs import find_start
 
 PRECISION_OPTION = "--trainer.precision"
-FOLDER_RECIPE, FINETUNE_RECIPE = "folder.yaml", "finetune.yaml"
+FOLDER_RECIPE, FINETUNE_RECIPE = "photos.yaml", "finetune.yaml"
 Start = FromCheckpoint | FromWeights | None
 
 
