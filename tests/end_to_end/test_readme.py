@@ -132,6 +132,8 @@ def test_the_commands_run_one_after_the_other(
         if block.excuse or block.text == set_up:
             continue
         if block.language == "python":
+            for package in re.findall(r"^(?:import|from) (\w+)", block.text, re.MULTILINE):
+                pytest.importorskip(package)
             exec(compile(block.text, str(path), "exec"), names)
         elif block.language == "sh":
             for words in commands(block):

@@ -66,7 +66,7 @@ EXAMPLES = {
 
 def short_help(command: str) -> str:
     """The help of a command: what it does, its most used options, examples."""
-    options = {one.dest: one for one in options_of(_parser_of(command))}
+    options = {one.dest: one for one in command_options(command)}
     lines = [textwrap.fill(f"vitlit {command}: {COMMANDS[command]}", 80), ""]
     for name in OPTIONS[command].split():
         lines.append(f"  --{name}{_default(options[name])}")
@@ -75,6 +75,11 @@ def short_help(command: str) -> str:
         lines.append(textwrap.indent(textwrap.fill(sentence, 72), " " * 6))
     lines += ["", "examples:", *(f"  vitlit {words}" for words in EXAMPLES[command])]
     return "\n".join([*lines, "", f"`vitlit {command} --help all` lists every option"])
+
+
+def command_options(command: str) -> list[argparse.Action]:
+    """Every option of a command, as its parser has them."""
+    return options_of(_parser_of(command))
 
 
 def _parser_of(command: str) -> argparse.ArgumentParser:
