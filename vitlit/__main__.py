@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         if not stop.quiet:
             print(f"vitlit: {stop}", file=sys.stderr)
             if stop.way_on:
-                print(f"vitlit: to go on: {stop.way_on}", file=sys.stderr)
+                print(f"vitlit: to continue: {stop.way_on}", file=sys.stderr)
         return stop.status
     except TrainingError as fault:
         print(f"vitlit: {fault}{_options(fault)}", file=sys.stderr, flush=True)
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
 
         message = advice(error)
         if message is None:
-            print("vitlit: a defect; please report it with the lines below", file=sys.stderr)
+            print("vitlit: this is a bug; please report it with the lines below", file=sys.stderr)
         if debug or message is None:
             raise
         return _fail(message, _options(error))

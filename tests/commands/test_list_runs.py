@@ -136,10 +136,10 @@ def test_runs_say_whether_they_are_done_and_how_to_go_on(
     lines = listed(capsys, "--sort=name")
     states = [line.split()[-1] for line in lines[1:] if not line.startswith(" ")]
     assert states == ["finished", "stopped", "debug", "started"]
-    ways = [line for line in lines if line.startswith("  to ")]
+    ways = [line for line in lines if " vitlit fit " in line]
     assert ways == [
-        "  to go on  vitlit fit --config 'lightning_logs/b c/config.yaml' --run 'b c'",
-        "  to begin  vitlit fit --config lightning_logs/e/config.yaml --run e",
+        "  continue  vitlit fit --config 'lightning_logs/b c/config.yaml' --run 'b c'",
+        "  begin     vitlit fit --config lightning_logs/e/config.yaml --run e",
     ]
 
 

@@ -63,8 +63,8 @@ def test_images_without_files_are_told_by_their_pixels() -> None:
     ("labels", "words"),
     [
         ([0, 1, 0, 1], "2, each with 2 training images"),
-        ([0, 0, 0, 1], "2; the rarest in training is dog (1), the commonest cat (3)"),
-        ([1, 1], "2; the rarest in training is cat (0), the commonest dog (2)"),
+        ([0, 0, 0, 1], "2; the rarest in training is dog (1), the most common cat (3)"),
+        ([1, 1], "2; the rarest in training is cat (0), the most common dog (2)"),
     ],
 )
 def test_classes_are_told_with_the_rarest(labels: list[int], words: str) -> None:

@@ -144,7 +144,9 @@ def test_a_signal_brings_the_command_that_goes_on(
         patch.setattr(Stopping, "on_train_batch_end", stop)
         lines = said(log, monkeypatch, *FIT, "--trainer.max_epochs=3", status=130)
     [command] = [
-        line.removeprefix("vitlit: to go on: vitlit ") for line in lines if "to go on" in line
+        line.removeprefix("vitlit: to continue: vitlit ")
+        for line in lines
+        if "to continue: " in line
     ]
     log.seek(0)
     log.truncate()

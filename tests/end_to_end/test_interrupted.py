@@ -93,7 +93,7 @@ def test_a_command_that_is_stopped_leaves_nothing_unfinished(
     monkeypatch.setattr(WHERE[command], sending(signum, lambda *args, **options: []))
     before = signal.getsignal(signum)
     assert main(words_of(run, command)) == STATUS[signum]
-    words = f"vitlit: stopped by {signum.name} before its end; nothing unfinished was left\n"
+    words = f"vitlit: stopped by {signum.name} before it was done; no unfinished files are left\n"
     assert capsys.readouterr().err.endswith(words)
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signum) == before
@@ -140,7 +140,7 @@ def test_a_signal_before_the_first_image_writes_no_predictions(
     monkeypatch.setattr(place, sending(signal.SIGTERM, lambda *args: []))
     images = f"--data.images={run / 'photos'}"
     assert main([*words_of(run, "predict"), images]) == 143
-    assert "before its end; nothing unfinished was left" in capsys.readouterr().err
+    assert "before it was done; no unfinished files are left" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -215,10 +215,10 @@ DIGITS = f"fit --config digits.yaml {SMALL}"
 PHOTOS = "fit photos --model.patch_size 8 --data.img_size 16"
 OK = "--ckpt_path ok.ckpt"
 SITUATIONS = [  # words, and parts of the message, in the folder of odd_folder.py
-    ("test --ckpt_path cut.ckpt", ["cut.ckpt is not a checkpoint, or is cut short"]),
-    ("test --ckpt_path empty.ckpt", ["empty.ckpt is not a checkpoint, or is cut short"]),
-    ("test --ckpt_path text.ckpt", ["text.ckpt is not a checkpoint, or is cut short"]),
-    ("test --ckpt_path pickle.ckpt", ["pickle.ckpt is not a checkpoint, or is cut short"]),
+    ("test --ckpt_path cut.ckpt", ["cut.ckpt is not a checkpoint, or is truncated"]),
+    ("test --ckpt_path empty.ckpt", ["empty.ckpt is not a checkpoint, or is truncated"]),
+    ("test --ckpt_path text.ckpt", ["text.ckpt is not a checkpoint, or is truncated"]),
+    ("test --ckpt_path pickle.ckpt", ["pickle.ckpt is not a checkpoint, or is truncated"]),
     ("test --ckpt_path photos/a/0.png", ["photos/a/0.png is not a checkpoint"]),
     ("test --ckpt_path folder.ckpt", ["no checkpoint in the folder folder.ckpt"]),
     ("test --ckpt_path list.ckpt", ["it holds no named parts"]),

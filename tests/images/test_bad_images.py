@@ -60,10 +60,10 @@ def test_training_is_refused_with_all_bad_files_of_both_splits(
     root = photo_folder("train+val+test")
     bad = [root / "train" / "cat" / "0.png", root / "val" / "dog" / "1.jpg"]
     spoil(*bad, root / "test" / "dog" / "0.png")
-    with pytest.raises(InputError, match=r"^2 of 16 images .*0\.png \(cut short\).*on_bad_image"):
+    with pytest.raises(InputError, match=r"^2 of 16 images .*0\.png \(truncated\).*on_bad_image"):
         photos(root, memory_gb=memory_gb)
     found = [line.strip() for line in caplog.text.splitlines() if line.startswith("  ")]
-    assert found == [f"{path}: cut short" for path in bad]
+    assert found == [f"{path}: truncated" for path in bad]
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
@@ -83,7 +83,7 @@ def test_the_second_start_names_the_files_again(
         caplog.clear()
         with pytest.raises(InputError):
             photos(root)
-        assert "cat/0.png: cut short" in caplog.text
+        assert "cat/0.png: truncated" in caplog.text
 
 
 # -- leaving out ------------------------------------------------------------------------------
@@ -174,5 +174,5 @@ def test_rows_of_bad_files_are_not_valid_and_say_why(
     data = photos(root, "predict", images=[str(root)], batch_size=4, num_workers=num_workers)
     first, second = data.predict_dataloader()
     assert first.valid.tolist() == [True, False, True, True]
-    assert [tuple(pair) for pair in first.bad] == [(1, "cut short")]
+    assert [tuple(pair) for pair in first.bad] == [(1, "truncated")]
     assert second.valid.all()

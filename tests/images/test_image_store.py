@@ -49,7 +49,7 @@ def test_decoding_keeps_the_order_over_many_chunks(
 
 
 def broken(root: Path) -> FileImages:
-    """Eight files, of which the first is cut short and the seventh no image."""
+    """Eight files, of which the first is truncated and the seventh no image."""
     first, seventh = root / "cat" / "0.png", root / "dog" / "2.png"
     first.write_bytes(first.read_bytes()[:200])
     seventh.write_bytes(b"text")
@@ -70,7 +70,7 @@ def test_decoding_lists_the_files_that_cannot_be_read(
     monkeypatch.setattr(image_store, "CHUNK_IMAGES", 3)
     images = broken(photo_folder())
     first, seventh = images.decode(lambda chunk: None)
-    assert first == (0, images.paths[0], "cut short")
+    assert first == (0, images.paths[0], "truncated")
     assert seventh[:2] == (6, images.paths[6])
 
 

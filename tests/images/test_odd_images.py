@@ -125,7 +125,7 @@ def test_predict_names_what_it_can_and_lists_the_others(
     bad = len(BAD) - 1 + 1  # a link to a folder is a loop here, and there is the pipe
     reasons = {row["file"]: row["error"] for row in rows if row["error"]}
     assert len(reasons) == bad  # all of them, where the screen shows ten
-    assert reasons["odd/half.png"] == "cut short"
+    assert reasons["odd/half.png"] == "truncated"
     assert {(row["class"], row["top5"]) for row in rows if row["error"]} == {("", "")}
     assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
     text = capsys.readouterr().out

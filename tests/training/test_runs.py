@@ -116,7 +116,7 @@ def test_best_is_of_the_training_and_not_of_a_later_trial(
     with caplog.at_level("INFO"):
         best = checkpoint.resolve_checkpoint("best")
     assert best == folder("real") / "checkpoints" / "best.ckpt"
-    assert f"best passes over the debug run {folder('trial')}" in caplog.text
+    assert f"best skips the debug run {folder('trial')}" in caplog.text
     assert not (folder("real") / "debug").exists()
 
 

@@ -135,8 +135,8 @@ def test_a_shape_that_no_vit_has_is_refused(name: str, shape: tuple[int, ...], p
 @pytest.mark.parametrize(
     ("gone", "more", "part"),
     [
-        ("pos_embed", None, "has no learned positions .*; it is cut short"),
-        ("blocks.0.mlp.fc1.weight", None, "has no blocks.0.mlp; it is cut short"),
+        ("pos_embed", None, "has no learned positions .*; it is truncated"),
+        ("blocks.0.mlp.fc1.weight", None, "has no blocks.0.mlp; it is truncated"),
         (
             "pos_embed",
             "layers.0.x",

@@ -107,7 +107,7 @@ def test_a_file_cut_short_is_not_intact(cut: int, tmp_path: Path) -> None:
 
 CHANGES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     *(
-        (f"short of {n}", lambda data, n=n: data[:-n], f"cut short by {n} bytes")
+        (f"short of {n}", lambda data, n=n: data[:-n], f"truncated by {n} bytes")
         for n in range(1, 79)
     ),
     *(

@@ -244,7 +244,7 @@ def test_truncated_safetensors_are_said_to_be_cut_short(tmp_path: Path) -> None:
     folder_of(tmp_path, {})
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"cut short or damaged .* download it again"):
+    with pytest.raises(InputError, match=r"truncated or damaged .* download it again"):
         load_weights(file)
 
 

@@ -90,9 +90,9 @@ def _add_training(parser: ArgumentParser) -> None:
         "--recipe.global_batch",
         type=int,
         default=0,
-        help="Images in an optimiser step for which a recipe's learning rate was chosen: "
-        "data.batch_size times processes times trainer.accumulate_grad_batches. fit says so if its "
-        "own differ; 0 states none.",
+        help="Images per optimiser step for which the learning rate of a recipe was chosen: "
+        "data.batch_size times processes times trainer.accumulate_grad_batches. fit says so if it "
+        "trains with another number; 0 states none.",
     )
     parser.add_argument(
         "--early_stopping.patience",
@@ -112,7 +112,7 @@ def _add_training(parser: ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="Decay of an exponential moving average of the weights, such as 0.9998. The average "
-        "is validated and saved. 0 keeps none.",
+        "is validated and saved. 0 keeps no average.",
     )
     parser.add_argument(
         "--pictures.every_n_epochs",
@@ -141,14 +141,14 @@ def _add_run(parser: ArgumentParser) -> None:
         "--checkpoints.every_n_steps",
         type=int,
         default=0,
-        help="Optimiser steps between two saves of last.ckpt; 0 leaves it to the minutes alone.",
+        help="Optimiser steps between two saves of last.ckpt; 0 saves it by every_minutes alone.",
     )
     parser.add_argument(
         "--checkpoints.every_minutes",
         type=float,
         default=1.0,
-        help="Minutes between two saves of last.ckpt, the one at the end apart; more if saving "
-        "takes over a twentieth of the time. 0 saves it after each validation and epoch instead.",
+        help="Minutes between two saves of last.ckpt, besides the one at the end; longer if saving "
+        "would take over a twentieth of the time. 0 saves after each validation and epoch instead.",
     )
     parser.add_argument(
         "--checkpoints.monitor",

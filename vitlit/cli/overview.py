@@ -11,13 +11,13 @@ COMMANDS = {
     "inspect": "look at your data before training: duplicates, labels, files",
     "validate": "score a checkpoint on its validation split",
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
-    "compare": "score several checkpoints on the same images: is one really better?",
-    "predict": "name what is in your images, and write predictions.csv",
+    "compare": "score several checkpoints on the same images, and test the difference",
+    "predict": "classify your images, and write predictions.csv",
     "probe": "k-NN and linear accuracy of a model's features; nearest images",
     "anomaly": "find images that differ from normal ones, and where",
     "explain": "draw what a model looks at: figures, arrays and a page",
     "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
-    "runs": "list your runs: settings that differ, best epoch, how to go on",
+    "runs": "list your runs: settings that differ, best epoch, how to continue",
 }
 
 # Those that can work without Lightning; the others train.

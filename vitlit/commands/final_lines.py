@@ -42,7 +42,7 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
             continue
         path = Path(checkpoint.best_model_path)
         if not path.is_file():
-            lines.append(labelled("removed", f"{relative_path(path)}, by somebody else"))
+            lines.append(labelled("removed", f"{relative_path(path)}, by another program"))
             continue
         # The best checkpoint comes first in the list, so the next command is about it.
         kept.append(path)
@@ -85,7 +85,7 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
             yield labelled(
                 "ended",
                 f"by --trainer.max_time, after {timer.time_elapsed():.0f} seconds of training, "
-                f"those before it was resumed included; give more to go on",
+                f"including those before it was resumed; give a longer time to continue",
             )
     for stopping in trainer.early_stopping_callbacks:
         if stopping.wait_count >= max(1, stopping.patience):

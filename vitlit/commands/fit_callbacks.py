@@ -49,7 +49,7 @@ class DebugMark(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            text = f"A trial with {DEBUG_CONFIG.name}; best and last pass over it.\n"
+            text = f"A trial with {DEBUG_CONFIG.name}; best and last skip it.\n"
             (self.run / DEBUG_FILE).write_text(text, encoding="utf-8")
 
 

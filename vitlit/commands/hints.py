@@ -19,7 +19,7 @@ RISE, MIN_RISING = 1.1, 3  # of the validation loss over its minimum, and epochs
 RISING_SHARE = 0.1  # of all epochs; the minimum of a long training has to lie further back
 FALL = 0.05  # share by which the loss fell between the last two tenths of the epochs
 MIN_EPOCHS = 5  # with validation, from which on a course can be seen
-UNBALANCED, GAP = 5, 0.05  # images of the commonest class to one of the rarest; of accuracies
+UNBALANCED, GAP = 5, 0.05  # images of the most common class to one of the rarest; of accuracies
 MANY_TOKENS = 1000  # of an image
 NAME_LETTERS = 20
 
@@ -91,7 +91,7 @@ def predicts_one_class(rows: Sequence[Row], facts: Facts) -> str | None:
 
 
 def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
-    """The best accuracy is not above that of always guessing the commonest class."""
+    """The best accuracy is not above that of always guessing the most common class."""
     scores, total = _column(rows, "val/acc"), sum(facts.val_counts)
     if not scores or not total:
         return None
@@ -100,7 +100,7 @@ def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
         return None
     return (
         f"validation accuracy {best:.3f} is no better than chance ({share:.3f} for always naming "
-        f"the commonest class); try another --model.lr, and see that the labels are right"
+        f"the most common class); try another --model.lr, and see that the labels are right"
     )
 
 
@@ -182,6 +182,6 @@ def many_tokens(facts: Facts) -> str | None:
     if not facts.is_folder or facts.img_size is not None or facts.tokens < MANY_TOKENS:
         return None
     return (
-        f"each image is {facts.tokens:,} tokens, as img_size was not given; a smaller "
+        f"each image has {facts.tokens:,} tokens, because img_size was not given; a smaller "
         f"--data.img_size or a larger --model.patch_size is much faster"
     )

@@ -220,7 +220,7 @@ def _end_lines(run: RunRecord) -> list[str]:
     """What is wrong with the folder, and the command that goes on."""
     lines = _fill(printable(run.trouble))
     if run.command:
-        word = "  to go on" if run.state == "stopped" else "  to begin"
+        word = "  continue" if run.state == "stopped" else "  begin"
         lines.append(labelled_command(word, *_parts(run.command)))
     return lines
 

@@ -107,7 +107,7 @@ def class_words(labels: Tensor, names: Sequence[str]) -> str:
         return f"{len(names)}, each with {counts[rare]:,} training images"
     return (
         f"{len(names)}; the rarest in training is {printable(names[rare])} ({counts[rare]:,}), the "
-        f"commonest {printable(names[common])} ({counts[common]:,})"
+        f"most common {printable(names[common])} ({counts[common]:,})"
     )
 
 

@@ -69,9 +69,9 @@ class PlainImageData(SplitLoaders):
         train_fraction: Share of the training images to use, of each class; 1 uses all.
         shots: Number of training images to use of each class, in place of train_fraction.
         split_seed: Decides which images are held out, and which are used.
-        split_by: How a folder is split: hash looks at the path of each image alone, so that images
-            which come or go move no other; position at its place among the sorted ones, as earlier
-            versions did. Sets that never change are split by position.
+        split_by: How a folder is split: hash by the path of each image alone, so that adding or
+            removing images moves no other to another split; position by its place among the sorted
+            paths, as earlier versions did, and as for data sets that never change.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
             (ImageNet's for a folder); none leaves pixels in [0, 1] and ignores mean and std.
         mean: Mean of each channel in place of the data set's, of pixels in [0, 1].

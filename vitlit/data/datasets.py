@@ -46,7 +46,7 @@ def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
     assert name is not None
     try:
         source = torchvision_class(name)(str(data_dir), train=part == "train")
-    except Exception as error:  # torchvision raises many types for files that were cut short
+    except Exception as error:  # torchvision raises many types for files that were truncated
         # its hint goes on with an argument of Python's
         hint = find_text("download hint", str(error))
         reason = str(error)[: hint.start()] if hint else str(error)

@@ -20,7 +20,8 @@ from vitlit.plotting import COLORMAP, Bytes, image_uri
 PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)
 DISTANCE_CAPTION = (
     "How far each head looks: the distance in pixels from a patch to what it attends to, weighted "
-    "by attention; a dot is a head. Low dots look near by, high dots across the whole image."
+    "by attention; a dot is a head. A low dot means that the head looks "
+    "nearby, a high one that it looks across the whole image."
 )
 UNIFORM_CAPTION = " The dashed line, at {:.1f} pixels, is the distance of uniform attention."
 

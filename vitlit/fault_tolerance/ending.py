@@ -19,7 +19,7 @@ CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
 )
 # Within this time a further signal is the same request: SLURM and torchrun both pass signals on.
 SAME_WISH_SECONDS = 1.0
-UNFINISHED = "before its end; nothing unfinished was left"
+UNFINISHED = "before it was done; no unfinished files are left"
 
 
 @contextmanager

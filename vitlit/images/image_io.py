@@ -33,7 +33,7 @@ MAX_PIXELS = 178_956_970
 # Images that are longer than this many inputs side by side lose their ends before they are resized.
 MAX_SURPLUS = 32
 LARGE_PIXELS = 2**25  # a process decodes larger images one at a time, to spare memory
-# The last bytes of complete files, by which a file that was cut short is found without decoding.
+# The last bytes of complete files, by which a file that was truncated is found without decoding.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 Decoded = Image.Image | Tensor  # upright, opaque, 8 bits; a tensor is (C, h, w)
 _large_image_lock = Lock()
@@ -51,7 +51,7 @@ def _short_reason(error: Exception) -> str:
     """Why a file cannot be read, in a few words."""
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image of a known format ({' '.join(IMAGE_FORMATS)}), or cut short"
+        return f"not an image of a known format ({' '.join(IMAGE_FORMATS)}), or truncated"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the maximum of {MAX_PIXELS:,} pixels"
     if isinstance(error, MemoryError):
@@ -59,7 +59,7 @@ def _short_reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
     if find_text("cut image", text):
-        return "cut short"
+        return "truncated"
     return text or type(error).__name__
 
 

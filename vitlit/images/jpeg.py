@@ -39,7 +39,7 @@ def _decoder() -> Callable[..., Tensor] | None:
 def decode_full_size(path: str | Path, image: Image.Image) -> Tensor | None:
     """The pixels of an opened JPEG file, as stored: uint8 ``(1 or 3, h, w)``, channels last.
 
-    image: not decoded yet, in mode L or RGB. None if the file is cut short or damaged.
+    image: not decoded yet, in mode L or RGB. None if the file is truncated or damaged.
     """
     decode = _decoder()
     if decode is None:
@@ -47,7 +47,7 @@ def decode_full_size(path: str | Path, image: Image.Image) -> Tensor | None:
     content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
     try:
         pixels = decode(content, AS_STORED, False)
-    except RuntimeError:  # cut short or damaged: Pillow gives the reason
+    except RuntimeError:  # truncated or damaged: Pillow gives the reason
         return None
     expected = len(image.getbands()), image.height, image.width
     return pixels if tuple(pixels.shape) == expected else None

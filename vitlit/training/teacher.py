@@ -133,7 +133,7 @@ def _check_program(
         )
     if count > 1 and not (one[0] - other[0]).abs().max() <= MAX_DIFFERENCE * one[0].abs().max():
         raise InputError(
-            f"teacher {source} answers an image by the others in its batch, as in training; call "
-            f"eval() on the model and export it again",
+            f"teacher {source} answers an image differently beside other images, as a model "
+            f"does in training; call eval() on it and export it again",
             argument="teacher",
         )

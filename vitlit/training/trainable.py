@@ -41,8 +41,8 @@ class TrainableViT(nn.Module):
             all spares none.
         schedule: cosine falls to min_lr at the end of training; constant stays at lr.
         warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
-        warmup_steps: Warmup in optimiser steps, in place of warmup_epochs.
-        warmup_fraction: Warmup as a share of all optimiser steps, in place of warmup_epochs.
+        warmup_steps: Warmup in optimiser steps, instead of warmup_epochs.
+        warmup_fraction: Warmup as a share of all optimiser steps, instead of warmup_epochs.
         min_lr: Learning rate at the end of a cosine schedule.
         label_smoothing: Share of the target spread over all classes, in the training loss.
         class_weights: balanced weights a class with n_k of the n training images by n / (K n_k)
@@ -68,7 +68,7 @@ class TrainableViT(nn.Module):
         grad_checkpointing: Keep only the input of each block for the backward pass, which computes
             the rest again: the same gradients with less memory, but more time.
         compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
-            the first step then takes minutes. By default where a GPU has long to train.
+            the first step then takes minutes. By default only for long trainings on a GPU.
         compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
         class_names: Names in the order of the labels, from the data.
     """

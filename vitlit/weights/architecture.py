@@ -128,7 +128,7 @@ def _norms(state: dict[str, Tensor], told: dict[str, Any]) -> dict[str, Any]:
     in_mlp = "blocks.0.mlp.norm.weight" in state
     is_rms = "blocks.0.norm1.weight" in state and "blocks.0.norm1.bias" not in state
     return {
-        # a file that lacks it may be cut short: only who tells so, or has no head, has none
+        # a file that lacks it may be truncated: only who tells so, or has no head, has none
         "final_norm": has_last
         or not (told.get("final_norm") is False or "head.weight" not in state),
         "pre_norm": "norm_pre.weight" in state,
@@ -142,7 +142,7 @@ def _norms(state: dict[str, Tensor], told: dict[str, Any]) -> dict[str, Any]:
 def _shape(state: dict[str, Tensor], name: str, ndim: int, source: str) -> list[int]:
     """The shape of a tensor; refuses a tensor that is missing, empty or of other dimensions."""
     if name not in state or state[name].ndim != ndim or 0 in state[name].shape:
-        raise InputError(f"{source} has no usable {name}; it is cut short or of another model")
+        raise InputError(f"{source} has no usable {name}; it is truncated or of another model")
     return list(state[name].shape)
 
 
@@ -179,7 +179,7 @@ def _refuse_other(state: dict[str, Tensor], source: str) -> None:
     wanted = {"blocks.0.mlp": FIRST_MLP_KEY, "learned positions (pos_embed)": "pos_embed"}
     lacks = " and no ".join(what for what, name in wanted.items() if name not in state)
     if not foreign:
-        raise InputError(f"{source} has no {lacks}; it is cut short or of another model")
+        raise InputError(f"{source} has no {lacks}; it is truncated or of another model")
     raise InputError(
         f"{source} is of another architecture than this Vision Transformer: it has "
         f"{first_few(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"

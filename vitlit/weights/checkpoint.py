@@ -126,9 +126,7 @@ def _find_in_newest_run(name: str) -> Path:
     files = _checkpoint_files()
     real = [file for file in files if not (file.parents[1] / DEBUG_FILE).exists()]
     if real and real[-1] != files[-1]:
-        inform(
-            f"{name} passes over the debug run {files[-1].parents[1]}; to use it, give its folder"
-        )
+        inform(f"{name} skips the debug run {files[-1].parents[1]}; to use it, give its folder")
     newest = (real or files)[-1:]
     found = find_checkpoint(newest[0].parent, name) if newest else None
     if found is None:
@@ -220,7 +218,7 @@ def _check_bytes(path: Path) -> None:
         return
     # files of plain Lightning have no checksum, but the CRC that zip keeps of each entry
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is not a checkpoint, or is cut short; give a .ckpt file")
+        raise InputError(f"{path} is not a checkpoint, or is truncated; give a .ckpt file")
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise InputError(f"{path} is damaged in {damaged}; use another checkpoint")

@@ -149,7 +149,7 @@ def _check_last_record(path: Path, tail: bytes) -> None:
     missing = int.from_bytes(record[-2:], "little") - len(comment)
     if missing > 0:
         raise InputError(
-            f"{path} is damaged: it is cut short by {missing} bytes; use another checkpoint"
+            f"{path} is damaged: it is truncated by {missing} bytes; use another checkpoint"
         )
     # other programs append data of their own to archives, which harms nothing
     if missing < 0 and comment.startswith(MARK):

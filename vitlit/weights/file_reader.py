@@ -66,7 +66,7 @@ def read_weight_file(path: Path) -> Content:
                 "whole model, save its weights with torch.save(model.state_dict(), FILE)"
             )
         if find_text("damaged safetensors", reason):
-            reason = f"it is cut short or damaged ({reason}); download it again"
+            reason = f"it is truncated or damaged ({reason}); download it again"
         raise InputError(f"cannot read {path} as weights: {reason}") from error
     if not start:
         raise InputError(f"{path} is empty; download it again")
@@ -78,7 +78,7 @@ def _read_zip(path: Path) -> dict[str, Any]:
     """torch.save and numpy.savez both write zip archives; the names inside tell them apart."""
     has_sum = durable_file.check_durable(path)
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is cut short; download it again")
+        raise InputError(f"{path} is truncated; download it again")
     with zipfile.ZipFile(path) as archive:
         if damaged := not has_sum and archive.testzip():  # the name of the first damaged entry
             raise InputError(f"{path} is damaged in {damaged}; download it again")
