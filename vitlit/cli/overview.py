@@ -16,7 +16,7 @@ COMMANDS = {
     "probe": "k-NN and linear accuracy of a model's features; nearest images",
     "anomaly": "find images that differ from normal ones, and where",
     "explain": "draw what a model looks at: figures, arrays and a page",
-    "export": "write a model for timm, Hugging Face, onnxruntime or torch.export",
+    "export": "write a model for other programs, or a web page that runs it",
     "runs": "list your runs: settings that differ, best epoch, how to continue",
 }
 

@@ -37,7 +37,7 @@ OPTIONS = {  # the options that most people need
     "probe": f"{MODEL} data.dataset data.data_dir data.images k c query save out",
     "anomaly": f"{MODEL} normal data.images good bank layer count out trainer.accelerator",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
-    "export": f"{MODEL} run format naming out",
+    "export": f"{MODEL} run format naming preprocess push out",
     "runs": "sort csv",
 }
 EXAMPLES = {
@@ -59,7 +59,10 @@ EXAMPLES = {
         "anomaly --normal GOOD --data.images NEW --model.pretrained WEIGHTS",
     ),
     "explain": ("explain --ckpt_path best", "explain --ckpt_path best --data.images a.jpg"),
-    "export": ("export --ckpt_path best", "export --ckpt_path best --format onnx --out model"),
+    "export": (
+        "export --ckpt_path best --format onnx",
+        "export --ckpt_path best --format web --out page",
+    ),
     "runs": ("runs --sort score", "runs other/lightning_logs --csv runs.csv"),
 }
 
