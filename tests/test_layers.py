@@ -23,10 +23,11 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "prediction": "evaluation weights model data images",
     "features": "prediction evaluation weights model data images",
     "training": "evaluation weights model data images",
+    "pretraining": "training evaluation weights model data images",
     "fault_tolerance": "training evaluation weights model data images",
-    "cli": "training evaluation weights model data images augment",
-    "commands": "cli fault_tolerance training features inspection deploy prediction explain "
-    "evaluation weights model data images",
+    "cli": "pretraining training evaluation weights model data images augment",
+    "commands": "cli fault_tolerance pretraining training features inspection deploy "
+    "prediction explain evaluation weights model data images",
 }
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone
 TORCH_ONLY = ("augment", "model", "images", "explain")

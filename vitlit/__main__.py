@@ -12,7 +12,13 @@ import sys
 import warnings
 from typing import Any
 
-from vitlit.cli.overview import COMMANDS, QUICK_COMMANDS, command_help, overview
+from vitlit.cli.overview import (
+    COMMANDS,
+    QUICK_COMMANDS,
+    TRAINING_COMMANDS,
+    command_help,
+    overview,
+)
 from vitlit.errors import (
     LostProcessError,
     Stopped,
@@ -187,7 +193,7 @@ def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
 def _quieten(command: str) -> None:
     """Silence advice that does not apply: data in memory need no workers, scoring no callbacks."""
     for text in texts_on("needless warning"):
-        if command == "fit" and text.startswith("callbacks"):
+        if command in TRAINING_COMMANDS and text.startswith("callbacks"):
             text += ".*EarlyStopping"  # patience may be taken back
         warnings.filterwarnings("ignore", f".*{text}.*")
     if sys.stderr is None or not sys.stderr.isatty():

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     TEST_SPLIT = 4
     VAL_SPLIT = 5
     PART_SPLIT = 6
+    MASK = 7
 
 
 class BatchAddress(NamedTuple):

@@ -155,7 +155,7 @@ def test_only_a_gpu_joins_small_kernels(device: str) -> None:
     found: list[dict[str, Any]] = []
     compilable: Any = SimpleNamespace(compile=lambda **options: found.append(options["options"]))
     with warnings.catch_warnings():
-        compile_training(compilable, trainer(device), "max-autotune")
+        compile_training([compilable], trainer(device), "max-autotune")
     expected = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
     expected |= {"combo_kernels": True} if device == "cuda" else {}
     assert found == [expected]

@@ -16,6 +16,7 @@ from vitlit.evaluation.precision import device_type
 from vitlit.images.machine import memory_bytes
 from vitlit.model.vit import ViT
 from vitlit.training.trainable import TrainableViT
+from vitlit.weights.checkpoint import PRETRAINING_SETTING
 
 if TYPE_CHECKING:  # commands that do not train need none of Lightning
     import pytorch_lightning as pl
@@ -207,6 +208,12 @@ def check_unused(settings: Any) -> None:
     check_checkpoints(**settings["checkpoints"])
     check_recipe(**settings["recipe"])
     check_below_one(**{"ema.decay": settings["ema"]["decay"]})
+    monitor = settings["checkpoints"]["monitor"]
+    if PRETRAINING_SETTING in settings["model"] and monitor != "val/loss":
+        raise InputError(
+            f"checkpoints.monitor {monitor} needs labels, which pretrain does not read; leave it "
+            f"out"
+        )
 
 
 def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str) -> None:
@@ -233,7 +240,7 @@ def check_weights_are_given(model: Any) -> None:
             "model's or a run's folder or a name on the Hugging Face hub"
         )
     for name in ("freeze_blocks", "lora_rank"):
-        if model[name] and not model["pretrained"]:
+        if model.get(name) and not model["pretrained"]:
             raise InputError(
                 f"model.{name} {model[name]} would freeze untrained weights; give "
                 f"--model.pretrained, or leave it out"
@@ -267,7 +274,8 @@ def check_place(settings: Any, command: str) -> None:
             "--data.data_dir a folder with one folder for each class"
         )
     if command not in ("predict", "export"):
+        what = "" if command == "pretrain" else " with one folder for each class"
         raise InputError(
-            f"{command} was given no folder of images; give --data.data_dir a folder with one "
-            f"folder for each class, or --data.dataset another data set"
+            f"{command} was given no folder of images; give --data.data_dir a folder{what}, or "
+            f"--data.dataset another data set"
         )

@@ -21,7 +21,13 @@ from vitlit.errors import InputError, inform, warn
 from vitlit.model.vit import ViT
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
-from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, is_plain_value, training_settings_of
+from vitlit.weights.checkpoint import (
+    DATA_KEY,
+    MODEL_KEY,
+    PRETRAINING_SETTING,
+    is_plain_value,
+    training_settings_of,
+)
 
 
 class FromCheckpoint:
@@ -39,6 +45,7 @@ class FromCheckpoint:
         self.content[DATA_KEY] = with_split_rule(self.content[DATA_KEY])
         self.past = PastTraining(self.content[DATA_KEY], record_of(self.content))
         self.model = self.content[checkpoint.MODEL_KEY]
+        check_kind(self.model, first["model"], path)
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = training_settings_of(self.content) if command == "fit" else {}
         self.precision = checkpoint.trained_precision(self.content)
@@ -70,6 +77,26 @@ class FromCheckpoint:
         data.hold_to(self.past)
 
 
+def check_kind(saved: dict[str, Any], model: Any, path: Path) -> None:
+    """Refuse a pretraining where labels are needed, and the reverse.
+
+    saved: settings of the checkpoint's model; model: those of the command's.
+    """
+    has, wants = PRETRAINING_SETTING in saved, PRETRAINING_SETTING in model
+    if has == wants:
+        return
+    if has:
+        raise InputError(
+            f"{path} is of a pretraining, which learned no classes; learn them with `vitlit fit "
+            f"--model.pretrained {path}`, or measure its features with `vitlit probe` and the same "
+            f"option"
+        )
+    raise InputError(
+        f"{path} is of a training with labels, which pretrain cannot resume; give "
+        f"--model.pretrained {path} to start from its weights"
+    )
+
+
 # The settings that decide the parameter groups of the optimiser.
 GROUP_SETTINGS = ("freeze_blocks", "layer_decay", "decay", "lora_rank", "lora_alpha")
 RATE_SUFFIX = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
@@ -83,7 +110,8 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
     # The arguments of ViT are the architecture; dropout rates have no weights.
     names = [name for name in inspect.signature(ViT).parameters if not name.endswith(RATE_SUFFIX)]
     if command == "fit":
-        names.append("optimizer")  # its state would be loaded into another kind
+        # of the optimiser the state would be loaded into another kind
+        names += ["optimizer", "decoder_dim", "decoder_depth", "decoder_num_heads"]
         _check_groups(model, saved, path)
     for name in names:
         if name in model and name in saved and model[name] != saved[name]:
@@ -97,7 +125,7 @@ def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
     """Refuse other parameter groups: the state of the optimiser is stored by group."""
     saved = {"lora_rank": 0, "lora_alpha": None, **saved}  # of versions that had none
     for name in GROUP_SETTINGS:
-        if name in saved and model[name] != saved[name]:
+        if name in saved and name in model and model[name] != saved[name]:
             raise InputError(
                 f"model.{name} {model[name]} contradicts {path}, whose training resumes only with "
                 f"its own value, {saved[name]}; leave out --model.{name}, or start a new training "

@@ -21,7 +21,7 @@ from vitlit.weights.pretrained import Weights, class_names_of, load_weights, unt
 
 CONFIG_FLAGS = ("--config", "-c")
 # `COMMAND PHOTOS`: no model is needed, and the data decide the classes. What they do to the folder:
-DATA_COMMANDS = {"fit": "trains on", "inspect": "looks at"}
+DATA_COMMANDS = {"fit": "trains on", "pretrain": "trains on", "inspect": "looks at"}
 # Its depth is meant for models that are trained from scratch.
 DEBUG_CONFIG = CONFIGS_FOLDER / "debug.yaml"
 # Arguments of a model that bare files of weights often do not tell, and the group each belongs to.

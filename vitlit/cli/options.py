@@ -14,6 +14,7 @@ from vitlit.cli.parser_internals import options_of
 from vitlit.data.datamodule import ImageData
 from vitlit.model.features import FeaturePool
 from vitlit.model.vit import ViT
+from vitlit.pretraining.maskable import MaskableViT
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.checkpoint import Monitor
 
@@ -26,7 +27,7 @@ MEANINGS = {  # help of Lightning's options that mean something else here
 }
 # The first group that has an argument of a name gets it, so the order counts.
 OWNERS: dict[str, tuple[type, ...]] = {  # group of options -> classes
-    "model": (TrainableViT, ViT),
+    "model": (TrainableViT, ViT, MaskableViT),
     "data": (ImageData, Augmentation),
 }
 # Those of pl.Trainer that messages name; its signature would take seconds to import.
@@ -79,10 +80,12 @@ def add_seed(parser: ArgumentParser) -> None:
     )
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: ArgumentParser, command: str = "fit") -> None:
     """Add the options that every command has, so that one config serves all of them."""
     _add_training(parser)
     _add_run(parser)
+    if command == "pretrain":  # there is no accuracy
+        parser.set_defaults({"checkpoints.monitor": "val/loss", "pictures.every_n_epochs": 10})
 
 
 def _add_training(parser: ArgumentParser) -> None:
@@ -118,7 +121,8 @@ def _add_training(parser: ArgumentParser) -> None:
         "--pictures.every_n_epochs",
         type=int,
         default=0,
-        help="Epochs between pictures of attention in TensorBoard; 0 draws none.",
+        help="Epochs between pictures in TensorBoard, of attention or, in pretrain, of "
+        "reconstructions; 0 draws none.",
     )
 
 

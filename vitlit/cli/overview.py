@@ -9,6 +9,7 @@ from importlib.resources import files
 COMMANDS = {
     "fit": "train a model; `vitlit fit PHOTOS` on a folder of your own images",
     "inspect": "look at your data before training: duplicates, labels, files",
+    "pretrain": "learn from images without labels; `vitlit pretrain PHOTOS`",
     "validate": "score a checkpoint on its validation split",
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
     "compare": "score several checkpoints on the same images, and test the difference",
@@ -22,6 +23,7 @@ COMMANDS = {
 
 # Those that can work without Lightning; the others train.
 QUICK_COMMANDS = ("validate", "test", "predict", "explain", "export", "compare", "probe", "anomaly")
+TRAINING_COMMANDS = ("fit", "pretrain")
 HELP_FILE = "help.json"  # made by vitlit/commands/short_help.py
 
 

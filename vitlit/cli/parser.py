@@ -33,6 +33,7 @@ PARSE_LINKS: dict[str, tuple[str, Any]] = {
     "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
     "data.seed": ("seed_everything", None),
 }
+COMMAND_LINK = "data.unlabelled"  # follows from the command
 INSTANTIATE_LINKS = {
     "model.num_classes": "data.num_classes",
     "model.in_chans": "data.in_chans",
@@ -40,6 +41,7 @@ INSTANTIATE_LINKS = {
     "model.class_names": "data.class_names",
 }
 LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
+LINKED |= {COMMAND_LINK: "the command"}
 # Options that take all words up to the next option; jsonargparse takes a list as one word only.
 LIST_OPTIONS = ("--data.images", "--query", "--others", "--normal")
 SETTING_GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
@@ -55,11 +57,15 @@ TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
 ParserKind = TypeVar("ParserKind", bound="Parser")
 
 
-def link_settings(parser: ArgumentParser) -> None:
-    """Tell the parser which values follow from which others."""
+def link_settings(parser: ArgumentParser, command: str) -> None:
+    """Tell the parser of a command which values follow from which others."""
+    unlabelled = command == "pretrain"
+    parser.link_arguments("seed_everything", COMMAND_LINK, compute_fn=lambda _: unlabelled)
     for target, (source, compute) in PARSE_LINKS.items():
         parser.link_arguments(source, target, compute_fn=compute)
     for target, source in INSTANTIATE_LINKS.items():
+        if unlabelled and target in ("model.num_classes", "model.class_names"):
+            continue  # it has none
         parser.link_arguments(source, target, apply_on="instantiate")
 
 

@@ -26,6 +26,7 @@ from vitlit.cli.from_weights import (
     origins,
     weights_asked_for,
 )
+from vitlit.cli.overview import TRAINING_COMMANDS
 from vitlit.cli.parser import join_lists, keys_of, name_checkpoints, refuse_linked
 from vitlit.data.image_folder import is_own_folder
 from vitlit.errors import InputError, inform
@@ -34,7 +35,8 @@ from vitlit.files import relative_path
 from vitlit.training.runs import find_start
 
 PRECISION_OPTION = "--trainer.precision"
-FOLDER_RECIPE, FINETUNE_RECIPE = "photos.yaml", "finetune.yaml"
+FOLDER_RECIPES = {"fit": "photos.yaml", "inspect": "photos.yaml", "pretrain": "pretrain.yaml"}
+FINETUNE_RECIPE = "finetune.yaml"
 Start = FromCheckpoint | FromWeights | None
 
 
@@ -59,16 +61,21 @@ class Request:
         """The settings of the command."""
         return self.config[self.command]
 
+    @property
+    def kind(self) -> str:
+        """``fit`` for every command that trains, which all start and resume alike."""
+        return kind_of(self.command)
+
     def precision_rule(self) -> Callable[[str | None], PrecisionChoice]:
         """The rule from the precision of a model's training to that of its use in this command."""
         trainer = self.settings["trainer"]
         device, asked = device_type(str(trainer["accelerator"])), trainer["precision"]
         # A config describes the training. In a command that scores it is no wish of the user.
-        given = asked if self.command == "fit" or self._is_precision_option() else None
+        given = asked if self.kind == "fit" or self._is_precision_option() else None
         place = self.precision_place
 
         def choose(trained: str | None) -> PrecisionChoice:
-            return choose_precision(self.command, device, asked or trained, given, place)
+            return choose_precision(self.kind, device, asked or trained, given, place)
 
         return choose
 
@@ -79,6 +86,11 @@ class Request:
         """How to choose another precision, unless the user just did, or it cannot be chosen."""
         is_fixed = self.command == "export" or self._is_precision_option()
         return "" if is_fixed else f"; {PRECISION_OPTION} overrides it"
+
+
+def kind_of(command: str) -> str:
+    """``fit`` for every command that trains, else the command itself."""
+    return "fit" if command in TRAINING_COMMANDS else command
 
 
 def read_request(
@@ -98,13 +110,13 @@ def read_request(
     refuse_linked(named, "the command line")
     # --print_config would print and exit in the first pass, before the defaults are known.
     quiet = [arg for arg in args if not arg.startswith("--print_config")]
-    first = parser.parse_args(quiet)[command]
-    has_own_folder = names_own_folder(first["data"], args)
+    first, kind = parser.parse_args(quiet)[command], kind_of(command)
+    has_own_folder = names_own_folder(first["data"], args, unlabelled=command == "pretrain")
     if has_own_folder and "data.dataset" not in origins(args):
         command_parser.set_defaults({"data.dataset": "folder"})
         first = parser.parse_args(quiet)[command]
-    run_folder, path = find_start(first, command)
-    start = start_from(path, first, command, args)
+    run_folder, path = find_start(first, kind)
+    start = start_from(path, first, kind, args)
     if start is not None:
         # As defaults, so that configs and flags still override them in the second pass.
         command_parser.set_defaults(start.defaults())
@@ -118,7 +130,7 @@ def read_request(
         )
     config = parser.parse_args(args)
     settings = config[command]
-    if command != "fit":  # others merge adapters into their weights
+    if kind != "fit":  # others merge adapters into their weights
         settings["model"]["lora_rank"], settings["model"]["lora_alpha"] = 0, None
     check_first(settings)
     check_place(settings, command)
@@ -146,9 +158,11 @@ def shown_config(place: str) -> str:
 
 
 def name_folder(args: list[str]) -> list[str]:
-    """Turn ``fit PHOTOS`` into options, with the recipe for a folder unless a config is given."""
-    is_short = bool(args) and args[0] in DATA_COMMANDS and len(args) > 1
-    if not is_short or not Path(args[1]).expanduser().is_dir():
+    """Turn ``fit PHOTOS`` into options, with the recipe for a folder unless a config is given.
+
+    ``inspect PHOTOS`` and ``pretrain PHOTOS`` too.
+    """
+    if not args[1:2] or args[0] not in FOLDER_RECIPES or not Path(args[1]).expanduser().is_dir():
         return args
     command, folder, rest = args[0], args[1], args[2:]
     named = {word.partition("=")[0] for word in rest}
@@ -159,16 +173,18 @@ def name_folder(args: list[str]) -> list[str]:
         )
     config: list[str] = []
     if not named & {*CONFIG_FLAGS, "--ckpt_path"}:
-        name = FINETUNE_RECIPE if "--model.pretrained" in named else FOLDER_RECIPE
+        is_finetuning = command == "fit" and "--model.pretrained" in named
+        name = FINETUNE_RECIPE if is_finetuning else FOLDER_RECIPES[command]
         config = [f"--config={name}"]
         inform(f"the recipe is {name}, as no --config is given")
     # Before the other words, which override it; the folder comes after their configs.
     return [command, *config, *rest, "--data.dataset=folder", f"--data.data_dir={folder}"]
 
 
-def names_own_folder(data: Any, args: list[str]) -> bool:
+def names_own_folder(data: Any, args: list[str], *, unlabelled: bool = False) -> bool:
     """Whether the words name a data_dir with someone's own images, as settings of ``data``."""
-    if data["images"] or not is_own_folder(Path(data["data_dir"]).expanduser()):
+    folder = Path(data["data_dir"]).expanduser()
+    if data["images"] or not is_own_folder(folder, unlabelled=unlabelled):
         return False
     return "data.data_dir" in origins(args)
 

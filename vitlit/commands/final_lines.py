@@ -23,9 +23,9 @@ from vitlit.files import CHECKPOINTS_FOLDER, relative_path
 from vitlit.messages import labelled, labelled_command
 from vitlit.model.cost import token_count
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
+from vitlit.training.classifier import Classifier
 from vitlit.training.history import History
 from vitlit.training.optim import warmup_steps
-from vitlit.training.trainable import TrainableViT
 
 
 def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]:
@@ -57,7 +57,10 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
             lines.append(labelled_command("curves", f"tensorboard --logdir {folder}"))
     if not is_debug(settings):
         lines += [labelled("hint", text) for text in _remarks(trainer, settings)]
-    if kept:
+    if kept and not isinstance(trainer.lightning_module, Classifier):
+        weights = f"--model.pretrained {shlex.quote(short_name(kept[0]))}"
+        lines.append(labelled_command("next", "vitlit fit --config CONFIG", weights))
+    elif kept:
         has_test = _has_test_images(trainer.datamodule)  # type: ignore[attr-defined]
         weights = f"--ckpt_path {shlex.quote(short_name(kept[0]))}"
         test = labelled_command("next", "vitlit test", weights)
@@ -68,8 +71,9 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
 def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
     """What was reached, and why the training ended there if it was not planned so."""
     monitors = [c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)]
-    if "val/acc" in trainer.callback_metrics:
-        names = list(dict.fromkeys(["val/acc", *map(str, monitors)]))
+    first = "val/acc" if isinstance(trainer.lightning_module, Classifier) else "val/loss"
+    if first in trainer.callback_metrics:
+        names = list(dict.fromkeys([first, *map(str, monitors)]))
         yield labelled(
             "reached", f"{format_scores(trainer.callback_metrics, names)} in the final epoch"
         )
@@ -101,7 +105,7 @@ def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     module = trainer.lightning_module
     found = [one.rows for one in trainer.callbacks if isinstance(one, History)]  # type: ignore[attr-defined]
-    if not (found and isinstance(data, ImageData) and isinstance(module, TrainableViT)):
+    if not (found and isinstance(data, ImageData) and isinstance(module, Classifier)):
         return []
     total, hp = trainer.estimated_stepping_batches, module.hparams
     train, val = (

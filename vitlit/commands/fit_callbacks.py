@@ -29,6 +29,7 @@ from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.fault_tolerance.signals import Stopping
 from vitlit.files import CHECKPOINTS_FOLDER, COMMAND_FILE, DEBUG_FILE, LAST_FILE
+from vitlit.pretraining.reconstructions import Reconstructions
 from vitlit.training import slurm
 from vitlit.training.checkpoint_callbacks import (
     BestCheckpoint,
@@ -39,6 +40,7 @@ from vitlit.training.checkpoint_callbacks import (
 from vitlit.training.ema import MovingAverage
 from vitlit.training.epoch_lines import EpochLines
 from vitlit.training.history import History
+from vitlit.weights.checkpoint import PRETRAINING_SETTING
 
 
 class DebugMark(Callback):
@@ -102,6 +104,7 @@ def training_callbacks(
     """
     # fast_dev_run only tries the code: it writes neither checkpoints nor a history.
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
+    is_pretraining = PRETRAINING_SETTING in settings["model"]
     callbacks = guards.first
     if run is not None and is_debug(settings):
         callbacks.append(DebugMark(run))
@@ -115,8 +118,11 @@ def training_callbacks(
         rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
     if trainer["enable_model_summary"] is not False:
         callbacks.append(RunSummary(run, precision))
-    callbacks.append(History(run, monitor, [EpochLines(monitor)]))
-    if every := settings["pictures"]["every_n_epochs"]:
+    callbacks.append(History(run, monitor, [EpochLines(monitor, has_labels=not is_pretraining)]))
+    every = settings["pictures"]["every_n_epochs"]
+    if is_pretraining:
+        callbacks.append(Reconstructions(run, every))
+    elif every:
         callbacks.append(AttentionPictures(every))
     if (decay := settings["ema"]["decay"]) > 0:
         callbacks.append(MovingAverage(decay))

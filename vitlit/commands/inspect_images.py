@@ -66,7 +66,7 @@ def make_inspect_parser() -> tuple[Parser, Parser]:
     own.add_class_arguments(TrainableViT, "model", **options)
     own.add_class_arguments(ImageData, "data", **options)
     add_options(own)
-    link_settings(own)
+    link_settings(own, "inspect")
     own.add_argument(
         "--ckpt_path",
         type=str | None,

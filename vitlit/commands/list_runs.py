@@ -6,6 +6,7 @@ RunRecord of each folder -> sorted -> a line each, its settings, and the command
 import argparse
 import csv
 import os
+import re
 import shlex
 import textwrap
 from collections import Counter
@@ -14,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vitlit.cli.overview import COMMANDS
+from vitlit.cli.overview import COMMANDS, TRAINING_COMMANDS
 from vitlit.cli.parser_internals import options_of
 from vitlit.commands.run_records import LOWER_IS_BETTER, RunRecord, read_runs
 from vitlit.errors import InputError, did_you_mean
@@ -227,8 +228,10 @@ def _end_lines(run: RunRecord) -> list[str]:
 
 def _parts(command: str) -> list[str]:
     """A command in parts between which a line may break: an option stays with its value."""
-    launcher, fit, rest = command.partition("vitlit fit")
-    parts = [launcher + fit]
+    start = re.match(f"(.*?vitlit (?:{'|'.join(TRAINING_COMMANDS)}))(.*)", command)
+    if start is None:
+        return [command]
+    parts, rest = [start[1]], start[2]
     for word in shlex.split(rest):
         if word.startswith("--"):
             parts.append(shlex.quote(word))

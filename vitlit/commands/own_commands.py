@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from vitlit.commands.anomaly_command import AnomalyCommand
-from vitlit.commands.write_export import ExportChoices, write_export
 from vitlit.data.datamodule import ImageData
 from vitlit.deploy.int8 import Quantize
 from vitlit.deploy.portable import Naming
 from vitlit.deploy.words import ExportFormat
+from vitlit.deploy.write_export import ExportChoices, write_export
 from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype

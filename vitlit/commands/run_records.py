@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vitlit.cli.overview import TRAINING_COMMANDS
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.errors import InputError
 from vitlit.files import (
@@ -31,6 +32,7 @@ CONFIG_FILE, HISTORY_FILE = "config.yaml", "history.csv"
 # as fit writes it; what stands before `vitlit` is not quoted
 LAUNCHER = r"(torchrun (?:--nproc_per_node \d+|\(with the same options\)) -m -- )?"
 COMMAND = re.compile(LAUNCHER + r"(.*)\n?")
+OWN_WORDS = tuple(f"vitlit {command}" for command in TRAINING_COMMANDS)
 LOWER_IS_BETTER = ("val/loss",)
 
 
@@ -115,7 +117,7 @@ def _read_run(folder: Path) -> RunRecord:
     has_config = CONFIG_FILE in files
     trouble = "" if has_config else f"it has no {CONFIG_FILE}, so its settings are unknown"
     state = _state(folder, files)
-    command = _command(folder, has_config) if state in ("stopped", "started") else ""
+    command = _command(folder, settings) if state in ("stopped", "started") else ""
     return RunRecord(folder.name, state, trouble, settings, rows, began, command)
 
 
@@ -148,16 +150,17 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _command(folder: Path, has_config: bool) -> str:
+def _command(folder: Path, settings: dict[str, Any]) -> str:
     """The command that continues a run: as it was kept, else with its config.yaml."""
-    with_config = f"vitlit fit --config {shlex.quote(relative_path(folder / CONFIG_FILE))}"
-    own = f"{with_config} --run {shlex.quote(folder.name)}" if has_config else ""
+    command = "pretrain" if "model.mask_ratio" in settings else "fit"
+    with_config = f"vitlit {command} --config {shlex.quote(relative_path(folder / CONFIG_FILE))}"
+    own = f"{with_config} --run {shlex.quote(folder.name)}" if settings else ""
     try:
         with (folder / COMMAND_FILE).open(encoding="utf-8") as file:
             found = COMMAND.fullmatch(file.read(MAX_COMMAND_LETTERS))
         words = found[2] if found else ""
         # People will paste it into a shell: no more than words, each quoted as fit quotes it.
-        is_ours = words.startswith("vitlit fit") and shlex.join(shlex.split(words)) == words
+        is_ours = words.startswith(OWN_WORDS) and shlex.join(shlex.split(words)) == words
     except (OSError, ValueError):  # not there, not UTF-8, or quotes that do not end
         return own
     return f"{found[1] or ''}{words}" if found and is_ours and words.isprintable() else own

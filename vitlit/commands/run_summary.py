@@ -24,7 +24,8 @@ from vitlit.messages import labelled, short_number
 from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
-from vitlit.training.classifier import Classifier
+from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
+from vitlit.training.classifier import TrainingModule
 from vitlit.training.progress_bar import planned_epochs, print_above
 
 MEASURED_FILES = 100  # image files whose size is looked at; their pixels stay unread
@@ -41,9 +42,12 @@ class RunSummary(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(pl_module, Classifier):
+        if not trainer.is_global_zero or not isinstance(pl_module, TrainingModule):
             return
         about = [*data_lines(data), batch_line(trainer, data), *model_lines(pl_module.vit)]
+        if isinstance(pl_module, MaskedAutoencoder):  # labels are not read
+            about = [line for line in about if not line.startswith("classes ")]
+            about += masking_lines(pl_module)
         place = [labelled("precision", self.precision)]
         place.append(labelled("device", device_words(trainer)))
         run = [] if self.run is None else [labelled("run", relative_path(self.run))]
@@ -147,6 +151,17 @@ def model_lines(vit: ViT) -> Iterator[str]:
     flops = short_number(sum(cost.flops for cost in parts.values()))
     each = ", ".join(f"{name} {short_number(cost.flops)}" for name, cost in parts.items())
     yield labelled("FLOPs", f"{flops} an image, forward: {each}")
+
+
+def masking_lines(module: MaskedAutoencoder) -> Iterator[str]:
+    """How many patches a pretraining masks, and the decoder that predicts them."""
+    decoder, count = module.decoder, sum(one.numel() for one in module.decoder.parameters())
+    yield labelled(
+        "masked",
+        f"{module.patches - module.visible} of {module.patches} patches; predicted by a decoder of "
+        f"{len(decoder.blocks)} block{'s' * (len(decoder.blocks) > 1)} of width "
+        f"{decoder.embed.out_features}, {count:,} parameters, which are dropped afterwards",
+    )
 
 
 def device_words(trainer: pl.Trainer) -> str:

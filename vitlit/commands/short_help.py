@@ -30,6 +30,8 @@ OPTIONS = {  # the options that most people need
     "trainer.max_epochs trainer.accelerator run ckpt_path",
     "inspect": "config ckpt_path model.pretrained data.dataset data.data_dir data.labels "
     "data.img_size data.batch_size out",
+    "pretrain": "config data.dataset data.data_dir data.batch_size model.mask_ratio model.lr "
+    "trainer.max_epochs trainer.accelerator run ckpt_path",
     "validate": f"{MODEL} run data.dataset data.data_dir data.num_workers {COMMON}",
     "test": f"{MODEL} run data.split data.data_dir flip out {COMMON}",
     "compare": f"data.split data.data_dir data.num_workers flip {COMMON}",
@@ -43,6 +45,7 @@ OPTIONS = {  # the options that most people need
 EXAMPLES = {
     "fit": ("fit --config digits.yaml", "fit PHOTOS --model.pretrained timm/vit_small_patch16_224"),
     "inspect": ("inspect PHOTOS", "inspect PHOTOS --model.pretrained WEIGHTS --out report"),
+    "pretrain": ("pretrain --config digits_pretrain.yaml", "pretrain PHOTOS --run photos"),
     "validate": ("validate --ckpt_path best", "validate --ckpt_path lightning_logs/RUN"),
     "test": ("test --ckpt_path best", "test --ckpt_path best --flip true --out report"),
     "compare": ("compare A.ckpt B.ckpt", "compare A.ckpt B.ckpt --data.split val"),

@@ -23,21 +23,21 @@ from vitlit.cli.check_settings import (
     tell_global_batch,
     warn_of_many_patches,
 )
-from vitlit.cli.options import (
-    add_options,
-    add_predict_options,
-    add_seed,
-    add_test_options,
-    describe_options,
-)
-from vitlit.cli.overview import COMMANDS
-from vitlit.cli.parser import Parser, link_settings, new_parser, only_safe_settings
+from vitlit.cli.options import add_options, add_seed
+from vitlit.cli.overview import TRAINING_COMMANDS
+from vitlit.cli.parser import link_settings, new_parser, only_safe_settings
 from vitlit.cli.request import Request, read_request
 from vitlit.commands import fit_callbacks
 from vitlit.commands.final_lines import fit_lines
 from vitlit.commands.own_commands import explain_lines
 from vitlit.commands.score_lines import score_lines, weights_option
-from vitlit.commands.trainer import OWN_COMMANDS, Trainer, Unprofiled, skip_idle_hooks
+from vitlit.commands.trainer import (
+    OWN_COMMANDS,
+    CommandParser,
+    Trainer,
+    Unprofiled,
+    skip_idle_hooks,
+)
 from vitlit.errors import LostProcessError
 from vitlit.evaluation.callbacks import WriteReport
 from vitlit.evaluation.report import make_report
@@ -48,31 +48,11 @@ from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_
 from vitlit.files import RUNS_FOLDER
 from vitlit.prediction.lightning_callback import WritePredictions
 from vitlit.prediction.outputs import feature_of, make_writer
+from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
 from vitlit.training.progress_bar import Bar, is_terminal
 from vitlit.training.runs import Claim, has_ended
-
-
-class CommandParser(Parser, LightningArgumentParser):
-    """Parser of one command: options of the Trainer's method, and those that we add to it."""
-
-    def add_method_arguments(
-        self, class_type: type, method_name: str, *args: Any, **kwargs: Any
-    ) -> list[str]:
-        added = super().add_method_arguments(class_type, method_name, *args, **kwargs)
-        # Lightning's description is the docstring of the method, written for Python.
-        self.description = COMMANDS[method_name]
-        if method_name not in OWN_COMMANDS:
-            self.set_defaults({"weights_only": True})
-            describe_options(self)
-        if method_name in ("validate", "test"):
-            self.set_defaults({"verbose": False})  # our last lines show the scores
-        if method_name == "test":
-            add_test_options(self)
-        if method_name == "predict":
-            add_predict_options(self)
-        return added
 
 
 @dataclass(frozen=True)
@@ -92,7 +72,7 @@ class Writers:
 
 
 class VitCLI(LightningCLI):
-    """``vitlit fit | validate | test | predict | explain | export | compare | probe | anomaly``."""
+    """``vitlit fit | pretrain | test | predict`` and all other commands: Lightning's and ours."""
 
     request: Request  # once the command line is parsed
     writers: Writers  # once the model and the data are made
@@ -100,7 +80,7 @@ class VitCLI(LightningCLI):
     def __init__(self, args: list[str], claim: Claim) -> None:
         self.claim, self._command, self._args = claim, args[0], args
         super().__init__(
-            Classifier,
+            MaskedAutoencoder if args[0] == "pretrain" else Classifier,
             LightningImageData,
             trainer_class=Trainer,
             seed_everything_default=0,  # an int: Lightning's True would draw a random seed
@@ -116,7 +96,8 @@ class VitCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that is asked for: building the parsers of all takes a second."""
-        own = {name: {"model", "datamodule", "precision_of"} for name in OWN_COMMANDS}
+        names = (*OWN_COMMANDS, "pretrain")
+        own = {name: {"model", "datamodule", "precision_of"} for name in names}
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -127,8 +108,8 @@ class VitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.command_parser = parser
-        add_options(parser)
-        link_settings(parser)
+        add_options(parser, self._command)
+        link_settings(parser, self._command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.request = read_request(self._command, parser, self.command_parser, args)
@@ -140,8 +121,8 @@ class VitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings, trainer = self.request.settings, self.request.settings["trainer"]
         settings["ckpt_path"] = self.request.ckpt_path
-        check_trainer(trainer, self._command)
-        check_model(settings["model"], trainer, self._command)
+        check_trainer(trainer, self.request.kind)
+        check_model(settings["model"], trainer, self.request.kind)
         check_unused(settings)
         self.precision_rule = self.request.precision_rule()
         start = self.request.start  # None: a training from scratch
@@ -149,18 +130,19 @@ class VitCLI(LightningCLI):
         trainer["precision"] = choice.name
         self.precision = f"{choice.name}, {choice.why}{self.request.precision_hint()}"
         # The summary of a training says it too.
-        if self._command != "fit" or trainer["enable_model_summary"] is False:
+        if self.request.kind != "fit" or trainer["enable_model_summary"] is False:
             rank_zero_info(f"precision {self.precision}")
 
     def after_instantiate_classes(self) -> None:
         settings = self.request.settings
-        match self._command:
+        match self.request.kind:
             case "fit":  # these refuse settings before the data are read
                 self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
                 warn_of_many_patches(self.model.vit)
                 self.claim.require_room(self.model, averaged=settings["ema"]["decay"] > 0)
                 tell_global_batch(self.trainer, self.datamodule.batch_size, **settings["recipe"])
-                self.model.load_teacher(self.datamodule)
+                if isinstance(self.model, Classifier):
+                    self.model.load_teacher(self.datamodule)
             case "test":
                 self.model.configure_scoring(flip=settings["flip"])
             case "predict":
@@ -204,7 +186,7 @@ class VitCLI(LightningCLI):
     def _make_writers(self, trainer: Any) -> Writers:
         """What the command writes with. trainer: its settings, with classes instantiated."""
         request, settings = self.request, self.request.settings
-        match self._command:
+        match request.kind:
             case "fit":
                 root = Path(trainer["default_root_dir"] or ".")
                 run = self.claim.take_for(trainer, root, request.run_folder)
@@ -231,6 +213,10 @@ class VitCLI(LightningCLI):
         assert self.writers.guards is not None
         with fit_callbacks.naming_way_on(self._args, self.writers.run):
             self.writers.guards.fit(self.trainer, **kwargs)
+
+    def pretrain(self, **kwargs: Any) -> None:
+        """What is learned is the module's affair: the rest is a training like any other."""
+        self.fit(**kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without gathering all outputs in memory; the writer keeps what is needed."""
@@ -263,6 +249,9 @@ class VitCLI(LightningCLI):
             self.claim.finish()
         self._print(*fit_lines(self.trainer, self.writers.run, self.request.settings))
 
+    def after_pretrain(self) -> None:
+        self.after_fit()
+
     def after_test(self) -> None:
         assert self.writers.report is not None
         self._print_scores(self.model.tested, self.writers.report.report.lines())
@@ -289,7 +278,7 @@ def run_command(args: list[str]) -> None:
     """
     try:
         # A training handles signals itself, once it can save.
-        ending = nullcontext() if args[0] == "fit" else ending_at_signals()
+        ending = nullcontext() if args[0] in TRAINING_COMMANDS else ending_at_signals()
         with only_safe_settings(args), ending, Claim() as claim:
             VitCLI(args, claim)
     except LostProcessError:

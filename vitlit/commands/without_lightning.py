@@ -28,6 +28,7 @@ from vitlit.errors import inform
 from vitlit.evaluation.report import make_report
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.prediction.outputs import feature_of, make_writer
+from vitlit.pretraining.maskable import MaskableViT
 from vitlit.training.trainable import TrainableViT
 
 # Parameters of the commands' methods that are no options.
@@ -45,10 +46,11 @@ def make_parser(
     add_seed(own)
     options: Any = {"fail_untyped": False, "sub_configs": True}
     own.add_class_arguments(trainer, "trainer", instantiate=False, **options)
-    own.add_class_arguments(TrainableViT, "model", **options)
+    model = MaskableViT if command == "pretrain" else TrainableViT
+    own.add_class_arguments(model, "model", **options)
     own.add_class_arguments(ImageData, "data", **options)
-    add_options(own)
-    link_settings(own)
+    add_options(own, command)
+    link_settings(own, command)
     names = own.add_method_arguments(trainer, command, skip=skip)
     describe_options(own)
     if command == "predict":

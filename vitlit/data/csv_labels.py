@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from vitlit.data.image_folder import unicode_hint
+from vitlit.data.catalog import check_class_count
+from vitlit.data.image_folder import UNLABELLED_NAMES, find_class_names, unicode_hint
 from vitlit.errors import InputError, first_few, say
 from vitlit.files import printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
@@ -112,6 +113,36 @@ def label_names(file: Path, data_dir: Path) -> list[str]:
     names = sorted(set(read_labels(file, data_dir).values()))
     if hint := unicode_hint(names):
         raise InputError(f"{file} has two classes of one name{hint}")
+    return names
+
+
+def names_of_classes(
+    dataset: str,
+    data_dir: Path,
+    labels: Path | None,
+    given: list[str] | None,
+    *,
+    unlabelled: bool = False,
+) -> list[str]:
+    """The class names of a data set, checked: those given, else those that its labels have.
+
+    unlabelled: a folder then has one class, whatever folders are in it. Raises InputError if the
+    names are no text, not different or not as many as the set has, or no labels are read.
+    """
+    if unlabelled and dataset == "folder":
+        if labels is not None or given not in (None, UNLABELLED_NAMES):
+            raise InputError(
+                f"{f'labels {labels}' if labels else f'class_names {first_few(given or ())}'} "
+                f"would not be read, since pretraining needs none; leave it out",
+                argument="labels" if labels else "class_names",
+            )
+        return UNLABELLED_NAMES
+    if labels is not None:
+        names = given or label_names(labels, data_dir)
+    else:
+        names = given or find_class_names(dataset, data_dir)
+    check_label_names(names, labels or data_dir)
+    check_class_count(dataset, names, labels or data_dir)
     return names
 
 

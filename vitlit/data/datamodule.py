@@ -18,13 +18,11 @@ from vitlit.data.batch import Batch
 from vitlit.data.catalog import (
     SOURCES,
     DatasetName,
-    check_class_count,
     check_dataset,
     make_preprocess,
 )
-from vitlit.data.csv_labels import check_label_names, label_names
+from vitlit.data.csv_labels import names_of_classes
 from vitlit.data.datasets import prepare_data_set
-from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, data_identity, split_rule
 from vitlit.data.loading import batch_images, check_process_count
 from vitlit.data.resident import ResidentPixels
@@ -60,6 +58,8 @@ class PlainImageData(SplitLoaders):
             image's; 1 cuts nothing off.
         interpolation: Resampling of image files: bicubic or bilinear.
         class_names: Names in the order of the labels; by default those of the data set.
+        unlabelled: Whether all image files of a folder are taken, in whatever folders they are, and
+            without classes; from the command.
         batch_size: Images in a batch of one process. In fit on one GPU, auto tries what its memory
             holds and takes the largest power of two.
         val_fraction: Share of the training images held out for validation, from each class, if
@@ -106,6 +106,7 @@ class PlainImageData(SplitLoaders):
         crop_fraction: float = 1.0,
         interpolation: Interpolation = "bicubic",
         class_names: list[str] | None = None,
+        unlabelled: bool = False,
         batch_size: int | Literal["auto"] = 128,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
@@ -147,10 +148,10 @@ class PlainImageData(SplitLoaders):
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
-        self.class_names = class_names or self._find_class_names()
+        self.class_names = names_of_classes(
+            dataset, self.data_dir, self.labels, class_names, unlabelled=unlabelled
+        )
         self.num_classes = len(self.class_names)
-        check_label_names(self.class_names, self.labels or self.data_dir)
-        check_class_count(dataset, self.class_names, self.labels or self.data_dir)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.download = seed, download
         self.split, self.image_paths = split, images
@@ -184,11 +185,6 @@ class PlainImageData(SplitLoaders):
     def use_batch_size(self, images: int) -> None:
         """Take another number of images in a batch, before there are any loaders."""
         self.batch_size = self.hparams["batch_size"] = images
-
-    def _find_class_names(self) -> list[str]:
-        if self.labels is not None:
-            return label_names(self.labels, self.data_dir)
-        return find_class_names(self.dataset, self.data_dir)
 
     def _check_pixels(self) -> None:
         check_image_size(self.preprocess.img_size)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vitlit.data.catalog import SOURCES
-from vitlit.data.image_folder import part_root, scan_class_folders
+from vitlit.data.image_folder import part_root, scan_class_folders, scan_unlabelled
 from vitlit.errors import InputError, find_text
 from vitlit.images.decode_cache import open_checked, open_decoded
 from vitlit.images.framing import PLAIN_FRAMING, Framing
@@ -113,6 +113,7 @@ def read_part(
     memory_gb: float,
     thorough: bool = False,
     allow_empty: bool = False,
+    unlabelled: bool = False,
 ) -> Images:
     """The images of one part, with a list of the files that cannot be read.
 
@@ -120,7 +121,8 @@ def read_part(
     fitted; sets that come as arrays keep their own. memory_gb: sets of files that fit it decoded
     (in 10**9 bytes) are decoded once, into a cache on disk that is mapped into memory; larger sets
     are decoded each time. thorough: whether the files of larger sets are decoded once to find the
-    bad ones, or only their headers are read; allow_empty: whether a class may have no files.
+    bad ones, or only their headers are read; allow_empty: whether a class may have no files;
+    unlabelled: all files of a folder are taken.
     """
     if dataset == "digits":
         return _read_digits()
@@ -129,8 +131,11 @@ def read_part(
     # ImageNet's test labels were never published: papers report the validation images
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = part_root(data_dir, folder)
-    how: Any = {"in_chans": in_chans, "size": size, "framing": framing}
-    images = scan_class_folders(root, num_classes, allow_empty=allow_empty, **how)
+    shape: Any = {"in_chans": in_chans, "size": size, "framing": framing}
+    if unlabelled and dataset == "folder":
+        images = scan_unlabelled(root, **shape)
+    else:
+        images = scan_class_folders(root, num_classes, allow_empty=allow_empty, **shape)
     return open_images(images, root, memory_gb=memory_gb, thorough=thorough)
 
 

@@ -35,6 +35,7 @@ PART_WORDS = {
 # What published data sets leave in data_dir, where it may hold several of them.
 PUBLISHED_FOLDERS = ("MNIST", "FashionMNIST", "cifar-10-batches-py", "cifar-100-python")
 IMAGENET_CLASS = re.compile(r"n\d{8}")  # the folder of one of its classes
+UNLABELLED_NAMES = ["image"]  # the one class of a folder whose classes are not read
 say_once = cache(say)  # a folder is looked through for its parts and for its classes
 
 
@@ -96,11 +97,16 @@ def _misnamed(data_dir: Path) -> dict[str, str]:
     return {name: part for name, part in meant.items() if part and name != part}
 
 
-def is_own_folder(data_dir: Path) -> bool:
-    """Whether images lie in the class folders of someone's own set, not of a published one."""
+def is_own_folder(data_dir: Path, *, unlabelled: bool = False) -> bool:
+    """Whether images lie in the class folders of someone's own set, not of a published one.
+
+    unlabelled: they may also lie right in the folder, or in its train.
+    """
     if any((data_dir / name).exists() for name in PUBLISHED_FOLDERS):
         return False
     folders = _folders(data_dir / "train") or _folders(data_dir)
+    if unlabelled:
+        folders += [data_dir, data_dir / "train"]
     if any(IMAGENET_CLASS.fullmatch(folder.name) for folder in folders):
         return False
     return any(_holds_images(folder) for folder in folders)
@@ -235,4 +241,19 @@ def scan_class_folders(
     counts = torch.tensor([len(paths) for paths in found])
     labels = torch.arange(count).repeat_interleave(counts)
     paths = [path for paths in found for path in paths]
+    return FileImages(paths, labels, in_chans=in_chans, size=size, framing=framing)
+
+
+def scan_unlabelled(
+    root: Path, *, in_chans: int, size: tuple[int, int], framing: Framing = PLAIN_FRAMING
+) -> FileImages:
+    """All image files below root, in whatever folders; their label is 0."""
+    unread: list[str] = []
+    paths = list_images(root, unread)
+    say_unread(unread)
+    if not paths:
+        raise InputError(
+            f"no images below {root}; known endings: {' '.join(EXTENSIONS)}", argument="data_dir"
+        )
+    labels = torch.zeros(len(paths), dtype=torch.long)
     return FileImages(paths, labels, in_chans=in_chans, size=size, framing=framing)

@@ -44,7 +44,7 @@ class SplitBuilder:
     seed: decides which images are held
     out; split_by: whether the hash of its path or its position decides about an image; labels: a
     CSV file in place of class folders; train_fraction: share of the training images that is used;
-    shots: how many of each class are used, None for all;
+    shots: how many of each class are used, None for all; unlabelled: a folder has no classes;
     known: the images of the training that a checkpoint comes from, if any; is_same_place: whether
     they come from the same folder;
     allow_empty: whether a class may have no images in a part, which a training refuses.
@@ -65,6 +65,7 @@ class SplitBuilder:
     labels: Path | None = None
     train_fraction: float = 1.0
     shots: int | None = None
+    unlabelled: bool = False
     known: SplitRecord = field(default_factory=dict)
     is_same_place: bool = False
     allow_empty: bool = False
@@ -78,8 +79,9 @@ class SplitBuilder:
         """For the arguments of an ImageData, with what the data set decided filled in."""
         labels = settings["labels"]
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
+        more = ("on_bad_image", "train_fraction", "shots", "unlabelled")
         return cls(
-            **{name: settings[name] for name in (*same, "on_bad_image", "train_fraction", "shots")},
+            **{name: settings[name] for name in (*same, *more)},
             data_dir=Path(settings["data_dir"]),
             labels=None if labels is None else Path(labels),
             size=size,
@@ -133,7 +135,7 @@ class SplitBuilder:
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images of the part that a split is taken from, and the split's indices among them."""
         found = self._found_parts()
-        if self.dataset == "folder" and not self.labels:
+        if self.dataset == "folder" and not self.labels and not self.unlabelled:
             # a checkpoint may have brought the names, and the folder may be another one
             check_class_names(self.data_dir, self.class_names)
         # Published parts are used whole, but train gives up images if there is no val part.
@@ -266,5 +268,6 @@ class SplitBuilder:
                 memory_gb=self.memory_gb,
                 thorough=thorough,
                 allow_empty=self.allow_empty,
+                unlabelled=self.unlabelled,
             )
         return self._parts[part]

@@ -18,7 +18,7 @@ from vitlit.data.sampler import TrainOrder
 from vitlit.errors import InputError
 from vitlit.fault_tolerance.lightning_internals import is_validation_due, set_logged_steps
 from vitlit.training.checkpoint_callbacks import is_within_step
-from vitlit.training.classifier import Classifier
+from vitlit.training.classifier import TrainingModule
 
 POSITION_KEY, SUMS_KEY = "position", "train_sums"  # of the checkpoint
 
@@ -86,7 +86,7 @@ class Resume(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not isinstance(pl_module, Classifier) or not _validates_within_steps(trainer):
+        if not isinstance(pl_module, TrainingModule) or not _validates_within_steps(trainer):
             return  # the sums are not always up to date, and bringing them there takes time
         if not is_within_step(trainer):
             self._sums = pl_module.train_sums.sums().clone()
@@ -95,7 +95,7 @@ class Resume(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Called on all processes: each has its part of the sums, which the reduction joins."""
-        if (order := _train_order(trainer)) is None or not isinstance(pl_module, Classifier):
+        if (order := _train_order(trainer)) is None or not isinstance(pl_module, TrainingModule):
             return
         sums = pl_module.train_sums.sums().clone()
         if is_within_step(trainer) and self._sums is not None:
@@ -143,7 +143,7 @@ class Resume(Callback):
         order = _train_order(trainer)
         if found is None or POSITION_KEY not in found or order is None:
             return
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, TrainingModule)
         position = Position(**found[POSITION_KEY])
         position.check(self._position(trainer, order))
         _set_loops(trainer, position)

@@ -14,6 +14,19 @@ JOINED = {"qkv": 3, "kv": 2}  # layers that hold several matrices, one below the
 
 
 @torch.no_grad()
+def init_matrices(model: nn.Module) -> None:
+    """Xavier uniform for every matrix, 0 for every bias; nothing else is changed."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            # Xavier's bound depends on the shape: (3D, D) as one matrix would start smaller
+            parts = JOINED.get(name.rpartition(".")[2], 1)
+            for matrix in module.weight.chunk(parts):
+                nn.init.xavier_uniform_(matrix)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
 def init_weights(model: nn.Module) -> None:
     """Initial values as in the paper's published code (google-research/vision_transformer).
 
@@ -31,15 +44,8 @@ def init_weights(model: nn.Module) -> None:
     """
     if next(model.parameters()).is_meta:  # to draw normal values there, torch imports its compiler
         return
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            # Xavier's bound depends on the shape: (3D, D) as one matrix would start smaller
-            parts = JOINED.get(name.rpartition(".")[2], 1)
-            for matrix in module.weight.chunk(parts):
-                nn.init.xavier_uniform_(matrix)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for module in model.modules():  # after the loop above, which gave their values Xavier's
+    init_matrices(model)
+    for module in model.modules():  # after init_matrices, which gave their values Xavier's
         if isinstance(module, GatedPositionalAttention):
             module.start_local()
         if isinstance(module, PatchEmbed) and module.kind == "linear":

@@ -1,15 +1,18 @@
 """The ViT in training: loss, metrics, optimiser and schedule; and its data, for Lightning.
 
+TrainingModule is what every training has in common; Classifier learns labels.
+
 Batch of patches (B, N, C*P*P) or images (B, C, H, W) -> logits (B, num_classes) -> loss
 """
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
@@ -18,7 +21,7 @@ from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
-from vitlit.training.compiling import compile_training, should_compile
+from vitlit.training.compiling import Function, compile_training, should_compile
 from vitlit.training.loss import balanced_weights, cross_entropy, distillation
 from vitlit.training.optim import (
     make_optimizer,
@@ -33,19 +36,23 @@ from vitlit.weights.checkpoint import BASE_KEY, STATES, merge_states
 from vitlit.weights.pretrained import complete_states
 
 
-class Classifier(TrainableViT, Scoring):
-    """Trains and scores a ViT; its arguments are those of :class:`TrainableViT`."""
+class Sums(Protocol):
+    """What an epoch of training adds up on the device."""
 
-    class_weights: Tensor
+    def sums(self) -> Tensor:
+        """The sums so far, float32 ``(k,)``."""
+
+    def restore(self, sums: Tensor) -> None:
+        """Continue from the sums of an interrupted epoch."""
+
+
+class TrainingModule(TrainableViT, pl.LightningModule):
+    """A ViT in training, whatever it learns: compiling, checkpoints, optimiser, clipping."""
+
+    train_sums: Sums  # of the epoch so far, which a resumed run continues
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._add_metrics(self.num_classes)
-        # Not persistent: the data decide the weights, and they are no part of the model.
-        self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
-        self.train_sums = TrainSums(self.device)
-        self._teacher: Teacher | None = None
-        self._cross_entropy = cross_entropy  # or what the compiler made of it
         self._compiling, self._is_alone = False, True
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
@@ -59,48 +66,21 @@ class Classifier(TrainableViT, Scoring):
         else:
             super().__setattr__(name, value)
 
-    def forward(self, x: Tensor) -> Tensor:
-        # Compiled for training only: the smaller last batch of an evaluation would compile again.
-        # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced, and so does
-        # the model whose weights are cast: the casts stay outside the graph, few as they are.
-        vit = self.vit if self.training else self.vit.forward
-        x = x.to(self.dtype)  # the data are float32, the model may be half precision
-        if self.training and saves_launches(x) and self._casts_together:
-            return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
-        return vit(x)
-
-    @property
-    def _casts_together(self) -> bool:
-        """Whether all weights may be cast at once, before the model runs.
-
-        Not with DDP, which sends gradients while others are computed: all casts come last. Nor if
-        blocks run again in the backward pass, when the model has its own weights back.
-        """
-        again = self.hparams["grad_checkpointing"]
-        return self._is_alone and not again
-
     def setup(self, stage: str) -> None:
-        self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it
         self._is_alone = self.trainer.world_size == 1
-        if stage == "fit" and self.hparams["class_weights"] == "balanced":
-            labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
-            self.class_weights.copy_(balanced_weights(labels, self.num_classes))
-
-        if stage == "fit" and self._teacher is None:
-            self.load_teacher(self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    def load_teacher(self, data: ImageData) -> None:
-        """Load the teacher, if the settings name one; refuses one that does not fit the data."""
-        if source := self.hparams["teacher"]:
-            self._teacher = load_teacher(source, data, self.class_names)
 
     def on_fit_start(self) -> None:  # after setup the device and the number of steps are known
-        if self._teacher is not None:
-            self._teacher.to(self.device)
         if should_compile(self.hparams["compile"], self.vit, self.trainer):
             self._compiling = True
             mode = self.hparams["compile_mode"]
-            self._cross_entropy = compile_training(self.vit, self.trainer, mode)
+            self.compile_functions(compile_training(self.compiled_parts(), self.trainer, mode))
+
+    def compile_functions(self, compiled: Callable[[Function], Function]) -> None:
+        """Replace functions that a training step calls by what ``compiled`` makes of them."""
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules that a training step calls, largest first, for compiling in place."""
+        return [self.vit]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self._compiling:
@@ -110,9 +90,6 @@ class Classifier(TrainableViT, Scoring):
         if self._compiling:
             self._compiling, spent = False, time.monotonic() - self._start
             rank_zero_info(f"compiled the model: the first step took {spent:.0f} s")
-
-    def on_train_epoch_start(self) -> None:
-        self.train_sums = TrainSums(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the weights that their file holds; callbacks have added theirs by now."""
@@ -131,47 +108,23 @@ class Classifier(TrainableViT, Scoring):
         if not self.hparams["lora_rank"]:
             merge_states(checkpoint)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Dropout draws from torch's global generator. Seeding it by the batch's address makes a
-        # resumed run equal to an uninterrupted one.
-        seed_dropout(batch.key, batch.x.device)
-        logits = self(batch.x)
-        weights = None if self.hparams["class_weights"] == "none" else self.class_weights
-        smoothing = self.hparams["label_smoothing"]
-        loss = self._cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
-        taught = None if self._teacher is None else self._teacher(batch.x)
-        if taught is not None:
-            loss = self._with_teacher(loss, logits, taught)
-        self.train_sums.add(loss, logits, batch.y, taught)
+    def guarded(self, loss: Tensor) -> Tensor:
+        """The loss for the backward pass; of several processes each sees if another's is bad."""
+        return loss if self._is_alone else spread_non_finite(loss)
+
+    def log_step(self, loss: Tensor, batch_idx: int) -> None:
+        """Log the learning rate and the loss, in the steps in which loggers write."""
         if self._is_logging_step(batch_idx):
             # the head's, if layer_decay makes layers differ; filled there, since a copy would wait
             rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
             self.log("lr", loss.new_full((), rate, dtype=torch.float32))
             self.log("train/loss", loss, prog_bar=True)
-        # Of several processes each has to see that the loss of another one is not finite.
-        return loss if self._is_alone else spread_non_finite(loss)
-
-    def _with_teacher(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
-        """The loss of the labels and that of the teacher's logits ``(B, K)``, by their shares."""
-        share, temperature = self.hparams["teacher_weight"], self.hparams["teacher_temperature"]
-        hard = self.hparams["teacher_hard"]
-        other = distillation(logits, taught, temperature=temperature, hard=hard)
-        return (1 - share) * loss + share * other
 
     def _is_logging_step(self, batch_idx: int) -> bool:
         """Whether loggers write in this step, or the bar needs a first value; ``log`` is slow."""
         # + 1, as Lightning counts: this step is counted once its update is done.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return batch_idx == 0 or (every > 0 and (self.global_step + 1) % every == 0)
-
-    def on_train_epoch_end(self) -> None:
-        loss, right, among, count, agreed = self.train_sums.sums().unbind()
-        values = {"train/loss_epoch": loss / count, "train/acc": right / count}
-        if self.num_classes > 5:
-            values["train/acc5"] = among / count
-        if self._teacher is not None:
-            values["train/teacher_agreement"] = agreed / count
-        self.log_dict(values, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
@@ -226,6 +179,99 @@ class Classifier(TrainableViT, Scoring):
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+class Classifier(TrainingModule, Scoring):
+    """Trains and scores a ViT; its arguments are those of :class:`TrainableViT`."""
+
+    class_weights: Tensor
+    train_sums: TrainSums
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._add_metrics(self.num_classes)
+        # Not persistent: the data decide the weights, and they are no part of the model.
+        self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
+        self.train_sums = TrainSums(self.device)
+        self._teacher: Teacher | None = None
+        self._cross_entropy: Function = cross_entropy  # or what the compiler made of it
+
+    def compile_functions(self, compiled: Callable[[Function], Function]) -> None:
+        self._cross_entropy = compiled(cross_entropy)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Compiled for training only: the smaller last batch of an evaluation would compile again.
+        # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced, and so does
+        # the model whose weights are cast: the casts stay outside the graph, few as they are.
+        vit = self.vit if self.training else self.vit.forward
+        x = x.to(self.dtype)  # the data are float32, the model may be half precision
+        if self.training and saves_launches(x) and self._casts_together:
+            return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
+        return vit(x)
+
+    @property
+    def _casts_together(self) -> bool:
+        """Whether all weights may be cast at once, before the model runs.
+
+        Not with DDP, which sends gradients while others are computed: all casts come last. Nor if
+        blocks run again in the backward pass, when the model has its own weights back.
+        """
+        again = self.hparams["grad_checkpointing"]
+        return self._is_alone and not again
+
+    def setup(self, stage: str) -> None:
+        self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it
+        super().setup(stage)
+        if stage == "fit" and self.hparams["class_weights"] == "balanced":
+            labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
+            self.class_weights.copy_(balanced_weights(labels, self.num_classes))
+
+        if stage == "fit" and self._teacher is None:
+            self.load_teacher(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def load_teacher(self, data: ImageData) -> None:
+        """Load the teacher, if the settings name one; refuses one that does not fit the data."""
+        if source := self.hparams["teacher"]:
+            self._teacher = load_teacher(source, data, self.class_names)
+
+    def on_fit_start(self) -> None:
+        if self._teacher is not None:
+            self._teacher.to(self.device)
+        super().on_fit_start()
+
+    def on_train_epoch_start(self) -> None:
+        self.train_sums = TrainSums(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout draws from torch's global generator. Seeding it by the batch's address makes a
+        # resumed run equal to an uninterrupted one.
+        seed_dropout(batch.key, batch.x.device)
+        logits = self(batch.x)
+        weights = None if self.hparams["class_weights"] == "none" else self.class_weights
+        smoothing = self.hparams["label_smoothing"]
+        loss = self._cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
+        taught = None if self._teacher is None else self._teacher(batch.x)
+        if taught is not None:
+            loss = self._with_teacher(loss, logits, taught)
+        self.train_sums.add(loss, logits, batch.y, taught)
+        self.log_step(loss, batch_idx)
+        return self.guarded(loss)
+
+    def _with_teacher(self, loss: Tensor, logits: Tensor, taught: Tensor) -> Tensor:
+        """The loss of the labels and that of the teacher's logits ``(B, K)``, by their shares."""
+        share, temperature = self.hparams["teacher_weight"], self.hparams["teacher_temperature"]
+        hard = self.hparams["teacher_hard"]
+        other = distillation(logits, taught, temperature=temperature, hard=hard)
+        return (1 - share) * loss + share * other
+
+    def on_train_epoch_end(self) -> None:
+        loss, right, among, count, agreed = self.train_sums.sums().unbind()
+        values = {"train/loss_epoch": loss / count, "train/acc": right / count}
+        if self.num_classes > 5:
+            values["train/acc5"] = among / count
+        if self._teacher is not None:
+            values["train/teacher_agreement"] = agreed / count
+        self.log_dict(values, sync_dist=True)
 
 
 class LightningImageData(ImageData, pl.LightningDataModule):

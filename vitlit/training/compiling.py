@@ -7,19 +7,20 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
 
 from vitlit.model.cost import cost_by_part
 from vitlit.model.vit import ViT
-from vitlit.training.loss import cross_entropy
 from vitlit.training.trainable import CompileMode
 
+Function = Callable[..., torch.Tensor]
 COMPILER = "inductor"  # a name of its own so that tests can compile without a C++ compiler
 
 # torch's "default" and "max-autotune-no-cudagraphs": CUDA graphs would need batches at fixed
@@ -94,22 +95,24 @@ def training_seconds(vit: ViT, trainer: pl.Trainer) -> float:
 
 
 def compile_training(
-    vit: ViT, trainer: pl.Trainer, mode: CompileMode
-) -> Callable[..., torch.Tensor]:
-    """Compile the model in place, and on a GPU the augmentation of the data.
+    parts: Sequence[nn.Module], trainer: pl.Trainer, mode: CompileMode
+) -> Callable[[Function], Function]:
+    """Compile parts of the model in place, and on a GPU the augmentation of the data.
 
-    Returns :func:`~vitlit.training.loss.cross_entropy`, on a GPU compiled: of its 14 launches
-    there and back, 3 are left.
+    Returns what compiles a function too, and on a CPU leaves it as it is. Of the 14 launches of the
+    loss, there and back, 3 are left.
     """
     # of the compiler, which looks at all its inputs: weights that were cast are no leaves
     warnings.filterwarnings("ignore", message=NOT_A_LEAF)
     is_on_gpu = trainer.strategy.root_device.type == "cuda"
     choices = {**MODES[mode], **(GPU_OPTIONS if is_on_gpu else {})}
     options: dict[str, Any] = {"backend": COMPILER, "options": choices}
-    # In place: torch.compile(vit) would wrap it, and put _orig_mod into every key.
-    vit.compile(**options)
+    # In place: torch.compile(part) would wrap it, and put _orig_mod into every key.
+    for part in parts:
+        part.compile(**options)
     data = trainer.datamodule  # type: ignore[attr-defined]
     # on a CPU the augmentation groups images by operation, which no compiler can
     if is_on_gpu and hasattr(data, "compile_augmentation"):
         data.compile_augmentation(**options)
-    return torch.compile(cross_entropy, dynamic=False, **options) if is_on_gpu else cross_entropy
+        return lambda function: torch.compile(function, dynamic=False, **options)
+    return lambda function: function

@@ -23,11 +23,13 @@ TIMED_EPOCHS = 10  # last ones, whose mean time is that of the epochs to come
 class EpochLines:
     """Prints a heading and then a line for each epoch, above the bar if there is one.
 
-    monitor: the score by which the best epoch is chosen.
+    monitor: the score by which the best epoch is chosen; has_labels: whether there is an accuracy.
     """
 
-    def __init__(self, monitor: str = "val/acc") -> None:
+    def __init__(self, monitor: str = "val/acc", *, has_labels: bool = True) -> None:
         self._columns = dict(COLUMNS)
+        if not has_labels:
+            del self._columns["val acc"]
         if monitor == "val/balanced_acc":
             self._columns["balanced"] = monitor
             del self._columns["val acc"]

@@ -109,7 +109,9 @@ class History(Callback):
         epoch, row = trainer.current_epoch - 1, self._numbers(trainer)
         # A run resumed at the end of an epoch begins the next one, and has that row already.
         is_new = not self.rows or self.rows[-1]["epoch"] < epoch
-        if "train/acc" in row and is_new and trainer.is_global_zero:
+        # a pretraining has no accuracy
+        is_trained = "train/acc" in row or "train/loss_epoch" in row
+        if is_trained and is_new and trainer.is_global_zero:
             self.rows.append({"epoch": epoch, "step": trainer.global_step, **row})
             self._write()
             for listener in self.listeners if self._lr is not None else ():

@@ -23,6 +23,7 @@ NOT_MATRICES = (
     "pos_embed",
     "cls_token",
     "reg_token",
+    "mask_token",
     "locality",
     "latent",
     "relative_position_bias_table",

@@ -70,7 +70,7 @@ def load_checkpoint(path: str | Path) -> Loaded:
         raise InputError(
             f"the settings and the weights of {path} do not agree: {reason}; use another checkpoint"
         ) from error
-    return Loaded(model.eval(), data.preprocess, data.class_names)
+    return Loaded(model.eval(), data.preprocess, data.class_names if model.num_classes else [])
 
 
 def load(

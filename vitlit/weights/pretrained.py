@@ -153,13 +153,16 @@ def _from_checkpoint(file: Path) -> Weights:
         if name.startswith("vit.")
     }
     check_weights(state, arguments, str(file))
+    left = [name for name in tensors if name.startswith("decoder.")]
+    notes = ["the decoder and the mask token of the pretraining dropped"] if left else []
     data = ImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
-    mean, std, names = data.preprocess.mean, data.preprocess.std, list(data.class_names)
+    mean, std = data.preprocess.mean, data.preprocess.std
+    names = list(data.class_names) if arguments.get("num_classes") else None  # of a head
     if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels
         mean = tuple(1 - value for value in mean)
     past = PastTraining(with_split_rule(content[checkpoint.DATA_KEY]), record_of(content))
     invert, framing = data.preprocess.invert, data.preprocess.framing
-    return Weights(state, arguments, mean, std, names, [], invert, past, framing)
+    return Weights(state, arguments, mean, std, names, notes, invert, past, framing)
 
 
 def complete_states(content: dict[str, Any], path: Path | None) -> None:

@@ -4,7 +4,7 @@ model, data, choices -> a folder, lines for the terminal
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from vitlit.data.datamodule import ImageData
 from vitlit.deploy.export import export_model
@@ -13,7 +13,19 @@ from vitlit.deploy.origin import origin_of
 from vitlit.deploy.portable import Naming
 from vitlit.deploy.push import check_push, push_folder
 from vitlit.deploy.words import ExportFormat
-from vitlit.training.trainable import TrainableViT
+from vitlit.model.vit import ViT
+
+
+class Trained(Protocol):
+    """What is known of a model besides its weights: its classes, and the settings of its run."""
+
+    vit: ViT
+    class_names: list[str]
+    hparams: Any
+
+    @property
+    def num_classes(self) -> int:
+        """0 without a head."""
 
 
 class ExportChoices(NamedTuple):
@@ -32,7 +44,7 @@ class ExportChoices(NamedTuple):
 
 
 def write_export(
-    model: TrainableViT,
+    model: Trained,
     data: ImageData,
     checkpoint: str | None,
     choices: ExportChoices,
