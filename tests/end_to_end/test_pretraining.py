@@ -1,0 +1,79 @@
+"""``vitlit pretrain`` in processes of its own: killed, and two of them."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import VITLIT, environment
+from trainings import QUIET, SMALL, STATE, same
+
+pytestmark = pytest.mark.slow
+
+PRETRAIN = [VITLIT, "pretrain", "--config=digits_pretrain.yaml", "--trainer.accelerator=cpu"]
+PRETRAIN += [*QUIET, *SMALL, "--model.schedule=constant", "--model.warmup_fraction=0"]
+PATIENCE = 240.0  # seconds, for a machine that does other things
+
+
+def last(folder: Path) -> Path:
+    return folder / "lightning_logs" / "a" / "checkpoints" / "last.ckpt"
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(last(folder), weights_only=True)
+    return found
+
+
+def pretrain(folder: Path, *words: str) -> None:
+    folder.mkdir(exist_ok=True)
+    command = [*PRETRAIN, "--run=a", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_pretraining_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    words = ["--model.drop_path_rate=0.1", "--ema.decay=0.9", "--checkpoints.every_n_steps=3"]
+    process = subprocess.Popen(
+        [*PRETRAIN, "--run=a", *words, "--trainer.max_epochs=10000"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + PATIENCE
+        while not last(tmp_path).exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    steps = int(saved(tmp_path)["global_step"]) + 7
+    words += ["--trainer.max_epochs=10000", f"--trainer.max_steps={steps}"]
+    pretrain(tmp_path, *words)
+    pretrain(tmp_path / "whole", *words)
+    for name in STATE:
+        assert same(saved(tmp_path).get(name), saved(tmp_path / "whole").get(name)), name
+
+
+def losses(folder: Path) -> list[tuple[float, float]]:
+    with (last(folder).parents[1] / "history.csv").open(newline="") as file:
+        return [(float(r["train/loss_epoch"]), float(r["val/loss"])) for r in csv.DictReader(file)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no gloo")
+def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
+    words = ["--trainer.max_epochs=2", "--model.global_pool=map"]
+    pretrain(tmp_path / "one", *words, "--data.batch_size=32")
+    two = ["--data.batch_size=16", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    pretrain(tmp_path / "two", *words, *two)
+    found, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
