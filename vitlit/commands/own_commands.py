@@ -125,9 +125,11 @@ class Commands(AnomalyCommand):
         choices = ExportChoices(format, naming, preprocess, quantize, push)
         choices.check()  # before the weights are read
         load_weights(model, ckpt_path)
-        return write_export(
-            model, datamodule, ckpt_path, choices, named_or_free(out, EXPORT_FOLDER)
-        )
+        folder = named_or_free(out, EXPORT_FOLDER)
+        lines = write_export(model, datamodule, ckpt_path, choices, folder)
+        if format == "safetensors":
+            lines.append(f"use it here with --model.pretrained {folder}")
+        return "\n".join(lines)
 
     def compare(
         self,

@@ -49,7 +49,7 @@ def write_export(
     checkpoint: str | None,
     choices: ExportChoices,
     folder: Path,
-) -> str:
+) -> list[str]:
     """Write the folder, and upload it if asked to; the lines to print.
 
     checkpoint: whose weights the model has; None for published ones.
@@ -72,8 +72,6 @@ def write_export(
         write_int8(folder)
         about = {"patch_size": model.vit.config["patch_size"], "has_head": bool(names)}
         lines += int8_lines(folder, data, **about)
-    if choices.format == "safetensors":
-        lines.append(f"use it here with --model.pretrained {folder}")
     if choices.push is not None:
         lines.append(f"uploaded to {push_folder(folder, choices.push)}")
-    return "\n".join(lines)
+    return lines

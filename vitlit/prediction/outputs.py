@@ -137,7 +137,7 @@ class PatchWriter(PredictionWriter):
     def check_several_processes(self) -> None:
         raise InputError(
             "output patches is written by one process, in the order of the images; give devices 1",
-            argument=("output", "devices"),
+            argument="output",
         )
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
