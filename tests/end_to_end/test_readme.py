@@ -72,7 +72,11 @@ def test_a_page_has_no_command_that_neither_runs_nor_says_why(page: Path) -> Non
     assert {words[0] for block in ran for words in commands(block)} <= {"vitlit"}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES],
+    ids=lambda path: path.stem,
+)
 def test_links_to_files_lead_to_files(page: Path) -> None:
     links = LINK.findall(page.read_text(encoding="utf-8"))
     local = [link.partition("#")[0] for link in links if "://" not in link]
