@@ -166,7 +166,7 @@ def test_choosing_an_image_shows_its_maps(window: Browser, tmp_path: Path) -> No
 def test_each_image_has_its_name_its_true_class_and_a_word_where_it_is_wrong(
     window: Browser, tmp_path: Path
 ) -> None:
-    given = [("photos/IMG_20240812_0001.jpeg", "dog"), ("a.png", "cat"), ("b.png", None)]
+    given = [("photos/IMG_20240812_0001.jpeg", "dog"), ("digits val 32", "cat"), ("b.png", None)]
     write(tmp_path / "a.html", [example(name=name, label=label) for name, label in given])
     show(window, tmp_path / "a.html")
     shown_names = window.run(
@@ -175,7 +175,7 @@ def test_each_image_has_its_name_its_true_class_and_a_word_where_it_is_wrong(
     )
     assert shown_names == [
         ["IMG_2…1.jpeg", "true: dog", "wrong"],
-        ["a.png", "true: cat"],
+        ["digits val 32", "true: cat"],
         ["b.png"],
     ]
     assert text(window, "name") == "photos/IMG_20240812_0001.jpeg"
@@ -332,12 +332,20 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_a_narrow_window_needs_no_scrolling_sideways(window: Browser, tmp_path: Path) -> None:
+def test_a_narrow_window_needs_no_scrolling_sideways_and_shows_letters_that_can_be_read(
+    window: Browser, tmp_path: Path
+) -> None:
     one = example(depth=DEPTH, heads=12)
     write(tmp_path / "a.html", [one] * 4, figures=all_figures())
     show(window, tmp_path / "a.html")
     metrics = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     window.command("Emulation.setDeviceMetricsOverride", **metrics)
     widest = window.run("return document.documentElement.scrollWidth")
+    letters = window.run(
+        "const found = document.querySelector('.figures svg');"
+        "const shrunk = found.getBoundingClientRect().width / found.viewBox.baseVal.width;"
+        "return shrunk * parseFloat(getComputedStyle(found.querySelector('text')).fontSize)"
+    )
     window.command("Emulation.clearDeviceMetricsOverride")
     assert widest <= 360
+    assert letters >= 9  # pixels high, though the figure shrinks to the width

@@ -147,7 +147,7 @@ function start() {
   /** A file's name without folders; of a long one both ends, since its last digits tell it from others. */
   function short(name) {
     const letters = [...(name.split("/").pop() || name)];
-    if (letters.length <= 12) return letters.join("");
+    if (letters.length <= 13) return letters.join("");
     return `${letters.slice(0, 5).join("")}…${letters.slice(-6).join("")}`;
   }
 
