@@ -243,6 +243,18 @@ def test_a_folder_of_transformers_gives_its_outputs(kind: str, tmp_path: Path) -
         assert distance(ours(images), expected) <= 1e-4
 
 
+@pytest.mark.parametrize("size", [(64, 32), (48, 48)], ids=str)
+def test_dinov3_gives_the_features_of_transformers_at_another_size(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    theirs = filled(hugging_face("DINOv3"))
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path, img_size=list(size)).model
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        assert distance(ours(images), features_of(theirs, images)) <= 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 def test_each_family_goes_back_to_timm(name: str, tmp_path: Path) -> None:
@@ -284,6 +296,23 @@ def test_a_file_of_open_clip_gives_its_features(
     with torch.no_grad():
         found = load(tmp_path / "open_clip.pt").model(images)
         assert distance(found, theirs.visual(images)) <= 1e-4
+
+
+def test_a_file_of_open_clip_with_a_tower_of_timm_gives_its_features(tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path / "folder", "vit_base_patch16_siglip_256")
+    texts = open_clip.CLIP(
+        embed_dim=64,
+        vision_cfg={"layers": 1, "width": 64, "head_width": 64, "patch_size": 16, "image_size": 16},
+        text_cfg={"context_length": 4, "vocab_size": 10, "width": 16, "heads": 1, "layers": 1},
+    ).state_dict()
+    state = {f"text.{n}": value for n, value in texts.items() if not n.startswith("visual.")}
+    state |= {"logit_scale": torch.ones(()), "logit_bias": torch.ones(())}
+    state |= {f"visual.trunk.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save(state, tmp_path / "open_clip.pt")
+    ours = load(tmp_path / "open_clip.pt", num_heads=2).model
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
 
 
 def dinov3s_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
