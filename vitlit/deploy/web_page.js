@@ -62,6 +62,8 @@ function start() {
   function receive(message) {
     if (message.error) return complain(`The model cannot compute this: ${message.error}`);
     queue.busy = false;
+    clearTimeout(queue.wait);
+    document.body.classList.remove("waiting");
     if (message.ready) tellCheck(message.difference);
     else show(message);
     if (queue.wanted && !queue.frame) request();
@@ -82,6 +84,8 @@ function start() {
     if (queue.busy) return;
     queue.busy = true;
     queue.number += 1;
+    // large models need seconds: what is shown fades until the new answer is there
+    queue.wait = setTimeout(() => document.body.classList.add("waiting"), 250);
     queue.all = !left.size;
     const kept = Array.from({ length: patches }, (_, i) => i).filter((i) => !left.has(i));
     const message = { number: queue.number, picture: null, kept };
