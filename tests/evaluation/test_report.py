@@ -24,6 +24,7 @@ from vitlit.evaluation.scoring import Scoring
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 FILES = {"metrics.json", "confusion.png", "reliability.png", "mistakes.png", "mistakes.csv"}
+FILES |= {"risk_coverage.png"}
 FILES |= {"probabilities.npz", "index.html"}
 
 

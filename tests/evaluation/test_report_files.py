@@ -33,7 +33,7 @@ def test_the_sheet_of_mistakes_says_which_they_are_and_how_sure_the_model_was(
     )
     data: Any = SimpleNamespace(split="test", splits={"test": split})
     found = report_files.draw_report(rows, ["cat", "dog"], "none", data, title="of a test")
-    assert found.keys() == {"confusion", "reliability", "mistakes"}
+    assert found.keys() == {"confusion", "reliability", "risk_coverage", "mistakes"}
     words = [
         "true cat, predicted dog (0.80)\n11.png",
         "true dog, predicted cat (0.70)\n13.png",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import Calibration, Reliability
+from vitlit.evaluation.selective import RiskCoverage
 from vitlit.messages import shorten
 from vitlit.plotting import (
     BLUE,
@@ -141,6 +142,26 @@ def reliability_diagram(
         tidy_axes(axes)
     bottom.set_xlim(0, 1)
     bottom.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    set_title(figure, title)
+    return figure
+
+
+def risk_coverage(curve: RiskCoverage, *, title: str) -> Figure:
+    """Accuracy by the share of images that get a class, above the threshold that leaves it."""
+    figure = new_figure(5.2, 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    coverage = curve.coverage.numpy()
+    top.plot(coverage, curve.accuracy.numpy(), color=BLUE, linewidth=1.4)
+    top.axhline(float(curve.accuracy[-1]), color=GREY, linestyle="--", linewidth=1)
+    top.set_ylabel("share right of these")
+    bottom.plot(coverage, curve.threshold.numpy(), color=VERMILION, linewidth=1.4)
+    bottom.set_ylabel("least probability")
+    bottom.set_xlabel("share of images that get a class")
+    for axes in (top, bottom):
+        tidy_axes(axes)
+    bottom.set_xlim(0, 1)
+    bottom.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    bottom.set_ylim(0, 1.02)
     set_title(figure, title)
     return figure
 

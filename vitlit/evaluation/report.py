@@ -1,7 +1,8 @@
 """Writes the report of ``test``: metrics.json, figures and, for small sets, all probabilities.
 
 logits (n, K), labels (n,) -> test_report/: metrics.json confusion.png reliability.png mistakes.png
-                                            mistakes.csv index.html probabilities.npz
+                                            mistakes.csv risk_coverage.png index.html
+                                            probabilities.npz
 
 The temperature is fitted on the validation split, which ``test`` uses for nothing else.
 """
@@ -40,6 +41,7 @@ from vitlit.evaluation.report_files import (
     write_page,
     write_probabilities,
 )
+from vitlit.evaluation.selective import selective_words
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -166,6 +168,7 @@ class Report:
         return [
             labelled("interval", f"accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)"),
             labelled("calibrated", text),
+            labelled("abstaining", selective_words(self.metrics["selective"])),
             labelled("report", relative_path(self.folder)),
         ]
 

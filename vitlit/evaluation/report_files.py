@@ -32,6 +32,7 @@ from vitlit.evaluation.scores import (
     most_confident_mistakes,
     summary_scores,
 )
+from vitlit.evaluation.selective import curve_of, selective_table
 from vitlit.files import printable
 
 SHOWN_MISTAKES = 24  # pictures on the sheet of mistakes: four rows of six
@@ -67,7 +68,8 @@ def report_tables(
             "ece": calibration_error(cooled, labels),
         }
     classes = class_table(logits, labels, class_names)
-    return found | {"temperature": temperature, "classes": classes}
+    selective = selective_table(logits, labels)
+    return found | {"temperature": temperature, "selective": selective, "classes": classes}
 
 
 def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
@@ -105,6 +107,7 @@ def draw_report(
     found: dict[str, Any] = {
         "confusion": figures.confusion_matrix(matrix, class_names, title=title),
         "reliability": figures.reliability_diagram(before, after, fitted, title=title),
+        "risk_coverage": figures.risk_coverage(curve_of(rows.values, rows.labels), title=title),
     }
     mistakes, count = shown_mistakes(rows, class_names, data)
     if mistakes:
