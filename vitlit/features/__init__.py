@@ -1,1 +1,1 @@
-"""What a model's features are good for: probes and nearest images."""
+"""What a model's features are good for: probes, nearest images, anomalies."""

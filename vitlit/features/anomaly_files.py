@@ -180,7 +180,7 @@ def _draw(
     words = [f"{scored.scores[i]:.3f}  {_short_name(images.paths[i])}" for i in shown]
     title = f"the {len(shown) - len(lowest)} highest scores"
     title += f" and the {len(lowest)} lowest" if lowest else ""
-    title += "; the copy of an image is coloured where it differs from normal ones"
+    title += "; colour is where an image differs from normal ones"
     anomaly_figures.heat_map_sheet(
         pixels, maps, words, low=low, high=max(high, low + 1e-6), title=title
     ).savefig(folder / "heat_maps.png")
