@@ -8,7 +8,8 @@ import torch
 from fake_device import DEVICE, FakeDevice, fake_device
 from torch import Tensor
 
-from vitlit.augment import geometric, mixing, policies
+from vitlit.augment import colour, geometric, mixing, policies, turns
+from vitlit.augment.layers import apply_operations
 from vitlit.augment.pipeline import STAGES, Augmentation
 from vitlit.augment.stages import apply_stages
 from vitlit.data.batch import Batch
@@ -28,6 +29,12 @@ STRONG: dict[str, dict[str, Any]] = {
     "auto_augment": {"auto_augment": "randaugment", "rand_augment_magnitude": 20},
     "erasing": {"erasing": 1.0},
     "mix": {"mixup": 1.0},
+    "vertical_flip": {"vertical_flip": True},
+    "quarter_turns": {"quarter_turns": True},
+    "three_augment": {"three_augment": True},
+    "color_jitter": {"color_jitter": [0.4, 0.5, 0.6]},
+    "grayscale": {"grayscale": 0.5},
+    "blur": {"blur": 0.7},
 }
 
 
@@ -64,9 +71,33 @@ STAGE_ALONE: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "crop": lambda x: geometric.random_crop(x, draws("crop", 2), padding=4),
     "flip": lambda x: geometric.random_flip(x, draws("flip", 1)),
+    "vertical_flip": lambda x: turns.flip_vertically(
+        x, turns.vertical_flip_plan(draws("vertical_flip", 1))
+    ),
+    "quarter_turns": lambda x: turns.turn_quarters(
+        x, turns.quarter_turn_plan(draws("quarter_turns", 1))
+    ),
     "rotation": lambda x: geometric.random_rotation(x, draws("rotation", 1), degrees=45.0),
     "auto_augment": lambda x: policies.rand_augment(x, draws("auto_augment", 4), magnitude=20),
+    "three_augment": lambda x: three_augmented(x, draws("three_augment", 6)),
+    "color_jitter": lambda x: in_layers(
+        x, colour.jitter_layers(draws("color_jitter", 4), (0.4, 0.5, 0.6))
+    ),
+    "grayscale": lambda x: in_layers(x, colour.grayscale_layers(draws("grayscale", 1), 0.5)),
+    "blur": lambda x: colour.gaussian_blur(x, colour.blur_sigmas(draws("blur", 2), 0.7)),
 }
+
+
+def in_layers(x: Tensor, layers: list[policies.Layer]) -> Tensor:
+    for operations, magnitude in layers:
+        x = apply_operations(x, operations, magnitude)
+    return x
+
+
+def three_augmented(x: Tensor, draws: Tensor, strengths: tuple[float, ...] = (0.3,) * 3) -> Tensor:
+    x = in_layers(x, colour.three_layers(draws))
+    x = colour.gaussian_blur(x, colour.three_sigmas(draws))
+    return in_layers(x, colour.jitter_layers(draws[:, 2:], strengths))
 
 
 @pytest.mark.parametrize("stage", STAGE_ALONE)
@@ -77,9 +108,10 @@ def test_a_stage_acts_on_pixels_with_the_draws_of_its_samples(stage: str) -> Non
 
 def test_the_stages_act_in_the_documented_order() -> None:
     settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
+    settings["color_jitter"] = None  # 3-Augment has the jitter in it
     x = batch().x
     for stage in STAGE_ALONE:
-        x = STAGE_ALONE[stage](x)
+        x = x if stage == "color_jitter" else STAGE_ALONE[stage](x)
     columns = geometric.ERASING_DRAWS
     erased = geometric.random_erasing(PREPROCESS(x), draws("erasing", columns), probability=1.0)
     key = address(1, Stream.AUGMENT, 0, STAGES.index("mix"), 3)

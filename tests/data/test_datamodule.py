@@ -393,6 +393,22 @@ def test_large_sets_are_cut_at_the_resolution_of_their_files(photo_folder: Photo
         torch.testing.assert_close(data.transform(batch, augment=True).x, expected / 255)
 
 
+@pytest.mark.parametrize("memory_gb", [0, 1])
+def test_the_copies_of_an_image_in_a_batch_are_cut_apart(
+    photo_folder: PhotoFolder, memory_gb: float
+) -> None:
+    root = photo_folder("train+val", count=6, size=(40, 48))
+    how: dict[str, Any] = {"batch_size": 4, "patchify": False, "normalize": "none"}
+    data = photos(root, **how | CUT, repeated_augment=2, memory_gb=memory_gb)
+    plain = photos(root, **how | CUT | {"batch_size": 2}, memory_gb=memory_gb)
+    for batch, once in zip(data.train_dataloader(), plain.train_dataloader(), strict=False):
+        first, second = data.transform(batch, augment=True).x.chunk(2)
+        assert torch.equal(first, plain.transform(once, augment=True).x)  # as without copies
+        assert (first != second).flatten(1).any(dim=1).all()
+        assert torch.equal(batch.sample[:2], batch.sample[2:])
+        assert torch.equal(batch.y[:2], batch.y[2:])
+
+
 @pytest.mark.parametrize("loader", ["val_dataloader", "test_dataloader"])
 def test_large_sets_are_evaluated_on_the_same_pixels(
     photo_folder: PhotoFolder, loader: str

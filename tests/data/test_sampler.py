@@ -6,6 +6,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from vitlit.data.batch import Order
 from vitlit.data.sampler import EvalOrder, LateLoader, TrainOrder
+from vitlit.errors import InputError
 
 
 def train(
@@ -153,3 +154,52 @@ def test_a_loader_takes_the_first_order_when_the_first_batch_is_asked_for(worker
     order.resume(epoch=3, batch=4)
     found = [(batch.epoch, batch.indices.tolist()) for batch in made_before]
     assert found == [(3, indices) for indices in drawn(train(24, epoch=3))[4:]]
+
+
+# -- repeated augmentation --------------------------------------------------------------------
+
+
+def repeated(
+    size: int, batch_size: int, repeats: int, *, rank: int = 0, world: int = 1
+) -> TrainOrder:
+    return TrainOrder(size, batch_size=batch_size, seed=0, rank=rank, world=world, repeats=repeats)
+
+
+def test_a_batch_holds_copies_of_fewer_images_and_an_epoch_as_many_batches() -> None:
+    order = repeated(25, 6, 3)
+    batches = list(order)
+    assert len(batches) == len(order) == len(train(25, 6))
+    for batch in batches:
+        first, *others = batch.indices.view(3, 2).tolist()
+        assert others == [first, first]
+        assert batch.copies is not None
+        assert batch.copies.tolist() == [0, 0, 1, 1, 2, 2]
+    seen = [index for batch in batches for index in batch.indices[:2].tolist()]
+    assert len(set(seen)) == len(seen) == 8
+
+
+def test_the_copies_of_an_image_are_drawn_apart_and_the_first_as_without_copies() -> None:
+    (batch, *_) = repeated(25, 6, 3)
+    assert len(batch.drawn.unique()) == 6
+    assert torch.equal(batch.drawn[:2], batch.indices[:2])
+    (plain, *_) = repeated(25, 6, 1)
+    assert plain.copies is None
+    assert plain.drawn is plain.indices
+
+
+def test_two_processes_together_draw_the_copies_of_one() -> None:
+    ranks = [list(repeated(40, 4, 2, rank=rank, world=2)) for rank in range(2)]
+    for whole, *parts in zip(repeated(40, 8, 2), *ranks, strict=True):
+        together = torch.cat([part.drawn for part in parts])
+        assert sorted(together.tolist()) == sorted(whole.drawn.tolist())
+
+
+def test_a_resumed_epoch_goes_on_with_the_same_copies() -> None:
+    whole, order = list(repeated(40, 4, 2)), repeated(40, 4, 2)
+    order.resume(epoch=0, batch=3)
+    assert [batch.drawn.tolist() for batch in order] == [b.drawn.tolist() for b in whole[3:]]
+
+
+def test_copies_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(InputError, match="repeated_augment 4 does not divide batch_size 6; give 4"):
+        repeated(40, 6, 4)

@@ -55,6 +55,9 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "randaugment": {"auto_augment": "randaugment", "erasing": 0.5},
     "trivialaugment": {"auto_augment": "trivialaugment", "mixup": 0.5, "cutmix": 0.5},
     "autoaugment": {"auto_augment": "autoaugment", "resized_crop": [0.3, 1.0]},
+    "turns": {"vertical_flip": True, "quarter_turns": True, "grayscale": 0.2, "blur": 0.5},
+    "three_augment": {"three_augment": True, "repeated_augment": 2},
+    "jitter": {"color_jitter": [0.4, 0.4, 0.4]},
 }
 
 

@@ -2,17 +2,18 @@
 
 uint8 (B, C, h, w), labels (B,) -> float (B, C, H, W), labels (B,) or targets (B, num_classes)
 
-Order: resized crop, crop, flip, rotation, policy; normalise; erasing; MixUp or CutMix. Each stage
-has its own stream of addresses, so switching one on does not change the draws of the others.
+Order: resized crop, crop, flips, quarter turns, rotation, policy, 3-Augment, colour jitter,
+grayscale, blur; normalise; erasing; MixUp or CutMix. Each stage has its own stream of addresses, so
+switching one on does not change the draws of the others.
 """
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from collections.abc import Callable
 
 from torch import Tensor
 
+from vitlit.augment.colour import colour_settings
 from vitlit.augment.geometric import (
     CROP_DRAWS,
     ERASING_DRAWS,
@@ -27,26 +28,24 @@ from vitlit.augment.geometric import (
 )
 from vitlit.augment.layers import Shape
 from vitlit.augment.mixing import mixing_plan
-from vitlit.augment.policies import (
-    AUTO_DRAWS,
-    RAND_DRAWS,
-    TRIVIAL_DRAWS,
-    Layer,
-    auto_layers,
-    check_rand_augment,
-    rand_layers,
-    trivial_layers,
+from vitlit.augment.policies import Policy, check_policy, policy_draws, policy_layers
+from vitlit.augment.setting_checks import (
+    check_finite,
+    check_off_last,
+    check_shares,
+    positive_range,
 )
-from vitlit.augment.setting_checks import check_finite, check_shares, positive_range
-from vitlit.augment.stages import Plan, apply_stages, policy_plan, send_plan
+from vitlit.augment.stages import STAGES, Plan, Stage, apply_stages, policy_plan, send_plan
+from vitlit.augment.turns import (
+    QUARTER_TURN_DRAWS,
+    VERTICAL_FLIP_DRAWS,
+    quarter_turn_plan,
+    vertical_flip_plan,
+)
 from vitlit.errors import InputError, check_at_least
 from vitlit.seeding import BatchAddress, Stream, address, uniform, uniform_of_keys
 
-Stage = Literal["resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix"]
-# A stage's place is part of its address: new stages go to the end, or every seed changes its draws.
-STAGES: tuple[str, ...] = get_args(Stage)
 CROP_RATIO = [3 / 4, 4 / 3]  # width / height of resized crops, as in torchvision
-Policy = Literal["none", "autoaugment", "randaugment", "trivialaugment"]
 
 
 class Augmentation:
@@ -66,6 +65,16 @@ class Augmentation:
         auto_augment: Policy: autoaugment (that of CIFAR-10), randaugment, trivialaugment or none.
         rand_augment_ops: Number of operations that randaugment applies in turn.
         rand_augment_magnitude: Strength of randaugment's operations, 0 to 30.
+        vertical_flip: Turn training images upside down with probability one half.
+        quarter_turns: Turn square training images by 0, 90, 180 or 270 degrees, equally likely.
+        three_augment: 3-Augment (DeiT III): each image is made grey, solarised or blurred, and then
+            its colours are jittered, by 0.3 if color_jitter gives no other strengths.
+        color_jitter: Strengths of changes of brightness, contrast and saturation, from 0 to 1, such
+            as [0.4, 0.4, 0.4], in a random order.
+        grayscale: Probability that a training image loses its colours.
+        blur: Probability of a Gaussian blur, of 0.1 to 2 pixels.
+        repeated_augment: How often each image is in a batch, augmented differently each time; an
+            epoch has as many batches as without, of fewer images. It must divide batch_size.
         erasing: Probability that a rectangle of a training image is erased, after normalisation.
         mixup: MixUp's alpha: the larger, the more even the mixture; 0 is off. With mixup or
             cutmix the targets are soft, and train/acc counts the class with the larger share.
@@ -73,7 +82,8 @@ class Augmentation:
         mix_prob: Share of the images that are mixed.
         off_last: Share of the epochs, at the end, without a stage, such as {mix: 0.4}, rounded up
             to whole epochs; stages are resized_crop, crop (crop_padding), flip, rotation,
-            auto_augment, erasing and mix (mixup and cutmix).
+            auto_augment, erasing, mix (mixup and cutmix), vertical_flip, quarter_turns,
+            three_augment, color_jitter, grayscale and blur.
     """
 
     def __init__(
@@ -94,17 +104,20 @@ class Augmentation:
         cutmix: float = 0.0,
         mix_prob: float = 1.0,
         off_last: dict[str, float] | None = None,
+        vertical_flip: bool = False,
+        quarter_turns: bool = False,
+        three_augment: bool = False,
+        color_jitter: list[float] | None = None,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        repeated_augment: int = 1,
     ) -> None:
         check_at_least(0, crop_padding=crop_padding)
+        check_at_least(1, repeated_augment=repeated_augment)
         check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
         check_shares(erasing=erasing, mix_prob=mix_prob)
-        _check_off_last(off_last or {})
-        if auto_augment not in get_args(Policy):
-            known = ", ".join(get_args(Policy))
-            raise InputError(
-                f"unknown auto_augment {auto_augment!r}; known: {known}", argument="auto_augment"
-            )
-        check_rand_augment(rand_augment_ops, rand_augment_magnitude)
+        check_off_last(off_last or {}, STAGES)
+        check_policy(auto_augment, rand_augment_ops, rand_augment_magnitude)
         self.seed, self.num_classes = seed, num_classes
         self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
         self.resized_crop = resized_crop is not None
@@ -116,6 +129,9 @@ class Augmentation:
             CROP_RATIO if resized_crop_ratio is None else resized_crop_ratio,
             1e4,  # an arbitrary limit, which refuses infinity
         )
+        self.vertical_flip, self.quarter_turns = vertical_flip, quarter_turns
+        self.colour = colour_settings(color_jitter, grayscale, blur, three_augment)
+        self.repeats = repeated_augment
         self.auto_augment = auto_augment
         self.rand_augment = {"num_ops": rand_augment_ops, "magnitude": rand_augment_magnitude}
         self.erasing = erasing
@@ -130,6 +146,13 @@ class Augmentation:
                 f"crop_padding {self.crop_padding} is larger than the image, "
                 f"{size[0]}x{size[1]} pixels; give less",
                 argument="crop_padding",
+            )
+
+        if self.quarter_turns and size[0] != size[1]:
+            raise InputError(
+                f"quarter_turns needs square images, not {size[0]}x{size[1]} pixels; leave it out, "
+                f"or give a square img_size",
+                argument="quarter_turns",
             )
 
     def check_epochs(self, epochs: int | None) -> None:
@@ -227,11 +250,20 @@ class Augmentation:
             found["crop"] = crop_plan(draws, self.crop_padding)
         if (draws := drawn.get("flip")) is not None:
             found["flip"] = flip_plan(draws)
+        if (draws := drawn.get("vertical_flip")) is not None:
+            found["vertical_flip"] = vertical_flip_plan(draws)
+        if (draws := drawn.get("quarter_turns")) is not None:
+            found["quarter_turns"] = quarter_turn_plan(draws)
         if (draws := drawn.get("rotation")) is not None:
             found["rotation"] = rotation_plan(draws, self.rotation)
         if (draws := drawn.get("auto_augment")) is not None:
-            layers = self._policy_layers(draws, (height, width))
-            found.update(policy_plan(layers, (shape[0], height, width), device))
+            layers = policy_layers(self.auto_augment, draws, (height, width), **self.rand_augment)
+            found.update(policy_plan("auto_augment", layers, (shape[0], height, width), device))
+        for name, what in self.colour.layers(drawn).items():
+            if isinstance(what, Tensor):
+                found[name] = what
+            else:
+                found.update(policy_plan(name, what, (shape[0], height, width), device))
         if (draws := drawn.get("erasing")) is not None:
             found["erasing"] = erasing_plan(draws, size, probability=self.erasing)
         # where off_last has ended mixing, targets stay soft, so the loss stays the same function
@@ -243,42 +275,17 @@ class Augmentation:
 
     def _draws_of_all(self, at: BatchAddress, *, cropped: bool) -> dict[Stage, Tensor]:
         """The draws ``(B, k)`` of each stage that is on and has draws of its own."""
-        policies = {
-            "none": 0,
-            "autoaugment": AUTO_DRAWS,
-            "trivialaugment": TRIVIAL_DRAWS,
-            "randaugment": RAND_DRAWS * self.rand_augment["num_ops"],
-        }
         columns: dict[Stage, int] = {
             "resized_crop": RESIZED_CROP_DRAWS * (self.resized_crop and not cropped),
             "crop": CROP_DRAWS * (self.crop_padding > 0),
             "flip": FLIP_DRAWS * self.flip,
             "rotation": ROTATION_DRAWS * (self.rotation > 0),
-            "auto_augment": policies[self.auto_augment],
+            "auto_augment": policy_draws(self.auto_augment, **self.rand_augment),
             "erasing": ERASING_DRAWS * (self.erasing > 0),
+            "vertical_flip": VERTICAL_FLIP_DRAWS * self.vertical_flip,
+            "quarter_turns": QUARTER_TURN_DRAWS * self.quarter_turns,
+            **self.colour.columns(),
         }
         on = [stage for stage, k in columns.items() if k and self.is_on(stage, at.epoch)]
         keys = {self._key(stage, at.epoch): columns[stage] for stage in on}
         return dict(zip(on, uniform_of_keys(keys, at.sample), strict=True)) if on else {}
-
-    def _policy_layers(self, draws: Tensor, size: tuple[int, int]) -> list[Layer]:
-        match self.auto_augment:
-            case "autoaugment":
-                return auto_layers(draws, size)
-            case "trivialaugment":
-                return trivial_layers(draws)
-            case _:
-                return rand_layers(draws, size, **self.rand_augment)
-
-
-def _check_off_last(off_last: Mapping[str, float]) -> None:
-    for stage, share in off_last.items():
-        if stage not in STAGES:
-            raise InputError(
-                f"unknown stage {stage!r} in off_last; known: {', '.join(STAGES)} "
-                f"(mix is mixup and cutmix, crop is crop_padding)",
-                argument="off_last",
-            )
-        if not 0.0 <= share <= 1.0:
-            message = f"off_last {stage} {share} is not a share of the epochs, 0 to 1"
-            raise InputError(message, argument="off_last")

@@ -8,6 +8,7 @@ draws are, so nothing waits for the images' device.
 """
 
 from functools import cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from vitlit.augment.layers import apply_operations
 from vitlit.augment.operations import OPERATION_NAMES
 from vitlit.errors import InputError
 
+Policy = Literal["none", "autoaugment", "randaugment", "trivialaugment"]
 Size = tuple[int, int]  # height and width of the images, in pixels
 Layer = tuple[Tensor, Tensor]  # of each image: number of its operation (B,), magnitude (B,)
 
@@ -92,6 +94,40 @@ def _sign(magnitude: Tensor, operations: Tensor, draw: Tensor) -> Tensor:
     """Negate with probability one half, for the operations that have two directions."""
     signed = torch.tensor([name in _SIGNED for name in OPERATION_NAMES])[operations]
     return torch.where(signed & (draw < 0.5), -magnitude, magnitude)
+
+
+def check_policy(name: str, num_ops: int, magnitude: int) -> None:
+    """Raise InputError for an unknown policy, and for settings of RandAugment out of range."""
+    if name not in get_args(Policy):
+        known = ", ".join(get_args(Policy))
+        raise InputError(f"unknown auto_augment {name!r}; known: {known}", argument="auto_augment")
+    check_rand_augment(num_ops, magnitude)
+
+
+def policy_draws(name: Policy, *, num_ops: int, magnitude: int) -> int:
+    """Columns of draws that a policy takes; the settings are those of RandAugment."""
+    match name:
+        case "autoaugment":
+            return AUTO_DRAWS
+        case "trivialaugment":
+            return TRIVIAL_DRAWS
+        case "randaugment":
+            return RAND_DRAWS * num_ops
+        case _:
+            return 0
+
+
+def policy_layers(
+    name: Policy, draws: Tensor, size: Size, *, num_ops: int, magnitude: int
+) -> list[Layer]:
+    """What a policy does to images of this size."""
+    match name:
+        case "autoaugment":
+            return auto_layers(draws, size)
+        case "trivialaugment":
+            return trivial_layers(draws)
+        case _:
+            return rand_layers(draws, size, num_ops=num_ops, magnitude=magnitude)
 
 
 def check_rand_augment(num_ops: int, magnitude: int) -> None:

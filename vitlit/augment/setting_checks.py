@@ -1,6 +1,7 @@
 """Checks of the numbers that users give for augmentation; each names the setting and the rule."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 from vitlit.errors import InputError
 
@@ -29,3 +30,17 @@ def check_shares(**shares: float) -> None:
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:
             raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)
+
+
+def check_off_last(off_last: Mapping[str, float], stages: Sequence[str]) -> None:
+    """Raise InputError for an unknown stage, or for what is no share of the epochs."""
+    for stage, share in off_last.items():
+        if stage not in stages:
+            raise InputError(
+                f"unknown stage {stage!r} in off_last; known: {', '.join(stages)} "
+                f"(mix is mixup and cutmix, crop is crop_padding)",
+                argument="off_last",
+            )
+        if not 0.0 <= share <= 1.0:
+            message = f"off_last {stage} {share} is not a share of the epochs, 0 to 1"
+            raise InputError(message, argument="off_last")

@@ -7,26 +7,36 @@ small tensor, and the device does the rest.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from vitlit.augment.colour import gaussian_blur
 from vitlit.augment.geometric import crop_at, erase, mirror, resize_boxes, rotate_by
 from vitlit.augment.layers import Shape, apply_layer, layer_plan
 from vitlit.augment.mixing import mix_as_planned, soft_targets
 from vitlit.augment.policies import Layer
+from vitlit.augment.turns import flip_vertically, turn_quarters
 
 Plan = Mapping[str, Tensor]  # stage -> what happens to each image (B, k)
+Stage = Literal[
+    "resized_crop", "crop", "flip", "rotation", "auto_augment", "erasing", "mix",
+    "vertical_flip", "quarter_turns", "three_augment", "color_jitter", "grayscale", "blur",
+]  # fmt: skip
+# A stage's place is part of its address: new stages go to the end, or every seed changes its draws.
+STAGES: tuple[str, ...] = get_args(Stage)
+BLURS = ("three_augment_blur", "blur")  # the parts of a plan that are no layers of operations
 
 
-def policy_plan(layers: list[Layer], shape: Shape, device: str) -> Plan:
-    """The operations of a policy in turn, for images (C, H, W) on this type of device."""
+def policy_plan(name: str, layers: list[Layer], shape: Shape, device: str) -> Plan:
+    """The operations of a stage in turn, for images (C, H, W) on this type of device."""
     if not layers:
         return {}
     # all at once: the host spends its time on the number of calls
     operations, magnitude = (torch.cat(parts) for parts in zip(*layers, strict=True))
     plans = layer_plan(operations, magnitude, shape, device).chunk(len(layers))
-    return {f"auto_augment/{turn}": plan for turn, plan in enumerate(plans)}
+    return {f"{name}/{turn}": plan for turn, plan in enumerate(plans)}
 
 
 def send_plan(plan: Plan, device: torch.device) -> Plan:
@@ -64,10 +74,16 @@ def apply_stages(
         x = crop_at(x, plan["crop"], padding)
     if "flip" in plan:
         x = mirror(x, plan["flip"])
+    if "vertical_flip" in plan:
+        x = flip_vertically(x, plan["vertical_flip"])
+    if "quarter_turns" in plan:
+        x = turn_quarters(x, plan["quarter_turns"])
     if "rotation" in plan:
         x = rotate_by(x, plan["rotation"])
     for name in plan:
-        if name.startswith("auto_augment"):
+        if name in BLURS:
+            x = gaussian_blur(x, plan[name])
+        elif "/" in name:  # a layer of operations
             x = apply_layer(x, plan[name])
     x = normalise(x)
     if "erasing" in plan:  # after normalising: erased pixels are 0, the mean

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vitlit.data.batch import Batch, Order
+from vitlit.errors import InputError
 from vitlit.seeding import Stream, address, permutation
 
 
@@ -23,10 +24,22 @@ class TrainOrder(DistributedSampler[Any]):
     train like one with 32. The incomplete last one is left out: DDP hangs if processes have
     different numbers of batches. A set smaller than one global batch is repeated until it fills
     one.
+
+    repeats: copies of each image in a batch (repeated augmentation, Hoffer et al., 2020), which has
+    as many times fewer images. An epoch keeps its number of batches, and leaves out other images in
+    each, as in DeiT. Raises InputError if ``batch_size`` is no multiple of it.
     """
 
-    def __init__(self, size: int, *, batch_size: int, seed: int, rank: int, world: int) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+    def __init__(
+        self, size: int, *, batch_size: int, seed: int, rank: int, world: int, repeats: int = 1
+    ) -> None:
+        if batch_size % repeats:
+            raise InputError(
+                f"repeated_augment {repeats} does not divide batch_size {batch_size}; give "
+                f"{batch_size // repeats * repeats or repeats} images, or another number of copies",
+                argument=("repeated_augment", "batch_size"),
+            )
+        self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
         # Without super().__init__, which needs the data set. These are the attributes that others
         # read, and set_epoch writes epoch.
         self.rank, self.num_replicas, self.epoch = rank, world, 0
@@ -42,15 +55,18 @@ class TrainOrder(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[Order]:
         order = permutation(address(self.seed, Stream.ORDER, self.epoch), self.size)
-        total = len(self) * self.batch_size * self.num_replicas
+        count = self.batch_size // self.repeats  # images, each of which is in the batch repeatedly
+        total = len(self) * count * self.num_replicas
         order = order.repeat(-(-total // self.size))[:total]  # -(-a // b) rounds up
-        mine = order.view(len(self), self.num_replicas, self.batch_size)[:, self.rank]
+        # All images, then all again: mixing takes the neighbour, which should be another image.
+        mine = order.view(len(self), self.num_replicas, count)[:, self.rank].repeat(1, self.repeats)
+        copies = torch.arange(self.repeats).repeat_interleave(count) if self.repeats > 1 else None
         valid = torch.ones(self.batch_size, dtype=torch.bool)
         epoch, first = self._resumed
         for step in range(first if epoch == self.epoch else 0, len(self)):
             # with the rank, so that processes do not drop the same units
             key = address(self.seed, Stream.DROPOUT, self.epoch, step, self.rank)
-            yield Order(mine[step], valid, self.epoch, key)
+            yield Order(mine[step], valid, self.epoch, key, copies)
 
 
 class LateLoader(DataLoader[Batch]):

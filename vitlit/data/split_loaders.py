@@ -65,8 +65,10 @@ class SplitLoaders:
             # files keep their resolution for the crop, so it happens where they are decoded
             split = CroppedSplit(split.images, split.members, self.augmentation)
         split = self.resident.hold(split, self.trainer)
-        tell_repeats(len(split), self.batch_size, self.place["world"])
-        order = TrainOrder(len(split), batch_size=self.batch_size, seed=self.seed, **self.place)
+        repeats = self.augmentation.repeats
+        how: Any = {"batch_size": self.batch_size, "repeats": repeats, "seed": self.seed}
+        order = TrainOrder(len(split), **how, **self.place)
+        tell_repeats(len(split), self.batch_size // repeats, self.place["world"])
         return self.loader(split, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -83,7 +83,8 @@ class Split(Dataset[Batch]):
         # order stands for a whole batch: one gather instead of B calls
         x = self._gather(order)
         y = self.labels[order.indices]
-        return Batch(x, y, order.indices, order.valid, order.epoch, order.key)
+        address = (order.indices, order.valid, order.epoch, order.key)
+        return Batch(x, y, *address, copies=order.copies)
 
 
 class CroppedSplit(Split):
@@ -96,7 +97,7 @@ class CroppedSplit(Split):
         self.augmentation = augmentation
 
     def _gather(self, order: Order) -> Tensor:
-        draws = self.augmentation.crop_draws(order.indices, order.epoch)
+        draws = self.augmentation.crop_draws(order.drawn, order.epoch)
         if draws is None:  # off_last: the epochs without this stage see whole images
             return super()._gather(order)
         return self.images.gather_crops(
