@@ -46,10 +46,13 @@ def equal_pairs(digests: Sequence[bytes]) -> list[Pair]:
     return [Pair(group[0], other, 0) for group in groups.values() for other in group[1:]]
 
 
-def needed_correlation(vectors: Tensor) -> float:
+def needed_correlation(
+    vectors: Tensor, *, most: float = MOST_CORRELATION, factor: float = UNUSUAL
+) -> float:
     """The correlation of thumbnails from which on images of this set count as the same.
 
-    vectors: of mean 0 and length 1, ``(n, D)``.
+    vectors: of length 1, ``(n, D)``; most: the result at most; factor: how much nearer to 1 it is
+    than that of most images with their nearest neighbour.
     """
     if len(vectors) < 3:
         return LEAST_CORRELATION
@@ -58,7 +61,7 @@ def needed_correlation(vectors: Tensor) -> float:
     queries = sample[:: -(-len(sample) // SAMPLE_QUERIES)]
     nearest = (queries @ sample.T).topk(2, dim=1).values[:, 1]  # the first is the image itself
     usual = 1 - float(nearest.quantile(0.75))
-    return min(MOST_CORRELATION, max(LEAST_CORRELATION, 1 - UNUSUAL * usual))
+    return min(most, max(LEAST_CORRELATION, 1 - factor * usual))
 
 
 def similar_pairs(prints: Fingerprints) -> list[Pair]:
@@ -178,7 +181,7 @@ class Duplicate(NamedTuple):
 
 
 SAME_FILE, SAME_PIXELS, LOOKS_SAME = "same file", "same pixels", "looks the same"
-ALIKE_BY_FEATURES = "same by features"
+ALIKE_BY_FEATURES = "nearly equal features"
 
 
 def listed(pairs: Sequence[Duplicate], split: Tensor) -> list[Duplicate]:

@@ -33,6 +33,7 @@ from vitlit.inspection.label_check import LabelCheck, check_labels, nearest_othe
 
 PIXEL_SIDE = 8  # of the thumbnails whose pixels stand in for features
 MAX_SEARCHED = 100_000  # images whose features are compared with all others
+FEATURE_FACTOR = 0.1  # of needed_correlation, for features
 FEATURE_NEIGHBOURS = 3  # of an image, that may be duplicates by their features
 UNEQUAL = 20  # times as many images as the smallest class has, from which on the largest is named
 MEAN_GAP, STD_RATIO = 0.1, 1.5  # by which the statistics in use may differ from the data's
@@ -79,7 +80,9 @@ class Findings:
         if features is None or not FEATURE_NEIGHBOURS < len(features) <= MAX_SEARCHED:
             return []
         near, similarity = nearest_others(features, FEATURE_NEIGHBOURS)
-        enough = needed_correlation(F.normalize(features, dim=1))
+        # no upper limit: a model trained on the set has the images of a class close together
+        unit = F.normalize(features, dim=1)
+        enough = needed_correlation(unit, most=1.0, factor=FEATURE_FACTOR)
         hashes = self.inventory.prints.hashes
         rows, columns = (similarity >= enough).nonzero().unbind(1)
         found = []
@@ -152,7 +155,8 @@ class Findings:
         found = []
         for kinds, words in (
             ((SAME_FILE, SAME_PIXELS), "exactly the same image"),
-            ((LOOKS_SAME, ALIKE_BY_FEATURES), "images that look the same"),
+            ((LOOKS_SAME,), "images that look the same"),
+            ((ALIKE_BY_FEATURES,), "images with nearly equal features"),
         ):
             pairs = [pair for pair in self.between_splits if pair.kind in kinds]
             if pairs:

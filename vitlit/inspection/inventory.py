@@ -5,8 +5,11 @@ Split of each name, bad files included -> images 0..n-1, each with its split, pl
 Each image is decoded once, as the model gets it; pixels are thrown away.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -64,9 +67,18 @@ class Inventory:
         """The path of an image; empty if the set is not made of files."""
         return self.splits[self.split_of(image)].files(self.place[image : image + 1])[0]
 
+    @cached_property
+    def _root(self) -> str:
+        """The folder that all files are below."""
+        paths = {path for split in self.splits.values() for path in split.paths}
+        return os.path.commonpath([Path(path).parent for path in paths]) if paths else ""
+
     def name_of(self, image: int) -> str:
-        """The path of an image, or its split and place, as text that is safe to print."""
-        return printable(self.file_of(image)) or f"{self.split_of(image)} {int(self.place[image])}"
+        """The path of an image below the data folder, or its split and place; safe to print."""
+        file = self.file_of(image)
+        if not file:
+            return f"{self.split_of(image)} {int(self.place[image])}"
+        return printable(Path(file).relative_to(self._root))
 
     def pixels_of(self, image: int) -> Tensor:
         """The image as it is decoded: uint8 ``(C, h, w)``."""

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vitlit.plotting import FONT_TINY, GREY, WIDTH_INCHES, cut_text, new_figure, set_title
+from vitlit.plotting import (
+    FONT_TINY,
+    GREY,
+    WIDTH_INCHES,
+    cut_text,
+    new_figure,
+    set_title,
+    wrap_lines_to,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +68,7 @@ def pair_sheet(
     count, _, height, width = upper.shape
     inches, down = WIDTH_INCHES / across, -(-count // across)
     figure = new_figure(
-        down * (inches * (height + lower.shape[2] * width / lower.shape[3]) / width + 0.25) + 0.5
+        down * (inches * (height + lower.shape[2] * width / lower.shape[3]) / width + 0.35) + 0.5
     )
     set_title(figure, title)
     for row, axes in enumerate(_panels(figure, down)):
@@ -75,7 +83,7 @@ def pair_sheet(
             axes.text(
                 place * step + size[1] / 2,
                 2 * size[0] * (1 + GAP),
-                cut_text(text, 68 * inches, FONT_TINY),
+                wrap_lines_to(text, inches),
                 ha="center",
                 va="top",
                 fontsize=FONT_TINY,
