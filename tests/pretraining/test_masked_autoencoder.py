@@ -25,6 +25,25 @@ TWO_EPOCHS = ["--trainer.max_epochs=2"]
 DROPOUT = ["--model.pos_drop_rate=0.2", "--model.drop_path_rate=0.1"]
 
 
+DIGITS: dict[str, Any] = {
+    "img_size": 8,
+    "patch_size": 2,
+    "in_chans": 1,
+    "embed_dim": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "patch_embed": "linear",
+}
+BARE: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
 class Cut(BaseException):
     """Ends a training as abruptly as an exception can."""
 
@@ -223,15 +242,51 @@ def test_a_checkpoint_without_classes_is_refused_where_they_are_needed(
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 def test_the_validation_loss_is_the_same_for_any_batch_size(kind: str) -> None:
     torch.manual_seed(0)
-    module = MaskedAutoencoder(
-        img_size=8, patch_size=2, in_chans=1, embed_dim=16, depth=1, num_heads=2, patch_embed=kind
-    )
-    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    options |= {"enable_progress_bar": False, "enable_model_summary": False}
+    module = MaskedAutoencoder(**{**DIGITS, "patch_embed": kind})
     found = []
     for size in (143, 20):
-        trainer = pl.Trainer(**options)
         data = ImageData(patch_size=2, batch_size=size, patchify=kind == "linear")
-        [scores] = trainer.validate(module, datamodule=data, verbose=False)
+        [scores] = pl.Trainer(**BARE).validate(module, datamodule=data, verbose=False)
         found.append(scores["val/loss"])
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def losses_of(module: MaskedAutoencoder, **settings: Any) -> list[float]:
+    """Of two steps and a validation on the digits."""
+    found: list[float] = []
+
+    class Note(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *args: Any) -> None:
+            found.append(float(outputs["loss"]))
+
+    limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
+    trainer = pl.Trainer(**BARE, **limits, callbacks=[Note()])
+    trainer.fit(module, ImageData(patch_size=2, batch_size=32, **settings))
+    return [*found, float(trainer.callback_metrics["val/loss"])]
+
+
+def test_a_compiled_pretraining_learns_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlit.training.compiling.COMPILER", "aot_eager")
+    runs, compiled = [], []
+    compile_part = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self, **options: (
+            compiled.append(type(self).__name__),
+            compile_part(self, **options),
+        ),
+    )
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        runs.append(losses_of(MaskedAutoencoder(**DIGITS, compile=wanted)))
+    assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+    assert compiled == ["Encoder", "Decoder"]
+
+
+def test_a_loss_that_is_not_finite_shows_in_validation() -> None:
+    module = MaskedAutoencoder(**DIGITS)
+    module.decoder.pixels.bias.data.fill_(float("nan"))
+    trainer = pl.Trainer(**BARE, limit_val_batches=1)
+    [scores] = trainer.validate(module, ImageData(patch_size=2), verbose=False)
+    assert scores["val/loss"] != scores["val/loss"]

@@ -45,7 +45,7 @@ class MaskedAutoencoder(MaskableViT, TrainingModule):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric(nan_strategy="disable")  # a loss that is not finite shows
         self.train_sums = LossSums(self.device)
 
     def setup(self, stage: str) -> None:

@@ -44,7 +44,7 @@ class Reconstructions(Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         writer: Any = getattr(trainer.logger, "experiment", None)
-        every = self.every_n_epochs
+        every = self.every_n_epochs if _has_images(trainer) else 0
         # add_image is TensorBoard's; the CSV logger has no such method
         if not every or (trainer.current_epoch + 1) % every or not hasattr(writer, "add_image"):
             return
@@ -53,7 +53,7 @@ class Reconstructions(Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.run is not None:
+        if self.run is not None and _has_images(trainer):
             with replacing(self.run / FILE) as part:
                 self._figure(trainer, pl_module).savefig(part, format="png")
 
@@ -71,6 +71,11 @@ class Reconstructions(Callback):
         if module.hparams["norm_pixels"]:
             title.append("reconstructed patches have the brightness and contrast of the image's")
         return draw(shown, "; ".join(title))
+
+
+def _has_images(trainer: pl.Trainer) -> bool:
+    """Whether anything was held out for validation, which very few images may not be."""
+    return len(trainer.datamodule.splits["val"]) > 0  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
