@@ -5,7 +5,7 @@ shape, weights under timm's names -> a module that maps images (B, 3, H, W) to l
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -159,10 +159,10 @@ def reference_weights(shape: Shape) -> Weights:
     return {k: v + 0.02 * torch.randn(v.shape, generator=draw) for k, v in state.items()}
 
 
-def build_all(shape: Shape, device: str) -> dict[str, nn.Module]:
-    """Every library that is installed; those of the same function give the same logits."""
+def build_all(shape: Shape, device: str, names: Iterable[str] = BUILDERS) -> dict[str, nn.Module]:
+    """Those libraries that are installed; those of the same function give the same logits."""
     weights = reference_weights(shape)
-    found = {name: build(shape, weights) for name, build in BUILDERS.items() if is_installed(name)}
+    found = {name: BUILDERS[name](shape, weights) for name in names if is_installed(name)}
     images = torch.randn(2, 3, shape["img_size"], shape["img_size"])  # on the CPU: never TF32
     with torch.no_grad():
         logits = {name: model.eval()(images) for name, model in found.items()}

@@ -45,6 +45,13 @@ CONTESTANTS = {
     "timm's script": ["-c", TIMM],
     "transformers' pipeline": ["-c", TRANSFORMERS],
 }
+SCORING = {  # of the digits; an option that only Lightning has leaves the command to it
+    "import torch": ["-c", "import torch"],
+    "vitlit validate": ["-c", MAIN, "validate", "--run=digits"],
+    "vitlit test": ["-c", MAIN, "test", "--run=digits"],
+    "validate by Lightning": ["-c", MAIN, "validate", "--run=digits", "--verbose=false"],
+    "test by Lightning": ["-c", MAIN, "test", "--run=digits", "--verbose=false"],
+}
 SPEAKING = {  # command -> what makes it begin
     "fit": ["--config", "digits.yaml"],
     "fit --help": [],
@@ -80,6 +87,13 @@ def prepare(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", make], cwd=folder, check=True, capture_output=True)
 
 
+def train(folder: Path) -> None:
+    """One epoch of the digits' recipe, whose checkpoint is scored."""
+    words = ["fit", "--config=digits.yaml", "--run=digits", "--trainer.max_epochs=1"]
+    command = [sys.executable, "-c", MAIN, *words, "--trainer.accelerator=cpu"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
 def seconds(words: list[str], folder: Path) -> float:
     """Processor seconds of one process, and of those that it started."""
     for made in folder.glob("predictions*.csv"):
@@ -107,8 +121,14 @@ def first_word(words: list[str], folder: Path) -> float:
     return found
 
 
-def cells(rounds: int, folder: Path) -> Iterator[Cell]:
+def cells(rounds: int, folder: Path, *, only_scores: bool) -> Iterator[Cell]:
     """Processor seconds of whole processes, then wall time to the first word of each command."""
+    train(folder)
+    scoring = {name: lambda words=words: seconds(words, folder) for name, words in SCORING.items()}
+    title = "Processor seconds of test and validate, to the end"
+    yield Cell(title, timed(scoring, rounds), "import torch", 1, "processes")
+    if only_scores:
+        return
     whole = {
         name: lambda words=words: seconds(words, folder) for name, words in CONTESTANTS.items()
     }
@@ -137,6 +157,7 @@ def timed(calls: dict[str, Callable[[], float]], rounds: int) -> measure.Seconds
 
 def main() -> None:
     parser = measure.parser(__doc__ or "", rounds=7, warmup=0)
+    parser.add_argument("--scores", action="store_true", help="time test and validate alone")
     args = parser.parse_args()
     measure.check(args, parser)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
@@ -144,7 +165,7 @@ def main() -> None:
         folder = Path(name)
         prepare(folder)
         rounds = 1 if args.quick else args.rounds
-        measure.report(args, __file__, cells(rounds, folder), NOTE)
+        measure.report(args, __file__, cells(rounds, folder, only_scores=args.scores), NOTE)
 
 
 if __name__ == "__main__":

@@ -101,14 +101,14 @@ def measure_cell(shape_name: str, dtype: str, args: argparse.Namespace) -> Cell:
     images, labels = random_batch(shape, size, device)
     torch.compiler.reset()  # or a model of a second shape is compiled for shapes that vary
     peak = matmul_peak(DTYPES[dtype], device)
-    models = build_all(shape, device)
+    models = build_all(shape, device, args.peers)
     steps = {
         peer: training_step(model, images, labels, DTYPES[dtype]) for peer, model in models.items()
     }
     flops = flops_of(steps["vitlit"])
     first: dict[str, str] = {}
     if args.compile:
-        for peer, model in build_all(shape, device).items():
+        for peer, model in build_all(shape, device, args.peers).items():
             name = f"{peer} compiled"
             model.compile()
             step = training_step(model, images, labels, DTYPES[dtype])
@@ -130,12 +130,14 @@ def main() -> None:
     parser = measure.parser(__doc__, rounds=9, warmup=2)
     parser.add_argument("--shape", choices=SHAPES, nargs="+", default=list(SHAPES))
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=None)
+    parser.add_argument("--peers", choices=BUILDERS, nargs="+", default=list(BUILDERS))
     parser.add_argument("--batch", type=int, help="images per step; 32, 32, 4, or 512, 512, 256")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="too; on on CUDA")
     args = parser.parse_args()
     measure.check(args, parser)
     if args.batch is not None and args.batch < 1:
         parser.error(f"--batch {args.batch} is not positive")
+    args.peers = list(dict.fromkeys(["vitlit", "timm", *args.peers]))  # to which all are compared
     if args.dtype is None:
         args.dtype = list(DTYPES) if has_bf16_units(args.device) else ["fp32"]
     if args.compile is None:
@@ -144,7 +146,7 @@ def main() -> None:
         args.rounds, args.warmup, args.shape = 3, 1, args.shape[:1]
     if not is_installed("timm"):
         parser.error("timm is not installed, to which all are compared; pip install timm")
-    missing = [name for name in BUILDERS if not is_installed(name)]
+    missing = [name for name in args.peers if not is_installed(name)]
     notes = NOTE + (f"Not installed: {', '.join(missing)}.\n" if missing else "")
     cells = (measure_cell(name, dtype, args) for name in args.shape for dtype in args.dtype)
     measure.report(args, __file__, cells, notes)
