@@ -13,8 +13,8 @@ from vitlit.__main__ import main
 SETTINGS = ("--data.img_size", "32", "--data.batch_size", "8", "--out", "found")
 
 
-def inspect(root: Path) -> dict[str, Any]:
-    assert main(["inspect", str(root), *SETTINGS]) == 0
+def inspect(root: Path, *more: str) -> dict[str, Any]:
+    assert main(["inspect", str(root), *SETTINGS, *more]) == 0
     return json.loads(Path("found", "inspection.json").read_text())
 
 
@@ -42,12 +42,13 @@ def test_a_clean_folder_has_nothing_to_act_on(
     assert "Nothing: no unreadable file" in Path("found", "index.html").read_text()
 
 
+@pytest.mark.parametrize("memory_gb", ["4", pytest.param("0", marks=pytest.mark.slow)])
 def test_every_planted_fault_is_found_and_nothing_else(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    memory_gb: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = here / "photos"
     write_planted(root)
-    found = inspect(root)
+    found = inspect(root, "--data.memory_gb", memory_gb)
 
     def short(path: str) -> str:
         return Path(path).relative_to(root).as_posix()

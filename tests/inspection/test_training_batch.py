@@ -28,7 +28,7 @@ PHOTOS = "photos --data.img_size 16 --data.batch_size 4 --data.memory_gb 0 --mod
 ONE_STEP = "--trainer.max_steps 1 --trainer.limit_val_batches 0 --trainer.accelerator cpu"
 
 
-@pytest.mark.parametrize("words", [DIGITS, PHOTOS], ids=["in memory", "cropped from files"])
+@pytest.mark.parametrize("words", [DIGITS, pytest.param(PHOTOS, marks=pytest.mark.slow)])
 def test_the_batch_equals_the_first_one_of_fit_pixel_by_pixel(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: PhotoFolder
 ) -> None:
