@@ -305,7 +305,7 @@ def test_weights_are_the_defaults_of_model_and_data(
     assert data == {"img_size": 8, **expected}
 
 
-@pytest.mark.parametrize("command", ["explain", "probe"])
+@pytest.mark.parametrize("command", ["explain", "probe", "anomaly"])
 def test_given_images_have_the_classes_of_the_weights(command: str) -> None:
     wanted = {"data": {"images": ["a.png"], "invert": False}}
     _, data = starting_points(weights_of(["cat", "dog"]), wanted, command)

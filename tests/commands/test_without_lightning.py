@@ -74,6 +74,7 @@ def test_loading_a_model_imports_no_lightning(pictures: list[str]) -> None:
         (words("test", "--out=here"), "['matplotlib']"),
         (words("explain", "--data.images", "a.png"), "['matplotlib']"),
         (words("probe", "--data.images", "a.png", "b.jpg"), "['matplotlib']"),
+        (words("anomaly", "--normal=a.png", "--data.images", "b.jpg"), "['matplotlib']"),
     ],
 )
 def test_other_commands_import_no_lightning(

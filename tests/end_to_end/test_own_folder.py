@@ -93,12 +93,13 @@ def test_what_commands_write_into_the_data_folder_is_never_read_as_images(
         ["explain", "--count=1"],
         ["probe", "--k=1"],
         ["probe", "--data.images", "cat", "--out=alike"],
+        ["anomaly", "--normal", "cat", "--data.images", "dog"],
         ["export"],
         ["predict", "--data.images=.", "--out=first.csv"],
     ):
         assert main([*words, *use]) == 0, words
     Path("lightning_logs/first").rename("moved")
-    for folder in ("moved", "scores", "explanation", "probe", "alike", "export"):
+    for folder in ("moved", "scores", "explanation", "probe", "alike", "anomaly", "export"):
         assert Path(folder).is_dir()
     assert list_images(photos) == before
     assert find_class_names("folder", photos) == ["cat", "dog"]
