@@ -24,6 +24,7 @@ MODULES = (  # relative to vitlit/
     *(f"data/{name}.py" for name in ("stratify", "sampler", "leakage")),
     "training/*.py",
     "weights/*.py",
+    "deploy/*.py",
     "evaluation/*.py",
     *(f"cli/{name}.py" for name in ("check_settings", "options", "request", "safe_yaml")),
     *(f"cli/{name}.py" for name in ("from_checkpoint", "from_weights", "configs", "advice")),
