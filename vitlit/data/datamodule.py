@@ -85,7 +85,7 @@ class PlainImageData(SplitLoaders):
             training, validation or testing starts; skip leaves them out of every split and says
             how many (sets larger than memory_gb are decoded once to find them).
         download: Download mnist, fashion_mnist, cifar10 or cifar100 if they are missing.
-        split: The split that ``test`` scores: train, val or test.
+        split: The split that test and compare score: train, val or test.
         images: Files and folders that predict, explain, probe and anomaly read.
         patch_size: Side of a patch in pixels, from the model.
         patchify: Whether batches hold patches or images, from the model.
