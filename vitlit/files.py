@@ -52,8 +52,8 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise InputError(
-            f"cannot write {path}: {reason}; free some space, or give another place; nothing "
-            f"unfinished was left",
+            f"cannot write {path}: {reason}; free some space, or give another place; no "
+            f"unfinished files are left",
             argument="out",
         ) from error
 
