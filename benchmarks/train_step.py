@@ -11,6 +11,7 @@ torch, over what a large matrix product of the same type reaches just before or 
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +30,15 @@ from vitlit.model.attention import has_bf16_units
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH = {"cpu": (32, 32, 4), "cuda": (512, 512, 256)}  # of the three shapes
+KINDS = {  # of operations, by names of torch's; the first that fits
+    "matrix products": "linear|addmm|aten::mm|bmm|convolution",
+    "softmax": "softmax",
+    "GELU": "gelu",
+    "LayerNorm": "layer_norm",
+    "copies and casts": "copy_|_to_copy|cat|clone|stack",
+    "optimiser": "adamw",
+    "sums and products": "add|mul|sum|div|sub|fill|zero",
+}
 NOTE = """AdamW is fused for all. timm, transformers and torchvision hold vitlit's weights and give
 its logits; vit_pytorch computes another function of as much arithmetic.
 """
@@ -126,11 +136,37 @@ def measure_cell(shape_name: str, dtype: str, args: argparse.Namespace) -> Cell:
     return cell
 
 
+def shares(step: Callable[[], None]) -> dict[str, float]:
+    """The share of each kind of operation in the time of a step on the CPU."""
+    for _ in range(2):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for _ in range(4):
+            step()
+    spent = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in found.key_averages():
+        kinds = (kind for kind, pattern in KINDS.items() if re.search(pattern, event.key))
+        spent[next(kinds, "other")] += event.self_cpu_time_total
+    total = sum(spent.values())
+    return {kind: time / total for kind, time in spent.items()}
+
+
+def profile(args: argparse.Namespace) -> None:
+    """Print where a step of vitlit spends its time."""
+    for name, dtype in ((name, dtype) for name in args.shape for dtype in args.dtype):
+        shape, size = SHAPES[name], args.batch or BATCH["cpu"][list(SHAPES).index(name)]
+        model = build_all(shape, "cpu", ["vitlit"])["vitlit"]
+        step = training_step(model, *random_batch(shape, size, "cpu"), DTYPES[dtype])
+        found = sorted(shares(step).items(), key=lambda item: -item[1])
+        print(f"{name}, {dtype}:", ", ".join(f"{kind} {share:.0%}" for kind, share in found))
+
+
 def main() -> None:
     parser = measure.parser(__doc__, rounds=9, warmup=2)
     parser.add_argument("--shape", choices=SHAPES, nargs="+", default=list(SHAPES))
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=None)
     parser.add_argument("--peers", choices=BUILDERS, nargs="+", default=list(BUILDERS))
+    parser.add_argument("--profile", action="store_true", help="print where time goes, by kind")
     parser.add_argument("--batch", type=int, help="images per step; 32, 32, 4, or 512, 512, 256")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="too; on on CUDA")
     args = parser.parse_args()
@@ -144,6 +180,9 @@ def main() -> None:
         args.compile = args.device == "cuda" and not args.quick
     if args.quick:
         args.rounds, args.warmup, args.shape = 3, 1, args.shape[:1]
+    if args.profile:
+        profile(args)
+        return
     if not is_installed("timm"):
         parser.error("timm is not installed, to which all are compared; pip install timm")
     missing = [name for name in args.peers if not is_installed(name)]
