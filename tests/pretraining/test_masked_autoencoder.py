@@ -265,6 +265,7 @@ def losses_of(module: MaskedAutoencoder, **settings: Any) -> list[float]:
     return [*found, float(trainer.callback_metrics["val/loss"])]
 
 
+@pytest.mark.slow
 def test_a_compiled_pretraining_learns_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitlit.training.compiling.COMPILER", "aot_eager")
     runs, compiled = [], []
