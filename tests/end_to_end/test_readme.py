@@ -106,6 +106,9 @@ def run_command(words: list[str]) -> None:
         args += [word for word in SMALL if not (continues and "max_epochs" in word)]
         if not (continues or Path(args[1]).is_dir() or "--data.data_dir" in args):
             args += ["--data.data_dir", "data"]
+    if args[0] == "pretrain":  # whose own sizes stay
+        args += ["--trainer.max_epochs=1", "--data.batch_size=4", "--trainer.accelerator=cpu"]
+        args += ["--trainer.devices=1"]
     quiet = [] if args[0] == "runs" else ["--trainer.enable_progress_bar=false"]
     assert main([*args, *quiet]) == 0, words
 
