@@ -255,6 +255,7 @@ def test_settings_of_a_training_are_checked_in_commands_that_train_nothing(
         "checkpoints": {"every_n_steps": 0, "every_minutes": 0, "monitor": "val/acc"},
         "recipe": {"global_batch": 0},
         "ema": {"decay": 0.0},
+        "model": {},
     }
     check_unused(fine)
     with pytest.raises(InputError, match=group):

@@ -61,7 +61,7 @@ def test_every_planted_fault_is_found_and_nothing_else(
     doubts = {short(row["file"]): row["neighbours_class"] for row in rows("labels.csv")}
     assert doubts == SWAPPED
     assert [(short(row["file"]), row["reason"]) for row in rows("unreadable.csv")] == [
-        (CUT, "cut short")
+        (CUT, "truncated")
     ]
     assert found["counts"]["cows"]["val"] == 0
     odd = {short(row["file"]): row["colours"] for row in rows("files.csv")}
