@@ -81,6 +81,12 @@ NAMES = {
         "asks whether a validation follows the batch that a checkpoint was taken after",
         "a resumed training repeats or skips a validation",
     ),
+    "_has_run": Foreign(
+        LIGHTNING,
+        lambda: epoch_loop().val_loop,
+        "ends an epoch of which a checkpoint was taken after the last batch",
+        "a training that is validated rarely and resumed there trains on one batch too many",
+    ),
     "_batches_that_stepped": Foreign(
         LIGHTNING,
         epoch_loop,

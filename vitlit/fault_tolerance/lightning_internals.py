@@ -64,6 +64,16 @@ def is_validation_due(trainer: pl.Trainer) -> bool:
     return loop._should_check_val_fx(None)  # a data fetcher; only its type matters
 
 
+def leave_epoch(trainer: pl.Trainer) -> None:
+    """Let a training that restarts after the last batch of an epoch end that epoch.
+
+    Lightning does so once a validation has run, and where none is due trains on one batch more
+    (training_epoch_loop.py, ``_is_validation_done``).
+    """
+    loop: Any = trainer.fit_loop.epoch_loop.val_loop
+    loop._has_run = True
+
+
 def set_logged_steps(trainer: pl.Trainer, steps: int) -> None:
     """Make loggers continue to count from ``steps``.
 

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from vitlit.data.sampler import TrainOrder
 from vitlit.errors import InputError
-from vitlit.fault_tolerance.lightning_internals import is_validation_due, set_logged_steps
+from vitlit.fault_tolerance.lightning_internals import (
+    is_validation_due,
+    leave_epoch,
+    set_logged_steps,
+)
 from vitlit.training.checkpoint_callbacks import is_within_step
 from vitlit.training.classifier import TrainingModule
 
@@ -159,6 +163,10 @@ class Resume(Callback):
                 rank_zero_info("early stopping had already ended the training of this checkpoint")
                 trainer.should_stop = True
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning does so after the first batch; there is none if the epoch only had to end
+        trainer.fit_loop.epoch_loop.restarting = False
+
 
 def _epochs_done(trainer: pl.Trainer) -> int:
     """Epochs whose batches are all done; ``current_epoch`` is incremented only later."""
@@ -205,6 +213,8 @@ def _set_loops(trainer: pl.Trainer, position: Position) -> None:
     epochs.restarting = within
     batches.restarting = within  # on its own: the other always says yes where max_steps is given
     due = within and is_validation_due(trainer)
+    if done.is_last_batch and not due:
+        leave_epoch(trainer)
     # a validation with a batch that was begun and is not done is run, one without is skipped
     _set_progress(validation.batch_progress.total, 0, begun=int(due and not position.validated))
     _set_progress(validation.batch_progress.current, 0)
