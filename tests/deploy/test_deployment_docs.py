@@ -24,11 +24,11 @@ def test_the_commands_and_the_python_run(
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("vitlit ")]
     # --push is tested with a stand-in of the hub, in test_push.py
     commands = [words for words in commands if "--push" not in words]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for words in commands:
         assert main([*words, *(SMALL if words[0] == "fit" else [])]) == 0, words
     assert Path("page/index.html").is_file()
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     capsys.readouterr()
     exec(compile(code, "docs/deployment.md", "exec"), {})
     name, probability = capsys.readouterr().out.split()

@@ -71,7 +71,7 @@ def losses(folder: Path) -> list[tuple[float, float]]:
 
 @pytest.mark.skipif(os.name == "nt", reason="no gloo")
 def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
-    words = ["--trainer.max_epochs=2", "--model.global_pool=map"]
+    words = ["--trainer.max_epochs=2", "--model.global_pool=map", "--trainer.precision=32-true"]
     pretrain(tmp_path / "one", *words, "--data.batch_size=32")
     two = ["--data.batch_size=16", "--trainer.strategy=ddp", "--trainer.devices=2"]
     pretrain(tmp_path / "two", *words, *two)

@@ -103,7 +103,9 @@ def run_command(words: list[str]) -> None:
     args = words[1:]
     if args[0] == "fit":
         continues = "--ckpt_path" in args  # with the checkpoint's data, for more epochs
-        args += [word for word in SMALL if not (continues and "max_epochs" in word)]
+        # a pretraining of the page has its own depth
+        kept = ["max_epochs"] * continues + ["depth"] * ("--model.pretrained" in args)
+        args += [word for word in SMALL if not any(name in word for name in kept)]
         if not (continues or Path(args[1]).is_dir() or "--data.data_dir" in args):
             args += ["--data.data_dir", "data"]
     if args[0] == "pretrain":  # whose own sizes stay

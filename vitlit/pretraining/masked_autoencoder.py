@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from vitlit.data.batch import Batch
 from vitlit.model.encoder import uncompiled
@@ -45,7 +45,10 @@ class MaskedAutoencoder(MaskableViT, TrainingModule):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.val_loss = MeanMetric(nan_strategy="disable")  # a loss that is not finite shows
+        # "disable": a loss that is not finite shows. A MeanMetric would then ignore its weights
+        # (torchmetrics 1.9), and count images that pad processes to equal length.
+        self.val_sum = SumMetric(nan_strategy="disable")
+        self.val_count = SumMetric(nan_strategy="disable")
         self.train_sums = LossSums(self.device)
 
     def setup(self, stage: str) -> None:
@@ -83,8 +86,11 @@ class MaskedAutoencoder(MaskableViT, TrainingModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with uncompiled():  # the smaller last batch would compile again
             losses = self.losses(self.patches_of(batch.x), self.places_of(batch))
-        self.val_loss.update(losses, weight=batch.valid.to(losses.dtype))
+        self.val_sum.update(losses.masked_fill(~batch.valid, 0.0))
+        self.val_count.update(batch.valid)
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)  # over all processes
-        self.val_loss.reset()
+        mean = self.val_sum.compute() / self.val_count.compute()  # over all processes
+        self.log("val/loss", mean, prog_bar=True)
+        self.val_sum.reset()
+        self.val_count.reset()
