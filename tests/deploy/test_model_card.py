@@ -56,7 +56,7 @@ def test_the_card_tells_data_scores_and_mistakes(tmp_path: Path) -> None:
     origin = origin_of({"pretrained": None}, DATA, str(checkpoint))
     card = card_of(tmp_path / "out", origin, ["cat", "dog"])
     assert "Trained on a folder of images, with 2 classes." in card.text
-    assert "10 % of its images were held out for validation and 20 %" in card.text
+    assert "20 % of its images were held out for the test, and 10 % of the others" in card.text
     assert "On 1,234 held-out test images; 95 % interval" in card.text
     assert "from 0.8800 to 0.9200" in card.text
     assert "cat taken for dog (3), dog taken for cat (1)" in card.text

@@ -162,9 +162,14 @@ def name_folder(args: list[str]) -> list[str]:
 
     ``inspect PHOTOS`` and ``pretrain PHOTOS`` too.
     """
-    if not args[1:2] or args[0] not in FOLDER_RECIPES or not Path(args[1]).expanduser().is_dir():
+    if not args[1:2] or args[0] not in FOLDER_RECIPES or args[1].startswith("-"):
         return args
     command, folder, rest = args[0], args[1], args[2:]
+    if not Path(folder).expanduser().is_dir():
+        is_file = Path(folder).expanduser().exists()
+        what = f"{folder} is no folder" if is_file else f"there is no folder {folder}"
+        way = f"--config {folder}" if folder.endswith((".yaml", ".yml")) else "a folder of images"
+        raise InputError(f"{what}; give {command} {way}")
     named = {word.partition("=")[0] for word in rest}
     if other := named & {"--data.dataset", "--data.data_dir"}:
         raise InputError(

@@ -238,7 +238,8 @@ class SplitBuilder:
         there = set(labels[members].tolist())
         missing = [self.class_names[i] for i in torch.unique(labels).tolist() if i not in there]
         if missing:
-            say(f"the {name} split has no image of class {first_few(missing)}, which has too few")
+            why = "of which those held out are gone" if self.known else "which has too few"
+            say(f"the {name} split has no image of class {first_few(missing)}, {why}")
 
     def _part(self, part: str) -> Images:
         """The images of a part, which is opened once."""

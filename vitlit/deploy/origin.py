@@ -98,9 +98,9 @@ def _data_sentences(data: Mapping[str, Any]) -> tuple[str, ...]:
     sentences = [f"Trained on {what}, with {len(classes)} classes."]
     held = {"val": data.get("val_fraction"), "test": data.get("test_fraction")}
     sentences.append(
-        f"Where the data set had no split of its own, {_share(held['val'])} of its images were "
-        f"held out for validation and {_share(held['test'])} for the test, with split_seed "
-        f"{data.get('split_seed')}."
+        f"Where the data set had no split of its own, {_share(held['test'])} of its images were "
+        f"held out for the test, and {_share(held['val'])} of the others for validation, with "
+        f"split_seed {data.get('split_seed')}."
     )
     if data.get("shots"):
         sentences.append(f"Of each class, {data['shots']} training images were used.")

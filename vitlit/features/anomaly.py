@@ -116,7 +116,8 @@ def learn_normal(scanner: Scanner, split: FoundFiles, most: int) -> Normal:
     if not count:
         refuse_bad_images(files, len(split), "fix them, or give other images", argument="normal")
     # The first ones have few images before them, and seem stranger than they are.
-    later = torch.cat(scores)[count // 2 :] if scores else torch.empty(0)
+    # The first one has no score.
+    later = torch.cat(scores)[max(0, count // 2 - 1) :] if scores else torch.empty(0)
     return Normal(coreset.bank(), coreset.seen, count, coreset.radius, later, files)
 
 

@@ -118,7 +118,8 @@ def write_scores(
         writer.writerow(["file", "class", "score", "p", "map", "error"])
         for place in order:
             score = scored.scores[place]
-            p = f"{(1 + int((normal >= score).sum())) / (1 + len(normal)):.4f}"
+            share = (1 + int((normal >= score).sum())) / (1 + len(normal))
+            p = f"{share:.4f}" if len(normal) else ""  # one normal image has none before it
             writer.writerow([files[place], classes[place], f"{score:.6f}", p, place, ""])
         for bad in scored.bad:
             writer.writerow([bad.path, classes[bad.place], "", "", "", bad.reason])
