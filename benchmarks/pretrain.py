@@ -27,6 +27,7 @@ import measure
 import pytorch_lightning as pl
 import torch
 from recipe import write_section
+from small_data import trainer_for
 from torch import nn
 
 from vitlit import ImageData
@@ -73,22 +74,6 @@ def pretraining_flops(module: MaskedAutoencoder) -> float:
         2 * ends
         + encoder_flops(vit.blocks, vit.embed_dim, seen)
         + encoder_flops(decoder.blocks, width, patches)
-    )
-
-
-def trainer_for(steps: int) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=-1,
-        max_steps=steps,
-        limit_val_batches=0,
-        gradient_clip_val=1.0,
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
 
 

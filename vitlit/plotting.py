@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable
+from html import escape
 from io import BytesIO
 from pathlib import PurePath
 from textwrap import fill
@@ -65,6 +66,22 @@ svg .grid { stroke: var(--line); }
 th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; font-weight: normal; }
 th { color: var(--soft); }
 """
+PAGE_HEAD = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src {images}; style-src 'unsafe-inline'; {scripts}\
+base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}
+</style>
+</head>"""
 
 
 def text_width(text: str, size: float) -> float:
@@ -175,6 +192,17 @@ def plain_pixels(image: Tensor) -> Any:
     """An image ``(C, H, W)`` as RGB ``(H, W, 3)``, or as the mean of its channels ``(H, W)``."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     return (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)).numpy()
+
+
+def page_head(title: str, style: str, *, scripts: str = "", images: str = "data:") -> str:
+    """The head of a page that loads nothing from anywhere, in HTML.
+
+    title: shown by the browser; style: the page's own, after :data:`PAGE_STYLE`; scripts and
+    images: what its security policy allows besides, ``"script-src 'unsafe-inline'; "`` and so on.
+    """
+    return PAGE_HEAD.format(
+        title=escape(title), style=PAGE_STYLE + style, scripts=scripts, images=images
+    )
 
 
 def html_json(values: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from nobody import folder_for_all, without_rights
 from trainings import RUN
 
 from vitlit.__main__ import main
@@ -229,12 +230,14 @@ def test_a_broken_run_is_listed_with_the_reason(
     assert any(line.startswith("b ") for line in lines)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_cannot_be_read_is_listed(logs: Path) -> None:
-    folder = make_run(logs / "a")
-    folder.chmod(0)
-    [run] = read_runs(logs)
-    folder.chmod(0o700)
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_a_folder_that_cannot_be_read_is_listed() -> None:
+    with folder_for_all() as logs:
+        folder = make_run(logs / "a")
+        folder.chmod(0)
+        with without_rights():
+            [run] = read_runs(logs)
+        folder.chmod(0o700)
     assert (run.state, "Permission denied" in run.trouble) == ("broken", True)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from torch import nn
+from small_vit import preprocess_of, small
 
 from vitlit.__main__ import main
 from vitlit.deploy.export import export_model
@@ -27,6 +27,7 @@ CHECKPOINT = Path(__file__).parents[1] / "stored" / "old_checkpoint" / "last.ckp
 SMALL: dict[str, Any] = {
     "img_size": [32, 48],
     "patch_size": 16,
+    "in_chans": 3,
     "num_classes": 5,
     "embed_dim": 16,
     "depth": 1,
@@ -46,17 +47,7 @@ def photographs() -> list[Any]:
 
 def small_vit(**changes: Any) -> ViT:
     torch.manual_seed(0)
-    model = ViT(**{**SMALL, **changes}).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return model
-
-
-def preprocess_of(model: ViT, **changes: Any) -> Preprocess:
-    size = model.img_size
-    mean, std = (0.4, 0.5, 0.6)[: model.in_chans], (0.2, 0.3, 0.25)[: model.in_chans]
-    usual = {"in_chans": model.in_chans, "source_size": size, "img_size": size}
-    return Preprocess(**{**usual, "mean": mean, "std": std, **changes})
+    return small(**{**SMALL, **changes}).float()
 
 
 def session_of(model: ViT, preprocess: Preprocess, out: Path) -> Any:

@@ -8,7 +8,8 @@ import pytest
 import torch
 import web_pages
 from PIL import Image
-from torch import Tensor, nn
+from small_vit import preprocess_of, small
+from torch import Tensor
 
 from vitlit.deploy.export import export_model
 from vitlit.errors import InputError
@@ -21,6 +22,7 @@ needs_node = pytest.mark.skipif(web_pages.NODE is None, reason="no node on PATH"
 SMALL: dict[str, Any] = {
     "img_size": [8, 12],
     "patch_size": 4,
+    "in_chans": 3,
     "num_classes": 3,
     "embed_dim": 16,
     "depth": 2,
@@ -45,18 +47,7 @@ def _same_numbers_every_time() -> None:
 
 
 def small_vit(**changes: Any) -> ViT:
-    """A model, as training leaves it, with no parameter at zero."""
-    model = ViT(**{**SMALL, **changes}).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-def preprocess_of(model: ViT, **changes: Any) -> Preprocess:
-    size = model.img_size
-    mean, std = (0.4, 0.5, 0.6)[: model.in_chans], (0.2, 0.3, 0.25)[: model.in_chans]
-    usual = {"in_chans": model.in_chans, "source_size": size, "img_size": size}
-    return Preprocess(**{**usual, "mean": mean, "std": std, **changes})
+    return small(**{**SMALL, **changes}).float()
 
 
 def page_of(model: ViT, preprocess: Preprocess, folder: Path) -> Path:

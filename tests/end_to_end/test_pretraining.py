@@ -1,7 +1,6 @@
 """``vitlit pretrain`` in processes of its own: killed, and two of them."""
 
 import csv
-import os
 import signal
 import subprocess
 import time
@@ -69,7 +68,6 @@ def losses(folder: Path) -> list[tuple[float, float]]:
         return [(float(r["train/loss_epoch"]), float(r["val/loss"])) for r in csv.DictReader(file)]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no gloo")
 def test_two_processes_pretrain_as_one(tmp_path: Path) -> None:
     words = ["--trainer.max_epochs=2", "--model.global_pool=map", "--trainer.precision=32-true"]
     pretrain(tmp_path / "one", *words, "--data.batch_size=32")

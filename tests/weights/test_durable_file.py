@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from nobody import folder_for_all, without_rights
 from promises import WRITER
 
 from vitlit.errors import InputError
@@ -202,11 +203,13 @@ def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path) -> None:
         runs.require_room(tmp_path, 2**60)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="cannot write into"):
-        runs.require_room(tmp_path, 1)
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_a_folder_without_permission_is_refused() -> None:
+    with folder_for_all() as folder:
+        folder.chmod(0o555)
+        with without_rights(), pytest.raises(InputError, match="cannot write into"):
+            runs.require_room(folder, 1)
+        folder.chmod(0o700)
 
 
 def filesystems() -> list[Path]:

@@ -40,6 +40,15 @@ EXPLAINED_IMAGES = 8  # default number of images of the validation split
 EXPLANATION_FOLDER, EXPORT_FOLDER, PROBE_FOLDER = "explanation", "export", "probe"
 
 
+def _check_probe(k: int, c: float | None, *, is_search: bool, query: list[str] | None) -> None:
+    if k < 1:
+        raise InputError(f"k {k} is too small; give 1 or more", argument="k")
+    if query and not is_search:
+        raise InputError("--query searches your own images; give --data.images too")
+    if c is not None and not 0 < c < math.inf:
+        raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
+
+
 class Commands(AnomalyCommand):
     """Also explain, export, compare and probe, on a device in a precision (Lightning's name)."""
 
@@ -191,12 +200,7 @@ class Commands(AnomalyCommand):
                 classifier as its head: test, predict, explain and export take it with --run NAME.
             out: Folder to create; by default probe, or probe-2 and so on.
         """
-        if k < 1:
-            raise InputError(f"k {k} is too small; give 1 or more", argument="k")
-        if query and datamodule.image_paths is None:
-            raise InputError("--query searches your own images; give --data.images too")
-        if c is not None and not 0 < c < math.inf:
-            raise InputError(f"c {c} is not positive; change --c, or leave it out to search for it")
+        _check_probe(k, c, is_search=datamodule.image_paths is not None, query=query)
         feature = Feature(layer, pool)
         feature.check(model.vit)  # a wrong layer is refused before anything is read
         run = None if save is None else named_folder(Path(self.root), save, argument="save")
@@ -224,11 +228,8 @@ class Commands(AnomalyCommand):
             if datamodule.image_paths is not None:
                 lines = find_alike(datamodule, extract, part, query=query)
             else:
-                about = {
-                    "weights": ckpt_path or model.hparams["pretrained"],
-                    "layer": layer,
-                    "pool": pool,
-                }
+                weights = ckpt_path or model.hparams["pretrained"]
+                about = {"weights": weights, "layer": layer, "pool": pool}
                 fitted = answer if run is not None else None
                 found = probe_data_set(
                     datamodule, extract, part, k=k, c=c, about=about, answer=fitted

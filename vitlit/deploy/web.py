@@ -29,7 +29,7 @@ from vitlit.errors import InputError
 from vitlit.images.framing import Framing
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
-from vitlit.plotting import PAGE_STYLE, html_json
+from vitlit.plotting import html_json, page_head
 
 WEB_NAME = "index.html"
 MAX_PARAMETERS = 12_000_000  # a page of 25 MB; a plain forward pass then takes seconds
@@ -74,7 +74,12 @@ def write_web(portable: Portable, preprocess: Preprocess, path: Path) -> Program
     model = _model_of(settings, packed)
     settings["check"] = {"seed": NOISE_SEED, "logits": _noise_logits(model, portable, preprocess)}
     page = Template(_read_asset("web.html")).substitute(
-        style=PAGE_STYLE + _read_asset("web.css"),
+        head=page_head(
+            "Try the model",
+            _read_asset("web.css"),
+            scripts="script-src 'unsafe-inline' blob:; worker-src blob:; ",
+            images="data: blob:",
+        ),
         settings=html_json(settings),
         weights=base64.b64encode(packed).decode("ascii"),
         model=_read_asset("web_model.js"),

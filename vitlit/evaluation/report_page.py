@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import CONFIDENCE_BINS, Reliability
-from vitlit.plotting import PAGE_STYLE, image_uri
+from vitlit.plotting import image_uri, page_head
 
 MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
 MAX_CLASS_ROWS = 100  # of the table of classes; of more, those that are recognised least
@@ -64,8 +64,8 @@ def write_report_page(path: Path, content: PageContent) -> None:
     facts |= {"images": f"{metrics['scores']['images']:,}", "weights": metrics["of"]["weights"]}
     note = f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else ""
     page = Template(_read_asset("report_page.html")).substitute(
+        head=page_head(content.title, _read_asset("report_page.css")),
         title=escape(content.title),
-        style=PAGE_STYLE + _read_asset("report_page.css"),
         facts=_facts(facts),
         note=note,
         score=score_part(metrics["scores"]),

@@ -35,7 +35,7 @@ from vitlit.explain.page_figures import colors
 from vitlit.model.arguments import PoolName
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
-from vitlit.plotting import PAGE_STYLE, Bytes, html_json, image_uri
+from vitlit.plotting import Bytes, html_json, image_uri, page_head
 
 MAX_LEVEL = 15  # the highest of 4 bits
 MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so
@@ -94,8 +94,8 @@ def write_page(
     _check_examples(examples, grid, len(prefix))
     heads = _kept_heads(examples)
     page = Template(_read_asset("page.html")).substitute(
+        head=page_head(title, _read_asset("page.css"), scripts="script-src 'unsafe-inline'; "),
         title=escape(title),
-        style=PAGE_STYLE + _read_asset("page.css"),
         script=_read_asset("page.js"),
         data=html_json(_describe(examples, heads, grid, prefix, pool)),
         maps="\n".join(_map_block(i, one, len(prefix), heads) for i, one in enumerate(examples)),

@@ -95,25 +95,14 @@ def probe_data_set(
         "linear": said == test.labels,
     }
     metrics: dict[str, Any] = {
-        "of": about
-        | {
-            "dataset": data.dataset,
-            "data_dir": str(data.data_dir),
-            "labels": data.hparams["labels"],
-            "split_seed": data.hparams["split_seed"],
-        },
+        "of": about | _describe(data),
         "train_images": len(train.labels),
         "test_images": len(test.labels),
         "features": train.values.shape[1],
         "k": k,
         "c": c,
+        **{name: _accuracy(right) for name, right in found.items()},
     }
-    for name, right in found.items():
-        count = int(right.sum())
-        metrics[name] = {
-            "acc": count / len(right),
-            "acc_interval": list(wilson(count, len(right))),
-        }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
@@ -125,6 +114,21 @@ def probe_data_set(
         *kept,
     ]
     return Probed(metrics, lines)
+
+
+def _describe(data: ImageData) -> dict[str, Any]:
+    return {
+        "dataset": data.dataset,
+        "data_dir": str(data.data_dir),
+        "labels": data.hparams["labels"],
+        "split_seed": data.hparams["split_seed"],
+    }
+
+
+def _accuracy(right: Tensor) -> dict[str, Any]:
+    """The share of right answers, bool ``(n,)``, and its interval."""
+    count = int(right.sum())
+    return {"acc": count / len(right), "acc_interval": list(wilson(count, len(right)))}
 
 
 def set_up_probe(data: ImageData, k: int) -> None:

@@ -21,7 +21,7 @@ from vitlit.inspection.duplicates import MAX_BITS
 from vitlit.inspection.findings import Finding, Findings
 from vitlit.inspection.label_check import FEW_NEIGHBOURS, NEIGHBOURS
 from vitlit.inspection.sheets import mosaic
-from vitlit.plotting import PAGE_STYLE, image_uri
+from vitlit.plotting import image_uri, page_head
 
 MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
 MAX_SIDE = 320  # of a picture in the page, in pixels; larger ones are reduced
@@ -73,8 +73,8 @@ def write_inspection_page(path: Path, content: PageContent) -> None:
                 "</section>"
             )
     page = Template(_read_asset("page.html")).substitute(
+        head=page_head(content.title, _read_asset("page.css")),
         title=escape(content.title),
-        style=PAGE_STYLE + _read_asset("page.css"),
         facts="".join(
             f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
             for name, value in content.facts.items()
