@@ -325,7 +325,7 @@ SITUATIONS = [  # words, and parts of the message, in the folder of odd_folder.p
     ("fit one", ["has one class, a, and a classifier needs two", "(--data.data_dir)"]),
     ("fit looped", ["has one class, b, and a classifier needs two", "(--data.data_dir)"]),
     ("fit nosuch", ["there is no folder nosuch; give fit a folder of images"]),
-    ("pretrain photos/cat/0.png", ["photos/cat/0.png is no folder"]),
+    ("pretrain photos/a/0.png", ["photos/a/0.png is no folder"]),
     ("fit photos photos", ["unrecognized arguments: photos"]),
     ("fit photos --data.dataset mnist", ["trains on that folder, so it takes no --data.dataset"]),
     ("fit photos --data.data_dir empty", ["trains on that folder, so it takes no --data.data_dir"]),
