@@ -4,8 +4,8 @@ a function compiled with ``backend`` -> calls of kernels in the code of its grap
 
 Inductor writes the code for a GPU of compute capability 9.0, and nothing runs: in its place the
 graph itself computes the shapes of the results. Use it within ``fake_gpu()``. Counted are the
-starts of Triton kernels and the calls of libraries (products, attention), each of which is one
-kernel or, for the backward pass of attention, a few.
+starts of Triton kernels, the sums of what they leave in a workspace, and the calls of libraries
+(products, attention), each of which is one kernel or, for the backward pass of attention, a few.
 """
 
 import re
@@ -41,7 +41,8 @@ H100 = SimpleNamespace(
     shared_memory_per_multiprocessor=228 << 10,
     L2_cache_size=50 << 20,
 )
-CALL = re.compile(r"^\s+(?:\w+ = )?(extern_kernels\.\w+|torch\.ops\.[\w.]+|\w+\.run)\(", re.M)
+KERNELS = r"extern_kernels\.\w+|torch\.ops\.[\w.]+|\w+\.run|workspace_\d+\b.*?\.(?:sum|zero_)"
+CALL = re.compile(rf"^\s+(?:\w+ = )?({KERNELS})\(", re.M)
 INTERFACE = "torch._dynamo.device_interface.CudaInterface."
 KNOWN: dict[str, Any] = {
     f"{INTERFACE}get_device_properties": lambda *_: H100,
