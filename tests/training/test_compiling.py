@@ -9,14 +9,18 @@ import pytest
 import torch
 import torch._inductor
 from pytorch_lightning.callbacks import Timer
+from torch._dynamo.utils import counters
 
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.training import compiling
+from vitlit.training.classifier import Classifier
 from vitlit.training.compiling import (
+    GPU_OPTIONS,
     compile_training,
     eager_seconds,
     is_worthwhile,
+    known_options,
     should_compile,
     training_seconds,
 )
@@ -157,5 +161,64 @@ def test_only_a_gpu_joins_small_kernels(device: str) -> None:
     with warnings.catch_warnings():
         compile_training([compilable], trainer(device), "max-autotune")
     expected = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
-    expected |= {"combo_kernels": True} if device == "cuda" else {}
+    expected |= GPU_OPTIONS if device == "cuda" else {}
     assert found == [expected]
+
+
+def test_options_that_this_torch_lacks_are_left_out() -> None:
+    assert known_options(GPU_OPTIONS) == GPU_OPTIONS
+    assert known_options({"combo_kernels": True, "of_another_version": 1}) == {
+        "combo_kernels": True
+    }
+
+
+def scoring_model(graphs: list[Any]) -> Classifier:
+    """A compiled model that scores batches of 4 images as within a training on a GPU."""
+
+    def keep(graph: Any, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    counters.clear()
+    model = Classifier(**SIZE, num_classes=5).eval()
+    torch.nn.init.normal_(model.vit.head.weight)
+    model.vit.compile(backend=keep)
+    model._full_batch = 4
+    return model
+
+
+@pytest.mark.parametrize("made_within", [False, True])
+def test_validation_compiles_one_size_of_batch_and_pads_the_last(made_within: bool) -> None:
+    graphs: list[Any] = []
+    model = scoring_model(graphs)
+    with torch.inference_mode(made_within):
+        images = torch.randn(10, 3, 8, 8)
+    with torch.inference_mode():
+        found = [model(part) for part in images.split(4)]
+        expected = model.vit.forward(images)
+    assert [len(part) for part in found] == [4, 4, 2]
+    assert torch.allclose(torch.cat(found), expected, atol=1e-6)
+    assert len(graphs) == 1
+    assert not counters["graph_break"]
+
+
+def test_after_its_training_a_model_scores_uncompiled_again() -> None:
+    graphs: list[Any] = []
+    model = scoring_model(graphs)
+    model.on_fit_end()
+    with torch.inference_mode():
+        assert model(torch.randn(3, 3, 8, 8)).shape == (3, 5)
+    assert not graphs
+
+
+@pytest.mark.parametrize(("device", "full"), [("cuda", 64), ("cpu", None)])
+def test_only_on_a_gpu_is_validation_compiled(
+    device: str, full: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "compile_training", lambda *_: lambda function: function)
+    model = Classifier(**SIZE, num_classes=5, compile=True)
+    model._trainer = trainer(device)
+    monkeypatch.setattr(Classifier, "device", torch.device(device))
+    model.on_fit_start()
+    assert model._full_batch == full

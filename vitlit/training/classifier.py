@@ -21,7 +21,8 @@ from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
-from vitlit.training.compiling import Function, compile_training, should_compile
+from vitlit.training import compiling
+from vitlit.training.compiling import Function
 from vitlit.training.loss import balanced_weights, cross_entropy, distillation
 from vitlit.training.optim import (
     make_optimizer,
@@ -70,10 +71,11 @@ class TrainingModule(TrainableViT, pl.LightningModule):
         self._is_alone = self.trainer.world_size == 1
 
     def on_fit_start(self) -> None:  # after setup the device and the number of steps are known
-        if should_compile(self.hparams["compile"], self.vit, self.trainer):
+        if compiling.should_compile(self.hparams["compile"], self.vit, self.trainer):
             self._compiling = True
             mode = self.hparams["compile_mode"]
-            self.compile_functions(compile_training(self.compiled_parts(), self.trainer, mode))
+            parts = self.compiled_parts()
+            self.compile_functions(compiling.compile_training(parts, self.trainer, mode))
 
     def compile_functions(self, compiled: Callable[[Function], Function]) -> None:
         """Replace functions that a training step calls by what ``compiled`` makes of them."""
@@ -195,19 +197,27 @@ class Classifier(TrainingModule, Scoring):
         self.train_sums = TrainSums(self.device)
         self._teacher: Teacher | None = None
         self._cross_entropy: Function = cross_entropy  # or what the compiler made of it
+        self._full_batch: int | None = None  # images in a batch, if validation is compiled too
 
     def compile_functions(self, compiled: Callable[[Function], Function]) -> None:
         self._cross_entropy = compiled(cross_entropy)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Compiled for training only: the smaller last batch of an evaluation would compile again.
         # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced, and so does
         # the model whose weights are cast: the casts stay outside the graph, few as they are.
-        vit = self.vit if self.training else self.vit.forward
         x = x.to(self.dtype)  # the data are float32, the model may be half precision
-        if self.training and saves_launches(x) and self._casts_together:
+        if not self.training:
+            return self._answer(x)
+        if saves_launches(x) and self._casts_together:
             return forward_with_cast_weights(self.vit, x, torch.get_autocast_dtype("cuda"))
-        return vit(x)
+        logits: Tensor = self.vit(x)
+        return logits
+
+    def _answer(self, x: Tensor) -> Tensor:
+        """Logits outside training steps: compiled only within a compiled training on a GPU."""
+        if self._full_batch is None:
+            return self.vit.forward(x)
+        return compiling.in_full_batches(self.vit, x, self._full_batch)
 
     @property
     def _casts_together(self) -> bool:
@@ -238,6 +248,11 @@ class Classifier(TrainingModule, Scoring):
         if self._teacher is not None:
             self._teacher.to(self.device)
         super().on_fit_start()
+        if self._compiling and self.device.type == "cuda":
+            self._full_batch = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+
+    def on_fit_end(self) -> None:
+        self._full_batch = None
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = TrainSums(self.device)

@@ -31,7 +31,10 @@ MODES: dict[CompileMode, dict[str, Any]] = {
 }
 # One kernel for several small ones that do not need each other, such as the gradients of biases:
 # 5 fewer for each block. Large batches do not wait for launches, small models do.
-GPU_OPTIONS = {"combo_kernels": True}
+# The gradients of a norm's weights by kernels that can be joined so, not together with that of its
+# input and two sums: 6 fewer for each block. By arithmetic, reading those gradients twice takes
+# about as long as the sums.
+GPU_OPTIONS = {"combo_kernels": True, "triton.mix_order_reduction": False}
 NOT_A_LEAF = r"The \.grad attribute of a Tensor that is not a leaf"  # torch's warning
 # Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about
 # 60 kernels for each block, 8 microseconds each, and big ones run at 100 TFLOP/s.
@@ -94,6 +97,25 @@ def training_seconds(vit: ViT, trainer: pl.Trainer) -> float:
     return min(left)
 
 
+def known_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that this version of torch has; torch.compile refuses the others."""
+    names = torch._inductor.list_options()
+    return {name: value for name, value in options.items() if name in names}
+
+
+def in_full_batches(model: nn.Module, x: torch.Tensor, size: int) -> torch.Tensor:
+    """``model(x)`` of the last, smaller batch too as one of ``size`` images.
+
+    For a compiled model, which would compile again for each number of images.
+    """
+    missing = max(size - len(x), 0)
+    if missing:
+        with torch.inference_mode(x.is_inference()):  # the other kind would be compiled anew
+            x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+    answers: torch.Tensor = model(x)
+    return answers[: len(x) - missing]
+
+
 def compile_training(
     parts: Sequence[nn.Module], trainer: pl.Trainer, mode: CompileMode
 ) -> Callable[[Function], Function]:
@@ -105,7 +127,7 @@ def compile_training(
     # of the compiler, which looks at all its inputs: weights that were cast are no leaves
     warnings.filterwarnings("ignore", message=NOT_A_LEAF)
     is_on_gpu = trainer.strategy.root_device.type == "cuda"
-    choices = {**MODES[mode], **(GPU_OPTIONS if is_on_gpu else {})}
+    choices = {**MODES[mode], **(known_options(GPU_OPTIONS) if is_on_gpu else {})}
     options: dict[str, Any] = {"backend": COMPILER, "options": choices}
     # In place: torch.compile(part) would wrap it, and put _orig_mod into every key.
     for part in parts:
