@@ -28,7 +28,7 @@ from vitlit.data.batch import Batch
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify
-from vitlit.training.loss import cross_entropy
+from vitlit.tasks.loss import cross_entropy
 from vitlit.training.optim import parameter_groups
 
 ON_GPU = torch.cuda.is_available()

@@ -11,26 +11,27 @@ import vitlit
 
 FOLDER = Path(vitlit.__file__).parent
 PACKAGES: dict[str, str] = {  # each package, and those that it may import
+    "tasks": "",
     "augment": "",
     "model": "",
     "images": "augment",
-    "data": "images augment",
+    "data": "tasks images augment",
     "explain": "model data images",
     "weights": "model data images",
-    "evaluation": "weights model data images",
-    "inspection": "data images",
-    "deploy": "evaluation weights model data images",
-    "prediction": "evaluation weights model data images",
-    "features": "prediction evaluation weights model data images",
-    "training": "evaluation weights model data images",
-    "pretraining": "training evaluation weights model data images",
-    "fault_tolerance": "training evaluation weights model data images",
-    "cli": "pretraining training evaluation weights model data images augment",
+    "evaluation": "weights model data tasks images",
+    "inspection": "data tasks images",
+    "deploy": "evaluation weights model data tasks images",
+    "prediction": "evaluation weights model data tasks images",
+    "features": "prediction evaluation weights model data tasks images",
+    "training": "evaluation weights model data tasks images",
+    "pretraining": "training evaluation weights model data tasks images",
+    "fault_tolerance": "training evaluation weights model data tasks images",
+    "cli": "pretraining training evaluation weights model data tasks images augment",
     "commands": "cli fault_tolerance pretraining training features inspection deploy "
-    "prediction explain evaluation weights model data images",
+    "prediction explain evaluation weights model data tasks images",
 }
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone
-TORCH_ONLY = ("augment", "model", "images", "explain")
+TORCH_ONLY = ("tasks", "augment", "model", "images", "explain")
 USES_LIGHTNING = {"explain.attention_pictures"}  # a callback, where nothing else would need one
 AT_START = ("__init__", "__main__", "cli.overview", "cli.configs", "errors")  # of `vitlit --help`
 

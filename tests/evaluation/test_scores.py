@@ -7,7 +7,6 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
-from vitlit.evaluation.metrics import Scores
 from vitlit.evaluation.scores import (
     class_scores,
     class_table,
@@ -15,6 +14,7 @@ from vitlit.evaluation.scores import (
     most_confident_mistakes,
     summary_scores,
 )
+from vitlit.tasks.metrics import Scores
 
 SUMS = ("loss", "right", "among_five", "class_images", "class_right")
 

@@ -29,9 +29,9 @@ from vitlit.model.cast_weights import (
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.seeding import BatchAddress
+from vitlit.tasks.loss import cross_entropy
 from vitlit.training.classifier import Classifier
 from vitlit.training.compiling import GPU_OPTIONS, NOT_A_LEAF
-from vitlit.training.loss import cross_entropy
 from vitlit.training.optim import parameter_groups
 
 # of cifar10.yaml, measured with torch 2.15: model, loss, gradients, clipping, update, average

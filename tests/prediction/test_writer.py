@@ -15,6 +15,7 @@ from vitlit.evaluation.inference import Processes, answer
 from vitlit.model.vit import ViT
 from vitlit.prediction.outputs import FeatureWriter, feature_of, make_writer
 from vitlit.prediction.writer import PredictionWriter
+from vitlit.tasks.known import make_task
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -190,12 +191,12 @@ def test_an_answer_is_probabilities_or_a_feature_in_float32() -> None:
     def half(x: Tensor) -> Tensor:
         return model(x).bfloat16()
 
-    found = answer(half, model, None, x)
+    found = answer(half, model, None, x, make_task({}))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, half(x).float().softmax(dim=1))
     feature = feature_of({"output": "features", "layer": 0, "pool": "token"}, model)
     assert feature is not None
-    torch.testing.assert_close(answer(half, model, feature, x), feature(model, x))
+    torch.testing.assert_close(answer(half, model, feature, x, make_task({})), feature(model, x))
 
 
 @pytest.mark.parametrize("setting", [{"layer": 0}, {"pool": "token"}])

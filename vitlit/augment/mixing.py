@@ -40,8 +40,12 @@ def mix(
 
 
 def soft_targets(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Labels int64 ``(B,)`` as shares of the classes ``(B, num_classes)``: one is 1."""
-    return F.one_hot(labels, num_classes).to(dtype)
+    """Labels int64 ``(B,)`` as shares of the classes ``(B, num_classes)``: one is 1.
+
+    Targets of other tasks have columns already, ``(B, k)``, and keep them.
+    """
+    columns = F.one_hot(labels, num_classes) if labels.ndim == 1 else labels
+    return columns.to(dtype)
 
 
 def mix_as_planned(

@@ -22,7 +22,6 @@ from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, find_text, inform
 from vitlit.evaluation.precision import computing_in, device_type, weights_dtype
 from vitlit.patches import patchify
-from vitlit.training.loss import cross_entropy
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.checkpoint import DATA_KEY
 
@@ -156,8 +155,8 @@ def trial_step(
     moments = [torch.zeros_like(weight) for weight in trained for _ in range(2)]
     images = torch.zeros(size, data.in_chans, *data.preprocess.img_size, device=device)
     x = patchify(images, data.patch_size) if data.patchify else images
-    labels = torch.zeros(size, dtype=torch.long, device=device)
+    labels = torch.zeros(size, data.num_classes, device=device)  # as mixing makes them
     with computing_in(precision, device.type):
-        loss = cross_entropy(vit(x.to(weights_dtype(precision))), labels, smoothing=0.0)
+        loss = model.task.loss(vit(x.to(weights_dtype(precision))), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     del moments  # held until here

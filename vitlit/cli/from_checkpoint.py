@@ -19,6 +19,7 @@ from vitlit.data.leakage import (
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, inform, warn
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
 from vitlit.weights.checkpoint import (
@@ -42,7 +43,8 @@ class FromCheckpoint:
     def __init__(self, path: Path, first: Any, command: str) -> None:
         self.path, self.first, self.command = path, first, command
         self.content = checkpoint.read_checkpoint(path)
-        self.content[DATA_KEY] = with_split_rule(self.content[DATA_KEY])
+        data = {"task": DEFAULT_TASK, **self.content[DATA_KEY]}  # versions before tasks had one
+        self.content[DATA_KEY] = with_split_rule(data)
         self.past = PastTraining(self.content[DATA_KEY], record_of(self.content))
         self.model = self.content[checkpoint.MODEL_KEY]
         check_kind(self.model, first["model"], path)
@@ -139,7 +141,7 @@ def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[
     wanted: settings of the command, parsed without the checkpoint.
     """
     if command == "probe" and not wanted["data"]["images"]:
-        return {name: value for name, value in data.items() if name != "class_names"}
+        return {name: value for name, value in data.items() if name not in ("class_names", "task")}
     return data
 
 

@@ -39,6 +39,7 @@ INSTANTIATE_LINKS = {
     "model.in_chans": "data.in_chans",
     "model.img_size": "data.img_size",
     "model.class_names": "data.class_names",
+    "model.task": "data.task",
 }
 LINKED = {target: source for target, (source, _) in PARSE_LINKS.items()} | INSTANTIATE_LINKS
 LINKED |= {COMMAND_LINK: "the command"}
@@ -64,7 +65,7 @@ def link_settings(parser: ArgumentParser, command: str) -> None:
     for target, (source, compute) in PARSE_LINKS.items():
         parser.link_arguments(source, target, compute_fn=compute)
     for target, source in INSTANTIATE_LINKS.items():
-        if unlabelled and target in ("model.num_classes", "model.class_names"):
+        if unlabelled and target in ("model.num_classes", "model.class_names", "model.task"):
             continue  # it has none
         parser.link_arguments(source, target, apply_on="instantiate")
 

@@ -21,11 +21,11 @@ from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import Compute, answer, flip_average, loader_of
-from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.precision import device_type, in_precision, weights_dtype
 from vitlit.evaluation.report import Report, RunBoard, Tested, metrics_prefix
 from vitlit.model.features import AnyFeature
 from vitlit.prediction.writer import PredictionWriter
+from vitlit.tasks.task import Task
 from vitlit.training.trainable import TrainableViT
 
 # Variables that torchrun, Lightning and srun set for each of several processes.
@@ -97,7 +97,7 @@ class Machine(Commands):
     ) -> Path:
         """Give a writer the probabilities, or the feature, of all images; returns its file."""
         vit = model.vit
-        compute = self._loaded(model, ckpt_path, lambda x: answer(vit, vit, feature, x))
+        compute = self._loaded(model, ckpt_path, lambda x: answer(vit, vit, feature, x, model.task))
         datamodule.setup("predict")
         try:
             with torch.inference_mode():
@@ -131,7 +131,9 @@ class Machine(Commands):
         compute = self._loaded(model, ckpt_path, logits)
         datamodule.prepare_data()
         datamodule.setup("test")
-        found = self._score(datamodule, datamodule.split, "Testing", compute, prefix, report.add)
+        found = self._score(
+            datamodule, model.task, datamodule.split, "Testing", compute, prefix, report.add
+        )
         boards = [RunBoard(report.run)] if report.run is not None and self.is_logging else []
         for board in boards:
             board.log_metrics(found.metrics, report.step)
@@ -153,7 +155,7 @@ class Machine(Commands):
         compute = self._loaded(model, ckpt_path, model.vit)
         datamodule.prepare_data()
         datamodule.setup("validate")
-        return self._score(datamodule, "val", "Validating", compute, "val")
+        return self._score(datamodule, model.task, "val", "Validating", compute, "val")
 
     def _loaded(self, model: TrainableViT, ckpt_path: str | None, compute: Compute) -> Compute:
         """``compute`` in this precision, once the model's weights are loaded and on the device."""
@@ -165,6 +167,7 @@ class Machine(Commands):
     def _score(
         self,
         data: ImageData,
+        task: Task,
         split: str,
         title: str,
         compute: Compute,
@@ -172,10 +175,10 @@ class Machine(Commands):
         take: Callable[[Tensor, Batch], None] = lambda logits, batch: None,
     ) -> Scored:
         """The scores of a split. prefix: of their names; take: gets the logits of each batch."""
-        scores = Scores(data.num_classes)
+        scores = task.scores(data.num_classes)
         for batch in self._batches(data, split, title):
             logits = compute(batch.x)
-            scores.update(logits, batch.y.masked_fill(~batch.valid, IGNORED))
+            scores.update(logits, task.without_fillers(batch.y, batch.valid))
             take(logits, batch)
         values = scores.compute()
         count = int(values.pop("count"))

@@ -1,6 +1,6 @@
 """Labels from a CSV file, an alternative to class folders.
 
-labels.csv (columns file, class; others are ignored), data_dir -> FileImages
+labels.csv (a column of files, and those of the task, such as class), data_dir -> FileImages
 """
 
 import csv
@@ -8,23 +8,23 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from vitlit.data.catalog import check_class_count
 from vitlit.data.image_folder import UNLABELLED_NAMES, find_class_names, unicode_hint
 from vitlit.errors import InputError, first_few, say
 from vitlit.files import printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
+from vitlit.tasks.known import DEFAULT_TASK, KINDS, kind_of_table
+from vitlit.tasks.task import Label, Row, TaskName
 
-LABEL_COLUMNS = ("file", "class")
+FILE_COLUMN = "file"
 say_once = cache(say)  # the file is read twice, for the class names and for the images
 
 
-def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
-    """The class of each path, in the order of the file, whose paths are relative to data_dir.
+def read_table(file: Path) -> tuple[list[str], list[Row]]:
+    """The columns of the file, and its lines but for empty ones, unchecked.
 
-    Raises InputError, with the number of the line, for what cannot be read or contradicts itself.
+    Raises InputError if it cannot be read, or has no column of files.
     """
     # utf-8-sig: spreadsheets write a mark before the first column's name. surrogateescape: other
     # encodings get as far as check_label_names, which names the class.
@@ -32,40 +32,62 @@ def read_labels(file: Path, data_dir: Path) -> dict[str, str]:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
             reader = csv.DictReader(lines)
             head = [*(reader.fieldnames or ())]
-            missing = [name for name in LABEL_COLUMNS if name not in head]
-            rows = [] if missing else [(row["file"], row["class"]) for row in reader]
+            cells = list(reader) if FILE_COLUMN in head else []
     except (OSError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(
             f"cannot read labels {file}: {reason}; give a CSV file", argument="labels"
         ) from error
-    if missing:
+    numbered = enumerate(cells, start=2)  # line 1 names the columns
+    rows = [Row(f"{file}, line {i}", row[FILE_COLUMN] or "", row) for i, row in numbered]
+    # spreadsheets leave empty lines at the end
+    return head, [row for row in rows if any(row.cells.values())]
+
+
+def find_task(given: TaskName | None, file: Path | None) -> TaskName:
+    """What the labels are: as given, else as the file of labels shows, else one class an image."""
+    if given is not None or file is None:
+        return given or DEFAULT_TASK
+    return kind_of_table(*read_table(file)).name
+
+
+def read_labels(
+    file: Path, data_dir: Path, task: TaskName = DEFAULT_TASK
+) -> tuple[dict[str, Label], list[str]]:
+    """The label of each path, in the order of the file, and the columns that hold the labels.
+
+    Paths in the file are relative to data_dir. Raises InputError, with the number of the line, for
+    what cannot be read or contradicts itself.
+    """
+    head, rows = read_table(file)
+    kind = KINDS[task]
+    columns = kind.label_columns(head, rows)
+    if FILE_COLUMN not in head or not columns:
+        missing = [FILE_COLUMN] * (FILE_COLUMN not in head) + [kind.column] * (not columns)
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
-            f"columns {' and '.join(LABEL_COLUMNS)}, separated by a comma, in UTF-8, and has "
+            f"columns {FILE_COLUMN} and {kind.column}, separated by a comma, in UTF-8, and has "
             f"{printable(','.join(head))[:80]!r}{_separator_hint(head)}"
         )
-    found: dict[str, str] = {}
+    for row in rows:
+        there = [text for text in (row.name, *(row.cells[name] for name in columns)) if text]
+        if len(there) == 1 and (hint := _separator_hint(there)):
+            raise InputError(f"{row.place}: {there[0]!r} is one column{hint}")
+    paths = [str(_path_inside(row.name, data_dir, row.place)) for row in rows]
+    found: dict[str, Label] = {}
     repeats = 0
-    for number, (name, label) in enumerate(rows, start=2):  # line 1 names the columns
-        if not name and not label:
-            continue  # spreadsheets leave empty lines at the end
-        if None in (name, label) and (hint := _separator_hint([name or label])):
-            raise InputError(f"{file}, line {number}: {name or label!r} is one column{hint}")
-        path = str(_path_inside(name, data_dir, f"{file}, line {number}"))
-        if not label or not label.strip():
-            raise InputError(f"{file}, line {number}: {name} has no class; give it one")
+    for row, path, label in zip(rows, paths, kind.read_labels(columns, rows), strict=True):
         repeats += path in found
-        if found.setdefault(path, label.strip()) != label.strip():
+        if found.setdefault(path, label) != label:
             raise InputError(
-                f"{file}, line {number}: {name} has the class {label.strip()}, and "
-                f"{found[path]} in an earlier line; remove one of the two"
+                f"{row.place}: {row.name} has the {kind.noun} {kind.words(label)}, and "
+                f"{kind.words(found[path])} in an earlier line; remove one of the two"
             )
     if not found:
         raise InputError(f"{file} names no images; give it a line for each")
     if repeats:
-        say_once(f"{file} repeats {repeats} images with the same class; each is used once")
-    return found
+        say_once(f"{file} repeats {repeats} images with the same {kind.noun}; each is used once")
+    return found, columns
 
 
 def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
@@ -105,12 +127,13 @@ def _separator_hint(columns: list[str]) -> str:
     return ""
 
 
-def label_names(file: Path, data_dir: Path) -> list[str]:
-    """The class names in the file, sorted: their order is the order of the labels.
+def label_names(file: Path, data_dir: Path, task: TaskName = DEFAULT_TASK) -> list[str]:
+    """The names of the outputs that the file asks for, such as its classes, in their order.
 
     Raises InputError if two look the same.
     """
-    names = sorted(set(read_labels(file, data_dir).values()))
+    found, columns = read_labels(file, data_dir, task)
+    names = KINDS[task].names_in(found.values(), columns)
     if hint := unicode_hint(names):
         raise InputError(f"{file} has two classes of one name{hint}")
     return names
@@ -121,6 +144,7 @@ def names_of_classes(
     data_dir: Path,
     labels: Path | None,
     given: list[str] | None,
+    task: TaskName = DEFAULT_TASK,
     *,
     unlabelled: bool = False,
 ) -> list[str]:
@@ -138,7 +162,7 @@ def names_of_classes(
             )
         return UNLABELLED_NAMES
     if labels is not None:
-        names = given or label_names(labels, data_dir)
+        names = given or label_names(labels, data_dir, task)
     else:
         names = given or find_class_names(dataset, data_dir)
     check_label_names(names, labels or data_dir)
@@ -165,17 +189,18 @@ def labelled_images(
     in_chans: int,
     size: tuple[int, int],
     framing: Framing = PLAIN_FRAMING,
+    task: TaskName = DEFAULT_TASK,
 ) -> FileImages:
-    """The images that the file names, labelled by the order of ``class_names``.
+    """The images that the file names, with the targets of the task for ``class_names``.
 
     Raises InputError for a class that is not among them.
     """
-    found = read_labels(file, data_dir)
-    numbers = {name: number for number, name in enumerate(class_names)}
-    if unknown := sorted(set(found.values()) - set(numbers)):
+    found, columns = read_labels(file, data_dir, task)
+    kind = KINDS[task]
+    if unknown := sorted(set(kind.names_in(found.values(), columns)) - set(class_names)):
         raise InputError(
             f"{file} names the class {first_few(unknown)}, which the model does not have; "
             f"it has {first_few(class_names)}{unicode_hint([*unknown, *class_names])}"
         )
-    labels = torch.tensor([numbers[name] for name in found.values()])
+    labels = kind.targets([*found.values()], class_names)
     return FileImages(list(found), labels, in_chans=in_chans, size=size, framing=framing)

@@ -15,13 +15,8 @@ from torch import Tensor
 from vitlit.augment.pipeline import Augmentation
 from vitlit.augment.stages import apply_stages
 from vitlit.data.batch import Batch
-from vitlit.data.catalog import (
-    SOURCES,
-    DatasetName,
-    check_dataset,
-    make_preprocess,
-)
-from vitlit.data.csv_labels import names_of_classes
+from vitlit.data.catalog import SOURCES, DatasetName, check_dataset, make_preprocess
+from vitlit.data.csv_labels import find_task, names_of_classes
 from vitlit.data.datasets import prepare_data_set
 from vitlit.data.leakage import PastTraining, data_identity, split_rule
 from vitlit.data.loading import batch_images, check_process_count
@@ -36,6 +31,7 @@ from vitlit.images.framing import Fit, Framing, Interpolation
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import check_image_size, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
+from vitlit.tasks.task import TaskName
 
 
 class PlainImageData(SplitLoaders):
@@ -48,6 +44,8 @@ class PlainImageData(SplitLoaders):
         data_dir: The folder that holds the data set, or that it is downloaded to.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path
             below data_dir) and class; its images are split into three.
+        task: What the labels are, if the file of labels does not show it: single_label, one class
+            for each image.
         img_size: Height and width of the model's input in pixels, one number or two, such as 64
             or '[32,48]'; the data set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for RGB; the data set's own by default.
@@ -100,6 +98,7 @@ class PlainImageData(SplitLoaders):
         dataset: DatasetName = "digits",
         data_dir: str = "~/.cache/vitlit",
         labels: str | None = None,
+        task: TaskName | None = None,
         img_size: int | list[int] | None = None,
         in_chans: Literal[1, 3] | None = None,
         fit: Fit = "cover",
@@ -148,8 +147,9 @@ class PlainImageData(SplitLoaders):
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
+        self.task: TaskName = find_task(task, self.labels)
         self.class_names = names_of_classes(
-            dataset, self.data_dir, self.labels, class_names, unlabelled=unlabelled
+            dataset, self.data_dir, self.labels, class_names, self.task, unlabelled=unlabelled
         )
         self.num_classes = len(self.class_names)
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -197,6 +197,7 @@ class PlainImageData(SplitLoaders):
         """Save what the data set decided, so that predict needs no data set to see images alike."""
         self.hparams.update(
             class_names=self.class_names,
+            task=self.task,
             data_dir=str(self.data_dir),
             labels=None if self.labels is None else str(self.labels),
             img_size=self.img_size,

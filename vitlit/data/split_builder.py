@@ -31,6 +31,8 @@ from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.framing import Framing
 from vitlit.images.image_store import Images, file_paths
+from vitlit.tasks.known import kind_of_targets
+from vitlit.tasks.task import TaskName
 
 SplitName = Literal["train", "val", "test"]
 SplitRule = Literal["hash", "position"]
@@ -41,12 +43,11 @@ class SplitBuilder:
     """How a data set is read and divided; the fields are arguments of ImageData.
 
     size: (height, width) in pixels that files are decoded to; framing: how they are fitted to it;
-    seed: decides which images are held
-    out; split_by: whether the hash of its path or its position decides about an image; labels: a
-    CSV file in place of class folders; train_fraction: share of the training images that is used;
-    shots: how many of each class are used, None for all; unlabelled: a folder has no classes;
-    known: the images of the training that a checkpoint comes from, if any; is_same_place: whether
-    they come from the same folder;
+    seed: decides which images are held out; split_by: whether the hash of its path or its position
+    decides about an image; labels: a CSV file in place of class folders; task: what its labels are;
+    train_fraction: share of the training images that is used; shots: how many of each class are
+    used, None for all; unlabelled: a folder has no classes; known: the images of the training that
+    a checkpoint comes from, if any; is_same_place: whether they come from the same folder;
     allow_empty: whether a class may have no images in a part, which a training refuses.
     """
 
@@ -63,6 +64,7 @@ class SplitBuilder:
     split_by: SplitRule
     on_bad_image: OnBadImage
     labels: Path | None = None
+    task: TaskName = "single_label"
     train_fraction: float = 1.0
     shots: int | None = None
     unlabelled: bool = False
@@ -79,7 +81,7 @@ class SplitBuilder:
         """For the arguments of an ImageData, with what the data set decided filled in."""
         labels = settings["labels"]
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
-        more = ("on_bad_image", "train_fraction", "shots", "unlabelled")
+        more = ("on_bad_image", "train_fraction", "shots", "unlabelled", "task")
         return cls(
             **{name: settings[name] for name in (*same, *more)},
             data_dir=Path(settings["data_dir"]),
@@ -122,7 +124,8 @@ class SplitBuilder:
         """The training images that are used; tells which classes have fewer than ``shots``."""
         if self.shots is None:
             return split.part(self.train_fraction, self.seed)
-        counts = split.labels.bincount(minlength=len(self.class_names)).tolist()
+        kind = kind_of_targets(split.labels)
+        counts = kind.images_of(split.labels, len(self.class_names)).tolist()
         few = [
             f"{name} ({count})"
             for name, count in zip(self.class_names, counts, strict=True)
@@ -168,7 +171,8 @@ class SplitBuilder:
         }
         if self.split_by == "hash":
             return hashed_members(self._path_hashes(part), name, **shares, seed=self.seed)
-        return split_members(images.labels, name, **shares, seed=self.seed)
+        strata = kind_of_targets(images.labels).strata(images.labels)
+        return split_members(strata, name, **shares, seed=self.seed)
 
     def _path_hashes(self, part: str) -> Tensor:
         if part not in self._hashes:
@@ -235,8 +239,9 @@ class SplitBuilder:
 
     def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
         """Tell which classes have too few images to give one to the split."""
-        there = set(labels[members].tolist())
-        missing = [self.class_names[i] for i in torch.unique(labels).tolist() if i not in there]
+        kind, outputs = kind_of_targets(labels), len(self.class_names)
+        has, there = (kind.images_of(part, outputs) > 0 for part in (labels, labels[members]))
+        missing = [self.class_names[i] for i in (has & ~there).nonzero()[:, 0].tolist()]
         if missing:
             why = "of which those held out are gone" if self.known else "which has too few"
             say(f"the {name} split has no image of class {first_few(missing)}, {why}")
@@ -253,6 +258,7 @@ class SplitBuilder:
                 in_chans=self.in_chans,
                 size=self.size,
                 framing=self.framing,
+                task=self.task,
             )
             self._parts[part] = open_images(
                 images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough

@@ -20,6 +20,7 @@ from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import find_images
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages, Images, file_paths, is_among
+from vitlit.tasks.known import kind_of_targets
 
 
 class Split(Dataset[Batch]):
@@ -32,15 +33,20 @@ class Split(Dataset[Batch]):
         self.images, self.members = images, members
         self.labels = images.labels[members]
 
+    @property
+    def strata(self) -> Tensor:
+        """A group of each image, such as its class, int64 ``(n,)``: a share takes from each."""
+        return kind_of_targets(self.labels).strata(self.labels)
+
     def part(self, fraction: float, seed: int) -> "Split":
         """A share of each of the split's classes; the split itself for a fraction of 1."""
         if fraction == 1.0:
             return self
-        return Split(self.images, self.members[stratified_part(self.labels, fraction, seed)])
+        return Split(self.images, self.members[stratified_part(self.strata, fraction, seed)])
 
     def few(self, count: int, seed: int) -> "Split":
         """At most ``count`` images of each of the split's classes."""
-        return Split(self.images, self.members[few_of_each(self.labels, count, seed)])
+        return Split(self.images, self.members[few_of_each(self.strata, count, seed)])
 
     @property
     def paths(self) -> Sequence[str]:
@@ -66,11 +72,12 @@ class Split(Dataset[Batch]):
     def balanced_places(self, count: int) -> list[int]:
         """Places of ``count`` images, one class after the other in turns; always the same ones."""
         # turn: how many images of the same class come before each image
-        turn = torch.zeros(len(self.labels), dtype=torch.long)
-        for label in range(int(self.labels.max()) + 1):
-            members = self.labels == label
+        strata = self.strata
+        turn = torch.zeros(len(strata), dtype=torch.long)
+        for label in range(int(strata.max()) + 1):
+            members = strata == label
             turn[members] = torch.arange(int(members.sum()))
-        order = sorted(range(len(self)), key=lambda i: (int(turn[i]), int(self.labels[i])))
+        order = sorted(range(len(self)), key=lambda i: (int(turn[i]), int(strata[i])))
         return order[:count]
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ from vitlit.data.splits import Split
 from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify, unpatchify
+from vitlit.tasks.task import Task
 
 Gather = Callable[[Tensor], Tensor]  # (b, ...) of each process -> (world, b, ...)
 Compute = Callable[[Tensor], Tensor]  # images or patches of a batch -> (B, ...)
@@ -123,11 +124,13 @@ def flip_average(forward: Compute, x: Tensor, model: ViT) -> Tensor:
     return (forward(x) + forward(mirror(x, model))) / 2
 
 
-def answer(forward: Compute, model: ViT, feature: AnyFeature | None, x: Tensor) -> Tensor:
-    """What ``predict`` computes: class probabilities float32 ``(B, K)``, or a feature.
+def answer(
+    forward: Compute, model: ViT, feature: AnyFeature | None, x: Tensor, task: Task
+) -> Tensor:
+    """What ``predict`` computes: the task's answers float32 ``(B, K)``, or a feature.
 
     forward: gives the model's logits; x: images or patches in the type of the model's weights.
     """
     if feature is not None:
         return feature(model, x).float()
-    return forward(x).float().softmax(dim=1)
+    return task.answers(forward(x))

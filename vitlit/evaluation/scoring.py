@@ -4,15 +4,17 @@ Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_c
                                                        | features (B, D), or patch tokens (B, N, D)
 """
 
+from typing import Any
+
 import pytorch_lightning as pl
 from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import answer, flip_average
-from vitlit.evaluation.metrics import IGNORED, Scores
 from vitlit.evaluation.report import metrics_prefix
 from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
+from vitlit.tasks.task import SplitScores, Task
 
 
 class Scoring(pl.LightningModule):
@@ -24,6 +26,7 @@ class Scoring(pl.LightningModule):
     """
 
     vit: ViT
+    task: Task
     flip: bool = False
     feature: AnyFeature | None = None
     scored: int = 0
@@ -32,13 +35,13 @@ class Scoring(pl.LightningModule):
         """Set what ``test`` averages and what ``predict`` gives; the defaults undo both."""
         self.flip, self.feature = flip, feature
 
-    def _add_metrics(self, num_classes: int) -> None:
+    def _add_metrics(self) -> None:
         # two sets: validation within a training must not mix with a test
-        self.val_metrics = Scores(num_classes)
-        self.test_metrics = Scores(num_classes)
+        self.val_metrics = self.task.scores(self.vit.num_classes)
+        self.test_metrics = self.task.scores(self.vit.num_classes)
 
-    def _score(self, batch: Batch, logits: Tensor, scores: Scores) -> None:
-        scores.update(logits, batch.y.masked_fill(~batch.valid, IGNORED))
+    def _score(self, batch: Batch, logits: Tensor, scores: SplitScores) -> None:
+        scores.update(logits, self.task.without_fillers(batch.y, batch.valid))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, self(batch.x), self.val_metrics)
@@ -65,17 +68,33 @@ class Scoring(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         return metrics_prefix(getattr(data, "split", "test"), flip=self.flip)
 
-    def _log_metrics(self, prefix: str, metrics: Scores) -> None:
+    def keep_learned(self, learned: dict[str, Any]) -> None:
+        """Keep settings that the task learned from the data."""
+        raise NotImplementedError
+
+    def _gather_rows(self, own: Tensor) -> Tensor:
+        """Rows ``(m, ...)`` of each process, of which each has as many, to those of all."""
+        if self.trainer.world_size == 1:
+            return own
+        found: Any = self.all_gather(own)
+        return found.flatten(0, 1)
+
+    def _log_metrics(self, prefix: str, metrics: SplitScores) -> None:
         reduce = self.trainer.strategy.reduce
         # clone: processes reduce in place
-        values = metrics.compute(lambda own: reduce(own.clone(), reduce_op="sum"))
+        values = metrics.compute(
+            lambda own: reduce(own.clone(), reduce_op="sum"),
+            self._gather_rows,
+        )
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.keep_learned(self.task.fitted(metrics))
         self.scored = int(values.pop("count"))
         for name, value in values.items():
             # values, not metrics: they are complete, and Lightning need not reduce them again
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "acc")
+            self.log(f"{prefix}/{name}", value, prog_bar=name == self.task.monitors[0])
         metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities ``(B, num_classes)`` in float32, or features ``(B, D)``."""
+        """Answers float32 ``(B, num_classes)``, such as probabilities, or features ``(B, D)``."""
         # the data are float32, the model may be another type
-        return answer(self, self.vit, self.feature, batch.x.to(self.dtype))
+        return answer(self, self.vit, self.feature, batch.x.to(self.dtype), self.task)

@@ -48,10 +48,15 @@ def file_paths(images: Images) -> Sequence[str]:
     return getattr(images, "paths", ())
 
 
+def as_targets(labels: Tensor) -> Tensor:
+    """Classes of any integer type ``(n,)`` as int64; the targets ``(n, k)`` of other tasks."""
+    return labels.long() if labels.ndim == 1 else labels
+
+
 class MemoryImages:
     """All pixels in one uint8 tensor ``(rows, C, h, w)``, in memory or mapped from a file.
 
-    bad: the files that have no row, although labels ``(n,)`` and indices count them; paths: the
+    bad: the files that have no row, although labels ``(n, ...)`` and indices count them; paths: the
     files that the images come from, if any.
     """
 
@@ -62,7 +67,7 @@ class MemoryImages:
         bad: Sequence[BadFile] = (),
         paths: Sequence[str] = (),
     ) -> None:
-        self.pixels, self.labels, self.bad, self.paths = pixels, labels.long(), bad, paths
+        self.pixels, self.labels, self.bad, self.paths = pixels, as_targets(labels), bad, paths
         self._rows: Tensor | None = None
         if bad:
             good = torch.ones(len(labels), dtype=torch.bool)
@@ -93,7 +98,7 @@ class FileImages:
         size: tuple[int, int],
         framing: Framing = PLAIN_FRAMING,
     ) -> None:
-        self.paths, self.labels = paths, labels.long()
+        self.paths, self.labels = paths, as_targets(labels)
         self.in_chans, self.size, self.framing = in_chans, size, framing
         self.bad: Sequence[BadFile] = ()
 

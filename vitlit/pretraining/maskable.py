@@ -17,6 +17,7 @@ from vitlit.pretraining.masking import (
     masked_places,
     visible_count,
 )
+from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.training.trainable import TrainableViT
 
 NORM_EPS = 1e-6  # MAE's, beside the variance of a patch
@@ -53,6 +54,7 @@ class MaskableViT(TrainableViT):
         super().__init__(
             num_classes=0,
             class_names=None,
+            task=DEFAULT_TASK,
             drop_rate=0.0,
             label_smoothing=0.0,
             class_weights="none",

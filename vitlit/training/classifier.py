@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.split_record import RECORD_KEY
-from vitlit.evaluation.metrics import TrainSums
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
+from vitlit.tasks.loss import distillation
+from vitlit.tasks.task import EpochSums
 from vitlit.training import compiling
 from vitlit.training.compiling import Function
-from vitlit.training.loss import balanced_weights, cross_entropy, distillation
 from vitlit.training.optim import (
     make_optimizer,
     parameter_groups,
@@ -187,20 +187,20 @@ class Classifier(TrainingModule, Scoring):
     """Trains and scores a ViT; its arguments are those of :class:`TrainableViT`."""
 
     class_weights: Tensor
-    train_sums: TrainSums
+    train_sums: EpochSums
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._add_metrics(self.num_classes)
+        self._add_metrics()
         # Not persistent: the data decide the weights, and they are no part of the model.
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
-        self.train_sums = TrainSums(self.device)
+        self.train_sums = self.task.epoch_sums(self.device)
         self._teacher: Teacher | None = None
-        self._cross_entropy: Function = cross_entropy  # or what the compiler made of it
+        self._label_loss: Function = self.task.loss  # or what the compiler made of it
         self._full_batch: int | None = None  # images in a batch, if validation is compiled too
 
     def compile_functions(self, compiled: Callable[[Function], Function]) -> None:
-        self._cross_entropy = compiled(cross_entropy)
+        self._label_loss = compiled(self.task.loss)
 
     def forward(self, x: Tensor) -> Tensor:
         # `vit.forward` is the original; `vit(...)` is what nn.Module.compile replaced, and so does
@@ -230,14 +230,22 @@ class Classifier(TrainingModule, Scoring):
         return self._is_alone and not again
 
     def setup(self, stage: str) -> None:
-        self.train_sums = TrainSums(self.device)  # a run resumed in an epoch has no start of it
         super().setup(stage)
-        if stage == "fit" and self.hparams["class_weights"] == "balanced":
-            labels = self.trainer.datamodule.splits["train"].labels  # type: ignore[attr-defined]
-            self.class_weights.copy_(balanced_weights(labels, self.num_classes))
+        if stage == "fit":
+            self._learn_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+        # a run resumed in an epoch has no start of it
+        self.train_sums = self.task.epoch_sums(self.device)
 
-        if stage == "fit" and self._teacher is None:
-            self.load_teacher(self.trainer.datamodule)  # type: ignore[attr-defined]
+    def _learn_from(self, data: ImageData) -> None:
+        """Take what the training images decide before the first step, and the teacher."""
+        targets = data.splits["train"].labels
+        self.task.check_training(targets, self.class_names)
+        self.keep_learned(self.task.learned(targets))
+        self._label_loss = self.task.loss
+        if self.hparams["class_weights"] == "balanced":
+            self.class_weights.copy_(self.task.loss_weights(targets, self.num_classes))
+        if self._teacher is None:
+            self.load_teacher(data)
 
     def load_teacher(self, data: ImageData) -> None:
         """Load the teacher, if the settings name one; refuses one that does not fit the data."""
@@ -255,7 +263,7 @@ class Classifier(TrainingModule, Scoring):
         self._full_batch = None
 
     def on_train_epoch_start(self) -> None:
-        self.train_sums = TrainSums(self.device)
+        self.train_sums = self.task.epoch_sums(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout draws from torch's global generator. Seeding it by the batch's address makes a
@@ -264,7 +272,7 @@ class Classifier(TrainingModule, Scoring):
         logits = self(batch.x)
         weights = None if self.hparams["class_weights"] == "none" else self.class_weights
         smoothing = self.hparams["label_smoothing"]
-        loss = self._cross_entropy(logits, batch.y, smoothing=smoothing, weights=weights)
+        loss = self._label_loss(logits, batch.y, smoothing=smoothing, weights=weights)
         taught = None if self._teacher is None else self._teacher(batch.x)
         if taught is not None:
             loss = self._with_teacher(loss, logits, taught)
@@ -280,13 +288,13 @@ class Classifier(TrainingModule, Scoring):
         return (1 - share) * loss + share * other
 
     def on_train_epoch_end(self) -> None:
-        loss, right, among, count, agreed = self.train_sums.sums().unbind()
-        values = {"train/loss_epoch": loss / count, "train/acc": right / count}
-        if self.num_classes > 5:
-            values["train/acc5"] = among / count
-        if self._teacher is not None:
-            values["train/teacher_agreement"] = agreed / count
-        self.log_dict(values, sync_dist=True)
+        values = self.train_sums.means()
+        if self.num_classes <= 5:  # of which it is always 1
+            values.pop("acc5", None)
+        if self._teacher is None:
+            values.pop("teacher_agreement", None)
+        named = {f"train/{name}": value for name, value in values.items()}
+        self.log_dict(named, sync_dist=True)
 
 
 class LightningImageData(ImageData, pl.LightningDataModule):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from vitlit.errors import InputError, check_at_least, check_below_one, check_choice
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import DEFAULT_TASK, make_task
+from vitlit.tasks.task import Task, TaskName
 from vitlit.training.optim import OptimizerName, freeze
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import base_record
@@ -71,9 +73,11 @@ class TrainableViT(nn.Module):
             the first step then takes minutes. By default only for long trainings on a GPU.
         compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
         class_names: Names in the order of the labels, from the data.
+        task: The kind of label, from the data.
     """
 
     hparams: Any  # the arguments, those of ViT among them
+    task: Task
     base: dict[str, Any] | None = None  # what checkpoints keep in place of frozen weights
 
     def __init__(
@@ -105,6 +109,7 @@ class TrainableViT(nn.Module):
         compile: bool | None = None,
         compile_mode: CompileMode = "default",
         class_names: list[str] | None = None,
+        task: TaskName = DEFAULT_TASK,
         **vit: Any,
     ) -> None:
         settings = {**locals(), **vit}
@@ -115,15 +120,10 @@ class TrainableViT(nn.Module):
         check_choice(get_args(ScheduleName), schedule=schedule)
         check_choice(get_args(ClassWeightsName), class_weights=class_weights)
         check_choice(get_args(CompileMode), compile_mode=compile_mode)
-        if not 0 < lr < math.inf:
-            raise InputError(f"lr {lr} is not positive; give another", argument="lr")
+        check_rates(lr, min_lr)
         if muon_lr is not None:
             check_muon_lr(muon_lr, optimizer)
         check_teaching(teacher, teacher_weight, teacher_temperature, hard=teacher_hard)
-        if not 0 <= min_lr <= lr:
-            raise InputError(
-                f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
-            )
         check_at_least(0, weight_decay=weight_decay)
         check_at_least(0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
         check_below_one(label_smoothing=label_smoothing, momentum=momentum)
@@ -137,6 +137,7 @@ class TrainableViT(nn.Module):
         # with those of ViT: a checkpoint alone rebuilds the model
         left_out = ("vit", "self", "__class__")
         self.keep_settings({key: settings[key] for key in settings if key not in left_out})
+        self.task = make_task(self.hparams)
         self.vit = ViT(**vit)  # keep literal: the command line reads ViT's arguments here
         self.vit.blocks.set_grad_checkpointing(grad_checkpointing)
         self.class_names = class_names or [str(i) for i in range(self.num_classes)]
@@ -167,6 +168,12 @@ class TrainableViT(nn.Module):
         check_lora(lora_rank, lora_alpha, freeze_blocks, depth)
         if lora_rank:
             add_adapters(self.vit, lora_rank, lora_alpha or lora_rank, first=freeze_blocks)
+
+    def keep_learned(self, learned: dict[str, Any]) -> None:
+        """Keep settings that the task learned from the data, for checkpoints and for answers."""
+        if learned:
+            self.hparams.update(learned)
+            self.task = make_task(self.hparams)
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
         """Keep the arguments as ``hparams``, which checkpoints hold."""
@@ -207,6 +214,16 @@ class TrainableViT(nn.Module):
         if weights.file is not None:
             source = self.hparams["pretrained"] or str(weights.file)
             self.base = base_record(weights.file, weights.arguments, source, same)
+
+
+def check_rates(lr: float, min_lr: float) -> None:
+    """Refuse learning rates at which nothing is learned, or the schedule would rise."""
+    if not 0 < lr < math.inf:
+        raise InputError(f"lr {lr} is not positive; give another", argument="lr")
+    if not 0 <= min_lr <= lr:
+        raise InputError(
+            f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
+        )
 
 
 def check_lora(rank: int, alpha: float | None, freeze_blocks: int, depth: int) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from vitlit.training.loss import balanced_weights, cross_entropy, distillation
+from vitlit.tasks.loss import balanced_weights, cross_entropy, distillation
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 2, 2])
 

@@ -4,16 +4,15 @@ logits (B, num_classes), labels (B,), IGNORED for rows that do not count -> loss
                                                                             balanced accuracy
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitlit.tasks.task import Combine
+
 IGNORED = -1  # label of rows that do not count
 # training batches that are counted at once: a dozen small operations cost less once than each time
 COUNTED_TOGETHER = 20
-SumUp = Callable[[Tensor], Tensor]  # of one process -> the sum of those of all processes
 
 
 class TrainSums:
@@ -58,6 +57,16 @@ class TrainSums:
                 agreed = (both.argmax(dim=1) == torch.cat(teachers).argmax(dim=1)).sum()
             self._sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count, agreed])
         return self._sums
+
+    def means(self) -> dict[str, Tensor]:
+        """The averages so far: loss_epoch, acc, acc5, and agreement with a teacher."""
+        loss, right, among, count, agreed = self.sums().unbind()
+        return {
+            "loss_epoch": loss / count,
+            "acc": right / count,
+            "acc5": among / count,
+            "teacher_agreement": agreed / count,
+        }
 
     def restore(self, sums: Tensor) -> None:
         """Continue from the sums of an interrupted epoch."""
@@ -104,10 +113,12 @@ class Scores:
         self.class_images.index_add_(0, places, counts)
         self.class_right.index_add_(0, places, right.to(counts))
 
-    def compute(self, sum_up: SumUp = lambda own: own) -> dict[str, Tensor]:
+    def compute(
+        self, sum_up: Combine = lambda own: own, gather: Combine = lambda own: own
+    ) -> dict[str, Tensor]:
         """loss, count, acc, balanced_acc and, of more than 5 classes, acc5; 0 without images.
 
-        With several processes each must call it, with their way to sum up.
+        With several processes each must call it, with their way to sum up; none is gathered.
         """
         loss, right, among_five, class_images, class_right = map(
             sum_up,

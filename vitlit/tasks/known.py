@@ -1,0 +1,34 @@
+"""The tasks that there are, and which of them some settings, targets or a table are of.
+
+name | targets | head and rows of a table -> Task
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from vitlit.errors import check_choice
+from vitlit.tasks.single_label import SingleLabel
+from vitlit.tasks.task import Row, Task, TaskName
+
+DEFAULT_TASK: TaskName = "single_label"
+KINDS: dict[TaskName, type[Task]] = {"single_label": SingleLabel}
+
+
+def make_task(settings: Mapping[str, Any]) -> Task:
+    """The task of a model with these settings; checkpoints of earlier versions name none."""
+    name = settings.get("task", DEFAULT_TASK)
+    check_choice(tuple(KINDS), task=name)
+    return KINDS[name](settings)
+
+
+def kind_of_targets(targets: Tensor) -> type[Task]:
+    """The task whose targets these are."""
+    return next(kind for kind in KINDS.values() if kind.dtype == targets.dtype)
+
+
+def kind_of_table(head: Sequence[str], rows: Sequence[Row]) -> type[Task]:
+    """The task that a table of labels is of; the default if it has no labels at all."""
+    found = [kind for kind in KINDS.values() if kind.label_columns(head, rows)]
+    return found[0] if found else KINDS[DEFAULT_TASK]
