@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from vitlit.deploy.export import export_model
 from vitlit.deploy.origin import Origin, licence_of, origin_of
 from vitlit.images.preprocess import Preprocess
+from vitlit.model.cost import cost_by_part
 from vitlit.model.vit import ViT
 
 SMALL: dict[str, Any] = {
@@ -28,9 +29,11 @@ DATA = {
 SCORES = {"images": 1234, "acc": 0.9, "acc_interval": [0.88, 0.92], "loss": 0.3}
 
 
-def card_of(folder: Path, origin: Origin, names: list[str], **options: Any) -> ModelCard:
+def card_of(
+    folder: Path, origin: Origin, names: list[str], model: ViT | None = None, **options: Any
+) -> ModelCard:
     torch.manual_seed(0)
-    model = ViT(**{**SMALL, "num_classes": len(names)})
+    model = model or ViT(**{**SMALL, "num_classes": len(names)})
     preprocess = Preprocess(3, (16, 16), (16, 16), (0.5,) * 3, (0.5,) * 3)
     export_model(model, preprocess, names, folder, origin=origin, **options)
     return ModelCard.load(str(folder / "README.md"))
@@ -49,6 +52,16 @@ def make_report(run: Path, **of: Any) -> Path:
     rows = ["image,file,class,predicted,probability", *["1,a.png,cat,dog,0.9"] * 3]
     (report / "mistakes.csv").write_text("\n".join([*rows, "2,b.png,dog,cat,0.8"]))
     return checkpoint
+
+
+@pytest.mark.parametrize("positions", ["learn", "sincos2d"])
+def test_the_card_counts_the_parameters_that_the_summary_of_fit_counts(
+    tmp_path: Path, positions: str
+) -> None:
+    model = ViT(**SMALL, pos_embed=positions)  # type: ignore[arg-type]
+    card = card_of(tmp_path / "out", Origin(), ["cat", "dog"], model)
+    count = sum(part.parameters for part in cost_by_part(model).values())
+    assert f"width 8, {count:,} parameters" in card.text
 
 
 def test_the_card_tells_data_scores_and_mistakes(tmp_path: Path) -> None:

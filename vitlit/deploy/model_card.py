@@ -58,7 +58,8 @@ def plain_text(text: str) -> str:
 
 def _architecture(words: Words) -> str:
     told = words.portable.arguments
-    count = sum(value.numel() for value in words.portable.model.state_dict().values())
+    # as the summary of fit counts: a fixed table of positions is no parameter
+    count = sum(value.numel() for value in words.portable.model.parameters())
     return (
         f"{told['depth']} blocks of {told['num_heads']} heads, width {told['embed_dim']}, "
         f"{count:,} parameters"
