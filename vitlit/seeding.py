@@ -27,6 +27,7 @@ class Stream(IntEnum):
     VAL_SPLIT = 5
     PART_SPLIT = 6
     MASK = 7
+    FOLDS = 8
 
 
 class BatchAddress(NamedTuple):

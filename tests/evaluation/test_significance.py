@@ -4,7 +4,14 @@ import pytest
 import torch
 from scipy import stats
 
-from vitlit.evaluation.significance import compare, holm, mcnemar, wilson
+from vitlit.evaluation.significance import (
+    compare,
+    holm,
+    mcnemar,
+    spread,
+    student_quantile,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (7, 7), (3, 7), (9412, 10000), (1, 1)])
@@ -66,3 +73,18 @@ def test_the_interval_of_a_difference_is_that_of_bonett_and_price() -> None:
     first[:9], second[9:13] = True, True
     # (9 + 1) / 100 - (4 + 1) / 100 ± 1.95996 sqrt((0.15 - 0.05²) / 100)
     assert compare(first, second).interval == pytest.approx((-0.0252738, 0.1252738), abs=1e-6)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 30, 99, 998])
+def test_the_quantile_of_student_is_scipys(freedom: int) -> None:
+    assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-12)
+
+
+def test_the_spread_of_scores_is_scipys() -> None:
+    values = [0.91, 0.95, 0.92, 0.99, 0.93]
+    found = spread(values)
+    standard_error = stats.sem(values)
+    expected = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=standard_error)
+    assert found.mean == pytest.approx(0.94)
+    assert found.std == pytest.approx(standard_error * 5**0.5)
+    assert found.interval == pytest.approx(expected)

@@ -67,6 +67,7 @@ class PlainImageData(SplitLoaders):
         train_fraction: Share of the training images to use, of each class; 1 uses all.
         shots: Number of training images to use of each class, in place of train_fraction.
         split_seed: Decides which images are held out, and which are used.
+        fold: The fold that is the test split, in place of a share: 2/5 is the second of five.
         split_by: How a folder is split: hash by the path of each image alone, so that adding or
             removing images moves no other to another split; position by its place among the sorted
             paths, as earlier versions did, and as for data sets that never change.
@@ -112,6 +113,7 @@ class PlainImageData(SplitLoaders):
         train_fraction: float = 1.0,
         shots: int | None = None,
         split_seed: int = 0,
+        fold: str | None = None,
         split_by: SplitRule | None = None,
         normalize: Literal["dataset", "none"] = "dataset",
         mean: list[float] | None = None,

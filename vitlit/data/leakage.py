@@ -15,7 +15,7 @@ from vitlit.data.split_record import SplitRecord
 
 # The settings that decide which images are held out. val_fraction comes last: the test split does
 # not depend on it.
-SPLIT_SETTINGS = ("split_seed", "split_by", "test_fraction", "val_fraction")
+SPLIT_SETTINGS = ("fold", "split_seed", "split_by", "test_fraction", "val_fraction")
 
 
 class PastTraining(NamedTuple):
@@ -36,10 +36,10 @@ def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def with_split_rule(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a checkpoint's data with the rule that divided a folder.
 
-    Earlier versions knew one rule and did not name it.
+    Earlier versions knew one rule and did not name it, nor any folds.
     """
     rule = "position" if settings.get("dataset") == "folder" else None
-    return {"split_by": rule, **settings}
+    return {"split_by": rule, "fold": None, **settings}
 
 
 def split_rule(settings: Mapping[str, Any]) -> str | None:

@@ -26,7 +26,13 @@ from vitlit.data.split_record import (
     was_trained_on,
 )
 from vitlit.data.splits import Split
-from vitlit.data.stratify import hashed_members, path_hashes, split_members
+from vitlit.data.stratify import (
+    hashed_members,
+    members_of_fold,
+    path_hashes,
+    read_fold,
+    split_members,
+)
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.framing import Framing
@@ -43,8 +49,9 @@ class SplitBuilder:
     """How a data set is read and divided; the fields are arguments of ImageData.
 
     size: (height, width) in pixels that files are decoded to; framing: how they are fitted to it;
-    seed: decides which images are held out; split_by: whether the hash of its path or its position
-    decides about an image; labels: a CSV file in place of class folders; task: what its labels are;
+    seed: decides which images are held out; fold: which one of how many folds is the test split, in
+    place of test_fraction; split_by: whether the hash of its path or its position decides about an
+    image; labels: a CSV file in place of class folders; task: what its labels are;
     train_fraction: share of the training images that is used; shots: how many of each class are
     used, None for all; unlabelled: a folder has no classes; known: the images of the training that
     a checkpoint comes from, if any; is_same_place: whether they come from the same folder;
@@ -62,6 +69,7 @@ class SplitBuilder:
     test_fraction: float
     seed: int
     split_by: SplitRule
+    fold: tuple[int, int] | None
     on_bad_image: OnBadImage
     labels: Path | None = None
     task: TaskName = "single_label"
@@ -90,12 +98,13 @@ class SplitBuilder:
             framing=framing,
             seed=settings["split_seed"],
             split_by=settings["split_by"] or "position",
+            fold=read_fold(settings["fold"]),
         )
 
     def names(self) -> list[SplitName]:
         """The splits that the data set has: test may be missing."""
         found = self._found_parts()
-        has_test = "all" in found or "test" in found
+        has_test = "all" in found or "test" in found or self.fold is not None
         return ["train", "val", "test"] if has_test else ["train", "val"]
 
     def unchecked(self, names: Sequence[SplitName]) -> dict[str, Split]:
@@ -145,7 +154,7 @@ class SplitBuilder:
         if name in found and (name != "train" or "val" in found):
             images = self._part(name)
             return images, torch.arange(len(images))
-        if name == "test" and "all" not in found:
+        if name == "test" and "all" not in found and self.fold is None:
             raise InputError(
                 f"{self.data_dir} has no test folder; score the validation split, val, or add "
                 f"{self.data_dir / 'test'}",
@@ -160,19 +169,28 @@ class SplitBuilder:
         return images, members
 
     def _found_parts(self) -> tuple[str, ...]:
-        return ("all",) if self.labels else part_names(self.dataset, self.data_dir)
+        found = ("all",) if self.labels else part_names(self.dataset, self.data_dir)
+        if self.fold is not None and len(found) > 1:
+            raise InputError(
+                f"folds divide images that are not divided yet, but {self.dataset} has the parts "
+                f"{', '.join(found)}; repeat the training with other seeds (--repeats), or give a "
+                f"folder without such parts",
+                argument="fold",
+            )
+        return found
 
     def _divide(self, part: str, name: str) -> Tensor:
         """The indices of a split among the images of a part that was not published divided."""
-        images = self._part(part)
-        shares = {
-            "val_fraction": self.val_fraction,
-            "test_fraction": self.test_fraction if part == "all" else 0.0,
-        }
-        if self.split_by == "hash":
-            return hashed_members(self._path_hashes(part), name, **shares, seed=self.seed)
-        strata = kind_of_targets(images.labels).strata(images.labels)
-        return split_members(strata, name, **shares, seed=self.seed)
+        labels = self._part(part).labels
+        strata = kind_of_targets(labels).strata(labels)
+        hashes = self._path_hashes(part) if self.split_by == "hash" else None
+        test_fraction = self.test_fraction if part == "all" else 0.0
+        shares = {"val_fraction": self.val_fraction, "test_fraction": test_fraction}
+        if self.fold is not None:
+            return members_of_fold(strata, hashes, name, self.fold, seed=self.seed, **shares)
+        if hashes is not None:
+            return hashed_members(hashes, name, seed=self.seed, **shares)
+        return split_members(strata, name, seed=self.seed, **shares)
 
     def _path_hashes(self, part: str) -> Tensor:
         if part not in self._hashes:
@@ -219,7 +237,8 @@ class SplitBuilder:
 
     def test_count(self) -> int | None:
         """Images held out for ``test``; None if they are a part of their own: it stays unread."""
-        return len(self._divide("all", "test")) if "all" in self._found_parts() else None
+        part = self._found_parts()[0]
+        return len(self._divide(part, "test")) if part == "all" or self.fold else None
 
     def record(self) -> dict[str, Tensor]:
         """Which images are in which split, for the checkpoint of a training.
@@ -230,7 +249,8 @@ class SplitBuilder:
         if self.dataset != "folder" or "val" in found:
             return {}
         part = "all" if "all" in found else "train"
-        names = ("train", "val", "test") if part == "all" else ("train", "val")
+        is_held_out = part == "all" or self.fold is not None
+        names = ("train", "val", "test") if is_held_out else ("train", "val")
         splits = {name: self._divide(part, name) for name in names}
         if self.known:
             splits = {name: self._allowed(part, name, splits[name])[0] for name in names}

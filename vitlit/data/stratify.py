@@ -1,16 +1,19 @@
 """Splits: which images of a part are held out, the same share of each class.
 
 labels (n,), or hashes of paths (n,) -> sorted members of train | val | test
+labels (n,) -> the fold of each image (n,)
 
 Sets that never change are split by the position of their images, which gives each class its exact
 share. Folders change, so there the hash of each image's own path decides: no other image has a say.
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +62,72 @@ def split_members(
             return test
     kept, held = stratified_split(labels[members], val_fraction, address(seed, Stream.VAL_SPLIT))
     return members[held if name == "val" else kept]
+
+
+def read_fold(fold: str | None) -> tuple[int, int] | None:
+    """``"2/5"`` as (1, 5): which fold, counted from 0, and how many there are; None for None."""
+    if fold is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})", fold)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count or count < 2:
+        raise InputError(
+            f"fold {fold!r} is not one of several; give such as 2/5, the second of five",
+            argument="fold",
+        )
+    return number - 1, count
+
+
+def fold_of_each(labels: Tensor, count: int, seed: int, hashes: Tensor | None = None) -> Tensor:
+    """The fold of each image, in 0 to ``count`` - 1: int64 ``(n,)``.
+
+    Folds differ by at most one image, and so does each class in them. hashes: of the paths
+    ``(n,)``, which decide the order of the images of a class; without them their position does.
+    Labels that are no classes, ``(n, K)`` or float, are divided as if there were one class.
+    """
+    if len(labels) < count:
+        raise InputError(
+            f"{count} folds need at least {count} images, and there are {len(labels)}; give fewer",
+            argument="fold",
+        )
+    key, folds = address(seed, Stream.FOLDS), torch.empty(len(labels), dtype=torch.long)
+    if labels.ndim != 1 or labels.is_floating_point():
+        labels = torch.zeros(len(labels), dtype=torch.long)
+    dealt = 0  # the next class goes on where the last one ended, so that the folds stay equal
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero()[:, 0]
+        if hashes is None:
+            order = permutation(address(key, label), len(members))
+        else:
+            order = uniform(key, hashes[members], 1)[:, 0].argsort(stable=True)
+        folds[members[order]] = (torch.arange(len(members)) + dealt) % count
+        dealt += len(members)
+    return folds
+
+
+def members_of_fold(
+    labels: Tensor,
+    hashes: Tensor | None,
+    name: str,
+    fold: tuple[int, int],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> Tensor:
+    """Like :func:`split_members`, or :func:`hashed_members` if there are hashes, of one fold.
+
+    fold: its number and how many there are: it is the test split, whatever test_fraction is.
+    """
+    number, count = fold
+    is_test = fold_of_each(labels, count, seed, hashes) == number
+    members = (is_test if name == "test" else ~is_test).nonzero()[:, 0]
+    if name == "test":
+        return members
+    shares: Any = {"val_fraction": val_fraction, "test_fraction": 0.0, "seed": seed}
+    if hashes is not None:
+        return members[hashed_members(hashes[members], name, **shares)]
+    return members[split_members(labels[members], name, **shares)]
 
 
 def path_hashes(paths: Sequence[str], root: Path) -> Tensor:

@@ -155,6 +155,7 @@ class Report:
             "labels": data.hparams["labels"],
             "split": data.split,
             "split_seed": data.hparams["split_seed"],
+            "fold": data.hparams["fold"],
             "flip": self.flip,
         }
 

@@ -5,9 +5,10 @@ right, count -> interval; right predictions (n,) of two models -> difference, in
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # what sums up trainings needs no torch
+    from torch import Tensor
 
 Z95 = 1.959963984540054  # quantile 0.975 of the normal distribution
 Interval = tuple[float, float]
@@ -56,7 +57,47 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail)  # an even split is in both tails
 
 
-def compare(first: Tensor, second: Tensor) -> Difference:
+def student_quantile(freedom: int) -> float:
+    """Quantile 0.975 of Student's t with this many degrees of freedom, 1 or more."""
+
+    def inside(t: float) -> float:
+        """Probability of values between -t and t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+        angle = math.atan(t / math.sqrt(freedom))
+        cosine, is_odd = math.cos(angle), freedom % 2
+        term, total = (cosine if is_odd else 1.0), 0.0
+        for k in range(2 + is_odd, freedom + 1, 2):
+            total += term
+            term *= cosine**2 * (k - 1) / k
+        total *= math.sin(angle)
+        return (angle + total) * 2 / math.pi if is_odd else total
+
+    low, high = 0.0, 1.0
+    while inside(high) < 0.95:
+        low, high = high, 2 * high
+    for _ in range(60):  # halves the interval down to the precision of floats
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < 0.95 else (low, middle)
+    return high
+
+
+class Spread(NamedTuple):
+    """Several values of one score: mean, standard deviation (of a sample), and the 95 % interval
+    of the mean by Student's t."""
+
+    mean: float
+    std: float
+    interval: Interval
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of two values or more."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    reach = student_quantile(count - 1) * std / math.sqrt(count)
+    return Spread(mean, std, (mean - reach, mean + reach))
+
+
+def compare(first: "Tensor", second: "Tensor") -> Difference:
     """The difference of two models; first, second: which images each has right, bool ``(n,)``.
 
     The interval is that of Bonett and Price (2012) for paired proportions.
