@@ -27,7 +27,8 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "pretraining": "training evaluation weights model data tasks images",
     "fault_tolerance": "training evaluation weights model data tasks images",
     "cli": "pretraining training evaluation weights model data tasks images augment",
-    "commands": "cli fault_tolerance pretraining training features inspection deploy "
+    "repeats": "cli fault_tolerance evaluation",
+    "commands": "repeats cli fault_tolerance pretraining training features inspection deploy "
     "prediction explain evaluation weights model data tasks images",
 }
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone

@@ -18,6 +18,7 @@ from vitlit.cli.overview import (
     TRAINING_COMMANDS,
     command_help,
     overview,
+    wants_series,
 )
 from vitlit.errors import (
     LostProcessError,
@@ -128,7 +129,8 @@ def main(argv: list[str] | None = None) -> int:
     args = args[: asks[0] + 1] if asks else args  # the parser knows no word after --help
     _quieten(args[0])
     keep_freed_memory()
-    if args[0] != "runs" and "torch" not in sys.modules and is_first_process():
+    is_quick = args[0] == "runs" or wants_series(args)
+    if not is_quick and "torch" not in sys.modules and is_first_process():
         # people wait for the imports: for seconds, or much longer on a busy machine
         print(f"vitlit {args[0]}: loading PyTorch …", file=sys.stderr, flush=True)
     try:
@@ -166,6 +168,11 @@ def _run(args: list[str]) -> None:
         from vitlit.commands.list_runs import list_runs
 
         list_runs(args[1:])
+        return
+    if wants_series(args):
+        from vitlit.repeats.train_series import train_series
+
+        train_series(args[1:])
         return
     if args[0] == "inspect":  # trains nothing and needs no model
         from vitlit.commands.inspect_images import run_inspect

@@ -17,6 +17,9 @@ LAST_FILE = "last.ckpt"  # the only checkpoint of which the one before is kept
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"
 DEBUG_FILE = "debug"  # marks one that only tried whether everything runs
 COMMAND_FILE = "command"  # holds the words that start or continue it
+# of several trainings of one command, in the folder that holds those of the runs
+SERIES_FILE, SUMMARY_FILE = "series.json", "summary.csv"
+SERIES_VARIABLE = "VITLIT_SERIES"  # tells a training the command that goes on with all of them
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"  # of test
 # The files that tell a folder of a command's output from the user's own, wherever it was moved and
 # whatever its name is: those of one row.

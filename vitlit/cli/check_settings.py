@@ -202,6 +202,23 @@ def check_model(model: Any, trainer: Any, command: str) -> None:
     check_model_size(model, trains_on_cpu=is_on_cpu and command == "fit")
 
 
+def check_series(settings: Any, command: str) -> None:
+    """Refuse a number of trainings where nothing reads it: only ``fit`` does, of its own words."""
+    for name in ("folds", "repeats"):
+        if settings[name] is None:
+            continue
+        if command == "pretrain":
+            raise InputError(
+                f"{name} {settings[name]} asks for tests, and pretrain learns no classes to test; "
+                f"leave it out"
+            )
+        if command == "fit":
+            raise InputError(
+                f"{name} is read on the command line alone; give --{name} {settings[name]} there, "
+                f"and leave it out of the config"
+            )
+
+
 def check_unused(settings: Any) -> None:
     """Refuse wrong settings of a training even in a command that trains nothing."""
     check_early_stopping(**settings["early_stopping"])

@@ -142,6 +142,19 @@ def _add_run(parser: ArgumentParser) -> None:
         "else date and time. The same command resumes a run that is not finished.",
     )
     parser.add_argument(
+        "--folds",
+        type=int | None,
+        default=None,
+        help="Divide the images into this many folds, train as many models, each without one fold, "
+        "and test it on that: every image is tested once. The same command with --run goes on.",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int | None,
+        default=None,
+        help="Train and test this many models, with split_seed and seed_everything counted up.",
+    )
+    parser.add_argument(
         "--checkpoints.every_n_steps",
         type=int,
         default=0,

@@ -27,6 +27,13 @@ TRAINING_COMMANDS = ("fit", "pretrain")
 HELP_FILE = "help.json"  # made by vitlit/commands/short_help.py
 
 
+def wants_series(args: list[str]) -> bool:
+    """Whether ``fit`` is asked for several trainings; --print_config asks for none."""
+    names = {word.partition("=")[0] for word in args}
+    wants = bool(names & {"--folds", "--repeats"})
+    return args[0] == "fit" and wants and "--print_config" not in names
+
+
 def command_help(command: str) -> str:
     """What `vitlit COMMAND --help` prints: the most used options, and examples."""
     text = (files("vitlit.cli") / HELP_FILE).read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 text, at most 1 MB -> checked nodes -> mappings, lists and plain values
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=YAML_LOADER)  # a SafeLoader: no tag makes an object
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def flat_values(content: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, with dotted names; an empty mapping is a value."""
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from flat_values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def check_yaml(text: str, where: str) -> None:

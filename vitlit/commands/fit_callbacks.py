@@ -28,7 +28,13 @@ from vitlit.fault_tolerance.heartbeat import Heartbeat
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.fault_tolerance.signals import Stopping
-from vitlit.files import CHECKPOINTS_FOLDER, COMMAND_FILE, DEBUG_FILE, LAST_FILE
+from vitlit.files import (
+    CHECKPOINTS_FOLDER,
+    COMMAND_FILE,
+    DEBUG_FILE,
+    LAST_FILE,
+    SERIES_VARIABLE,
+)
 from vitlit.pretraining.reconstructions import Reconstructions
 from vitlit.training import slurm
 from vitlit.training.checkpoint_callbacks import (
@@ -180,11 +186,13 @@ def naming_way_on(args: list[str], run: Path | None) -> Iterator[None]:
     """
     if run is not None and is_first_process():
         with suppress(OSError):  # a convenience; config.yaml tells enough to go on
-            (run / COMMAND_FILE).write_text(f"{resume_command(args, run)}\n", encoding="utf-8")
+            way_on = os.environ.get(SERIES_VARIABLE) or resume_command(args, run)
+            (run / COMMAND_FILE).write_text(f"{way_on}\n", encoding="utf-8")
     try:
         yield
     except Stopped as stop:
-        if run is not None and (run / CHECKPOINTS_FOLDER / LAST_FILE).is_file():
+        has_last = run is not None and (run / CHECKPOINTS_FOLDER / LAST_FILE).is_file()
+        if run is not None and has_last and SERIES_VARIABLE not in os.environ:
             stop.way_on = resume_command(args, run)
         raise
 

@@ -7,7 +7,6 @@ import csv
 import math
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vitlit.cli.overview import TRAINING_COMMANDS
-from vitlit.cli.safe_yaml import read_yaml
+from vitlit.cli.safe_yaml import flat_values, read_yaml
 from vitlit.errors import InputError
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
@@ -171,15 +170,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path.name} holds no settings")
-    return dict(_flatten(content, ""))
-
-
-def _flatten(content: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return dict(flat_values(content))
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from vitlit.cli.batch_size import choose_batch_size
 from vitlit.cli.check_settings import (
     check_model,
+    check_series,
     check_trainer,
     check_unused,
     tell_global_batch,
@@ -124,6 +125,7 @@ class VitCLI(LightningCLI):
         check_trainer(trainer, self.request.kind)
         check_model(settings["model"], trainer, self.request.kind)
         check_unused(settings)
+        check_series(settings, self.request.command)
         self.precision_rule = self.request.precision_rule()
         start = self.request.start  # None: a training from scratch
         choice = self.precision_rule(None if start is None else start.precision)

@@ -22,7 +22,8 @@ from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
 
 MEGABYTE = 1e6  # bytes
-RUN_NAME = re.compile(r"\w[\w.+-]*")  # one folder, never ".." nor an option
+# one folder, never ".." nor an option; or a training of a series, in the folder of that
+RUN_NAME = re.compile(r"\w[\w.+-]*(/(fold|repeat)[0-9]+)?")
 LOG_BYTES = 10_000_000  # room for the logs, beside the checkpoints
 
 

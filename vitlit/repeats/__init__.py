@@ -1,0 +1,1 @@
+"""Several trainings of one command: folds, or repeats with other seeds, and their summary."""
