@@ -177,7 +177,7 @@ def test_short_reads_of_the_system_change_no_hash(
 
     (tmp_path / "a").write_bytes(bytes(range(256)) * 700)
     expected = file_hashes([str(tmp_path / "a")])
-    monkeypatch.setattr("vitlit.data.split_record.FileIO", Halting)
+    monkeypatch.setattr("vitlit.images.image_bytes.FileIO", Halting)
     assert file_hashes([str(tmp_path / "a")]) == expected
 
 

@@ -257,7 +257,7 @@ class PlainImageData(SplitLoaders):
         assert self.image_paths
         about = self.preprocess
         split = found_files(self.image_paths, self.in_chans, about.source_size, about.framing)
-        self.files = split.images.paths
+        self.files = list(split.images.paths)
         return split
 
     def transfer_batch_to_device(

@@ -7,20 +7,18 @@ written anew; the file tells one that was renamed. An image to which both happen
 new one, which is never scored, unless its new name is one that was held out.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
-from io import FileIO
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitlit.images.image_bytes import file_hash
+
 RECORD_KEY = "ImageData"  # where Lightning puts the state of a data module: the name of its class
 SplitRecord = Mapping[str, Tensor]
 PATH, FILE = 0, 1  # columns of a record
-SAMPLE_BYTES = 2**16  # of the start and of the end of a file, which tell files apart
 FILES_OF_A_TASK = 256  # of a thread: handing over costs more than hashing a small file
 SAME_SHARE = 0.1  # of the images that a training knows, from which a folder is that of the training
 NO_IMAGES = torch.empty(0, 2, dtype=torch.long)
@@ -35,29 +33,7 @@ def file_hashes(paths: Sequence[str]) -> Tensor:
 
 
 def _hash_each(paths: Sequence[str]) -> list[int]:
-    return [_file_hash(path) for path in paths]
-
-
-def _file_hash(path: str) -> int:
-    try:
-        with FileIO(path) as file:  # without a buffer, which costs as much as all the rest
-            size = os.fstat(file.fileno()).st_size
-            start = _read(file, min(SAMPLE_BYTES, size))
-            digest = blake2b(start, digest_size=8, salt=size.to_bytes(8, "big"))
-            if size > SAMPLE_BYTES:
-                file.seek(max(SAMPLE_BYTES, size - SAMPLE_BYTES))
-                digest.update(_read(file, SAMPLE_BYTES))
-    except OSError:  # reading the image will give the reason
-        return 0
-    return int.from_bytes(digest.digest(), "big", signed=True)
-
-
-def _read(file: FileIO, count: int) -> bytes:
-    """``count`` bytes, or all that are left: one call of the system may give fewer."""
-    found = file.read(count)
-    while len(found) < count and (more := file.read(count - len(found))):
-        found += more
-    return found
+    return [file_hash(path) for path in paths]
 
 
 def make_record(

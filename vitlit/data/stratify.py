@@ -11,7 +11,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, say
+from vitlit.images.image_bytes import name_hash
 from vitlit.seeding import Stream, address, permutation, uniform
 
 # Images: batches up to this size may repeat a small training set, larger ones must be a slip.
@@ -136,16 +136,8 @@ def path_hashes(paths: Sequence[str], root: Path) -> Tensor:
     Where the folder lies does not matter, nor how letters with accents are written.
     """
     start = os.path.join(root, "")  # noqa: PTH118 - with a separator at the end
-    found = [_path_hash(path.removeprefix(start)) for path in paths]
+    found = [name_hash(path.removeprefix(start)) for path in paths]
     return torch.tensor(found, dtype=torch.long)
-
-
-def _path_hash(name: str) -> int:
-    # NFC: a Mac may store "é" as two letters, and a copy on Linux as one. surrogateescape: file
-    # names on Linux are bytes and need not be UTF-8.
-    text = unicodedata.normalize("NFC", name.replace(os.sep, "/"))
-    digest = blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
 
 
 def hashed_members(

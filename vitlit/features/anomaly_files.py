@@ -83,7 +83,7 @@ def find_anomalies(
     data.setup("predict")
     normal_split = normal_files(data, choices.normal)
     split, left_out = other_files(data, normal_split)
-    classes = class_of_files(split.images.paths, data.image_paths or [])
+    classes = class_of_files([*split.images.paths], data.image_paths or [])
     good = good_class(classes, choices.normal, choices.good)
     normal = learn_normal(scanner, normal_split, choices.bank)
     with RowFile(folder / MAPS_FILE) as maps:
@@ -93,7 +93,7 @@ def find_anomalies(
             raise scored.stopped
         way_out = "fix them, or give other images"
         refuse_bad_images(scored.bad, len(scored.bad), way_out, argument="images")
-    write_scores(folder / SCORES_FILE, split.images.paths, classes, scored, normal.scores)
+    write_scores(folder / SCORES_FILE, [*split.images.paths], classes, scored, normal.scores)
     metrics = measure(normal, scored, classes, good)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     _draw(scanner, split.images, scored, normal, choices.shown, folder)

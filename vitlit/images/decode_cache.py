@@ -111,15 +111,7 @@ def _framing_words(images: FileImages) -> str:
 
 def _cache_key(images: FileImages, root: Path) -> str:
     """Hash of all that decides the pixels: format, settings, and the files in their order."""
-    start = len(str(root)) + 1
-    lines = [f"{CACHE_FORMAT}\0{images.shape}{_framing_words(images)}"]
-    for path in images.paths:
-        try:
-            found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
-        except OSError:  # decoding will name the file and the reason
-            lines.append(path[start:])
-        else:
-            lines.append(f"{path[start:]}\0{found.st_size}\0{found.st_mtime_ns}")
+    lines = [f"{CACHE_FORMAT}\0{images.shape}{_framing_words(images)}", *images.key_lines(root)]
     return _digest("\n".join(lines))
 
 

@@ -6,6 +6,7 @@ Only ``IMAGE_FORMATS`` are opened; Pillow passes none of them on to other progra
 and files with several pages the first picture is read; colour profiles are not applied.
 """
 
+import io
 import os
 import stat
 import warnings
@@ -23,6 +24,7 @@ from torch import Tensor
 from vitlit.errors import InputError, find_text
 from vitlit.files import printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
+from vitlit.images.image_bytes import ImageBytes
 from vitlit.images.jpeg import decode_full_size
 from vitlit.images.plain_image import MODES, orientation, scale_key, to_plain_image, upright_size
 
@@ -35,6 +37,7 @@ MAX_SURPLUS = 32
 LARGE_PIXELS = 2**25  # a process decodes larger images one at a time, to spare memory
 # The last bytes of complete files, by which a file that was truncated is found without decoding.
 END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+ImageFile = str | Path | ImageBytes
 Decoded = Image.Image | Tensor  # upright, opaque, 8 bits; a tensor is (C, h, w)
 _large_image_lock = Lock()
 
@@ -63,15 +66,21 @@ def _short_reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _check_file_size(path: str | Path) -> None:
+def _check_file_size(path: ImageFile) -> None:
     """Raise ValueError for no regular file (a pipe would hang), an empty or a too large one."""
-    found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device")
-    if found.st_size == 0:
+    if isinstance(path, ImageBytes):
+        if path.fault:
+            raise ValueError(path.fault)
+        size = len(path.content)
+    else:
+        found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device")
+        size = found.st_size
+    if size == 0:
         raise ValueError("empty")
-    if found.st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{found.st_size:,} bytes, more than the maximum of {MAX_FILE_BYTES:,}")
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{size:,} bytes, more than the maximum of {MAX_FILE_BYTES:,}")
 
 
 def _silence_pillow() -> None:
@@ -85,7 +94,7 @@ def _silence_pillow() -> None:
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(path: ImageFile) -> Iterator[Image.Image]:
     """The image in a file, not decoded yet.
 
     Whatever goes wrong, here or in the ``with`` block, becomes an ImageInputError that names the
@@ -94,7 +103,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     try:
         _check_file_size(path)
         _silence_pillow()
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        file = io.BytesIO(path.content) if isinstance(path, ImageBytes) else path
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:  # not left to Pillow: its limit is a global variable
                 raise Image.DecompressionBombError
@@ -105,11 +115,11 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow raises many types; whatever it is, this file is the cause
         reason = _short_reason(error)
-        message = f"cannot read the image {printable(path)}: {reason}; fix or remove it"
+        message = f"cannot read the image {printable(str(path))}: {reason}; fix or remove it"
         raise ImageInputError(message, reason) from error
 
 
-def check_image_file(path: str | Path) -> None:
+def check_image_file(path: ImageFile) -> None:
     """Raise ImageInputError if a file's size, header or last bytes say that it cannot be read.
 
     A file that does not end with the marker of its format is decoded, to see if it is complete.
@@ -120,7 +130,9 @@ def check_image_file(path: str | Path) -> None:
             image.load()
 
 
-def _file_ends_with(path: str | Path, mark: bytes) -> bool:
+def _file_ends_with(path: ImageFile, mark: bytes) -> bool:
+    if isinstance(path, ImageBytes):
+        return bytes(path.content[-len(mark) :]) == mark
     with Path(path).open("rb") as file:
         file.seek(-len(mark), os.SEEK_END)
         return file.read() == mark
@@ -129,7 +141,7 @@ def _file_ends_with(path: str | Path, mark: bytes) -> bool:
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
-def _decode(path: str | Path, image: Image.Image, in_chans: int, side: tuple[int, int]) -> Decoded:
+def _decode(path: ImageFile, image: Image.Image, in_chans: int, side: tuple[int, int]) -> Decoded:
     """Decode an opened image, as :func:`to_plain_image` does, perhaps scaled down.
 
     side: (width, height) that suffice. Pillow's image, or a tensor uint8 ``(in_chans, h, w)``.
@@ -208,7 +220,7 @@ def _padded(pixels: Tensor, size: tuple[int, int], fill: tuple[int, ...]) -> Ten
 
 
 def read_image(
-    path: str | Path, *, in_chans: int, size: tuple[int, int], framing: Framing = PLAIN_FRAMING
+    path: ImageFile, *, in_chans: int, size: tuple[int, int], framing: Framing = PLAIN_FRAMING
 ) -> Tensor:
     """Decode one file, upright, in grey (1 channel) or colour (3), fitted to ``size``.
 
@@ -221,7 +233,7 @@ def read_image(
 
 
 def read_crop(
-    path: str | Path, *, in_chans: int, size: tuple[int, int], choose: Callable[[int, int], Box]
+    path: ImageFile, *, in_chans: int, size: tuple[int, int], choose: Callable[[int, int], Box]
 ) -> Tensor:
     """Decode one file, cut a box out of it, and resize the box to ``size``.
 

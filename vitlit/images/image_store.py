@@ -3,9 +3,11 @@
 indices int64 (B,) -> uint8 (B, C, h, w)
 """
 
-from collections.abc import Callable, Generator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -14,7 +16,14 @@ from tqdm import tqdm
 
 from vitlit.augment.geometric import resized_crop_box
 from vitlit.images.framing import PLAIN_FRAMING, Framing
-from vitlit.images.image_io import Box, ImageInputError, check_image_file, read_crop, read_image
+from vitlit.images.image_io import (
+    Box,
+    ImageFile,
+    ImageInputError,
+    check_image_file,
+    read_crop,
+    read_image,
+)
 from vitlit.images.machine import usable_cpus
 
 CHUNK_IMAGES = 64  # images that a thread decodes before it hands them over
@@ -91,7 +100,7 @@ class FileImages:
 
     def __init__(
         self,
-        paths: list[str],
+        paths: Sequence[str],
         labels: Tensor,
         *,
         in_chans: int,
@@ -121,20 +130,35 @@ class FileImages:
         """Bytes that all images take when decoded."""
         return len(self) * self.in_chans * self.size[0] * self.size[1]
 
-    def gather(self, indices: Tensor) -> Tensor:
-        paths = [self.paths[index] for index in indices.tolist()]
-        return torch.stack([self._read(path) for path in paths])
+    def image_files(self, indices: Tensor) -> Sequence[ImageFile]:
+        """What the images ``indices``, int64 ``(B,)``, are read from, a batch at a time."""
+        return [self.paths[index] for index in indices.tolist()]
 
-    def _read(self, path: str) -> Tensor:
+    def key_lines(self, root: Path) -> Iterator[str]:
+        """What tells these files from other or newer ones below ``root``: lines of text."""
+        start = len(str(root)) + 1
+        for path in self.paths:
+            try:
+                found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
+            except OSError:  # decoding will name the file and the reason
+                yield path[start:]
+            else:
+                yield f"{path[start:]}\0{found.st_size}\0{found.st_mtime_ns}"
+
+    def gather(self, indices: Tensor) -> Tensor:
+        return torch.stack([self._read(file) for file in self.image_files(indices)])
+
+    def _read(self, path: ImageFile) -> Tensor:
         return read_image(path, in_chans=self.in_chans, size=self.size, framing=self.framing)
 
     def read(self, indices: Tensor) -> tuple[Tensor, list[BadFile]]:
         """Like ``gather``, but a file that cannot be read gives a black image and an entry."""
         pixels = torch.zeros(len(indices), *self.shape[1:], dtype=torch.uint8)
         bad = []
-        for row, index in enumerate(indices.tolist()):
+        places = indices.tolist()
+        for row, (index, file) in enumerate(zip(places, self.image_files(indices), strict=True)):
             try:
-                pixels[row] = self._read(self.paths[index])
+                pixels[row] = self._read(file)
             except ImageInputError as error:
                 bad.append(BadFile(index, self.paths[index], error.reason))
         return pixels, bad
@@ -154,15 +178,14 @@ class FileImages:
         ``(B, C, h, w)``.
         """
 
-        def read(index: int, row: Tensor) -> Tensor:
+        def read(file: ImageFile, row: Tensor) -> Tensor:
             def choose(height: int, width: int) -> Box:
                 return resized_crop_box(row, height=height, width=width, scale=scale, ratio=ratio)
 
-            path = self.paths[index]
-            return read_crop(path, in_chans=self.in_chans, size=self.size, choose=choose)
+            return read_crop(file, in_chans=self.in_chans, size=self.size, choose=choose)
 
         return torch.stack(
-            [read(index, row) for index, row in zip(indices.tolist(), draws, strict=True)]
+            [read(file, row) for file, row in zip(self.image_files(indices), draws, strict=True)]
         )
 
     def decode(self, take: Callable[[Tensor], object]) -> list[BadFile]:
@@ -197,9 +220,9 @@ class FileImages:
 
         def check(indices: Tensor) -> list[BadFile]:
             bad = []
-            for index in indices.tolist():
+            for index, file in zip(indices.tolist(), self.image_files(indices), strict=True):
                 try:
-                    check_image_file(self.paths[index])
+                    check_image_file(file)
                 except ImageInputError as error:
                     bad.append(BadFile(index, self.paths[index], error.reason))
             return bad

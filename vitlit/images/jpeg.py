@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitlit.images.image_bytes import ImageBytes
+
 AS_STORED = 0  # torchvision's ImageReadMode.UNCHANGED: grey stays grey
 LIBRARY_NAMES = ("image*.so", "image*.pyd", "image*.dll")  # torchvision's, by system and version
 
@@ -36,7 +38,7 @@ def _decoder() -> Callable[..., Tensor] | None:
     return found
 
 
-def decode_full_size(path: str | Path, image: Image.Image) -> Tensor | None:
+def decode_full_size(path: str | Path | ImageBytes, image: Image.Image) -> Tensor | None:
     """The pixels of an opened JPEG file, as stored: uint8 ``(1 or 3, h, w)``, channels last.
 
     image: not decoded yet, in mode L or RGB. None if the file is truncated or damaged.
@@ -44,7 +46,10 @@ def decode_full_size(path: str | Path, image: Image.Image) -> Tensor | None:
     decode = _decoder()
     if decode is None:
         return None
-    content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    if isinstance(path, ImageBytes):
+        content = torch.from_numpy(np.frombuffer(path.content, dtype=np.uint8))
+    else:
+        content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
     try:
         pixels = decode(content, AS_STORED, False)
     except RuntimeError:  # truncated or damaged: Pillow gives the reason
