@@ -21,7 +21,7 @@ from vitlit.model.arguments import (
 )
 from vitlit.model.blocks import ActName, MlpName
 from vitlit.model.encoder import encoder
-from vitlit.model.initial_values import init_weights
+from vitlit.model.initial_values import AttentionInitName, init_structured, init_weights
 from vitlit.model.local_attention import AttentionName
 from vitlit.model.norms import MakeNorm, NormName, make_norm
 from vitlit.model.patch_embed import Embedding, PatchEmbedName, make_embedding
@@ -59,6 +59,7 @@ class ViT(nn.Module):
             bias learned for each offset between two patches; BEiT, Bao et al., 2022).
         gpsa_blocks: Number of blocks with gpsa, from the first; the others have softmax. By
             default all but the last two, as in ConViT.
+        attention_init: xavier, or structured: heads start as convolutions (Zheng et al., 2025).
         locality_strength: How narrow the attention of gpsa is at the start; 1 in ConViT.
         pos_embed: Positions added to the tokens: learn (a free table), sincos1d (the Transformer's
             fixed table), sincos2d (fixed, rows and columns apart) or none. The older name rope
@@ -74,8 +75,7 @@ class ViT(nn.Module):
             (their mean with learned weights: sequence pooling of CCT, Hassani et al., 2021) or map
             (a learned query attends to all tokens: SigLIP, Zhai et al., 2023).
         pool_heads: Heads of global_pool map; by default num_heads.
-        pool_mlp_ratio: Width of the MLP of global_pool map as a multiple of embed_dim; by default
-            mlp_ratio.
+        pool_mlp_ratio: Width of the MLP of global_pool map over embed_dim; by default mlp_ratio.
         pool_include_prefix: Whether global_pool map attends to the class token and the registers
             too, as in the Perception Encoder.
         class_token: Whether there is a class token; by default only with global_pool token.
@@ -119,6 +119,7 @@ class ViT(nn.Module):
         stem_convs: int = 1,
         attention: AttentionName = "softmax",
         gpsa_blocks: int | None = None,
+        attention_init: AttentionInitName = "xavier",
         locality_strength: float = 1.0,
         pos_embed: PosEmbedName = "learn",
         rope: RopeName = "none",
@@ -184,6 +185,8 @@ class ViT(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
+        if attention_init == "structured" and self.pos_embed is not None:
+            init_structured(self.blocks, self.pos_embed, self.grid_size)
 
     def remove_head(self) -> None:
         """Return features ``(B, D)`` from now on, as with ``num_classes=0``."""
@@ -205,13 +208,12 @@ class ViT(nn.Module):
         self.fc_norm = last if after_pooling else nn.Identity()
 
     def _attention_pool(self, new_norm: MakeNorm) -> AttentionPool:
-        told = self.config
         return AttentionPool(
             dim=self.embed_dim,
-            num_heads=told["pool_heads"],
-            hidden=hidden_width(told, "pool_mlp_ratio"),
+            num_heads=self.config["pool_heads"],
+            hidden=hidden_width(self.config, "pool_mlp_ratio"),
             norm=new_norm,
-            act=told["act"],
+            act=self.config["act"],
         )
 
     def _add_prefix(self, class_token: bool, reg_tokens: int, dim: int) -> None:
@@ -237,14 +239,13 @@ class ViT(nn.Module):
         told = self.config
         if told["rope"] == "none":
             return None
-        grid = told["rope_grid"]
         return rope2d(
             self.grid_size,
             # Attention refuses num_heads below 1, later
             self.embed_dim // max(1, told["num_heads"]),
             kind=told["rope"],
             base=told["rope_base"],
-            reference=None if grid is None else pair(grid),
+            reference=told["rope_grid"] and pair(told["rope_grid"]),
             offset=told["rope_offset"],
             prefix=prefix,
         )
@@ -281,12 +282,11 @@ class ViT(nn.Module):
         return self.head(self.head_drop(self.pool(self.forward_features(x))))
 
     def _check_input(self, x: Tensor) -> None:
-        rows, cols = self.grid_size
         images = (self.in_chans, *self.img_size)
-        patches = (rows * cols, self.in_chans * self.patch_embed.patch_size**2)
-        takes_patches = self.patch_embed.takes_patches
-        if tuple(x.shape[1:]) not in ((images, patches) if takes_patches else (images,)):
-            other = f" or patches (B, {patches[0]}, {patches[1]})" if takes_patches else ""
+        patches = (math.prod(self.grid_size), self.in_chans * self.patch_embed.patch_size**2)
+        known = [images, patches] if self.patch_embed.takes_patches else [images]
+        if tuple(x.shape[1:]) not in known:
+            other = f" or patches (B, {patches[0]}, {patches[1]})" if patches in known else ""
             raise InputError(
                 f"input of shape {tuple(x.shape)} does not fit the model; it takes images "
                 f"(B, {', '.join(map(str, images))}){other}"
