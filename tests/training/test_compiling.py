@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
-from vitlit.training import compiling
+from vitlit.training import compiling, training_module
 from vitlit.training.classifier import Classifier
 from vitlit.training.compiling import (
     GPU_OPTIONS,
@@ -216,7 +216,7 @@ def test_after_its_training_a_model_scores_uncompiled_again() -> None:
 def test_only_on_a_gpu_is_validation_compiled(
     device: str, full: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "compile_training", lambda *_: lambda function: function)
+    monkeypatch.setattr(training_module, "compile_training", lambda *_: lambda function: function)
     model = Classifier(**SIZE, num_classes=5, compile=True)
     model._trainer = trainer(device)
     monkeypatch.setattr(Classifier, "device", torch.device(device))

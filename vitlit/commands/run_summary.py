@@ -25,8 +25,8 @@ from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
-from vitlit.training.classifier import TrainingModule
 from vitlit.training.progress_bar import planned_epochs, print_above
+from vitlit.training.training_module import TrainingModule
 
 MEASURED_FILES = 100  # image files whose size is looked at; their pixels stay unread
 

@@ -9,7 +9,6 @@ share. Folders change, so there the hash of each image's own path decides: no ot
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -22,7 +22,7 @@ from vitlit.fault_tolerance.lightning_internals import (
     set_logged_steps,
 )
 from vitlit.training.checkpoint_callbacks import is_within_step
-from vitlit.training.classifier import TrainingModule
+from vitlit.training.training_module import TrainingModule
 
 POSITION_KEY, SUMS_KEY = "position", "train_sums"  # of the checkpoint
 

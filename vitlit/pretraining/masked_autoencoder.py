@@ -15,7 +15,7 @@ from vitlit.patches import patchify
 from vitlit.pretraining.maskable import MaskableViT
 from vitlit.pretraining.masking import visible_places
 from vitlit.seeding import seed_dropout
-from vitlit.training.classifier import TrainingModule
+from vitlit.training.training_module import TrainingModule
 
 
 class LossSums:
