@@ -127,7 +127,7 @@ def given_settings(words: Sequence[str]) -> dict[str, Any]:
     Values of options are text. A group of settings in a file of its own is not read.
     """
     found: dict[str, Any] = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         value = value if equals else following
         if name in CONFIG_OPTIONS:

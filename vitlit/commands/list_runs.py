@@ -29,6 +29,8 @@ SETTING_LINES = 3  # of a run; the CSV file has all settings that differ
 INDIFFERENT = {
     "run",
     "ckpt_path",
+    "folds",
+    "repeats",
     "weights_only",
     "allow_classes_of",
     "timeout_seconds",
@@ -219,7 +221,7 @@ def shown_value(value: Any) -> str:
 
 def _end_lines(run: RunRecord) -> list[str]:
     """What is wrong with the folder, and the command that goes on."""
-    lines = _fill(printable(run.trouble))
+    lines = [*_fill(printable(run.trouble)), *_fill(printable(run.note))]
     if run.command:
         word = "  continue" if run.state == "stopped" else "  begin"
         lines.append(labelled_command(word, *_parts(run.command)))

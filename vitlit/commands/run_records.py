@@ -4,11 +4,13 @@ lightning_logs/NAME/{config.yaml, history.csv, finished, command, checkpoints} -
 """
 
 import csv
+import json
 import math
 import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -22,6 +24,7 @@ from vitlit.files import (
     DEBUG_FILE,
     FINISHED_FILE,
     LOCK_FILE,
+    SERIES_FILE,
     relative_path,
 )
 
@@ -32,6 +35,7 @@ CONFIG_FILE, HISTORY_FILE = "config.yaml", "history.csv"
 LAUNCHER = r"(torchrun (?:--nproc_per_node \d+|\(with the same options\)) -m -- )?"
 COMMAND = re.compile(LAUNCHER + r"(.*)\n?")
 OWN_WORDS = tuple(f"vitlit {command}" for command in TRAINING_COMMANDS)
+SERIES_SETTINGS = ("data.fold", "data.split_seed", "seed_everything", "run")  # of one training
 LOWER_IS_BETTER = ("val/loss",)
 
 
@@ -41,7 +45,10 @@ class RunRecord:
 
     state: finished, running, stopped, started (it has no checkpoint yet), debug, broken or foreign;
     trouble: what is wrong with the folder, or an empty string; settings: by dotted names; rows: of
-    history.csv, the numbers alone; began: seconds since 1970; command: continues it, or "".
+    history.csv, the numbers alone; began: seconds since 1970; command: continues it, or ""; note:
+    more to say.
+
+    A series of trainings, of --folds or --repeats, is one record of their means.
     """
 
     name: str
@@ -51,6 +58,7 @@ class RunRecord:
     rows: list[dict[str, float]] = field(default_factory=list)
     began: float = 0.0
     command: str = ""
+    note: str = ""
 
     @property
     def monitor(self) -> str:
@@ -105,6 +113,8 @@ def _read_run(folder: Path) -> RunRecord:
     # the oldest file that is still as the training began it
     times = [path.lstat().st_mtime for path in files.values()]
     began = min(times, default=folder.stat().st_mtime)
+    if SERIES_FILE in files:
+        return _read_series(folder, began)
     if not {CONFIG_FILE, HISTORY_FILE, CHECKPOINTS_FOLDER} & files.keys():
         reason = f"no run of vitlit: it has neither {CONFIG_FILE} nor {CHECKPOINTS_FOLDER}"
         return RunRecord(folder.name, "foreign", trouble=reason, began=began)
@@ -118,6 +128,33 @@ def _read_run(folder: Path) -> RunRecord:
     state = _state(folder, files)
     command = _command(folder, settings) if state in ("stopped", "started") else ""
     return RunRecord(folder.name, state, trouble, settings, rows, began, command)
+
+
+def _read_series(folder: Path, began: float) -> RunRecord:
+    """One record of several trainings: the mean of their best scores, and how many are done."""
+    try:
+        about = json.loads((folder / SERIES_FILE).read_text(encoding="utf-8"))
+        kind, count = str(about["kind"]), int(about["count"])
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"{SERIES_FILE} is damaged: {error}"
+        return RunRecord(folder.name, "broken", trouble=reason, began=began)
+    runs = [run for run in read_runs(folder) if run.state != "foreign"]
+    done = [run for run in runs if run.state == "finished"]
+    states = {run.state for run in runs}
+    state = "running" if "running" in states else "finished" if len(done) == count else "stopped"
+    settings = dict(runs[0].settings) if runs else {}
+    for name in SERIES_SETTINGS:
+        settings.pop(name, None)
+    rows: list[dict[str, float]] = []
+    if scored := [run.best for run in done if run.best]:
+        names = set.intersection(*(set(best) for best in scored))
+        rows.append({name: fmean(best[name] for best in scored) for name in names})
+        rows[0]["seconds"] = sum(run.seconds for run in runs)
+        rows.append({"epoch": max(run.epochs for run in runs) - 1.0})
+    note = f"{len(done)} of {count} {kind} are done{', whose means these are' if rows else ''}; "
+    note += f"`vitlit runs {relative_path(folder)}` lists them"
+    command = _command(folder, settings) if state == "stopped" else ""
+    return RunRecord(folder.name, state, "", settings, rows, began, command, note)
 
 
 def _state(folder: Path, files: dict[str, Path]) -> str:

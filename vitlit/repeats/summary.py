@@ -25,7 +25,7 @@ from vitlit.files import (
 from vitlit.messages import labelled
 
 Scores = dict[str, float]  # by name; images, how many were tested, is among them
-SHOWN = 2  # scores in the line of a training
+SECOND_SCORE = "loss"  # shown beside the main one
 
 
 def find_report(run: Path, fold: str | None = None) -> Scores | None:
@@ -39,7 +39,7 @@ def find_report(run: Path, fold: str | None = None) -> Scores | None:
             found = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
             about, scores = found["of"], found["scores"]
             is_best = str(about["weights"]).endswith("best.ckpt") and not about["flip"]
-            is_own = about["split"] == "test" and about.get("fold") in (fold, about.get("fold"))
+            is_own = about["split"] == "test" and fold in (None, about.get("fold"))
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not a report
             continue
         if is_best and is_own:
@@ -49,14 +49,20 @@ def find_report(run: Path, fold: str | None = None) -> Scores | None:
 
 def score_line(name: str, scores: Scores) -> str:
     """What the test of one training found."""
-    shown = [f"test/{key} {scores[key]:.4f}" for key in _score_names([scores])[:SHOWN]]
+    shown = [f"test/{key} {scores[key]:.4f}" for key in _shown([scores])]
     return labelled(name, f"{'  '.join(shown)}  ({scores['images']} images)")
 
 
 def _score_names(reports: Sequence[Scores]) -> list[str]:
     """The scores that all trainings have, the main one first."""
-    names = [name for name in reports[0] if all(name in one for one in reports)]
-    return [name for name in names if name != "images"]
+    # counts, such as that of the images, are whole numbers
+    floats = [name for name, value in reports[0].items() if isinstance(value, float)]
+    return [name for name in floats if all(name in one for one in reports)]
+
+
+def _shown(reports: Sequence[Scores]) -> list[str]:
+    names = _score_names(reports)
+    return [name for name in names if name in (names[0], SECOND_SCORE)]
 
 
 def pooled(reports: Sequence[Scores]) -> tuple[int, int] | None:
@@ -96,8 +102,7 @@ def write_summary(series: Series, reports: Sequence[Scores]) -> None:
 def summary_lines(series: Series, reports: Sequence[Scores]) -> list[str]:
     """The last lines: the mean of the main scores, its interval, and all images together."""
     lines = []
-    names = _score_names(reports)
-    for name in names[:SHOWN]:
+    for name in _shown(reports):
         one = spread([report[name] for report in reports])
         low, high = one.interval
         lines.append(

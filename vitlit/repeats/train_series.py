@@ -28,6 +28,7 @@ def train_series(words: list[str]) -> None:
     """Run ``vitlit fit`` with --folds or --repeats. words: those after ``fit``."""
     series = read_series(words)
     _begin(series)
+    reports = []
     for number, name in enumerate(series.names, start=1):
         run = series.folder / name
         place = f"{name.rstrip('0123456789')} {number} of {series.count}"
@@ -42,10 +43,10 @@ def train_series(words: list[str]) -> None:
         if find_report(run, series.fold(number)) is None:
             _run(series, f"the test of {place}", series.test_words_of(number), quiet=True)
         scores = find_report(run, series.fold(number))
-        if scores is None:
+        if scores is None:  # such as those of a test that somebody removed meanwhile
             raise TrainingError(f"{place}: there is no report of its test in {run}")
         print(score_line(name, scores), flush=True)
-    reports = [find_report(series.folder / name) or {} for name in series.names]
+        reports.append(scores)
     write_summary(series, reports)
     print(*summary_lines(series, reports), sep="\n")
 
