@@ -11,7 +11,7 @@ from vitlit.cli.configs import CONFIGS_FOLDER, find_config
 from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.cli.seen_images import tell_seen, tell_seen_before
-from vitlit.data.catalog import FILE_SETS
+from vitlit.data.catalog import IMAGENET_MEAN, is_file_set, source_of
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
@@ -82,7 +82,8 @@ def note_statistics(weights: Weights, data: Any, where: dict[str, str]) -> None:
     """
     chosen = {"data.mean", "data.std", "data.normalize"} & where.keys()
     if weights.mean is None and not chosen:
-        whose = "ImageNet's" if data.dataset == "folder" else f"those of {data.dataset}"
+        is_its_own = source_of(data.dataset).mean != IMAGENET_MEAN
+        whose = f"those of {data.dataset}" if is_its_own else "ImageNet's"
         weights.notes.append(untold_statistics(data.mean, data.std, whose))
 
 
@@ -196,7 +197,7 @@ class FromWeights:
         if "data.dataset" not in self.where:
             dataset = data.get("dataset", dataset)
         # sets of arrays have no files to fit
-        if self.weights.framing is not None and dataset in FILE_SETS:
+        if self.weights.framing is not None and is_file_set(dataset):
             data |= framing_words(self.weights.framing)
         return by_dotted_name(self.first, model=model, data=data)
 

@@ -23,7 +23,6 @@ from vitlit.cli.parser import (
 )
 from vitlit.cli.request import Request, read_request
 from vitlit.data.datamodule import ImageData
-from vitlit.data.datasets import prepare_data_set
 from vitlit.errors import InputError
 from vitlit.evaluation.precision import device_type
 from vitlit.fault_tolerance.ending import ending_at_signals
@@ -103,7 +102,7 @@ def _inspect(request: Request) -> list[str]:
     if given["images"]:
         raise InputError("inspect looks at a data set; leave out images", argument="images")
     data = ImageData(**given)
-    prepare_data_set(data.dataset, data.data_dir, download=data.download)
+    data.prepare_data()
     start = request.start
     if isinstance(start, FromCheckpoint):
         data.hold_to(start.past)

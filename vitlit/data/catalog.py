@@ -6,14 +6,16 @@ The order of the names is the order of the published labels: to sort them would 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, did_you_mean
 from vitlit.images.framing import PLAIN_FRAMING, Framing, padded_with_mean
 from vitlit.images.preprocess import Preprocess
 from vitlit.patches import pair
+from vitlit.published.hub_name import is_hub
 
 DatasetName = Literal[
-    "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "folder"
-]
+    "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "eurosat",
+    "flowers102", "oxford_pets", "imagenet", "folder",
+]  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGIT_NAMES = tuple("0123456789")
 FASHION_NAMES = (
@@ -37,13 +39,30 @@ CIFAR100_NAMES = (
     "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman",
     "worm",
 )  # fmt: skip
+STL10_NAMES = (
+    "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",
+)  # fmt: skip
+EUROSAT_NAMES = (
+    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
+    "Pasture", "PermanentCrop", "Residential", "River", "SeaLake",
+)  # fmt: skip
+PET_NAMES = (
+    "Abyssinian", "American Bulldog", "American Pit Bull Terrier", "Basset Hound", "Beagle",
+    "Bengal", "Birman", "Bombay", "Boxer", "British Shorthair", "Chihuahua", "Egyptian Mau",
+    "English Cocker Spaniel", "English Setter", "German Shorthaired", "Great Pyrenees", "Havanese",
+    "Japanese Chin", "Keeshond", "Leonberger", "Maine Coon", "Miniature Pinscher", "Newfoundland",
+    "Persian", "Pomeranian", "Pug", "Ragdoll", "Russian Blue", "Saint Bernard", "Samoyed",
+    "Scottish Terrier", "Shiba Inu", "Siamese", "Sphynx", "Staffordshire Bull Terrier",
+    "Wheaten Terrier", "Yorkshire Terrier",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Source:
     """One row of the catalogue: side in pixels, channels, mean and std of pixels in [0, 1].
 
-    torchvision: name of the class in torchvision.datasets that downloads and reads it, if any.
+    torchvision: name of the class in torchvision.datasets that downloads and reads it, if any;
+    parts: those that were published, ``all`` if it was published undivided.
     """
 
     size: int
@@ -52,10 +71,11 @@ class Source:
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()  # empty: read from the folders on disk
     torchvision: str | None = None
+    parts: tuple[str, ...] = ("train", "test")
 
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(8, 1, (0.3053,), (0.3761,), DIGIT_NAMES),
+    "digits": Source(8, 1, (0.3053,), (0.3761,), DIGIT_NAMES, parts=("all",)),
     "mnist": Source(28, 1, (0.1307,), (0.3081,), DIGIT_NAMES, "MNIST"),
     "fashion_mnist": Source(28, 1, (0.2860,), (0.3530,), FASHION_NAMES, "FashionMNIST"),
     "cifar10": Source(
@@ -64,11 +84,35 @@ SOURCES: dict[str, Source] = {
     "cifar100": Source(
         32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), CIFAR100_NAMES, "CIFAR100"
     ),
+    # as published code has them; those of STL-10 differ there, so ImageNet's stand for it
+    "svhn": Source(32, 3, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), DIGIT_NAMES, "SVHN"),
+    "stl10": Source(96, 3, IMAGENET_MEAN, IMAGENET_STD, STL10_NAMES, "STL10"),
+    "eurosat": Source(64, 3, IMAGENET_MEAN, IMAGENET_STD, EUROSAT_NAMES, "EuroSAT", ("all",)),
+    "flowers102": Source(
+        224, 3, IMAGENET_MEAN, IMAGENET_STD, (), "Flowers102", ("train", "val", "test")
+    ),
+    "oxford_pets": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD, PET_NAMES, "OxfordIIITPet"),
     "imagenet": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
     "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
 }
 
-FILE_SETS = ("folder", "imagenet")  # made of image files, which are fitted to the model's input
+# made of image files, which are fitted to the model's input; those of the hub are too
+FILE_SETS = ("folder", "imagenet", "eurosat", "flowers102", "oxford_pets")
+
+
+def source_of(dataset: str) -> Source:
+    """The row of a data set; one of the hub is read as a folder is."""
+    return SOURCES["folder" if is_hub(dataset) else dataset]
+
+
+def is_file_set(dataset: str) -> bool:
+    """Whether a data set is made of image files."""
+    return is_hub(dataset) or dataset in FILE_SETS
+
+
+def may_change(dataset: str) -> bool:
+    """Whether images may come and go: in folders, and in sets of the hub, which have revisions."""
+    return dataset == "folder" or is_hub(dataset)
 
 
 def check_class_count(dataset: str, names: list[str], place: object) -> None:
@@ -76,13 +120,13 @@ def check_class_count(dataset: str, names: list[str], place: object) -> None:
 
     place: the folder or file that they come from.
     """
-    if dataset == "folder" and len(names) == 1:
+    if may_change(dataset) and len(names) == 1:
         raise InputError(
             f"{place} has one class, {names[0]}, and a classifier needs two or more; give each "
             f"class a folder of its own",
             argument="data_dir",
         )
-    expected = len(SOURCES[dataset].class_names) or max(2, len(names))
+    expected = len(source_of(dataset).class_names) or max(2, len(names))
     if len(set(names)) != len(names) or len(names) != expected:
         raise InputError(
             f"{len(names)} class_names {names[:5]} are not {expected} different names, "
@@ -91,18 +135,31 @@ def check_class_count(dataset: str, names: list[str], place: object) -> None:
         )
 
 
-def check_dataset(dataset: str, labels: str | None) -> None:
-    """Raise InputError for an unknown data set, and for labels beside a set that has its own."""
+def check_dataset(dataset: str, labels: str | None, *columns: str | None) -> None:
+    """Raise InputError for an unknown data set, and for labels beside a set that has its own.
+
+    columns: image_column and label_column, which only sets of the hub have.
+    """
     known = get_args(DatasetName)
-    if dataset not in known:
-        raise InputError(f"unknown dataset {dataset!r}; known: {', '.join(known)}")
+    if dataset not in known and not is_hub(dataset):
+        raise InputError(
+            f"unknown dataset {dataset!r}{did_you_mean(str(dataset), list(known))}; known: "
+            f"{', '.join(known)}, or hub:OWNER/NAME",
+            argument="dataset",
+        )
+    if any(columns) and not is_hub(dataset):
+        raise InputError(
+            f"image_column and label_column are for data sets of the hub, and {dataset} is none; "
+            f"leave them out",
+            argument=("image_column", "label_column"),
+        )
     if labels is not None and dataset != "folder":
         message = f"labels {labels} needs dataset folder; {dataset} has its own"
         raise InputError(message, argument="dataset")
 
 
 def make_preprocess(
-    dataset: DatasetName,
+    dataset: str,
     img_size: tuple[int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -118,7 +175,7 @@ def make_preprocess(
     than the usual framing of a set that is not made of image files.
     """
     framing.check()
-    channels, is_files = len(mean), dataset in FILE_SETS
+    channels, is_files = len(mean), is_file_set(dataset)
     if not is_files and framing != PLAIN_FRAMING:
         raise InputError(
             f"fit {framing.fit}, crop_fraction {framing.crop_fraction:g} and interpolation "

@@ -15,9 +15,9 @@ from torch import Tensor
 from vitlit.augment.pipeline import Augmentation
 from vitlit.augment.stages import apply_stages
 from vitlit.data.batch import Batch
-from vitlit.data.catalog import SOURCES, DatasetName, check_dataset, make_preprocess
+from vitlit.data.catalog import DatasetName, check_dataset, make_preprocess, source_of
 from vitlit.data.csv_labels import find_task, names_of_classes
-from vitlit.data.datasets import prepare_data_set
+from vitlit.data.datasets import locate, prepare_data_set
 from vitlit.data.leakage import PastTraining, data_identity, split_rule
 from vitlit.data.loading import batch_images, check_process_count
 from vitlit.data.resident import ResidentPixels
@@ -38,14 +38,16 @@ class PlainImageData(SplitLoaders):
     """Batches of patches from a data set; only the ``test`` stage reads test images.
 
     Args:
-        dataset: digits (shipped with the package), mnist, fashion_mnist, cifar10, cifar100,
-            imagenet, or folder: data_dir then holds train/ and perhaps val/ and test/, each with
-            a folder for each class; or the class folders themselves, which are split into three.
+        dataset: digits (shipped with the package), another name of this list, hub:OWNER/NAME of the
+            Hugging Face hub, or folder: data_dir then holds train/ and perhaps val/ and test/, each
+            with a folder for each class; or the class folders themselves, which are split in three.
         data_dir: The folder that holds the data set, or that it is downloaded to.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path
             below data_dir) and class; its images are split into three.
         task: What the labels are, if the file of labels does not show it: single_label, one class
             for each image.
+        image_column: Column of images of a set of the hub; by default the only one there is.
+        label_column: Column of classes of a set of the hub; by default the only one there is.
         img_size: Height and width of the model's input in pixels, one number or two, such as 64
             or '[32,48]'; the data set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for RGB; the data set's own by default.
@@ -83,7 +85,7 @@ class PlainImageData(SplitLoaders):
         on_bad_image: What to do with image files that cannot be read: refuse lists them before
             training, validation or testing starts; skip leaves them out of every split and says
             how many (sets larger than memory_gb are decoded once to find them).
-        download: Download mnist, fashion_mnist, cifar10 or cifar100 if they are missing.
+        download: Download data sets that are missing, all but imagenet.
         split: The split that test and compare score: train, val or test.
         images: Files and folders that predict, explain, probe and anomaly read.
         patch_size: Side of a patch in pixels, from the model.
@@ -96,10 +98,12 @@ class PlainImageData(SplitLoaders):
     def __init__(
         self,
         *,
-        dataset: DatasetName = "digits",
+        dataset: DatasetName | str = "digits",
         data_dir: str = "~/.cache/vitlit",
         labels: str | None = None,
         task: TaskName | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
         img_size: int | list[int] | None = None,
         in_chans: Literal[1, 3] | None = None,
         fit: Fit = "cover",
@@ -134,7 +138,7 @@ class PlainImageData(SplitLoaders):
         super().__init__()
         known = [*signature(type(self)).parameters, *signature(Augmentation).parameters]
         check_known_names("ImageData", augmentation, known)
-        check_dataset(dataset, labels)
+        check_dataset(dataset, labels, image_column, label_column)
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_shots(shots, train_fraction)
         batch_size = settings["batch_size"] = batch_images(batch_size)
@@ -143,9 +147,13 @@ class PlainImageData(SplitLoaders):
         # not saved: split and images are of one command, and seed comes from seed_everything
         left_out = ("split", "images", "seed", "augmentation", "self", "__class__")
         self.keep_settings({key: settings[key] for key in settings if key not in left_out})
-        source = SOURCES[dataset]
-        self.dataset = dataset
-        self.data_dir = Path(data_dir).expanduser().absolute()
+        source = source_of(dataset)
+        self.columns = image_column, label_column
+        place: Any = {"download": download, "is_read": images is None, "has_names": class_names}
+        folder = Path(data_dir).expanduser().absolute()
+        self.dataset, self.data_dir = dataset, folder = locate(
+            dataset, folder, self.columns, **place
+        )
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
@@ -200,6 +208,7 @@ class PlainImageData(SplitLoaders):
         self.hparams.update(
             class_names=self.class_names,
             task=self.task,
+            dataset=self.dataset,
             data_dir=str(self.data_dir),
             labels=None if self.labels is None else str(self.labels),
             img_size=self.img_size,
@@ -212,7 +221,7 @@ class PlainImageData(SplitLoaders):
 
     def prepare_data(self) -> None:
         if self.image_paths is None:
-            prepare_data_set(self.dataset, self.data_dir, download=self.download)
+            prepare_data_set(self.dataset, self.data_dir, self.columns, download=self.download)
 
     def setup(self, stage: str) -> None:
         match stage:

@@ -6,7 +6,6 @@ A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``
 was published. ``split_builder`` turns parts into splits.
 """
 
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitlit.data.catalog import SOURCES
+from vitlit.data.catalog import SOURCES, is_file_set, source_of
 from vitlit.data.image_folder import part_root, scan_class_folders, scan_unlabelled
-from vitlit.errors import InputError, find_text
+from vitlit.errors import InputError
 from vitlit.images.decode_cache import open_checked, open_decoded
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages, Images, MemoryImages
+from vitlit.published.hub_name import is_hub, parse_hub_name
+from vitlit.published.hub_sets import unpack
+from vitlit.published.torchvision_sets import (
+    download_set,
+    list_files,
+    read_arrays,
+    torchvision_class,
+)
+
+HubColumns = tuple[str | None, str | None]  # of images and labels, as asked for
 
 
 def _read_digits() -> MemoryImages:
@@ -33,60 +42,47 @@ def _read_digits() -> MemoryImages:
     return MemoryImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels))
 
 
-def torchvision_class(name: str) -> Any:
-    """A class of torchvision.datasets."""
-    # Imported where it is used: it takes as long as torch, and most sets are read without it.
-    from torchvision import datasets
+def locate(
+    dataset: str,
+    data_dir: Path,
+    columns: HubColumns,
+    *,
+    is_read: bool,
+    has_names: bool,
+    **how: bool,
+) -> tuple[str, Path]:
+    """The name and the folder of a data set; those of the hub have a folder for each revision.
 
-    return getattr(datasets, name)
+    columns: of images and labels, None to find them; is_read: whether its images are read;
+    has_names: whether the class names are known. One of the hub is unpacked if its class names or
+    its revision must be found, and otherwise not before it is read. how: that of ``unpack``.
+    """
+    if not (is_hub(dataset) and is_read):
+        return dataset, data_dir
+    name = parse_hub_name(dataset, *columns).in_folder(data_dir)
+    if name.revision and has_names:
+        folder = name.folder(data_dir)
+    else:
+        folder = unpack(name, data_dir, **how)
+        name = name.in_folder(folder)
+    return str(name), folder
 
 
-def _read_torchvision(dataset: str, part: str, data_dir: Path) -> MemoryImages:
-    name = SOURCES[dataset].torchvision
-    assert name is not None
-    try:
-        source = torchvision_class(name)(str(data_dir), train=part == "train")
-    except Exception as error:  # torchvision raises many types for files that were truncated
-        # its hint goes on with an argument of Python's
-        hint = find_text("download hint", str(error))
-        reason = str(error)[: hint.start()] if hint else str(error)
-        raise InputError(
-            f"cannot read {dataset} in {data_dir}: {reason}; remove its files there, and give "
-            f"download true",
-            argument="download",
-        ) from error
-    pixels = torch.as_tensor(source.data)
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-    return MemoryImages(pixels, torch.as_tensor(source.targets))
-
-
-def prepare_data_set(dataset: str, data_dir: Path, *, download: bool) -> None:
+def prepare_data_set(
+    dataset: str, data_dir: Path, columns: HubColumns = (None, None), *, download: bool
+) -> None:
     """Download or unpack what is missing on disk; one process of each machine calls it."""
+    if is_hub(dataset):
+        name = parse_hub_name(dataset, *columns).in_folder(data_dir)
+        unpack(name, data_dir, download=download)
+        return
     source = SOURCES[dataset].torchvision
     if dataset == "imagenet":
         for split in ("train", "val"):
             if not (data_dir / split).is_dir():
                 _unpack_imagenet(data_dir, split)
     elif source is not None and download:
-        is_new = not data_dir.exists()
-        try:
-            for train in (True, False):  # both: the other commands must not need the network
-                torchvision_class(source)(str(data_dir), train=train, download=True)
-        except (OSError, RuntimeError) as error:
-            _remove_empty_folders(data_dir, is_new=is_new)
-            raise InputError(
-                f"cannot download {dataset} to {data_dir}: {' '.join(str(error).split())}; "
-                f"give data_dir the folder of a copy from elsewhere",
-                argument="data_dir",
-            ) from error
-
-
-def _remove_empty_folders(data_dir: Path, *, is_new: bool) -> None:
-    """Remove the folders that a failed download made: torchvision's, and data_dir if it is new."""
-    made = [path for path in data_dir.glob("*/raw") if path.is_dir()]
-    for folder in [*made, *(path.parent for path in made), *([data_dir] if is_new else [])]:
-        with suppress(OSError):  # it holds something
-            folder.rmdir()
+        download_set(dataset, source, data_dir)
 
 
 def _unpack_imagenet(data_dir: Path, split: str) -> None:
@@ -126,21 +122,32 @@ def read_part(
     """
     if dataset == "digits":
         return _read_digits()
-    if SOURCES[dataset].torchvision is not None:
-        return _read_torchvision(dataset, part, data_dir)
+    name = source_of(dataset).torchvision
+    if name is not None and not is_file_set(dataset):
+        return read_arrays(dataset, name, part, data_dir)
+    shape: Any = {"in_chans": in_chans, "size": size, "framing": framing}
+    how: Any = {"memory_gb": memory_gb, "thorough": thorough}
+    if name is not None or is_hub(dataset):
+        listed = list_files(dataset, part, data_dir, num_classes)
+        files = FileImages(listed.paths, listed.labels, **shape)
+        return open_images(files, listed.root, part=part, **how)
     # ImageNet's test labels were never published: papers report the validation images
     folder = "val" if (dataset, part) == ("imagenet", "test") else part
     root = part_root(data_dir, folder)
-    shape: Any = {"in_chans": in_chans, "size": size, "framing": framing}
     if unlabelled and dataset == "folder":
         images = scan_unlabelled(root, **shape)
     else:
         images = scan_class_folders(root, num_classes, allow_empty=allow_empty, **shape)
-    return open_images(images, root, memory_gb=memory_gb, thorough=thorough)
+    return open_images(images, root, **how)
 
 
-def open_images(images: FileImages, root: Path, *, memory_gb: float, thorough: bool) -> Images:
-    """Image files below ``root``, from the cache if they fit ``memory_gb`` decoded; checked."""
+def open_images(
+    images: FileImages, root: Path, *, memory_gb: float, thorough: bool, part: str = ""
+) -> Images:
+    """Image files below ``root``, from the cache if they fit ``memory_gb`` decoded; checked.
+
+    part: tells parts apart that lie in one folder.
+    """
     if images.nbytes <= memory_gb * 1e9:
-        return open_decoded(images, root)
-    return open_checked(images, root, thorough=thorough)
+        return open_decoded(images, root, part=part)
+    return open_checked(images, root, part=part, thorough=thorough)

@@ -24,16 +24,14 @@ from vitlit.images.find_images import (
 )
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
+from vitlit.published.hub_name import is_hub
+from vitlit.published.index import INDEX_FILE, PART_WORDS, read_index
 
-# What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
-# silently, and without "train" it would become a class.
-PART_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # What published data sets leave in data_dir, where it may hold several of them.
-PUBLISHED_FOLDERS = ("MNIST", "FashionMNIST", "cifar-10-batches-py", "cifar-100-python")
+PUBLISHED_FOLDERS = (
+    *("MNIST", "FashionMNIST", "cifar-10-batches-py", "cifar-100-python", "stl10_binary"),
+    *("flowers-102", "oxford-iiit-pet", "eurosat", INDEX_FILE),
+)
 IMAGENET_CLASS = re.compile(r"n\d{8}")  # the folder of one of its classes
 UNLABELLED_NAMES = ["image"]  # the one class of a folder whose classes are not read
 say_once = cache(say)  # a folder is looked through for its parts and for its classes
@@ -60,10 +58,10 @@ def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
     ``all``. ImageNet's 50,000 validation images are its test part, as in the papers. Raises
     InputError for a missing folder and for folders that are probably misnamed parts.
     """
-    if dataset == "digits":
-        return ("all",)
+    if is_hub(dataset):
+        return tuple(read_index(data_dir).parts)
     if dataset != "folder":
-        return ("train", "test")
+        return SOURCES[dataset].parts
     if not data_dir.is_dir():
         message = f"no folder {data_dir}; give data_dir a folder of images"
         raise InputError(message, argument="data_dir")
@@ -130,6 +128,12 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
         from torchvision.models import ViT_B_16_Weights  # its metadata needs no download
 
         return list(ViT_B_16_Weights.IMAGENET1K_V1.meta["categories"])
+    if dataset == "flowers102":
+        from torchvision.datasets import Flowers102
+
+        return list(Flowers102.classes)
+    if is_hub(dataset):
+        return read_index(data_dir).class_names
     if dataset != "folder":
         return list(SOURCES[dataset].class_names)
     roots = {part: part_root(data_dir, part) for part in part_names(dataset, data_dir)}
@@ -188,9 +192,9 @@ def unicode_hint(names: Iterable[str]) -> str:
     )
 
 
-def check_class_names(data_dir: Path, expected: list[str]) -> None:
+def check_class_names(data_dir: Path, expected: list[str], dataset: str = "folder") -> None:
     """Raise InputError if a folder has other classes than the model: labels would be wrong."""
-    found = find_class_names("folder", data_dir)
+    found = find_class_names(dataset, data_dir)
     if found != expected:
         more = {
             "only the folder has": sorted(set(found) - set(expected)),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vitlit.data.catalog import may_change
 from vitlit.data.image_folder import part_names
 from vitlit.data.split_record import SplitRecord
 
@@ -44,7 +45,7 @@ def with_split_rule(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def split_rule(settings: Mapping[str, Any]) -> str | None:
     """The rule that divides a folder; None for other sets, which are split by position."""
-    return (settings.get("split_by") or "hash") if settings["dataset"] == "folder" else None
+    return (settings.get("split_by") or "hash") if may_change(str(settings["dataset"])) else None
 
 
 def is_divided(settings: Mapping[str, Any], split: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitlit.data.catalog import DatasetName
+from vitlit.data.catalog import may_change
 from vitlit.data.csv_labels import labelled_images
 from vitlit.data.datasets import open_images, read_part
 from vitlit.data.image_folder import check_class_names, part_names
@@ -37,6 +37,7 @@ from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.framing import Framing
 from vitlit.images.image_store import Images, file_paths
+from vitlit.published.hub_name import is_hub
 from vitlit.tasks.known import kind_of_targets
 from vitlit.tasks.task import TaskName
 
@@ -58,7 +59,7 @@ class SplitBuilder:
     allow_empty: whether a class may have no images in a part, which a training refuses.
     """
 
-    dataset: DatasetName
+    dataset: str
     data_dir: Path
     class_names: list[str]
     in_chans: int
@@ -147,9 +148,9 @@ class SplitBuilder:
     def _members(self, name: str) -> tuple[Images, Tensor]:
         """The images of the part that a split is taken from, and the split's indices among them."""
         found = self._found_parts()
-        if self.dataset == "folder" and not self.labels and not self.unlabelled:
+        if self._has_own_names:
             # a checkpoint may have brought the names, and the folder may be another one
-            check_class_names(self.data_dir, self.class_names)
+            check_class_names(self.data_dir, self.class_names, self.dataset)
         # Published parts are used whole, but train gives up images if there is no val part.
         if name in found and (name != "train" or "val" in found):
             images = self._part(name)
@@ -167,6 +168,13 @@ class SplitBuilder:
             members = self._hold_to_training(part, name, members)
         self._say_missing(name, images.labels, members)
         return images, members
+
+    @property
+    def _has_own_names(self) -> bool:
+        """Whether the images on disk decide the class names."""
+        return is_hub(self.dataset) or (
+            self.dataset == "folder" and not self.labels and not self.unlabelled
+        )
 
     def _found_parts(self) -> tuple[str, ...]:
         found = ("all",) if self.labels else part_names(self.dataset, self.data_dir)
@@ -246,7 +254,7 @@ class SplitBuilder:
         Empty for sets that do not change and for parts that are published divided.
         """
         found = self._found_parts()
-        if self.dataset != "folder" or "val" in found:
+        if not may_change(self.dataset) or "val" in found:
             return {}
         part = "all" if "all" in found else "train"
         is_held_out = part == "all" or self.fold is not None

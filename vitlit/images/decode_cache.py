@@ -40,13 +40,14 @@ def cache_folder() -> Path:
     return Path(home).expanduser() / "decoded"
 
 
-def open_decoded(images: FileImages, root: Path) -> MemoryImages:
+def open_decoded(images: FileImages, root: Path, *, part: str = "") -> MemoryImages:
     """The images of a folder from its cache, which is built if it is missing or outdated.
 
-    root: the folder that contains all of ``images.paths``. If the cache cannot be written, the
+    root: the folder that contains all of ``images.paths``; part: tells sets apart that lie in one
+    folder, which would replace each other's caches. If the cache cannot be written, the
     images are decoded into memory and a message says so.
     """
-    path = _cache_path(images, root)
+    path = _cache_path(images, root, part)
     found = _open_cache(path, images)
     if found is None:
         try:
@@ -61,13 +62,13 @@ def open_decoded(images: FileImages, root: Path) -> MemoryImages:
     return found
 
 
-def open_checked(images: FileImages, root: Path, *, thorough: bool) -> FileImages:
+def open_checked(images: FileImages, root: Path, *, thorough: bool, part: str = "") -> FileImages:
     """The same images, with the list of those that cannot be read, which is kept in the cache.
 
-    root: the folder that contains all of ``images.paths``; thorough: whether every file is decoded
-    once; otherwise only its size, header and last bytes are read.
+    root, part: as for :func:`open_decoded`; thorough: whether every file is decoded once; otherwise
+    only its size, header and last bytes are read.
     """
-    path = _cache_path(images, root).with_suffix(".json")
+    path = _cache_path(images, root, part).with_suffix(".json")
     bad = _read_list(path, images, thorough=thorough)
     if bad is None:
         try:
@@ -89,9 +90,10 @@ def _find_bad_images(images: FileImages, *, thorough: bool) -> list[BadFile]:
     return images.decode(lambda chunk: None) if thorough else images.check()
 
 
-def _cache_path(images: FileImages, root: Path) -> Path:
+def _cache_path(images: FileImages, root: Path, part: str = "") -> Path:
     """Where the decoded images are, or would be."""
-    return cache_folder() / f"{_cache_family(images, root)}-{_cache_key(images, root)}.npy"
+    family = _cache_family(images, root, part)
+    return cache_folder() / f"{family}-{_cache_key(images, root)}.npy"
 
 
 def _digest(text: str) -> str:
@@ -99,9 +101,10 @@ def _digest(text: str) -> str:
     return blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
-def _cache_family(images: FileImages, root: Path) -> str:
+def _cache_family(images: FileImages, root: Path, part: str) -> str:
     """Hash of the folder and the settings; only the newest cache of a family is kept."""
-    return _digest(f"{root.absolute()}\0{images.shape[1:]}{_framing_words(images)}")
+    told = f"{root.absolute()}\0{images.shape[1:]}{_framing_words(images)}"
+    return _digest(f"{told}\0{part}" if part else told)
 
 
 def _framing_words(images: FileImages) -> str:
