@@ -35,7 +35,8 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone
 TORCH_ONLY = ("tasks", "augment", "model", "images", "explain")
 USES_LIGHTNING = {"explain.attention_pictures"}  # a callback, where nothing else would need one
-AT_START = ("__init__", "__main__", "cli.overview", "cli.configs", "errors")  # of `vitlit --help`
+# of `vitlit --help`
+AT_START = ("__init__", "__main__", "cli.overview", "cli.configs", "errors", "messages")
 
 
 def dotted(path: Path) -> str:

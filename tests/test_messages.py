@@ -1,10 +1,21 @@
 """Lines for people: columns, breaks, and numbers with units."""
 
+import io
+import os
+import re
+import select
 import shlex
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from vitlit.messages import filled, labelled, labelled_command, short_number, short_time
+from vitlit.__main__ import main
+from vitlit.messages import filled, fitted, labelled, labelled_command, short_number, short_time
+
+LONG = "a file of pixels is damaged; " * 9 + "run `vitlit fit --config digits.yaml` again"
 
 
 def test_text_stays_in_its_column_within_80_letters() -> None:
@@ -29,6 +40,61 @@ def test_a_broken_command_is_still_one_for_a_shell() -> None:
     assert len(text.splitlines()) == 2
     words = shlex.split(text.removeprefix("next").replace("\\\n", ""))
     assert words == " ".join(parts).split()
+
+
+@contextmanager
+def terminal(columns: int) -> Iterator[int]:
+    """A terminal in place of standard error, within the block; yields what shows its words."""
+    # not a fixture: pytest captures the stream anew when the fixtures are made
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    shown, end = os.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(end, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a handle, not a path
+        before, sys.stderr = sys.stderr, stream
+        try:
+            yield shown
+        finally:
+            sys.stderr = before
+    os.close(shown)
+
+
+def read_screen(shown: int) -> str:
+    found = b""
+    while select.select([shown], [], [], 0.1)[0]:
+        found += os.read(shown, 10_000)
+    return found.decode()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_messages_fit_into_the_terminal_that_shows_them(columns: int) -> None:
+    with terminal(columns) as shown:
+        assert main(["predict", "x" * 99, "--data.images", "no/such"]) == 2
+        assert main(["fitt"]) == 2
+        lines = read_screen(shown).splitlines()
+    [first] = [number for number, line in enumerate(lines) if "unknown command" in line]
+    assert max(len(line) for line in lines if "x" * 99 not in line) <= columns
+    assert lines[first + 1].startswith("  ")
+    assert " ".join(map(str.strip, lines[first:])).endswith("did you mean fit?")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_command_in_a_message_and_its_indent_stay_whole(columns: int) -> None:
+    with terminal(columns):
+        lines = fitted(f"short\n  {LONG}\n").split("\n")
+    assert lines[0] == "short"
+    assert lines[1].startswith("  a file")
+    assert all(re.match(" {4}[^ ]", line) for line in lines[2:-1])
+    assert max(map(len, lines)) <= columns
+    assert sum("`vitlit fit --config digits.yaml`" in line for line in lines) == 1
+    assert " ".join(map(str.strip, lines[1:-1])) == LONG
+    assert lines[-1] == ""
+
+
+def test_a_file_of_messages_keeps_them_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert fitted(LONG) == LONG
+    monkeypatch.setattr(sys, "stderr", None)  # closed
+    assert fitted(LONG) == LONG
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from vitlit.errors import (
     texts_on,
 )
 from vitlit.images.machine import keep_freed_memory
+from vitlit.messages import fitted, print_error
 
 MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a line
 # errors of writing to a reader that has left, as `head -1` does, or to a terminal that was closed
@@ -91,7 +92,7 @@ def _shorten(message: str) -> str:
 
 
 def _fail(message: str, options: str = "") -> int:
-    print(f"vitlit: {_shorten(message)}{options}", file=sys.stderr)
+    print_error(f"vitlit: {_shorten(message)}{options}")
     return 2
 
 
@@ -138,12 +139,12 @@ def main(argv: list[str] | None = None) -> int:
         _run(args)
     except Stopped as stop:
         if not stop.quiet:
-            print(f"vitlit: {stop}", file=sys.stderr)
-            if stop.way_on:
+            print_error(f"vitlit: {stop}")
+            if stop.way_on:  # a command, which is copied: no line of it is broken
                 print(f"vitlit: to continue: {stop.way_on}", file=sys.stderr)
         return stop.status
     except TrainingError as fault:
-        print(f"vitlit: {fault}{_options(fault)}", file=sys.stderr, flush=True)
+        print_error(f"vitlit: {fault}{_options(fault)}")
         if isinstance(fault, LostProcessError):
             os._exit(1)  # any cleanup of torch or Lightning would wait for the lost process
         return 1
@@ -194,7 +195,7 @@ def _run(args: list[str]) -> None:
 
 def _format_warning(message: Warning | str, *_: object, **__: object) -> str:
     """The text of a warning, without the line of code that raised it."""
-    return f"vitlit: {message}\n"
+    return fitted(f"vitlit: {message}\n")
 
 
 def _quieten(command: str) -> None:

@@ -8,10 +8,11 @@ import logging
 import os
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
+
+from vitlit.messages import fitted, print_error
 
 NOTE_PREFIX = "argument: "  # begins the line of a traceback that names the arguments of an error
 
@@ -141,7 +142,7 @@ def say(text: str) -> None:
     # Set by torchrun and Lightning, or by srun: torch.distributed may not be set up yet.
     rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     if rank == "0":
-        _log.warning("vitlit: %s", text)
+        _log.warning(fitted(f"vitlit: {text}"))
 
 
 def is_first_process() -> bool:
@@ -155,7 +156,7 @@ def inform(text: str) -> None:
     if is_first_process() and logging.getLogger().hasHandlers():  # another program's, or pytest's
         _log.info(text)
     elif is_first_process():
-        print(text, file=sys.stderr)
+        print_error(text)
 
 
 def warn(text: str) -> None:

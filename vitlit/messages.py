@@ -3,10 +3,13 @@
 word, text -> lines
 """
 
+import os
 import re
+import sys
 import textwrap
 
 LINE_WIDTH, WORD_WIDTH = 80, 12
+MIN_WIDTH = 20  # columns of a terminal in which lines are broken
 KEPT_SPACE = "\x00"  # at which no line breaks
 
 
@@ -35,6 +38,50 @@ def filled(text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def fitted(text: str) -> str:
+    """Text for standard error: in a terminal broken at its width, else as it is, for ``grep``.
+
+    A line that goes on is indented by two more; commands in backquotes and long words stay whole.
+    """
+    width = _terminal_width()
+    if not width:
+        return text
+    whole = re.sub(r"`[^`\n]*`", lambda found: found[0].replace(" ", KEPT_SPACE), text)
+    lines = [_broken(line, width) for line in whole.split("\n")]
+    return "\n".join(lines).replace(KEPT_SPACE, " ")
+
+
+def _broken(line: str, width: int) -> str:
+    """The line, in several lines if it is longer than ``width``."""
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    return textwrap.fill(
+        line.lstrip(" "),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _terminal_width() -> int:
+    """Columns of the terminal that shows standard error; 0 if it is a file or a pipe."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return 0
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # a stream of another program, without a handle of the system
+        return LINE_WIDTH
+    return columns if columns >= MIN_WIDTH else LINE_WIDTH  # 0: unknown, as within some editors
+
+
+def print_error(text: str) -> None:
+    """Print a message to standard error, fitted to the terminal, at once."""
+    print(fitted(text), file=sys.stderr, flush=True)
 
 
 def labelled_command(word: str, *parts: str) -> str:
