@@ -141,3 +141,68 @@ def test_pillow_reads_everything_without_torchvisions_library(
     monkeypatch.setattr(jpeg, "_decoder", lambda: None)
     assert decoded_fast(tmp_path / "x.jpg") is None
     assert torch.equal(read_image(tmp_path / "x.jpg", in_chans=3, size=SIZE), found)
+
+
+def array(image: Image.Image, scale: int = 1) -> Any:
+    """All that Pillow decodes, at 1 / scale of the size."""
+    image.draft(None, (image.width // scale, image.height // scale))
+    return np.array(image)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", [*KINDS, "grey"])
+def test_the_first_rows_have_the_pixels_of_the_whole_file(
+    tmp_path: Path, kind: str, scale: int
+) -> None:
+    path = tmp_path / "x.jpg"
+    large = photo().resize((301, 203), Image.Resampling.BICUBIC)
+    large.convert("L" if kind == "grey" else "RGB").save(path, quality=95, **KINDS.get(kind, {}))
+    whole = array(Image.open(path), scale)
+    for rows in (1, 30, 31, 64, 157):
+        with Image.open(path) as image:
+            upper = jpeg.first_rows(path, image, rows)
+            assert rows + 2 <= upper.height <= rows + 33
+            if scale == 1:
+                fast = jpeg.decode_full_size(path, upper)
+                assert fast is not None
+                assert np.array_equal(
+                    fast[:, :rows], np.atleast_3d(whole)[:rows].transpose(2, 0, 1)
+                )
+            found = array(upper, scale)
+        needed = -(-rows // scale)
+        assert len(found) < len(whole)
+        assert np.array_equal(found[:needed], whole[:needed])
+
+
+@pytest.mark.parametrize("size", [(20, 30), (40, 50), (90, 60)])
+@pytest.mark.parametrize("box", [(0, 0, 120, 150), (37, 80, 101, 151), (103, 1, 100, 300)])
+def test_a_box_is_the_same_whether_rows_below_it_are_decoded_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: image_io.Box, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "x.jpg"
+    photo().resize((301, 203), Image.Resampling.BICUBIC).save(path, quality=95)
+    found = read_crop(path, in_chans=3, size=size, choose=lambda h, w: box)
+    monkeypatch.setattr(image_io, "first_rows", lambda path, image, rows: image)
+    assert torch.equal(read_crop(path, in_chans=3, size=size, choose=lambda h, w: box), found)
+
+
+def test_a_box_above_the_damage_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    photo().resize((301, 203), Image.Resampling.BICUBIC).save(path, quality=95)
+
+    def upper_box() -> torch.Tensor:
+        return read_crop(path, in_chans=3, size=(9, 9), choose=lambda h, w: (0, 0, 70, 70))
+
+    found = upper_box()
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert torch.equal(upper_box(), found)
+    with pytest.raises(ImageInputError, match="truncated"):
+        read_crop(path, in_chans=3, size=(9, 9), choose=lambda h, w: (0, 0, 203, 70))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"\xff\xd8\xff\xda\x00\x08" + bytes(20)])
+def test_a_file_without_sizes_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    photo().save(tmp_path / "x.jpg")
+    (tmp_path / "y.jpg").write_bytes(content)
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert jpeg.first_rows(tmp_path / "y.jpg", image, 1) is image

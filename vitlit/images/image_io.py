@@ -25,7 +25,7 @@ from vitlit.errors import InputError, find_text
 from vitlit.files import printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_bytes import ImageBytes
-from vitlit.images.jpeg import decode_full_size
+from vitlit.images.jpeg import decode_full_size, first_rows, read_at_once
 from vitlit.images.plain_image import MODES, orientation, scale_key, to_plain_image, upright_size
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -149,6 +149,7 @@ def _decode(path: ImageFile, image: Image.Image, in_chans: int, side: tuple[int,
     # JPEG only: the decoder itself scales down by 2, 4 or 8. 12 megapixels take 22-32 ms, not 167.
     size = image.size
     image.draft("RGB", side)
+    read_at_once(image)
     if image.format == "JPEG" and image.size == size and image.mode == MODES[in_chans]:
         found = decode_full_size(path, image) if orientation(image) == 1 else None
         if found is not None:
@@ -246,8 +247,13 @@ def read_crop(
         # A box at least twice as large as the result needs no full resolution. The box is chosen
         # first, in pixels of the file, so scaled decoding does not change what is drawn.
         surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
-        whole = _decode(path, image, in_chans, (image.width // surplus, image.height // surplus))
-        rows, cols = _height_and_width(whole)
+        stored = image.height
+        if image.format == "JPEG" and orientation(image) == 1:  # else the box ends elsewhere
+            image = first_rows(path, image, top + height)
+        kept, side = image.height, (image.width // surplus, image.height // surplus)
+        part = _decode(path, image, in_chans, side)
+        rows, cols = _height_and_width(part)
+        rows = -(-rows * stored // kept)  # of the whole image; fewer are a multiple of 8
         y, x = rows / full[0], cols / full[1]  # 1, or the scale of the decoder
         box = round(top * y), round(left * x), round(height * y), round(width * x)
-        return _resize(_cut(whole, box), size, "bilinear").contiguous()
+        return _resize(_cut(part, box), size, "bilinear").contiguous()
