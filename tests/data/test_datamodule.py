@@ -611,7 +611,7 @@ def test_predict_without_images_names_the_argument(images: list[str] | None) -> 
         ({"patch_size": 0}, "patch_size 0 is not positive"),
         ({"img_size": [8, 9]}, "patch_size 4 does not divide the image size 8x9"),
         ({"img_size": [8, 8, 8]}, r"\[8, 8, 8\]"),
-        ({"dataset": "minst"}, "'minst'; known: digits, mnist"),
+        ({"dataset": "minst"}, "'minst'; did you mean mnist"),
         ({"std": [0.0]}, r"std \[0\.0\] must be positive"),
         ({"std": [float("nan")]}, r"std \[nan\] must be positive"),
         ({"mean": [float("nan")]}, r"mean \[nan\] is not finite"),
