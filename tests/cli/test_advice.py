@@ -29,7 +29,7 @@ LOADING = "DataLoader worker (pid 7) is killed by signal: Killed.\nmore"
         (RuntimeError("CUDA out of memory. Tried"), "not enough memory; make"),
         (
             RuntimeError(LOADING),
-            "a process that loads images was ended from outside, perhaps because memory ran out "
+            "a process that loads images was killed, perhaps because memory ran out "
             "(DataLoader worker (pid 7) is killed by signal: Killed.); give --data.num_workers 0",
         ),
         (

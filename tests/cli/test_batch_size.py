@@ -56,7 +56,7 @@ def test_sizes_double_until_one_does_not_fit(
 
 
 def test_a_model_that_fits_no_image_is_refused() -> None:
-    with pytest.raises(InputError, match="does not hold a training step of one image"):
+    with pytest.raises(InputError, match="too little memory for a training step with one image"):
         largest_batch(lambda size: False, 100)
 
 
@@ -154,7 +154,7 @@ def test_a_cpu_takes_the_default_and_says_so(
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO):
         assert main([*FIT, "--trainer.max_epochs=1", "--run=first"]) == 0
-    assert "data.batch_size 128, the default: auto does nothing on a cpu device" in caplog.text
+    assert "data.batch_size 128, the default, as auto has no effect on a cpu device" in caplog.text
     assert saved("first") == 128
 
 
@@ -167,7 +167,7 @@ def test_other_commands_take_the_default_and_say_so(caplog: pytest.LogCaptureFix
         == 128
         == ImageData(batch_size="auto", patch_size=4).batch_size
     )
-    assert "data.batch_size 128, the default: auto is for fit" in caplog.text
+    assert "data.batch_size 128, the default, as auto works only in fit" in caplog.text
 
 
 @pytest.mark.parametrize(

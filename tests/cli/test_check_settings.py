@@ -98,7 +98,7 @@ def test_a_negative_patience_is_refused(name: str) -> None:
         ({"seed_everything": 2**32}, "is not in 0 to 4294967295"),
         ({"weights_only": False}, "weights_only false would run code"),
         ({"model": {"pretrained": ""}}, "model.pretrained '' names no weights"),
-        ({"trainer": {"default_root_dir": "s3://a/b"}}, "s3://a/b is an address"),
+        ({"trainer": {"default_root_dir": "s3://a/b"}}, "s3://a/b is a URL"),
         ({"model": {"pretrained": None, "lr": None}}, "model.lr null is not valid"),
         ({"model": {"pretrained": None, "depth": None}}, "model.depth null is not valid"),
         ({"data": {"batch_size": None}}, "data.batch_size null is not valid"),
@@ -149,7 +149,7 @@ TRAINER: dict[str, Any] = {
         ("fit", {"precision": "16-true"}, "16-true loses small gradients"),
         ("fit", {"max_epochs": 0}, "trainer.max_epochs 0 trains nothing"),
         ("fit", {"max_steps": 0}, "trainer.max_steps 0 trains nothing"),
-        ("fit", {"max_epochs": None}, "training has no end"),
+        ("fit", {"max_epochs": None}, "training would never end"),
     ],
     ids=str,
 )

@@ -270,7 +270,7 @@ def test_count_limits_the_images_to_explain(
         assert main(["explain", f"--ckpt_path={run}", "--count=2", *QUIET, *images]) == 0
     with np.load("explanation/arrays.npz") as arrays:
         assert arrays["names"].tolist() == ["a.png", "b.png"]
-    assert "the first 2 of 3 images, as --count says" in caplog.messages
+    assert "using the first 2 of 3 images, as set by --count" in caplog.messages
 
 
 def test_freezing_what_nothing_has_trained_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -443,7 +443,7 @@ def test_a_folder_whose_split_is_not_recorded_is_resumed_with_a_warning(
     data = {**SPLIT, "dataset": "folder", "data_dir": str(tmp_path), "split_by": "position"}
     (tmp_path / "cat").mkdir()
     record: Any = {"val": torch.zeros(1, 2)} if has_record else {}
-    warns = pytest.warns(UserWarning, match="does not say which images it held out")
+    warns = pytest.warns(UserWarning, match="does not record which images it held out")
     with nullcontext() if has_record else warns:
         check_held_out(PastTraining(data, record), {**data}, CKPT)
 

@@ -84,7 +84,7 @@ def test_debug_runs_on_weights_of_any_depth(here: Path, caplog: pytest.LogCaptur
     [file] = here.glob("lightning_logs/*/checkpoints/last.ckpt")
     settings = torch.load(file, weights_only=True)["hyper_parameters"]
     assert settings["depth"] == 3
-    assert "the depth of debug.yaml is left out; the weights have 3 blocks" in caplog.text
+    assert "the depth of debug.yaml is ignored; the weights have 3 blocks" in caplog.text
     assert "assumed, which are those of digits" in caplog.text
 
 
@@ -331,7 +331,7 @@ def test_statistics_hold_for_images_as_the_weights_saw_them(
 def test_weights_without_a_head_name_no_classes() -> None:
     wanted = {"data": {"images": None, "invert": False}, "model": {"pretrained": "w.pth"}}
     for command in ("test", "predict"):
-        with pytest.raises(InputError, match=r"w\.pth has no head, so it names no classes"):
+        with pytest.raises(InputError, match=r"w\.pth has no head, so it has no classes"):
             starting_points(weights_of(num_classes=0), wanted, command)
 
 

@@ -60,7 +60,7 @@ def test_a_run_that_is_removed_while_it_trains_says_so_and_keeps_its_weights(
 
     monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", remove_and_save)
     assert main([*RUN, "--run=a", "--trainer.max_epochs=3"]) == 0
-    assert "checkpoints was removed while it was written to; it is made again" in caplog.text
+    assert "checkpoints was removed during the training; it is created again" in caplog.text
     out = capsys.readouterr().out
     assert f"removed     {CHECKPOINTS / 'best.ckpt'}" in out
     assert f"next        vitlit test --ckpt_path {CHECKPOINTS / 'last.ckpt'}" in out

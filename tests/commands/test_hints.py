@@ -92,6 +92,13 @@ def test_chance_is_the_commonest_class_and_two_deviations(acc: float) -> None:
     assert (at_chance(rows, FACTS) is not None) == (acc < bound)
 
 
+def test_a_perfect_score_of_few_images_is_called_too_few_and_not_bad() -> None:
+    said = at_chance(course(FLAT, val_acc=1.0), replace(FACTS, val_counts=[2, 1, 0]))
+    assert said is not None
+    assert "3 validation images are too few to tell accuracy 1.000 from chance" in said
+    assert "no better than chance" not in said
+
+
 def test_a_good_epoch_in_between_is_above_chance() -> None:
     rows = course(FLAT, val_acc=0.4)
     rows[3]["val/acc"] = 0.7

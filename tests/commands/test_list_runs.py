@@ -213,8 +213,8 @@ def test_fit_keeps_the_command_that_goes_on(logs: Path, capsys: pytest.CaptureFi
         ("config.yaml", b"- 1", "holds no settings"),
         ("history.csv", b"epoch,val/acc\n0,high\n", "history.csv is damaged"),
         ("history.csv", b"\x00\xff", "history.csv is damaged"),
-        ("history.csv", b"val/acc\n0.5\n", "a row tells no epoch"),
-        ("history.csv", b"epoch\n1e300\n", "a row tells no epoch"),
+        ("history.csv", b"val/acc\n0.5\n", "a row has no epoch"),
+        ("history.csv", b"epoch\n1e300\n", "a row has no epoch"),
         ("history.csv", b"epoch,val/acc\n0,0.5,7,8\n", "history.csv is damaged"),
     ],
 )
@@ -256,7 +256,7 @@ def test_foreign_folders_files_and_links_end_nothing(
     names = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
     assert names == ["a", r"red\x1b[31m", "version_0"]
     assert "it has no config.yaml" in lines[2]
-    assert sum("no run of vitlit" in line for line in lines) == 2
+    assert sum("not a run of vitlit" in line for line in lines) == 2
 
 
 def test_numbers_that_are_not_finite_are_left_out(logs: Path) -> None:

@@ -74,12 +74,12 @@ def test_classes_are_told_with_the_rarest(labels: list[int], words: str) -> None
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "10 an epoch, 4 images an update; 3 epochs, 30 updates"),
-        ({"max_epochs": 1}, "10 an epoch, 4 images an update; 1 epoch, 30 updates"),
-        ({"world_size": 2}, "8 images an update (4 an image batch x 2 processes); 3 epochs"),
-        ({"accumulate_grad_batches": 2}, "8 images an update (4 an image batch x 2 accumulated)"),
-        ({"max_epochs": -1, "estimated_stepping_batches": float("inf")}, "4 images an update"),
-        ({"num_training_batches": float("inf")}, "4 images an update; 3 epochs"),
+        ({}, "10 per epoch, 4 images per update; 3 epochs, 30 updates"),
+        ({"max_epochs": 1}, "10 per epoch, 4 images per update; 1 epoch, 30 updates"),
+        ({"world_size": 2}, "8 images per update (4 per batch x 2 processes); 3 epochs"),
+        ({"accumulate_grad_batches": 2}, "8 images per update (4 per batch x 2 accumulated)"),
+        ({"max_epochs": -1, "estimated_stepping_batches": float("inf")}, "4 images per update"),
+        ({"num_training_batches": float("inf")}, "4 images per update; 3 epochs"),
     ],
     ids=str,
 )
@@ -90,7 +90,7 @@ def test_the_length_of_a_training_is_told(changes: dict[str, Any], words: str) -
     lines = batch_line(trainer, SimpleNamespace(batch_size=4))  # type: ignore[arg-type]
     line = " ".join(lines.split())
     assert words in line
-    assert ("an epoch" in line) is (trainer.num_training_batches == 10)
+    assert ("per epoch" in line) is (trainer.num_training_batches == 10)
     assert ("updates" in line) is (trainer.estimated_stepping_batches == 30)
     assert ("epochs" in line or "1 epoch," in line) is (trainer.max_epochs > 0)
 
@@ -99,10 +99,10 @@ def test_a_model_is_told_by_its_parts() -> None:
     vit = ViT(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=3)
     total = sum(parameter.numel() for parameter in vit.parameters())
     shape, parameters, flops = model_lines(vit)
-    assert "2 blocks of width 16, 2 heads; patches of 4x4, 5 tokens an image" in shape
+    assert "2 blocks of width 16, 2 heads; patches of 4x4, 5 tokens per image" in shape
     assert f"{total:,}: " in parameters
     assert "trained" not in parameters
-    assert "an image, forward: " in flops
+    assert "per image, forward: " in flops
     vit.blocks.requires_grad_(False)
     left = sum(parameter.numel() for parameter in vit.parameters() if parameter.requires_grad)
     assert list(model_lines(vit))[1].endswith(f"; {left:,} are trained")

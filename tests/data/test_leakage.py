@@ -56,7 +56,7 @@ def test_a_checkpoint_that_does_not_say_what_it_held_out_is_told(
     root = photo_folder()
     then = with_split_rule(of_earlier_version(root))
     now = settings(root, split_by="position")
-    assert "if any were added or removed since, it may have been" in seen_note(now, then, split)
+    assert "if images were added or removed since, it may have been" in seen_note(now, then, split)
     assert seen_note(now | {"data_dir": str(root.parent)}, then, split) == ""
 
 

@@ -428,7 +428,7 @@ def test_the_message_says_what_transformers_cannot_do_with_images(
     preprocess = preprocess_of(model, framing=Framing(fit))
     out = tmp_path / "out"
     message = export_model(model, preprocess, NAMES, out, naming="huggingface").message
-    assert "no image processor of transformers does what was done in training" in message
+    assert "no image processor of transformers prepares images as in training" in message
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -687,7 +687,7 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
     ("value", "message"),
     [
         (float("nan"), "head.bias of the model holds 3 numbers that are NaN"),
-        (3.4e38, "no finite numbers, so its weights are broken"),
+        (3.4e38, "not finite, so its weights are damaged"),
     ],
 )
 def test_weights_that_give_no_numbers_leave_nothing_behind(
@@ -748,7 +748,7 @@ def test_the_message_tells_size_mean_and_std(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "naming", "reason"),
     [
-        ({}, "timm", "the usual choice"),
+        ({}, "timm", "the default"),
         ({"norm_eps": 1e-12}, "huggingface", "timm has no models with norm_eps 1e-12"),
         ({"attention": "lsa"}, "vitlit", "huggingface has no models with attention lsa"),
     ],
@@ -757,7 +757,7 @@ def test_the_naming_is_the_first_that_can_tell_the_model(
     changes: dict[str, Any], naming: str, reason: str, tmp_path: Path
 ) -> None:
     message = " ".join(exported(small_vit(**changes), tmp_path / "out").message.split())
-    assert f"as {naming} names them" in message
+    assert f"its weights have the names of {naming}" in message
     assert reason in message
 
 

@@ -56,7 +56,7 @@ def test_a_log_has_a_summary_a_line_for_each_epoch_and_no_control_characters(
     assert words[11:] == ["reached", "best", "last", "run", "curves", "hint", "next"]
     assert max(map(len, lines)) <= 80
     assert "data        digits: 1,295 train, 143 val, 359 test images" in lines
-    assert "batches     20 an epoch, 64 images an update; 3 epochs, 60 updates" in lines
+    assert "batches     20 per epoch, 64 images per update; 3 epochs, 60 updates" in lines
     with Path("lightning_logs/a/history.csv").open(newline="") as file:
         best = max(csv.DictReader(file), key=lambda row: (float(row["val/acc"]), row["epoch"]))
     assert [int(EPOCH.match(line)[1]) - 1 for line in lines if line.endswith("best")][-1] == int(
@@ -77,7 +77,7 @@ def test_a_resumed_training_goes_on_counting(
     assert [EPOCH.match(line)[1] for line in lines if EPOCH.match(line)] == ["2", "3"]
     assert "resumed     after 10 updates" in lines
     text = " ".join(" ".join(lines).split())
-    assert "128 images an update (64 an image batch x 2" in text
+    assert "128 images per update (64 per batch x 2" in text
 
 
 def test_photos_are_described_by_their_files(

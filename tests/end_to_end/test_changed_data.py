@@ -163,12 +163,12 @@ def test_a_checkpoint_of_an_earlier_version_keeps_its_images_and_says_what_it_ca
     content = torch.load("lightning_logs/new/checkpoints/last.ckpt", weights_only=True)
     del content["ImageData"], content["datamodule_hyper_parameters"]["split_by"]
     torch.save(content, "old.ckpt")
-    with pytest.warns(UserWarning, match="does not say which images it held out"):
+    with pytest.warns(UserWarning, match="does not record which images it held out"):
         assert main(["test", "--ckpt_path=old.ckpt", "--out=old", *QUIET]) == 0
     assert names_in("old") == names_in("new")
     more = ["--ckpt_path=old.ckpt", "--run=on", "--trainer.max_epochs=2"]
     more += ["--trainer.log_every_n_steps=1"]
-    with pytest.warns(UserWarning, match="some of those are trained on now"):
+    with pytest.warns(UserWarning, match="some of the held-out ones may be trained on now"):
         assert main(["fit", *more, *QUIET]) == 0
     assert main(["test", "--ckpt_path=lightning_logs/on", "--out=on", *QUIET]) == 0
     assert names_in("on") == names_in("new")
@@ -189,7 +189,7 @@ def test_a_fine_tuning_holds_out_what_the_training_of_its_weights_held_out(
     photos.add(5)
     again = [*place, "--model.pretrained=lightning_logs/first", "--data.split_seed=7"]
     assert main(["fit", *again, "--run=second", "--trainer.max_epochs=1", *QUIET]) == 0
-    assert "split_seed 7 has no effect: what lightning_logs/first held out" in caplog.text
+    assert "has no effect: the images that lightning_logs/first held out" in caplog.text
     for split in HELD:
         found = scored(photos, split, "--ckpt_path=lightning_logs/second")
         assert found

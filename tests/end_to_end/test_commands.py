@@ -282,7 +282,7 @@ def test_export_writes_a_model_that_timm_reads(
     assert main(args) == 0
     printed = capsys.readouterr().out
     assert "logits differ by at most" in printed
-    assert "use it here with --model.pretrained export" in printed
+    assert "use it in vitlit with --model.pretrained export" in printed
     ours, preprocess, _ = load(checkpoint(home))
     theirs = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
     pixels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)

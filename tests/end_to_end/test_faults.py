@@ -213,7 +213,10 @@ def test_a_checkpoint_that_is_being_written_is_let_be_once(
     callback = signals.Stopping(timedelta(seconds=60))
     callback._training = callback._is_first = True
     callback._note(signal.SIGTERM, None)
-    assert "SIGTERM: saving after this step; a second one ends without" in capfd.readouterr().err
+    assert (
+        "SIGTERM: saving after this step; a second signal ends without saving"
+        in capfd.readouterr().err
+    )
     callback._saving = True
     now[0] = 110.0
     callback._end_if_deaf(signal.SIGTERM, 105.0)  # the disk is slow

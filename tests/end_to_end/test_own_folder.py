@@ -39,7 +39,7 @@ def test_fit_takes_a_folder_and_a_recipe_for_it(
 ) -> None:
     with caplog.at_level("INFO"):
         assert main(["fit", "photos/", *SMALL, *QUIET, "--run=first"]) == 0
-    assert "the recipe is photos.yaml" in caplog.text
+    assert "using the recipe photos.yaml" in caplog.text
     found = data_of("first")
     assert (found["dataset"], found["data_dir"]) == ("folder", str(photos))
     assert (found["class_names"], found["flip"]) == (["cat", "dog"], True)

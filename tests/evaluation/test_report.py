@@ -98,7 +98,7 @@ def test_its_temperature_is_fitted_on_validation_and_lowers_the_loss_there(
 def test_right_answers_alone_fix_no_temperature() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 0.5], [0.3, 0.0]])
     assert fit_calibration(logits, torch.tensor([0, 1, 0])) == (
-        "all 3 validation images are right, which determines no temperature"
+        "none can be fitted, since all 3 validation images are right"
     )
     assert isinstance(fit_calibration(logits, torch.tensor([0, 1, 1])), Calibration)
 
@@ -129,11 +129,11 @@ def test_its_mistakes_are_all_of_them_the_most_confident_first(run: Path, report
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"ece": 0.02}, "calibration error 0.0400 as it is, 0.0200 with temperature 1.500, fitted"),
+        ({"ece": 0.02}, "calibration error 0.0400 without, 0.0200 with temperature 1.500, fitted"),
         ({"ece": 0.06}, "temperature 1.500, fitted on 9 validation images, does not lower it here"),
         (
             {"at_limit": True},
-            "no temperature: the best one for 9 validation images is beyond 0.05 to 20",
+            "no temperature: the best one for 9 validation images is outside 0.05 to 20",
         ),
         ({"skipped": "none"}, "calibration error 0.0400; no temperature: none"),
     ],

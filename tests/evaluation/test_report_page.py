@@ -121,7 +121,9 @@ def test_hostile_names_are_words_alone(tmp_path: Path) -> None:
 
 
 def test_a_perfect_test_has_no_mistakes(tmp_path: Path) -> None:
-    assert "every image was recognised" in written(tmp_path, content(mistakes=[], mistake_count=0))
+    assert "every image was classified correctly" in written(
+        tmp_path, content(mistakes=[], mistake_count=0)
+    )
 
 
 def test_of_many_classes_the_worst_are_listed(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_too_many_images_are_refused(count: int) -> None:
 def test_a_model_of_no_finite_numbers_is_refused() -> None:
     model = small()
     torch.nn.init.constant_(model.head.bias, torch.nan)
-    with pytest.raises(InputError, match="its weights are broken"):
+    with pytest.raises(InputError, match="its weights are damaged"):
         explain_image(model, subjects().pixels[0], preprocess(), "mean")
 
 

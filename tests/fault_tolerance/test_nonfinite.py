@@ -125,7 +125,7 @@ def test_updates_are_left_out_as_often_as_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]
 ) -> None:
     bad_steps |= {8, 10}
-    with pytest.warns(UserWarning, match="left out update [12] of at most 2"):
+    with pytest.warns(UserWarning, match="skipped update [12] of at most 2"):
         assert fit(tmp_path, monkeypatch, "--nonfinite.skip=2") == 0
     assert all(value.isfinite().all() for value in weights().values())
     steps = {
@@ -137,7 +137,7 @@ def test_updates_are_left_out_as_often_as_allowed(
     assert steps == {16}  # of 18
 
 
-@pytest.mark.filterwarnings("ignore:.*left out update")
+@pytest.mark.filterwarnings("ignore:.*skipped update")
 def test_one_more_stops_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]
 ) -> None:
@@ -145,7 +145,7 @@ def test_one_more_stops_the_training(
     assert fit(tmp_path, monkeypatch, "--nonfinite.skip=2") == 1
 
 
-@pytest.mark.filterwarnings("ignore:.*left out update")
+@pytest.mark.filterwarnings("ignore:.*skipped update")
 @pytest.mark.parametrize(("skip", "status"), [(1, 1), (2, 0)])
 def test_what_was_skipped_before_a_stop_counts_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], skip: int, status: int
@@ -178,7 +178,7 @@ def test_a_gpu_leaves_the_update_out_by_itself(
     args = ["--trainer.accelerator=gpu", "--trainer.devices=1", f"--trainer.precision={precision}"]
     args += [f"--model.optimizer={optimizer}"]
     assert fit(tmp_path, monkeypatch, *args) == 1
-    with pytest.warns(UserWarning, match="left out update 1"):
+    with pytest.warns(UserWarning, match="skipped update 1"):
         assert fit(tmp_path, monkeypatch, *args, "--nonfinite.skip=1") == 0
     assert all(value.isfinite().all() for value in weights().values())
 

@@ -143,9 +143,9 @@ def test_normal_images_among_the_new_ones_are_left_out(
     words = [*WORDS, "--normal=train/good", "--data.images", "train", "test/good"]
     assert main(words) == 0
     assert len(rows_of(Path("anomaly/scores.csv"))) == 6
-    assert "left out    7 images that are among the normal ones" in capsys.readouterr().out
+    assert "left out    7 images that are also among the normal ones" in capsys.readouterr().out
     assert main([*WORDS, "--normal=train", "--data.images=train/good"]) == 2
-    assert "all 6 images are among the normal ones" in capsys.readouterr().err
+    assert "all 6 images are also among the normal ones" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

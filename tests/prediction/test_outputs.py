@@ -74,7 +74,7 @@ def test_below_the_threshold_there_is_a_probability_but_no_class(
     ]
     out = capsys.readouterr().out
     assert "a.png  0.5000  none (perhaps bee)" in out
-    assert "no class for 1 of 2 images: below 0.6" in out
+    assert "no class for 1 of 2 images: probability below 0.6" in out
     filled(JsonWriter("a.jsonl", NAMES, abstain_below=0.6)).finish(FILES)
     found = [json.loads(line) for line in Path("a.jsonl").read_text("utf-8").splitlines()]
     assert [one.get("class", "bad") for one in found] == [None, "bad", "cät"]

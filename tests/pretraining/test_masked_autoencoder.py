@@ -235,7 +235,7 @@ def test_a_checkpoint_without_classes_is_refused_where_they_are_needed(
     words = [*command.split(), f"--ckpt_path={whole}", "--trainer.accelerator=cpu"]
     assert main([*words, "--trainer.max_epochs=9"] if command == "fit" else words) == 2
     said = capsys.readouterr().err
-    assert "is of a pretraining, which learned no classes" in said
+    assert "comes from pretraining and has no classes" in said
     assert "vitlit fit --model.pretrained" in said
 
 

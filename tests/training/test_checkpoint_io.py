@@ -17,5 +17,5 @@ def test_a_folder_that_was_removed_meanwhile_is_made_again_with_a_word(
     assert "removed" not in caplog.text
     shutil.rmtree(file.parent)
     saving.save_checkpoint({}, file)
-    assert "run was removed while it was written to; it is made again for a.ckpt" in caplog.text
+    assert "run was removed during the training; it is created again for a.ckpt" in caplog.text
     assert file.is_file()

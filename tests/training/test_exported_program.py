@@ -119,11 +119,14 @@ def test_torch_itself_would_run_it(attack: str, program: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        (dict.fromkeys(("class_names", "input_size", "mean", "std")), "does not tell its classes"),
-        ({"mean": None}, "does not tell its classes"),
-        ({"input_size": [3, 12]}, "does not tell its classes"),
-        ({"std": [0.1, 0.1, 0.0]}, "does not tell its classes"),
-        ({"std": [0.1]}, "does not tell its classes"),
+        (
+            dict.fromkeys(("class_names", "input_size", "mean", "std")),
+            "does not describe its classes",
+        ),
+        ({"mean": None}, "does not describe its classes"),
+        ({"input_size": [3, 12]}, "does not describe its classes"),
+        ({"std": [0.1, 0.1, 0.0]}, "does not describe its classes"),
+        ({"std": [0.1]}, "does not describe its classes"),
         ({"class_names": []}, "has no classes"),
     ],
 )

@@ -239,9 +239,12 @@ def test_other_classes_are_refused(cnn: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dynamic": False}, "takes no batch of .*Dim"),
+        ({"dynamic": False}, "cannot take a batch of .*Dim"),
         ({"class_names": DIGITS[:-1]}, "does not answer 32 images with logits"),
-        ({"class_names": None, "mean": None, "std": None, "input_size": None}, "tell its classes"),
+        (
+            {"class_names": None, "mean": None, "std": None, "input_size": None},
+            "describe its classes",
+        ),
         ({"training": True}, "differently beside other images.*eval"),
     ],
 )

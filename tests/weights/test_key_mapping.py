@@ -106,7 +106,7 @@ def test_heads_show_in_googles_queries_alone() -> None:
 
 @pytest.mark.parametrize("name", ["xpatch_embed.proj.weight", "other.weight"])
 def test_a_file_without_patch_filters_is_no_vit(name: str) -> None:
-    with pytest.raises(InputError, match=r"w\.pth holds no Vision Transformer known here"):
+    with pytest.raises(InputError, match=r"w\.pth holds no Vision Transformer that vitlit knows"):
         translate_keys({name: torch.zeros(8, 3, 4, 4)}, "w.pth")
 
 

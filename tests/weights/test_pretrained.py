@@ -716,7 +716,7 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     state = torchvision.models.resnet18().state_dict()
-    assert "no Vision Transformer known here" in refusal(state, tmp_path / "a")
+    assert "no Vision Transformer that vitlit knows" in refusal(state, tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class Augmentation:
         num_classes: Columns of the targets when images are mixed.
         crop_padding: Pixels of black around a training image before a random crop of its size.
         flip: Mirror training images horizontally with probability one half.
-        resized_crop: Smallest and largest share of a training image's area that is cut out and
+        resized_crop: Smallest and largest share of a training image's area that is cropped and
             resized to img_size, such as [0.08, 1.0]. Data sets larger than memory_gb are cropped
             at the full resolution of their files, others at the size held in memory.
         resized_crop_ratio: Smallest and largest width / height of that crop; 3/4 and 4/3 by
@@ -67,22 +67,23 @@ class Augmentation:
         rand_augment_magnitude: Strength of randaugment's operations, 0 to 30.
         vertical_flip: Turn training images upside down with probability one half.
         quarter_turns: Turn square training images by 0, 90, 180 or 270 degrees, equally likely.
-        three_augment: 3-Augment (DeiT III): each image is made grey, solarised or blurred, and then
-            its colours are jittered, by 0.3 if color_jitter gives no other strengths.
+        three_augment: 3-Augment (DeiT III): makes each image grey, solarised or blurred, and then
+            jitters its colours, by 0.3 if color_jitter gives no other strengths.
         color_jitter: Strengths of changes of brightness, contrast and saturation, from 0 to 1, such
             as [0.4, 0.4, 0.4], in a random order.
         grayscale: Probability that a training image loses its colours.
         blur: Probability of a Gaussian blur, of 0.1 to 2 pixels.
-        repeated_augment: How often each image is in a batch, augmented differently each time; an
-            epoch has as many batches as without, of fewer images. It must divide batch_size.
+        repeated_augment: How often each image is in its batch, augmented differently each time; an
+            epoch keeps its number of batches, with fewer different images. It must divide
+            batch_size.
         erasing: Probability that a rectangle of a training image is erased, after normalisation.
         mixup: MixUp's alpha: the larger, the more even the mixture; 0 is off. With mixup or
             cutmix the targets are soft, and train/acc counts the class with the larger share.
         cutmix: CutMix's alpha; 0 is off. With both, each image takes one of them.
         mix_prob: Share of the images that are mixed.
-        off_last: Share of the epochs, at the end, without a stage, such as {mix: 0.4}, rounded up
-            to whole epochs; stages are resized_crop, crop (crop_padding), flip, rotation,
-            auto_augment, erasing, mix (mixup and cutmix), vertical_flip, quarter_turns,
+        off_last: Share of the epochs at the end in which a stage is off, such as {mix: 0.4},
+            rounded up to whole epochs. Stages are resized_crop, crop (crop_padding), flip,
+            rotation, auto_augment, erasing, mix (mixup and cutmix), vertical_flip, quarter_turns,
             three_augment, color_jitter, grayscale and blur.
     """
 

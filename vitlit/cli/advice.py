@@ -33,7 +33,7 @@ def advice(error: Exception) -> str | None:
         return "not enough memory; make --data.batch_size, --data.img_size or the model smaller"
     if find_text("dead loading process", text):
         return (
-            f"a process that loads images was ended from outside, perhaps because memory ran out "
+            f"a process that loads images was killed, perhaps because memory ran out "
             f"({text.splitlines()[0][:120]}); give --data.num_workers 0"
         )
     if find_text("compiler module", type(error).__module__):

@@ -46,9 +46,9 @@ def settle_batch_size(
     if command == "fit" and isinstance(start, FromCheckpoint):
         size, why = start.content[DATA_KEY]["batch_size"], f"as in {start.path}"
     elif command != "fit":
-        size, why = default_batch_size(), "the default: auto is for fit"
+        size, why = default_batch_size(), "the default, as auto works only in fit"
     elif kind != "cuda":
-        size, why = default_batch_size(), f"the default: auto does nothing on a {kind} device"
+        size, why = default_batch_size(), f"the default, as auto has no effect on a {kind} device"
     else:
         _check_one_process(settings["trainer"])
         return
@@ -103,7 +103,7 @@ def largest_batch(does_fit: Callable[[int], bool], images: int) -> int:
     """
     if not does_fit(1):
         raise InputError(
-            "the memory of this GPU does not hold a training step of one image; give "
+            "this GPU has too little memory for a training step with one image; give "
             "grad_checkpointing true, a smaller img_size or a smaller model",
             argument=("grad_checkpointing", "img_size"),
         )

@@ -48,7 +48,7 @@ def check_first(settings: Any) -> None:
     # Lightning would write to addresses through fsspec; locks, fsync and checksums need a folder.
     root = str(settings["trainer"]["default_root_dir"] or "")
     if "://" in root:
-        raise InputError(f"trainer.default_root_dir {root} is an address; give a folder here")
+        raise InputError(f"trainer.default_root_dir {root} is a URL; give a local folder")
     for group, kinds in (("model", (TrainableViT, ViT)), ("data", (ImageData,))):
         for kind in kinds:
             _check_null(group, settings[group], kind)
@@ -78,8 +78,8 @@ def _check_no_tuner(callbacks: Any) -> None:
         if name in TUNERS:
             what, option = TUNERS[name]
             raise InputError(
-                f"trainer.callbacks {name} would announce a {what} that is not the one used and "
-                f"saved; leave it out and give {option} a value"
+                f"trainer.callbacks {name} would report a {what} that is neither used nor "
+                f"saved; leave it out and set {option}"
             )
 
 
@@ -127,7 +127,7 @@ def check_trainer(trainer: Any, command: str) -> None:
     ends = ("max_epochs", "max_time", "fast_dev_run")
     if command == "fit" and trainer["max_steps"] == -1 and not any(trainer[name] for name in ends):
         raise InputError(
-            "training has no end; give --trainer.max_epochs or --trainer.max_steps, "
+            "training would never end; give --trainer.max_epochs or --trainer.max_steps, "
             "or start from a shipped recipe: --config digits.yaml"
         )
 
@@ -155,9 +155,9 @@ def warn_of_many_patches(vit: ViT) -> None:
     if rows * cols > MANY_PATCHES:
         height, width = vit.img_size
         warn(
-            f"images of {height}x{width} pixels in patches of {vit.config['patch_size']} are "
-            f"{rows * cols:,} tokens, and attention compares each with each; give a smaller "
-            f"--data.img_size (224 by default for a folder) or a larger --model.patch_size"
+            f"images of {height}x{width} pixels in patches of {vit.config['patch_size']} "
+            f"make {rows * cols:,} tokens, and attention compares every two of them; give a "
+            f"smaller --data.img_size (224 by default for a folder) or a larger --model.patch_size"
         )
 
 

@@ -89,12 +89,12 @@ def check_kind(saved: dict[str, Any], model: Any, path: Path) -> None:
         return
     if has:
         raise InputError(
-            f"{path} is of a pretraining, which learned no classes; learn them with `vitlit fit "
+            f"{path} comes from pretraining and has no classes; learn them with `vitlit fit "
             f"--model.pretrained {path}`, or measure its features with `vitlit probe` and the same "
             f"option"
         )
     raise InputError(
-        f"{path} is of a training with labels, which pretrain cannot resume; give "
+        f"{path} comes from a training with labels, which pretrain cannot resume; give "
         f"--model.pretrained {path} to start from its weights"
     )
 
@@ -246,8 +246,8 @@ def check_held_out(past: PastTraining, data: Any, path: Path) -> None:
         )
     if not past.record and may_have_shifted(data, then, "val"):
         warn(
-            f"{path} does not say which images it held out: if any were added or removed since, "
-            f"some of those are trained on now"
+            f"{path} does not record which images it held out: if images were added or removed "
+            f"since, some of the held-out ones may be trained on now"
         )
 
 

@@ -66,7 +66,7 @@ def small_depth(weights: Weights, where: dict[str, str]) -> list[str]:
     if place is None or not _is_same_file(place, DEBUG_CONFIG):
         return []
     weights.notes.append(
-        f"the depth of {DEBUG_CONFIG.name} is left out; the weights have {depth} blocks"
+        f"the depth of {DEBUG_CONFIG.name} is ignored; the weights have {depth} blocks"
     )
     return [f"--model.depth={depth}"]
 
@@ -92,7 +92,7 @@ def note_framing(weights: Weights, data: Any) -> None:
     framing = data.preprocess.framing
     if framing != PLAIN_FRAMING and weights.framing is not None:
         same = framing_words(framing) == framing_words(weights.framing)
-        whose = "as when they were trained" if same else "not as when they were trained"
+        whose = "as in their training" if same else "unlike in their training"
         size = data.preprocess.source_size
         weights.notes.append(f"images are {framing.describe(size)}, {whose}")
 
@@ -164,7 +164,7 @@ def starting_points(
     else:
         source = wanted["model"]["pretrained"]
         raise InputError(
-            f"{source} has no head, so it names no classes; fine-tune it with "
+            f"{source} has no head, so it has no classes; fine-tune it with "
             f"`vitlit fit --config finetune.yaml --model.pretrained {source}`, or use "
             f"{', '.join(HEADLESS_COMMANDS)} or predict --output features, which need none"
         )

@@ -20,9 +20,9 @@ from vitlit.weights.checkpoint import Monitor
 
 TIMEOUT_SECONDS = 300.0  # for which processes wait for each other
 MEANINGS = {  # help of Lightning's options that mean something else here
-    "ckpt_path": "A .ckpt file; a run folder for its best checkpoint (in fit its last); or best or "
-    "last, of the run that --run names, else of the newest run in ./lightning_logs (debug runs "
-    "count only if there are no others).",
+    "ckpt_path": "A .ckpt file; a run folder, for its best checkpoint (in fit, its last); or best "
+    "or last, for a checkpoint of the run --run, or else of the newest run in ./lightning_logs "
+    "(debug runs count only if there are no others).",
     "weights_only": "Always true: code in a checkpoint is never executed.",
 }
 # The first group that has an argument of a name gets it, so the order counts.
@@ -93,9 +93,9 @@ def _add_training(parser: ArgumentParser) -> None:
         "--recipe.global_batch",
         type=int,
         default=0,
-        help="Images per optimiser step for which the learning rate of a recipe was chosen: "
-        "data.batch_size times processes times trainer.accumulate_grad_batches. fit says so if it "
-        "trains with another number; 0 states none.",
+        help="Images per optimiser step (data.batch_size times processes times "
+        "trainer.accumulate_grad_batches) for which the learning rate of a recipe was chosen. fit "
+        "prints a hint if it trains with another number; 0 means that none is stated.",
     )
     parser.add_argument(
         "--early_stopping.patience",
@@ -138,8 +138,8 @@ def _add_run(parser: ArgumentParser) -> None:
         "--run",
         type=str | None,
         default=None,
-        help="Name of the run: its folder in lightning_logs. The default of fit is the SLURM job, "
-        "else date and time. The same command resumes a run that is not finished.",
+        help="Name of the run: its folder in lightning_logs. In fit, the default is the SLURM job, "
+        "or else the date and time, and the same command resumes a run that is not finished.",
     )
     parser.add_argument(
         "--folds",
@@ -201,14 +201,14 @@ def add_predict_options(parser: Any) -> None:
         "a CSV table of its rows beside it.",
     )
     parser.add_argument(
-        "--top_k", type=int, default=5, help="Most probable classes that are listed."
+        "--top_k", type=int, default=5, help="Number of classes to list, the most probable first."
     )
     parser.add_argument(
         "--abstain_below",
         type=float,
         default=0.0,
         help="Give no class if the most probable one is below this probability. The report of test "
-        "shows the accuracy and the share of images that are left, for each threshold.",
+        "shows, for each threshold, the accuracy and the share of images that keep a class.",
     )
     parser.add_argument(
         "--layer",
@@ -236,7 +236,7 @@ def add_test_options(parser: Any) -> None:
         type=bool,
         default=False,
         help="Test-time augmentation: average the logits of each image and its mirror image; all "
-        "scores then say +flip.",
+        "scores are then marked +flip.",
     )
     parser.add_argument(
         "--out",

@@ -12,13 +12,13 @@ COMMANDS = {
     "pretrain": "learn from images without labels; `vitlit pretrain PHOTOS`",
     "validate": "score a checkpoint on its validation split",
     "test": "score a checkpoint on its test split (--data.split train|val|test)",
-    "compare": "score several checkpoints on the same images, and test the difference",
+    "compare": "score several checkpoints on the same images, and test whether they differ",
     "predict": "classify your images, and write predictions.csv",
-    "probe": "k-NN and linear accuracy of a model's features; nearest images",
-    "anomaly": "find images that differ from normal ones, and where",
-    "explain": "draw what a model looks at: figures, arrays and a page",
+    "probe": "measure features with k-NN and a linear classifier; find the nearest images",
+    "anomaly": "find images that differ from normal ones, and show where",
+    "explain": "show what a model looks at: a page, figures and arrays",
     "export": "write a model for other programs, or a web page that runs it",
-    "runs": "list your runs: settings that differ, best epoch, how to continue",
+    "runs": "list your runs: differing settings, best epoch, how to continue",
 }
 
 # Those that can work without Lightning; the others train.

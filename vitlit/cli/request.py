@@ -167,7 +167,7 @@ def name_folder(args: list[str]) -> list[str]:
     command, folder, rest = args[0], args[1], args[2:]
     if not Path(folder).expanduser().is_dir():
         is_file = Path(folder).expanduser().exists()
-        what = f"{folder} is no folder" if is_file else f"there is no folder {folder}"
+        what = f"{folder} is not a folder" if is_file else f"there is no folder {folder}"
         way = f"--config {folder}" if folder.endswith((".yaml", ".yml")) else "a folder of images"
         raise InputError(f"{what}; give {command} {way}")
     named = {word.partition("=")[0] for word in rest}
@@ -181,7 +181,7 @@ def name_folder(args: list[str]) -> list[str]:
         is_finetuning = command == "fit" and "--model.pretrained" in named
         name = FINETUNE_RECIPE if is_finetuning else FOLDER_RECIPES[command]
         config = [f"--config={name}"]
-        inform(f"the recipe is {name}, as no --config is given")
+        inform(f"using the recipe {name}, since no --config is given")
     # Before the other words, which override it; the folder comes after their configs.
     return [command, *config, *rest, "--data.dataset=folder", f"--data.data_dir={folder}"]
 

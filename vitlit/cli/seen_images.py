@@ -42,19 +42,19 @@ def tell_seen_before(past: PastTraining, data: Any, source: object) -> None:
     elif name is not None:
         warn(
             f"{source}: its {name} was {past.data[name]}, so it may have been trained on images "
-            f"that are held out now, and scores may be too good; give --data.{name} "
+            f"that are held out now, and scores may be too high; give --data.{name} "
             f"{past.data[name]}"
         )
     elif may_have_shifted(data, past.data, "val"):
         warn(
-            f"{source} does not say which images it held out: if any were added or removed since, "
-            f"it may have been trained on some that are held out now"
+            f"{source} does not record which images it held out: if images were added or removed "
+            f"since, it may have been trained on some that are held out now"
         )
 
 
 def _tell_kept_split(past: PastTraining, data: Any, split: str, source: object) -> None:
     if name := differing_setting(data, past.data, split):  # ImageData.hold_to decides
         inform(
-            f"{name} {data[name]} has no effect: what {source} held out stays held out, whose "
-            f"{name} was {past.data[name]}"
+            f"{name} {data[name]} has no effect: the images that {source} held out, with "
+            f"{name} {past.data[name]}, stay held out"
         )

@@ -46,16 +46,17 @@ class AnomalyCommand:
 
         Args:
             model: The model, whose head is not used.
-            datamodule: The new images: --data.images. Those that are among the normal ones are
-                left out.
+            datamodule: The new images: --data.images. Those that are also among the normal ones
+                are left out.
             ckpt_path: Checkpoint whose patch tokens are compared.
             normal: Files and folders of normal images. Nothing is trained on them.
-            good: Class folder of the new images that is normal, for AUROC; by default the one with
-                the name of the normal folder.
-            bank: Most patches of normal images to keep; of more, those that lie farthest apart.
+            good: Class folder of the new images that holds normal ones, for AUROC; by default the
+                one with the name of the normal folder.
+            bank: Maximum number of normal patches to keep; if there are more, those farthest apart
+                are kept.
             layer: Block whose patch tokens are compared, counted from 0, or from the end: -1, -2, …
-            count: Images in the picture: those with the highest scores, and a third as many of the
-                lowest.
+            count: Number of images in the picture: those with the highest scores, and a third as
+                many with the lowest.
             out: Folder to create; by default anomaly, or anomaly-2 and so on.
         """
         choices = Choices(normal or [], good, bank, count)

@@ -86,7 +86,7 @@ def predicts_one_class(rows: Sequence[Row], facts: Facts) -> str | None:
         return None
     return (
         "the model predicts one class for every validation image; try a lower --model.lr or a "
-        "longer --model.warmup_epochs, and see that the labels are right"
+        "longer --model.warmup_epochs, and check the labels"
     )
 
 
@@ -96,11 +96,18 @@ def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
     if not scores or not total:
         return None
     best, share = max(score for _, score in scores), max(facts.val_counts) / total
-    if best > share + DEVIATIONS * math.sqrt(share * (1 - share) / total):
+    bound = share + DEVIATIONS * math.sqrt(share * (1 - share) / total)
+    if best > bound:
         return None
+    if bound >= 1 > share:  # even a perfect score could be chance
+        return (
+            f"{total} validation images are too few to tell accuracy {best:.3f} from chance "
+            f"({share:.3f} for always naming the most common class); use more images, or a larger "
+            f"--data.val_fraction"
+        )
     return (
         f"validation accuracy {best:.3f} is no better than chance ({share:.3f} for always naming "
-        f"the most common class); try another --model.lr, and see that the labels are right"
+        f"the most common class); try another --model.lr, and check the labels"
     )
 
 
@@ -154,9 +161,9 @@ def rare_classes(rows: Sequence[Row], facts: Facts) -> str | None:
         return None
     name = shorten(printable(facts.class_names[rare]), NAME_LETTERS)
     return (
-        f"rare classes suffer: balanced accuracy is {last['val/balanced_acc']:.3f}, accuracy "
-        f"{last['val/acc']:.3f} ({name} has {present[rare]} of the training images); try "
-        f"--model.class_weights balanced"
+        f"rare classes are recognised badly: balanced accuracy is "
+        f"{last['val/balanced_acc']:.3f}, accuracy {last['val/acc']:.3f} ({name} has "
+        f"{present[rare]} of the training images); try --model.class_weights balanced"
     )
 
 

@@ -59,7 +59,7 @@ def make_inspect_parser() -> tuple[Parser, Parser]:
     add_seed(own)
     for name in TRAINER_SETTINGS:
         usual = TRAINER_DEFAULTS.get(name)
-        words = "As in fit; no effect but that of accelerator, default_root_dir and max_epochs."
+        words = "As in fit; only accelerator, default_root_dir and max_epochs have an effect."
         own.add_argument(f"--trainer.{name}", type=Any, default=usual, help=words)
     options: Any = {"fail_untyped": False, "sub_configs": True}
     own.add_class_arguments(TrainableViT, "model", **options)
@@ -133,7 +133,7 @@ def _inspect(request: Request) -> list[str]:
     )
     lines = [labelled("images", f"{len(inventory):,} of {len(data.class_names)} classes: {sizes}")]
     if not any(one.level == "act" for one in sentences):
-        lines.append(labelled("act on", "nothing: the data look sound"))
+        lines.append(labelled("act on", "nothing; no problems were found"))
     lines += [labelled("act on" if one.level == "act" else "know", one.text) for one in sentences]
     lines.append(labelled("statistics", statistics_words(found, " ")))
     return [*lines, labelled("report", relative_path(folder / "index.html"))]

@@ -118,15 +118,15 @@ class Commands(AnomalyCommand):
             datamodule: How its images are prepared.
             ckpt_path: Checkpoint whose weights are exported.
             format: safetensors, onnx (for onnxruntime), pt2 (of torch.export) or web (a page that
-                runs the model: draw, or open a picture).
-            naming: Names of the weights in safetensors: timm, huggingface, or vitlit, which holds
-                any model; by default the first of them that can hold this one.
-            preprocess: Whether the onnx program takes the pixels of one image of any size and gives
-                probabilities.
-            quantize: int8 writes model.int8.onnx beside model.onnx, for processors without
+                runs the model on what you draw or open).
+            naming: Names of the weights in safetensors: timm, huggingface, or vitlit, which
+                supports any model; by default the first of them that supports this one.
+            preprocess: Whether the ONNX model takes the pixels of one image of any size, and
+                returns probabilities.
+            quantize: int8 also writes model.int8.onnx, for processors without
                 bfloat16, and compares their accuracy on the validation split.
-            push: OWNER/NAME of a repository on the Hugging Face hub to upload the folder to; it is
-                created, private, if it does not exist.
+            push: OWNER/NAME of a repository on the Hugging Face hub to upload the folder to; if it
+                does not exist, it is created as a private one.
             out: Folder to create; by default export, or export-2 and so on.
 
         Returns the lines to print: what was written and how to use it.
@@ -137,7 +137,7 @@ class Commands(AnomalyCommand):
         folder = named_or_free(out, EXPORT_FOLDER)
         lines = write_export(model, datamodule, ckpt_path, choices, folder)
         if format == "safetensors":
-            lines.append(f"use it here with --model.pretrained {folder}")
+            lines.append(f"use it in vitlit with --model.pretrained {folder}")
         return "\n".join(lines)
 
     def compare(
@@ -195,9 +195,9 @@ class Commands(AnomalyCommand):
                 by default the value from 0.01 to 100 with the best validation accuracy.
             layer: Block whose features are used, counted from 0, or from the end: -1, -2, …
             pool: Features of the class token, or the mean of the patches.
-            query: With --data.images: files whose nearest neighbours are searched.
-            save: Name of a run to make, lightning_logs/NAME, of the model with the fitted linear
-                classifier as its head: test, predict, explain and export take it with --run NAME.
+            query: With --data.images: files whose nearest neighbours are wanted.
+            save: Save the model, with the fitted linear classifier as its head, as the run
+                lightning_logs/NAME, for test, predict, explain and export with --run NAME.
             out: Folder to create; by default probe, or probe-2 and so on.
         """
         _check_probe(k, c, is_search=datamodule.image_paths is not None, query=query)
@@ -264,7 +264,7 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
         members = split.members[:limit]
         names = [printable(file) for file in data.files[:limit]]
         if len(members) < len(split):
-            inform(f"the first {len(members)} of {len(split)} images, as --count says")
+            inform(f"using the first {len(members)} of {len(split)} images, as set by --count")
         assert isinstance(split.images, FileImages)
         pixels, bad = split.images.read(members)
         refuse_bad_images(

@@ -116,7 +116,7 @@ def _read_run(folder: Path) -> RunRecord:
     if SERIES_FILE in files:
         return _read_series(folder, began)
     if not {CONFIG_FILE, HISTORY_FILE, CHECKPOINTS_FOLDER} & files.keys():
-        reason = f"no run of vitlit: it has neither {CONFIG_FILE} nor {CHECKPOINTS_FOLDER}"
+        reason = f"not a run of vitlit: it has neither {CONFIG_FILE} nor {CHECKPOINTS_FOLDER}"
         return RunRecord(folder.name, "foreign", trouble=reason, began=began)
     try:
         settings = read_settings(folder / CONFIG_FILE) if CONFIG_FILE in files else {}
@@ -227,5 +227,5 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     numbers = {name: float(value) for name, value in row.items() if value not in (None, "")}
     found = {name: value for name, value in numbers.items() if math.isfinite(value)}
     if not 0 <= found.get("epoch", -1) < MAX_EPOCHS:
-        raise ValueError("a row tells no epoch")
+        raise ValueError("a row has no epoch")
     return found

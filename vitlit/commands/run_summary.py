@@ -119,9 +119,9 @@ def batch_line(trainer: pl.Trainer, data: ImageData) -> str:
     """Batches of an epoch, the images behind one update, and the planned length."""
     count, each = trainer.num_training_batches, data.batch_size
     accumulated, world = trainer.accumulate_grad_batches, trainer.world_size
-    text = f"{count:,} an epoch, " if count < float("inf") else ""
-    text += f"{each * world * accumulated:,} images an update"
-    factors = [f"{each} an image batch"] if world * accumulated > 1 else []
+    text = f"{count:,} per epoch, " if count < float("inf") else ""
+    text += f"{each * world * accumulated:,} images per update"
+    factors = [f"{each} per batch"] if world * accumulated > 1 else []
     factors += [f"{world} processes"] if world > 1 else []
     factors += [f"{accumulated} accumulated"] if accumulated > 1 else []
     if factors:
@@ -140,7 +140,7 @@ def model_lines(vit: ViT) -> Iterator[str]:
     yield labelled(
         "model",
         f"{shape['depth']} blocks of width {vit.embed_dim}, {shape['num_heads']} heads; patches of "
-        f"{patch}x{patch}, {token_count(vit):,} tokens an image",
+        f"{patch}x{patch}, {token_count(vit):,} tokens per image",
     )
     parts = cost_by_part(vit)
     total = sum(cost.parameters for cost in parts.values())
@@ -150,7 +150,7 @@ def model_lines(vit: ViT) -> Iterator[str]:
     yield labelled("parameters", f"{total:,}: {each}{frozen}")
     flops = short_number(sum(cost.flops for cost in parts.values()))
     each = ", ".join(f"{name} {short_number(cost.flops)}" for name, cost in parts.items())
-    yield labelled("FLOPs", f"{flops} an image, forward: {each}")
+    yield labelled("FLOPs", f"{flops} per image, forward: {each}")
 
 
 def masking_lines(module: MaskedAutoencoder) -> Iterator[str]:

@@ -51,17 +51,17 @@ class PlainImageData(SplitLoaders):
         img_size: Height and width of the model's input in pixels, one number or two, such as 64
             or '[32,48]'; the data set's own by default, 224 for a folder.
         in_chans: 1 for grey, 3 for RGB; the data set's own by default.
-        fit: How image files become the model's input: cover scales and cuts off what is outside,
-            squash stretches, letterbox scales and pads with the mean. Published weights that tell
-            how their images were fitted set this and the next two; else nothing does.
-        crop_fraction: Side of the centre that is cut out of the fitted image, as a share of the
-            image's; 1 cuts nothing off.
+        fit: How image files become the model's input: cover scales and crops what is outside,
+            squash stretches, letterbox scales and pads with the mean. Published weights that state
+            how their images were fitted change the default of this and the next two arguments.
+        crop_fraction: Side of the centre crop of the fitted image, as a share of the image's side;
+            1 crops nothing.
         interpolation: Resampling of image files: bicubic or bilinear.
         class_names: Names in the order of the labels; by default those of the data set.
-        unlabelled: Whether all image files of a folder are taken, in whatever folders they are, and
-            without classes; from the command.
-        batch_size: Images in a batch of one process. In fit on one GPU, auto tries what its memory
-            holds and takes the largest power of two.
+        unlabelled: Whether all image files of a folder are used, in any subfolders and without
+            classes; set by the command.
+        batch_size: Images in a batch of one process. In fit on one GPU, auto uses the largest power
+            of two that fits into its memory.
         val_fraction: Share of the training images held out for validation, from each class, if
             the data set has no validation part.
         test_fraction: Share held out for testing, from each class, if the data set has no test
@@ -70,13 +70,13 @@ class PlainImageData(SplitLoaders):
         shots: Number of training images to use of each class, in place of train_fraction.
         split_seed: Decides which images are held out, and which are used.
         fold: The fold that is the test split, in place of a share: 2/5 is the second of five.
-        split_by: How a folder is split: hash by the path of each image alone, so that adding or
-            removing images moves no other to another split; position by its place among the sorted
-            paths, as earlier versions did, and as for data sets that never change.
+        split_by: How a folder is split: hash uses only the path of each image, so that adding or
+            removing images moves no other image to another split; position uses its place among
+            the sorted paths, as earlier versions did and as for data sets that never change.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
             (ImageNet's for a folder); none leaves pixels in [0, 1] and ignores mean and std.
-        mean: Mean of each channel in place of the data set's, of pixels in [0, 1].
-        std: Standard deviation of each channel in place of the data set's.
+        mean: Mean of each channel, in place of the data set's, for pixels in [0, 1].
+        std: Standard deviation of each channel, in place of the data set's.
         invert: Replace pixels p by 1 - p; the mean becomes 1 - mean.
         num_workers: Processes that load batches; by default none for sets in memory, else one for
             each processor that vitlit may use, at most 8, or as many as /dev/shm has room for.

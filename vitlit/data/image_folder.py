@@ -240,7 +240,7 @@ def scan_class_folders(
     if empty and not (allow_empty and any(found)):
         raise InputError(
             f"no images in {root} for class {first_few(empty)}; "
-            f"known endings: {' '.join(EXTENSIONS)}"
+            f"known extensions: {' '.join(EXTENSIONS)}"
         )
     counts = torch.tensor([len(paths) for paths in found])
     labels = torch.arange(count).repeat_interleave(counts)
@@ -257,7 +257,8 @@ def scan_unlabelled(
     say_unread(unread)
     if not paths:
         raise InputError(
-            f"no images below {root}; known endings: {' '.join(EXTENSIONS)}", argument="data_dir"
+            f"no images below {root}; known extensions: {' '.join(EXTENSIONS)}",
+            argument="data_dir",
         )
     labels = torch.zeros(len(paths), dtype=torch.long)
     return FileImages(paths, labels, in_chans=in_chans, size=size, framing=framing)

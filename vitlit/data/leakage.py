@@ -84,8 +84,8 @@ def seen_note(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> st
     if not may_have_shifted(now, then, split):
         return ""
     return (
-        "it does not say which images it held out: if any were added or removed since, it may have "
-        "been trained on some of these"
+        "it does not record which images it held out: if images were added or removed since, it "
+        "may have been trained on some of these"
     )
 
 

@@ -168,8 +168,8 @@ def _output_difference(
             wanted = model(preprocess(pixels))
         if not wanted.isfinite().all():
             raise InputError(
-                "the model gives no finite numbers, so its weights are broken; nothing was "
-                "written, give other weights, such as an earlier checkpoint"
+                "the outputs of the model are not finite, so its weights are damaged; nothing was "
+                "written; give other weights, such as an earlier checkpoint"
             )
         # normalised as told to other programs, not by preprocess: this checks mean and std too
         got = program((pixels / 255 - mean) / std)

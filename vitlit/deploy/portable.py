@@ -102,14 +102,14 @@ def choose_naming(asked: Naming | None, arguments: dict[str, Any]) -> tuple[Nami
     """
     if asked is not None:
         _check_naming(asked, arguments)
-        return asked, f"its weights are named as {asked} names them, as asked for"
+        return asked, f"its weights have the names of {asked}, as asked for"
     reasons = []
     for naming in get_args(Naming):  # vitlit comes last and holds every model: the loop ends there
         if not (refused := _inexpressible(naming, arguments)):
             break
         reasons.append(f"{naming} has no models with {' and '.join(refused)}")
-    why = ", since " + ", and ".join(reasons) if reasons else ", the usual choice"
-    return naming, f"its weights are named as {naming} names them{why}"
+    why = ", since " + ", and ".join(reasons) if reasons else ", the default"
+    return naming, f"its weights have the names of {naming}{why}"
 
 
 def _check_naming(naming: Naming, arguments: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ function start() {
     get("checked").textContent = `This browser has just computed the logits of a test picture: they ` +
       `differ by at most ${difference.toExponential(1)} from those that PyTorch computed with the ` +
       `same weights.`;
-    if (!isGood) complain("This browser computes other numbers than PyTorch. Do not trust the answers.");
+    if (!isGood) complain("This browser does not compute the same numbers as PyTorch. Do not trust the answers.");
   }
 
   /** Ask for an answer to what is on the paper now: at once, or as soon as the model is free. */
@@ -418,7 +418,7 @@ function start() {
   function toggle(patch) {
     if (!left.delete(patch)) {
       if (left.size === patches - 1) {
-        get("patch-status").textContent = "The last patch stays: the model needs one.";
+        get("patch-status").textContent = "This is the last patch. It stays, because the model needs at least one.";
         return;
       }
       left.add(patch);
@@ -466,7 +466,7 @@ function start() {
     get("colour").onchange = paint;
   }
 
-  if (settings.arguments.in_chans === 3) get("hint").textContent = "Drop a picture here, or draw";
+  if (settings.arguments.in_chans === 3) get("hint").textContent = "Drop a picture here, or draw one";
   // Pictures with a dark mean were bright strokes on a dark ground, as those of MNIST.
   const mean = settings.mean.reduce((sum, value) => sum + value, 0) / settings.mean.length;
   get("swap").checked = mean >= 0.5;

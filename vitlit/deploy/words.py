@@ -63,15 +63,15 @@ class Words(NamedTuple):
         width = len(portable.class_names) or portable.model.embed_dim
         if self.moved is not None:
             return (
-                f"it takes one image, uint8 (height, width, 3) of any size, and gives "
+                f"it takes one image, uint8 (height, width, 3) of any size, and returns "
                 f"{OUTPUT[portable.output]} ({width},)"
             )
         shape = ", ".join(map(str, portable.input_size))
         rows = (portable.mean, portable.std)
         mean, std = (", ".join(f"{value:.6g}" for value in row) for row in rows)
         return (
-            f"it takes images (B, {shape}) of (pixels / 255 - mean) / std, with mean [{mean}] "
-            f"and std [{std}], and gives {portable.output} (B, {width})"
+            f"it takes images (B, {shape}), normalised as (pixels / 255 - mean) / std with mean "
+            f"[{mean}] and std [{std}], and returns {portable.output} (B, {width})"
         )
 
     def message(self, files: list[Path], difference: float, remarks: list[str]) -> str:
@@ -87,12 +87,12 @@ class Words(NamedTuple):
             joint = "\n  " if len(f"load it with {load}") > LINE_WIDTH else " "
             lines += [f"load it with{joint}{load}", filled(self.interface())]
         output = self.portable.output
-        lines.append(f"read again, its {output} differ by at most {difference:.1e} of the largest")
+        lines.append(f"read back, its {output} differ by at most {difference:.1e} of the largest")
         if self.moved is not None:
             lines.append(
                 filled(
-                    f"its answers to pictures of noise differ by at most {self.moved:.1e} from "
-                    f"those of predict"
+                    f"for images of noise, its {OUTPUT[output]} differ by at most {self.moved:.1e} "
+                    f"from those of predict"
                 )
             )
         return "\n".join(lines)

@@ -184,7 +184,7 @@ def comparison_title(data: ImageData, count: int, *, flip: bool) -> str:
 def shown_paths(paths: list[str]) -> list[str]:
     """The paths as given; refuses fewer than two, and two of the same checkpoint."""
     if len(paths) < 2:
-        raise InputError("compare needs two checkpoints or more; give another")
+        raise InputError("compare needs two checkpoints or more; give at least one more")
     resolved = [checkpoint.resolve_checkpoint(path) for path in paths]
     # resolved twice: best, a run folder and a link may all mean one file
     if len(set(map(Path.resolve, resolved))) < len(paths):

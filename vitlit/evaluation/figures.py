@@ -122,7 +122,7 @@ def reliability_diagram(
     figure = new_figure(5.2, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="confidence is right")
-    lines = [(before, BLUE, "the model as it is")]
+    lines = [(before, BLUE, "without temperature")]
     if after is not None and calibration is not None:
         lines.append((after, VERMILION, f"at temperature {calibration.temperature:.2f}"))
     for i, (bins, colour, label) in enumerate(lines):
@@ -133,7 +133,7 @@ def reliability_diagram(
         edges = torch.arange(len(bins.images) + 1) / len(bins.images)
         share = bins.images / bins.images.sum()
         bottom.stairs(share.numpy(), edges.numpy(), color=colour, fill=i == 0, linewidth=1.4)
-    top.set_ylabel("share right")
+    top.set_ylabel("accuracy")
     top.set_ylim(-0.02, 1.02)
     top.legend(fontsize=FONT_TINY, frameon=False, loc="upper left")
     bottom.set_ylabel("share of images")
@@ -153,7 +153,7 @@ def risk_coverage(curve: RiskCoverage, *, title: str) -> Figure:
     coverage = curve.coverage.numpy()
     top.plot(coverage, curve.accuracy.numpy(), color=BLUE, linewidth=1.4)
     top.axhline(float(curve.accuracy[-1]), color=GREY, linestyle="--", linewidth=1)
-    top.set_ylabel("share right of these")
+    top.set_ylabel("accuracy on these")
     bottom.plot(coverage, curve.threshold.numpy(), color=VERMILION, linewidth=1.4)
     bottom.set_ylabel("least probability")
     bottom.set_xlabel("share of images that get a class")

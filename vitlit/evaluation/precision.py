@@ -51,7 +51,7 @@ def choose_precision(
     needs a scaler, and its range loses small gradients.
     """
     if command == "export":  # others may run the files anywhere, and logits are compared to 1e-4
-        return PrecisionChoice(FULL_PRECISION, "as every export")
+        return PrecisionChoice(FULL_PRECISION, "as for every export")
     if given is not None:
         name = _full_name(given)
         slow = "" if _is_fast(name, device) else ", though this hardware only emulates it"
@@ -62,7 +62,7 @@ def choose_precision(
         name = MIXED_PRECISION if attention.has_bf16_units(device) else FULL_PRECISION
         return PrecisionChoice(name, "chosen for this device")
     if trained is None:
-        return PrecisionChoice(FULL_PRECISION, "since no training of the weights is known")
+        return PrecisionChoice(FULL_PRECISION, "since the precision of their training is unknown")
     name = _full_name(trained)
     # without units the training's precision would only be slower than float32
     if _is_fast(name, device):

@@ -42,7 +42,7 @@ def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration | str:
     """The temperature, or in words why there is none."""
     # if all answers are right, the loss falls as long as the temperature does: no best one exists
     if bool((logits.argmax(dim=1) == labels).all()):
-        return f"all {len(labels)} validation images are right, which determines no temperature"
+        return f"none can be fitted, since all {len(labels)} validation images are right"
     return fit_temperature(logits, labels)
 
 
@@ -84,11 +84,11 @@ def calibration_words(found: dict[str, Any], fitted: dict[str, Any]) -> str:
     if fitted["at_limit"]:
         return (
             f"{error}; no temperature: the best one for {fitted['images']} validation images is "
-            f"beyond {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, as happens with too few images"
+            f"outside {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}, which happens with too few images"
         )
     if fitted["ece"] >= found["ece"]:
         return f"{error}; {fit}, does not lower it here: {fitted['ece']:.4f}"
-    return f"{error} as it is, {fitted['ece']:.4f} with {fit}"
+    return f"{error} without, {fitted['ece']:.4f} with {fit}"
 
 
 def draw_report(

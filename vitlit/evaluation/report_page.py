@@ -107,7 +107,7 @@ def score_part(scores: Mapping[str, Any]) -> str:
 def mistake_parts(mistakes: Sequence[Mistake], count: int) -> Iterator[str]:
     """The pictures of wrong answers, each with its file and both classes."""
     if not mistakes:
-        yield "<p>None: every image was recognised.</p>"
+        yield "<p>None: every image was classified correctly.</p>"
         return
     which = "All" if len(mistakes) == count else f"The {len(mistakes)} most confident of"
     yield f"<p>{which} {count:,} mistakes, the most confident first.</p>"
@@ -162,7 +162,7 @@ def class_parts(classes: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     if len(rows) > MAX_CLASS_ROWS:
         rows = sorted(rows, key=lambda row: (row[1]["images"] == 0, row[1]["recall"]))
         rows = rows[:MAX_CLASS_ROWS]
-        yield f"<p>The {MAX_CLASS_ROWS} of {len(classes)} classes that are recognised least.</p>"
+        yield f"<p>The {MAX_CLASS_ROWS} of {len(classes)} classes with the lowest recall.</p>"
     yield '<div class="wide" tabindex="0" role="region" aria-labelledby="classes-title">'
     yield '<table class="classes"><thead><tr><th scope="col">class</th>'
     headings = ("images", "recall", "", "precision", "F1")
@@ -197,7 +197,7 @@ def calibration_parts(words: str, curves: Sequence[Reliability]) -> Iterator[str
             radius = (6 + 60 * float(bins.images[i]) / most) ** 0.5
             yield f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
     yield f'<text class="x" x="{EDGE + PLOT / 2:g}" y="{side - 2}">confidence</text></svg>'
-    keys = ["the model as it is", "with the temperature"][: len(curves)]
+    keys = ["without temperature", "with temperature"][: len(curves)]
     colours = ("--accent", "--warm")
     for colour, text in zip(colours, keys, strict=False):
         key = f'<span class="key" style="background:var({colour})"></span>'

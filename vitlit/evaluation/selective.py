@@ -89,6 +89,6 @@ def selective_words(table: dict[str, Any]) -> str:
     """In words, what abstaining on a tenth of the images would gain."""
     row = table["thresholds"][COVERAGES.index(0.9)]
     return (
-        f"giving no class below {row['threshold']:.4f} leaves {row['coverage']:.1%} of the images, "
-        f"{row['acc']:.4f} of them right; other thresholds are in metrics.json"
+        f"giving no class below probability {row['threshold']:.4f} keeps {row['coverage']:.1%} of "
+        f"the images, with accuracy {row['acc']:.4f}; metrics.json has other thresholds"
     )

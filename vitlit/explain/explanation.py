@@ -98,8 +98,8 @@ def explain_image(
             logits = answer(normalised)
     if not logits.isfinite().all():
         raise InputError(
-            "the model gives no finite numbers, so there is nothing to explain; its weights are "
-            "broken"
+            "the outputs of the model are not finite, so there is nothing to explain; its weights "
+            "are damaged"
         )
     prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
     shares = pooled_shares(model, normalised)

@@ -164,7 +164,7 @@ function start() {
       element("span", bar).style.width = `${100 * share}%`;
     }
     get("label").replaceChildren(
-      isHeadless ? "The model has no head: it predicts no class, so none has relevance. " : "",
+      isHeadless ? "The model has no head, so it predicts no classes and has no relevance maps. " : "",
     );
     if (example.label === null) return;
     get("label").append("True class: ");

@@ -118,11 +118,11 @@ class FiniteUpdates(Callback):
         self.skipped += 1
         if self.skipped > self.skip:
             raise NonFiniteError(
-                f"{what}; its update was left out, and no checkpoint holds it; lower lr, give "
-                f"gradient_clip_val, or let skip leave out a few",
+                f"{what}; this update was not made, and no checkpoint contains it; lower lr, give "
+                f"gradient_clip_val, or allow a few with skip",
                 argument=("lr", "gradient_clip_val", "skip"),
             )
-        rank_zero_warn(f"{what}; left out update {self.skipped} of at most {self.skip}")
+        rank_zero_warn(f"{what}; skipped update {self.skipped} of at most {self.skip}")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -135,7 +135,7 @@ class Stopping(Callback):
             raise Stopped(signum, BEFORE_FIRST_STEP)
         if self._is_first and not is_child:
             name = signal.Signals(signum).name
-            print_now(f"{name}: saving after this step; a second one ends without")
+            print_now(f"{name}: saving after this step; a second signal ends without saving")
 
     def _end_unless_saving(self, signum: int) -> None:
         """Act on a second signal: end the process, unless it is writing a checkpoint.
@@ -144,7 +144,7 @@ class Stopping(Callback):
         """
         if self._saving:
             self._saving = False
-            print_now("a checkpoint is being written; another signal ends without")
+            print_now("a checkpoint is being written; another signal ends without saving")
             return
         print_now(f"ended by another {signal.Signals(signum).name}")
         os._exit(128 + signum)

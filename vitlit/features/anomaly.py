@@ -76,8 +76,8 @@ class Scanner:
             # a sum is NaN or infinite if one of its terms is
             if not found.sum().isfinite():
                 raise InputError(
-                    "the model gives no finite numbers, so nothing can be compared; its weights "
-                    "are broken"
+                    "the outputs of the model are not finite, so nothing can be compared; its "
+                    "weights are damaged"
                 )
             yield F.normalize(found, dim=-1), ready
 
@@ -167,8 +167,8 @@ def other_files(data: ImageData, normal: FoundFiles) -> tuple[FoundFiles, int]:
     paths = [path for path in images.paths if Path(path).resolve() not in known]
     if not paths:
         raise InputError(
-            f"all {len(images)} images are among the normal ones, from which nothing differs; give "
-            f"other images",
+            f"all {len(images)} images are also among the normal ones, so none is left to score; "
+            f"give other images",
             argument=("images", "normal"),
         )
     return FoundFiles(images.others(paths), torch.arange(len(paths))), len(images) - len(paths)

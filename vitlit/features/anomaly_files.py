@@ -204,7 +204,7 @@ def _lines(
     lines = [f"normal      {normal.images:,} images; the bank holds {kept} of {patches:,} patches"]
     if normal.radius:
         lines.append(
-            "            (the farthest apart; a larger bank holds more and takes more time)"
+            "            (those farthest apart; a larger bank keeps more and takes more time)"
         )
     highest = metrics["highest_normal_score"]
     scores = scored.scores.values()
@@ -218,7 +218,7 @@ def _lines(
             f"({highest:.4f})"
         )
     if left_out:
-        lines.append(f"left out    {left_out:,} images that are among the normal ones")
+        lines.append(f"left out    {left_out:,} images that are also among the normal ones")
     lines += _auroc_lines(metrics)
     for kind, bad, good in (
         ("normal", normal.bad, normal.images),

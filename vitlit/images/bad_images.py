@@ -32,7 +32,7 @@ def say_unread(paths: Sequence[str]) -> None:
     kinds = Counter(Path(path).suffix.lower() for path in paths)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     say(
-        f"left out images in formats that are not read ({counts}), the first is "
+        f"left out images in formats that vitlit does not read ({counts}), such as "
         f"{printable(paths[0])}; convert them to PNG or JPEG"
     )
 

@@ -97,7 +97,7 @@ def find_images(
         if path.is_dir():
             found = list_images(path, unread)
             if not found:
-                raise InputError(f"no images in {path}; known endings: {' '.join(EXTENSIONS)}")
+                raise InputError(f"no images in {path}; known extensions: {' '.join(EXTENSIONS)}")
             yield from found
         elif path.is_file():
             yield str(path)

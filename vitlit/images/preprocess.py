@@ -58,7 +58,7 @@ def check_image_size(size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_INPUT_PIXELS:
         raise InputError(
             f"img_size {size[0]}x{size[1]} is more than the maximum of {MAX_INPUT_PIXELS:,} pixels "
-            f"for a model's input; give a smaller one: images are made to fit",
+            f"for a model's input; give a smaller one; images are resized to it",
             argument="img_size",
         )
 

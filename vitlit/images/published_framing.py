@@ -103,8 +103,8 @@ def processor_difference(framing: Framing, size: Size) -> str | None:
     if framing.fit == "squash" or (framing.fit == "cover" and size[0] == size[1]):
         return None
     return (
-        f"no image processor of transformers does what was done in training: images are "
-        f"{framing.describe(size)}; its preprocessor_config.json stretches them"
+        f"no image processor of transformers prepares images as in training ("
+        f"{framing.describe(size)}); preprocessor_config.json stretches them instead"
     )
 
 

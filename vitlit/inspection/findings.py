@@ -162,7 +162,7 @@ class Findings:
             if pairs:
                 found.append(
                     f"{_count(len(pairs), 'pair')} of {words} in two splits "
-                    f"({self._places(pairs)}). Scores on them are too good: keep one of each pair."
+                    f"({self._places(pairs)}). Scores on them are too high: keep one of each pair."
                 )
         if self.two_labels:
             found.append(
@@ -181,8 +181,8 @@ class Findings:
         if not count:
             return []
         return [
-            f"{_count(count, 'label')} may be wrong: all nearest neighbours of the image have one "
-            f"other class. Look at them."
+            f"{_count(count, 'label')} may be wrong: all nearest neighbours of the image agree "
+            f"on another class. Check them."
         ]
 
     def _of_copies(self) -> list[str]:
@@ -208,7 +208,7 @@ class Findings:
         if small:
             found.append(
                 f"{_count(small, 'file')} of {len(self.facts):,} smaller than the model's input, "
-                f"{size[0]} x {size[1]} pixels: enlarged, which shows nothing more."
+                f"{size[0]} x {size[1]} pixels: they are enlarged, which adds no detail."
             )
         return found
 
@@ -220,8 +220,8 @@ class Findings:
             return []
         return [
             f"Class {own.class_names[high]} has {int(train[high]):,} training images, class "
-            f"{own.class_names[low]} has {int(train[low]):,}. Balanced class_weights help the rare "
-            f"ones."
+            f"{own.class_names[low]} has {int(train[low]):,}. class_weights balanced helps the "
+            f"rare ones."
         ]
 
     def _of_statistics(self, mean: Sequence[float], std: Sequence[float]) -> list[str]:
@@ -232,7 +232,7 @@ class Findings:
             return []
         return [
             "The mean or the standard deviation in use is far from that of the training images. "
-            "From scratch, use those below; published weights need their own."
+            "To train from scratch, use the values below; published weights need their own."
         ]
 
 

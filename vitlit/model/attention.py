@@ -94,7 +94,7 @@ class Attention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise InputError(
-                f"num_heads {num_heads} does not divide embed_dim {dim}; change either",
+                f"num_heads {num_heads} does not divide embed_dim {dim}; change one of them",
                 argument=("num_heads", "embed_dim"),
             )
         self.num_heads = num_heads

@@ -46,7 +46,7 @@ class AttentionPool(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise InputError(
-                f"pool_heads {num_heads} does not divide embed_dim {dim}; change either",
+                f"pool_heads {num_heads} does not divide embed_dim {dim}; change one of them",
                 argument=("pool_heads", "embed_dim"),
             )
         self.num_heads = num_heads

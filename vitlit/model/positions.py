@@ -108,7 +108,7 @@ def rope2d(
     if width % 4:
         raise InputError(
             f"embed_dim / num_heads is {width}, and rotary positions (rope) need a multiple of 4; "
-            f"change either",
+            f"change one of them",
             argument=("embed_dim", "num_heads"),
         )
     rows, cols = (_places(axis, grid, kind, reference, offset) for axis in (0, 1))

@@ -80,7 +80,7 @@ class ViT(nn.Module):
             too, as in the Perception Encoder.
         class_token: Whether there is a class token; by default only with global_pool token.
         reg_tokens: Register tokens after the class token (Darcet et al., 2024).
-        fc_norm: Whether the final norm follows the pooling; by default only with avg. Weights of
+        fc_norm: Whether the final norm follows the pooling; by default only with avg. Weights from
             Google's code with average pooling need false.
         final_norm: Whether there is a norm after the last block; InternViT has none.
         pre_norm: Whether there is a norm before the first block (CLIP, Radford et al., 2021).

@@ -190,7 +190,8 @@ class PredictionWriter:
             print(f"… and {len(entries) - PRINTED_ROWS} more")
         if self.abstain_below:
             count = sum(map(self.abstains, entries))
-            print(f"no class for {count} of {len(entries)} images: below {self.abstain_below:g}")
+            limit = f"probability below {self.abstain_below:g}"
+            print(f"no class for {count} of {len(entries)} images: {limit}")
 
 
 class JsonWriter(PredictionWriter):

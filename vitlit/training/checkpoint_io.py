@@ -31,8 +31,8 @@ class DurableIO(TorchCheckpointIO):
         is_last = file.name == LAST_FILE
         if file.parent in self._folders and not file.parent.is_dir():
             say(
-                f"{file.parent} was removed while it was written to; it is made again for "
-                f"{file.name}; what else the run held, such as config.yaml and logs, is lost"
+                f"{file.parent} was removed during the training; it is created again for "
+                f"{file.name}; everything else in the run, such as config.yaml, is lost"
             )
         self._folders.add(file.parent)
         # last.ckpt is replaced while the run depends on it, so the one before stays beside it; a

@@ -76,7 +76,7 @@ def should_compile(asked: bool | None, vit: ViT, trainer: pl.Trainer) -> bool:
     if not is_worthwhile(device, seconds):
         return False
     if tool := missing_tool():
-        rank_zero_info(f"the model is not compiled, which would be faster: there is no {tool}")
+        rank_zero_info(f"the model is not compiled, since there is no {tool}; it would be faster")
         return False
     rank_zero_info(
         "the model and its augmentation are compiled, since this training is long; compile false "

@@ -135,7 +135,7 @@ def _read_facts(archive: PT2ArchiveReader, path: Path) -> dict[str, Any]:
     """What the file tells about its input and its classes, checked."""
     if f"extra/{FACTS_FILE}" not in archive.get_file_names():
         raise InputError(
-            f"{path} does not tell its classes and its input; save it with {HOW_TO_EXPORT}"
+            f"{path} does not describe its classes and its input; save it with {HOW_TO_EXPORT}"
         )
     found = json.loads(archive.read_bytes(f"extra/{FACTS_FILE}"))
     facts: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def _read_facts(archive: PT2ArchiveReader, path: Path) -> dict[str, Any]:
         is_right = is_right and _are_all(facts[name], int | float) and len(facts[name]) == size[0]
     if not is_right or size[0] not in (1, 3) or min(size) < 1 or min(facts["std"]) <= 0:
         raise InputError(
-            f"{path} does not tell its classes or its input; save it with {HOW_TO_EXPORT}"
+            f"{path} does not describe its classes or its input; save it with {HOW_TO_EXPORT}"
         )
     if not names:
         raise InputError(f"{path} has no classes: it gives features; export a model with a head")

@@ -121,8 +121,8 @@ def _check_program(
     except Exception as error:  # programs check their input with many kinds of errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"teacher {source} takes no batch of {shape}: {reason}; export it with a dynamic batch "
-            f"size, dynamic_shapes=({{0: torch.export.Dim('batch')}},)",
+            f"teacher {source} cannot take a batch of {shape}: {reason}; export it with a dynamic "
+            f"batch size, dynamic_shapes=({{0: torch.export.Dim('batch')}},)",
             argument="teacher",
         ) from error
     if not isinstance(one, Tensor) or one.shape != (count, classes):

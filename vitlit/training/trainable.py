@@ -34,13 +34,13 @@ class TrainableViT(nn.Module):
     Args:
         lr: Maximum learning rate.
         optimizer: adamw (decoupled weight decay), adam (L2 penalty in the gradient), sgd, or muon:
-            Muon for the matrices of the blocks, and adamw for all else.
-        muon_lr: Maximum learning rate of Muon's matrices, by default lr: updates of Muon are scaled
-            to the size of AdamW's. lr is then the rate of all else; both follow one schedule.
+            Muon for the matrices of the blocks, and AdamW for everything else.
+        muon_lr: Maximum learning rate of Muon; by default lr, since Muon's updates are scaled to
+            the size of AdamW's. lr then applies to everything else; both follow one schedule.
         momentum: Momentum of sgd; Muon's is 0.95.
         weight_decay: Strength of weight decay.
-        decay: What weight decay applies to: matrices spares biases, norms, positions and tokens;
-            all spares none.
+        decay: What weight decay applies to: matrices excludes biases, norms, positions and tokens;
+            all excludes nothing.
         schedule: cosine falls to min_lr at the end of training; constant stays at lr.
         warmup_epochs: Epochs of linear warmup, counted in optimiser steps.
         warmup_steps: Warmup in optimiser steps, instead of warmup_epochs.
@@ -53,22 +53,22 @@ class TrainableViT(nn.Module):
             trains all layers at the same rate.
         freeze_blocks: Number of first blocks to freeze, together with the embedding before them;
             -1 trains only the head.
-        lora_rank: Train adapters of this rank, such as 8, in the attention of each block, and the
-            head; all else stays as in the weights that pretrained names. 0 trains all weights.
+        lora_rank: Train only the head and adapters of this rank, such as 8, in the attention of
+            each block; everything else keeps the weights of pretrained. 0 trains all weights.
             freeze_blocks leaves the first blocks without adapters.
         lora_alpha: The adapters' updates are scaled by lora_alpha / lora_rank; by default by 1.
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
-        teacher: A model of the same classes, whose answers to the same augmented images are learned
-            too: what pretrained takes, a run's folder, or a .pt2 file of torch.export, which may be
-            of any architecture. It is frozen, and no checkpoint holds it.
-        teacher_weight: Share of the teacher in the loss; the labels have the rest.
-        teacher_temperature: Temperature of both answers; above 1 the teacher's less likely classes
-            count more.
+        teacher: A model with the same classes, whose predictions for the same augmented images are
+            learned too: anything that pretrained accepts, a run's folder, or a .pt2 file of
+            torch.export, of any architecture. It is frozen and not stored in checkpoints.
+        teacher_weight: Weight of the teacher in the loss; the labels have the rest.
+        teacher_temperature: Temperature of both predictions; above 1, the teacher's less likely
+            classes count more.
         teacher_hard: Learn the teacher's most likely class instead of its probabilities.
         grad_checkpointing: Keep only the input of each block for the backward pass, which computes
-            the rest again: the same gradients with less memory, but more time.
+            the rest again: the same gradients with less memory, in more time.
         compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
             the first step then takes minutes. By default only for long trainings on a GPU.
         compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
@@ -219,10 +219,10 @@ class TrainableViT(nn.Module):
 def check_rates(lr: float, min_lr: float) -> None:
     """Refuse learning rates at which nothing is learned, or the schedule would rise."""
     if not 0 < lr < math.inf:
-        raise InputError(f"lr {lr} is not positive; give another", argument="lr")
+        raise InputError(f"lr {lr} is not positive; give one above 0", argument="lr")
     if not 0 <= min_lr <= lr:
         raise InputError(
-            f"min_lr {min_lr} is not between 0 and lr {lr}; give another", argument="min_lr"
+            f"min_lr {min_lr} is not between 0 and lr {lr}; give one that is", argument="min_lr"
         )
 
 
@@ -237,7 +237,7 @@ def check_lora(rank: int, alpha: float | None, freeze_blocks: int, depth: int) -
         )
     if alpha is not None and not 0 < alpha < math.inf:
         raise InputError(
-            f"lora_alpha {alpha} is not positive; give another, such as the rank, {rank}",
+            f"lora_alpha {alpha} is not positive; give one above 0, such as the rank, {rank}",
             argument="lora_alpha",
         )
     if rank and freeze_blocks in (-1, depth):
@@ -256,7 +256,7 @@ def check_muon_lr(muon_lr: float, optimizer: str) -> None:
             argument=("muon_lr", "optimizer"),
         )
     if not 0 < muon_lr < math.inf:
-        raise InputError(f"muon_lr {muon_lr} is not positive; give another", argument="muon_lr")
+        raise InputError(f"muon_lr {muon_lr} is not positive; give one above 0", argument="muon_lr")
 
 
 def check_teaching(teacher: str | None, weight: float, temperature: float, *, hard: bool) -> None:
@@ -269,12 +269,12 @@ def check_teaching(teacher: str | None, weight: float, temperature: float, *, ha
         )
     if not 0 < weight <= 1:
         raise InputError(
-            f"teacher_weight {weight} is not above 0 and at most 1; give another",
+            f"teacher_weight {weight} is not above 0 and at most 1; 0.5 is usual",
             argument="teacher_weight",
         )
     if not 0 < temperature < math.inf:
         raise InputError(
-            f"teacher_temperature {temperature} is not positive; give another",
+            f"teacher_temperature {temperature} is not positive; give one above 0",
             argument="teacher_temperature",
         )
     if hard and temperature != 1.0:

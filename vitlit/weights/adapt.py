@@ -206,17 +206,17 @@ def _adapt_norm(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[st
         for name in dropped:
             del state[name]
         if dropped:
-            notes.append("the last norm dropped; the model has none")
+            notes.append("the final norm dropped; the model has none")
         return
     if f"{new}.weight" not in state and f"{old}.weight" not in state:
         state |= {name: own[name].clone() for name in own if name.startswith(f"{new}.")}
-        notes.append("the last norm is new")
+        notes.append("the final norm is new")
         return
     if f"{old}.weight" not in state:
         return
     for name in [name for name in state if name.startswith(f"{old}.")]:
         state[name.replace(old, new, 1)] = state.pop(name)
-    notes.append(f"the last norm moved {'behind' if new == 'fc_norm' else 'before'} the pooling")
+    notes.append(f"the final norm moved {'behind' if new == 'fc_norm' else 'before'} the pooling")
 
 
 def _adapt_head(

@@ -168,7 +168,7 @@ def _num_heads(
     num_heads = PUBLISHED_NUM_HEADS.get(width, max(1, width // 64))
     notes.append(
         f"num_heads {num_heads} assumed, as in published models of width {width}, since the "
-        f"weights do not tell; if it is another number, the outputs are wrong: give num_heads"
+        f"weights do not say; if that is wrong, so are the outputs: give num_heads"
     )
     return num_heads
 
@@ -181,7 +181,7 @@ def _refuse_other(state: dict[str, Tensor], source: str) -> None:
     if not foreign:
         raise InputError(f"{source} has no {lacks}; it is truncated or of another model")
     raise InputError(
-        f"{source} is of another architecture than this Vision Transformer: it has "
+        f"{source} has another architecture than this Vision Transformer: it has "
         f"{first_few(foreign)}, but no {lacks}; give weights of a plain ViT, DeiT or DINO"
     )
 
@@ -227,5 +227,5 @@ def check_finite(state: dict[str, Tensor], source: str) -> None:
             bad = int(value.numel() - value.isfinite().sum())
             raise InputError(
                 f"{name} of {source} holds {bad} numbers that are NaN or infinite; the weights are "
-                f"broken: use others"
+                f"damaged, use others"
             )

@@ -60,7 +60,7 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
     if path in ("best", "last"):
         return _find_in_newest_run(path) if root is None else _find_in_run(path, root)
     if "://" in path:  # Lightning would download it and unpickle whatever arrives
-        raise InputError(f"{path} is an address; download the checkpoint and give its path")
+        raise InputError(f"{path} is a URL; download the checkpoint and give its path")
     if not path.strip():
         raise InputError(
             f"ckpt_path {path!r} names no checkpoint; give a .ckpt file, a run folder, best or "
@@ -169,7 +169,7 @@ def _check_base(record: Any, path: Path) -> None:
     if not isinstance(record, dict) or not all(
         isinstance(record.get(name), kind) for name, kind in kinds.items()
     ):
-        raise InputError(f"{path} does not tell its base weights; use another checkpoint")
+        raise InputError(f"{path} does not name its base weights; use another checkpoint")
 
 
 def trained_precision(content: dict[str, Any]) -> str | None:

@@ -60,8 +60,8 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     marker, end = next(found, (None, ""))
     if marker is None:
         raise InputError(
-            f"{source} holds no Vision Transformer known here: it has {first_few(tensors)}, but "
-            f"no patch embedding ({' or '.join(WEIGHT_FORMATS)})"
+            f"{source} holds no Vision Transformer that vitlit knows: it has {first_few(tensors)}, "
+            f"but no patch embedding ({' or '.join(WEIGHT_FORMATS)})"
         )
     notes: list[str] = []
     kind = WEIGHT_FORMATS[end]
@@ -86,8 +86,8 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     kind = _tell_pooling(state, kind, told, notes)
     if any(".gamma_" in name for name in tensors) and "pos_embed" in state:
         notes.append(
-            "read as DeiT III's, or as the folder of the model says; rotary positions show in no "
-            "name"
+            "read as DeiT III's, or as the folder of the model says; names do not show rotary "
+            "positions"
         )
     _drop(state, told, notes)
     return Translated(state, kind, told, rotary, notes)
@@ -140,7 +140,7 @@ def _tell_pooling(
         for name in [name for name in state if name.startswith(unused)]:
             del state[name]
         notes.append(
-            f"dropped the {'last norm' if is_clip else 'attention pooling'}, which transformers' "
+            f"dropped the {'final norm' if is_clip else 'attention pooling'}, which transformers' "
             f"classifier does not use"
         )
     if is_clip:

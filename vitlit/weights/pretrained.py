@@ -109,7 +109,7 @@ def locate_weights(source: str) -> tuple[Path, Path | None]:
     Raises InputError if there is none, or ``source`` is an address.
     """
     if "://" in source:
-        raise InputError(f"{source} is an address; download the file and give its path")
+        raise InputError(f"{source} is a URL; download the file and give its path")
     path = Path(source).expanduser()
     if path.is_file():
         is_model = path.name in WEIGHT_NAMES and (path.parent / CONFIG_NAME).is_file()
@@ -225,8 +225,8 @@ def _from_published(
     if told.get("rope") == UNTOLD_ROPE:
         if "rope" not in facts.arguments:
             raise InputError(
-                f"{source} has the names of an EVA-02, whose rotary positions no name shows; give "
-                f"the folder of the model, whose config.json tells them"
+                f"{source} has the names of an EVA-02, but names do not show its rotary positions; "
+                f"give the folder of the model, whose config.json describes them"
             )
         told["rope"] = facts.arguments["rope"]
     inferred = infer_arguments(state, told, given, kind, source, notes)
@@ -279,7 +279,7 @@ def format_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
 
 def untold_statistics(mean: Sequence[float], std: Sequence[float], whose: str) -> str:
     """The note for weights that do not tell how their pixels were normalised."""
-    return f"{format_statistics(mean, std)} assumed, which are {whose}; the weights do not tell"
+    return f"{format_statistics(mean, std)} assumed, which are {whose}; the weights do not say"
 
 
 def untold_names(names: list[str]) -> str:
