@@ -114,10 +114,10 @@ def test_a_recipe_states_its_own_global_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("reference/")])
-def test_a_reference_separates_what_is_given_from_what_is_ours(name: str) -> None:
+def test_a_reference_separates_what_it_states_from_what_was_chosen_here(name: str) -> None:
     text = (CONFIGS_FOLDER / name).read_text()
-    assert "\n# given:" in text
-    assert "\n# ours:" in text
+    assert "\n# from the reference:" in text
+    assert "\n# chosen here:" in text
 
 
 def test_every_data_set_but_folder_has_a_recipe() -> None:
