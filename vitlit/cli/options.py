@@ -19,11 +19,16 @@ from vitlit.training.trainable import TrainableViT
 from vitlit.weights.checkpoint import Monitor
 
 TIMEOUT_SECONDS = 300.0  # for which processes wait for each other
-MEANINGS = {  # help of Lightning's options that mean something else here
+MEANINGS = {  # help of Lightning's options that mean something else here, or need fewer words
     "ckpt_path": "A .ckpt file; a run folder, for its best checkpoint (in fit, its last); or best "
     "or last, for a checkpoint of the run --run, or else of the newest run in ./lightning_logs "
     "(debug runs count only if there are no others).",
     "weights_only": "Always true: code in a checkpoint is never executed.",
+    "trainer.accelerator": "Where to compute: cpu, gpu, mps or tpu; auto chooses a GPU if there is "
+    "one.",
+    "trainer.max_epochs": "Number of epochs to train.",
+    "trainer.precision": "Number format: 32-true, bf16-mixed, 16-mixed or 64-true; by default the "
+    "one that suits the device and the checkpoint.",
 }
 # The first group that has an argument of a name gets it, so the order counts.
 OWNERS: dict[str, tuple[type, ...]] = {  # group of options -> classes
@@ -64,7 +69,7 @@ def option_of(argument: str) -> str:
 
 
 def describe_options(parser: ArgumentParser) -> None:
-    """Replace the help of Lightning's options that mean something else here."""
+    """Replace the help of the options of Lightning that are in ``MEANINGS``."""
     for action in options_of(parser):
         if action.dest in MEANINGS:
             action.help = MEANINGS[action.dest]
