@@ -279,6 +279,17 @@ def test_what_weights_decide_cannot_be_set(name: str) -> None:
             check_against_weights(settings, weights, where, "fit")
 
 
+def test_arguments_left_out_in_python_have_their_defaults() -> None:
+    weights = weights_of()
+    whole = {**weights.arguments, "pretrained": "w.pth"}
+    del weights.arguments["qkv_bias"]  # as Classifier(embed_dim=...) keeps only what it was given
+    settings = {"model": whole, "data": {"class_names": None}}
+    check_against_weights(settings, weights, {}, "probe")
+    whole["qkv_bias"] = False
+    with pytest.raises(InputError, match=r"qkv_bias False contradicts w\.pth, which has True"):
+        check_against_weights(settings, weights, {}, "probe")
+
+
 @pytest.mark.parametrize(
     ("command", "more", "classes", "expected"),
     [

@@ -16,6 +16,7 @@ from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
+from vitlit.model.vit import config_of
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
@@ -111,7 +112,8 @@ def check_against_weights(
 
     settings: all of the command; where: the place that sets each of them (:func:`origins`).
     """
-    model, arguments, source = settings["model"], weights.arguments, settings["model"]["pretrained"]
+    model, source = settings["model"], settings["model"]["pretrained"]
+    arguments = config_of(weights.arguments)  # a model made in Python keeps only those it was given
     # The default is the weights' value, so a difference was written by the user somewhere.
     for name in FIXED_BY_WEIGHTS:
         value, has = model[name], arguments[name]
