@@ -1,217 +1,136 @@
-"""What a teacher gains on few labels, and how soon Muon reaches an accuracy, on the digits.
+"""What a teacher and structured initialisation gain on few labels.
 
-    python benchmarks/small_data.py teacher --write
-    python benchmarks/small_data.py muon --write
-    python benchmarks/small_data.py muon --quick       # does it run?
+    python benchmarks/small_data.py teacher_digits --write
+    python benchmarks/small_data.py teacher_cifar10 --data-dir DIR --teacher RUN --write
+    python benchmarks/small_data.py init --data-dir DIR --write
+    python benchmarks/small_data.py init --quick               # does it run?
 
-teacher: a plain ViT learns from so many images of each class, alone or with a teacher, in the same
-number of steps. The teacher is a ViT with a convolutional stem that has learned from the same
-images. The last step is scored once on the test images; a seed decides the weights, the order, and
-which images are for testing and for training.
+teacher_digits: a plain ViT learns from so many digits of each class, alone or with a teacher, in
+the same number of steps and with the same augmentation. The teacher is a ViT with a convolutional
+stem that has learned from the same images. (label_counts.py does this on MNIST.)
 
-muon: steps until a plain ViT has 95 % of the validation images right, looked at every ten steps, by
-optimiser and learning rate. --write replaces a section of small_data.md.
+teacher_cifar10: the same on a folder of CIFAR-10 as JPEGs; the teacher is RUN, which was trained by
+`vitlit fit --config cifar10_cpu.yaml` on that folder, with split_seed 0. A seed decides the weights
+and the order; the images held out are the teacher's.
+
+init: a plain ViT with learned positions, its attention initialised as usual or structured, on all
+digits and on a tenth of MNIST's labels.
+
+The last step is scored once on the test images; --split val scores the validation images instead,
+to choose settings by. Scores are kept in few_labels.jsonl as soon as they are there: the same
+command trains only what is missing. --write replaces a section of small_data.md.
 """
 
 import argparse
-import logging
 import sys
-import tempfile
-import warnings
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-import measure
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Callback
+import kept_scores
+from few_labels import STEM, TASKS, Training, Workplace, workplace
 from recipe import write_section
 
-from vitlit import ImageData
-from vitlit.evaluation.inference import collect, loader_of
-from vitlit.training.classifier import Classifier
+Rows = dict[str, dict[str, Training]]  # trainings of a seed by row and column
 
-MODEL: dict[str, Any] = {
-    "patch_size": 2,
-    "patch_embed": "linear",
-    "pos_embed": "sincos2d",
-    "global_pool": "avg",
-    "embed_dim": 48,
-    "depth": 3,
-    "num_heads": 3,
-    "mlp_ratio": 2,
-    "lr": 5e-3,
-    "label_smoothing": 0.1,
-}
-STEPS = {10: 300, 30: 400}  # of the optimiser, by images of each class
-TEACHING: dict[str, dict[str, Any]] = {  # settings of a student, by row
-    "no teacher": {},
-    "half of the loss": {"teacher_weight": 0.5},
-    "0.9, temperature 3": {"teacher_weight": 0.9, "teacher_temperature": 3.0},
-    "half, hard": {"teacher_weight": 0.5, "teacher_hard": True},
-}
-OPTIMIZERS: dict[str, dict[str, Any]] = {  # by row; lr is AdamW's
-    "AdamW, lr 0.0025": {"lr": 2.5e-3},
-    "AdamW, lr 0.005": {},
-    "AdamW, lr 0.01": {"lr": 1e-2},
-    "Muon, muon_lr 0.005": {"optimizer": "muon"},
-    "Muon, muon_lr 0.01": {"optimizer": "muon", "muon_lr": 1e-2},
-    "Muon, muon_lr 0.02": {"optimizer": "muon", "muon_lr": 2e-2},
-}
-GOAL, LOOK_EVERY, LIMIT = 0.95, 10, 600  # accuracy, and steps
+DIGITS_STEPS = 2000
+MIXED = {"mixup": 0.8, "auto_augment": "trivialaugment"}
+CIFAR_STEPS = 1000
+SOFT: dict[str, Any] = {"teacher_weight": 0.9, "teacher_temperature": 3.0}
+HARD: dict[str, Any] = {"teacher_weight": 0.5, "teacher_hard": True}
+LEARNED = {"pos_embed": "learn"}
+INIT_STEPS = {"digits": 600, "mnist": 500}
 
 
-class Reach(Callback):
-    """Notes the first step, of those looked at, after which the accuracy is ``GOAL``."""
-
-    step: int | None = None
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        done = trainer.global_step
-        if done % LOOK_EVERY:
-            return
-        data, vit = trainer.datamodule, pl_module.vit.eval()
-        split = data.splits["val"]
-        rows = collect(data, loader_of(data, split), vit.forward, torch.device("cpu")).rows()
-        vit.train()
-        if (rows.values.argmax(dim=1) == rows.labels).float().mean() >= GOAL:
-            self.step, trainer.should_stop = done, True
-
-
-def trainer_for(steps: int, *callbacks: Callback) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=-1,
-        max_steps=steps,
-        limit_val_batches=0,
-        gradient_clip_val=1.0,
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-    )
+def teacher_digits(seed: int, quick: bool) -> Rows:
+    rows: Rows = {}
+    steps = 10 if quick else DIGITS_STEPS
+    for shots in (10, 30):
+        data: dict[str, Any] = {"shots": shots}
+        column = f"{shots} of each class"
+        teacher = Training("digits", seed, steps, data=data, model={"patch_embed": STEM})
+        rows.setdefault("the teacher: conv stem, crops alone", {})[column] = teacher
+        for name, augmentation in (("crops alone", {}), ("MixUp and TrivialAugment", MIXED)):
+            given = data | augmentation
+            alone = Training("digits", seed, steps, data=given)
+            rows.setdefault(f"no teacher, {name}", {})[column] = alone
+            for how, model in (("0.9, temperature 3", SOFT), ("0.5, hard", HARD)):
+                taught = Training("digits", seed, steps, data=given, model=model, teacher=teacher)
+                rows.setdefault(f"weight {how}, {name}", {})[column] = taught
+    return rows
 
 
-def digits(seed: int, *, stem: bool = False, **changes: Any) -> ImageData:
-    own = {"batch_size": 64, "crop_padding": 1, "patch_size": MODEL["patch_size"]}
-    return ImageData(**own, split_seed=seed, seed=seed, patchify=not stem, **changes)
-
-
-def classifier(data: ImageData, seed: int, **changes: Any) -> Classifier:
-    pl.seed_everything(seed, verbose=False)
-    sizes = {"img_size": data.img_size, "in_chans": data.in_chans, "num_classes": data.num_classes}
-    return Classifier(**{**MODEL, **changes}, **sizes, class_names=data.class_names)
-
-
-def accuracy_of(
-    shots: int, steps: int, seed: int, keep: Path | None = None, **settings: Any
-) -> float:
-    """Accuracy after a training; keep: where to leave its checkpoint."""
-    data = digits(seed, stem="patch_embed" in settings, shots=shots)
-    model, trainer = classifier(data, seed, warmup_fraction=0.1, **settings), trainer_for(steps)
-    trainer.fit(model, data)
-    if keep is not None:
-        trainer.save_checkpoint(keep)
-    return float(trainer.test(model, data, verbose=False)[0]["test/acc"])
-
-
-def teacher_rows(args: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """Accuracies by row: for each number of shots those of the seeds."""
-    found: dict[str, list[list[float]]] = {
-        "the teacher: conv stem": [],
-        **{n: [] for n in TEACHING},
+def teacher_cifar10(seed: int, quick: bool) -> Rows:
+    steps = 10 if quick else CIFAR_STEPS
+    column = f"all training images, {steps} steps"
+    return {
+        name: {column: Training("cifar10", seed, steps, model=model, teacher=by, split_seed=0)}
+        for name, model, by in (
+            ("no teacher", {}, None),
+            ("weight 0.9, temperature 3", SOFT, "given"),
+        )
     }
-    for shots in args.shots:
-        steps = args.steps or STEPS[shots]
-        scores: dict[str, list[float]] = {name: [] for name in found}
-        for seed in args.seeds:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "teacher.ckpt"
-                own = accuracy_of(shots, steps, seed, file, patch_embed="conv_stem")
-                scores["the teacher: conv stem"].append(own)
-                for name, settings in TEACHING.items():
-                    taught = {"teacher": str(file), **settings} if settings else {}
-                    scores[name].append(accuracy_of(shots, steps, seed, **taught))
-            print(
-                shots, seed, {name: round(row[-1], 4) for name, row in scores.items()}, flush=True
+
+
+def init(seed: int, quick: bool) -> Rows:
+    columns = {"digits": ("digits, all", {}), "mnist": ("MNIST, a tenth", {"train_fraction": 0.1})}
+    return {
+        kind: {
+            f"{title}, {INIT_STEPS[task]} steps": Training(
+                task,
+                seed,
+                10 if quick else INIT_STEPS[task],
+                data=data,
+                model=LEARNED | {"attention_init": kind},
             )
-        for name, row in scores.items():
-            found[name].append(row)
-    return found
+            for task, (title, data) in columns.items()
+        }
+        for kind in ("xavier", "structured")
+    }
 
 
-def muon_rows(args: argparse.Namespace) -> dict[str, list[int | None]]:
-    """The step at which each seed reaches the goal, by row; None if it does not."""
-    found: dict[str, list[int | None]] = {}
-    for name, settings in OPTIMIZERS.items():
-        found[name] = []
-        for seed in args.seeds:
-            data, reach = digits(seed, val_fraction=0.25), Reach()
-            given = {"schedule": "constant", "warmup_steps": 20, **settings}
-            model = classifier(data, seed, **given)
-            trainer_for(args.steps or LIMIT, reach).fit(model, data)
-            found[name].append(reach.step)
-        print(name, found[name], flush=True)
-    return found
+PARTS: dict[str, tuple[str, Callable[[int, bool], Rows]]] = {
+    "teacher_digits": ("a teacher on the digits", teacher_digits),
+    "teacher_cifar10": ("a teacher on CIFAR-10 (JPEG)", teacher_cifar10),
+    "init": ("structured initialisation", init),
+}
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f} +- {stdev(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
-
-
-def teacher_table(args: argparse.Namespace) -> str:
-    rows = [[name, *map(spread, columns)] for name, columns in teacher_rows(args).items()]
-    steps = [args.steps or STEPS[shots] for shots in args.shots]
-    head = ["", *(f"{n} of each class, {s} steps" for n, s in zip(args.shots, steps, strict=True))]
-    lines = [measure.row(head), measure.row(["---"] * len(head)), *map(measure.row, rows)]
-    return f"Test accuracy, mean and standard deviation over seeds {args.seeds}.\n\n" + "\n".join(
-        lines
-    )
-
-
-def muon_table(args: argparse.Namespace) -> str:
-    limit = args.steps or LIMIT
-    lines = [measure.row(["optimiser", "steps of each seed", "mean"]), measure.row(["---"] * 3)]
-    for name, steps in muon_rows(args).items():
-        shown = [f"more than {limit}" if step is None else str(step) for step in steps]
-        reached = [step for step in steps if step is not None]
-        average = f"{mean(reached):.0f}" if len(reached) == len(steps) else "-"
-        lines.append(measure.row([name, ", ".join(shown), average]))
-    return (
-        f"Steps of 64 images until {GOAL:.0%} of the validation images are right, at a constant "
-        f"rate after 20 steps of warmup; seeds {args.seeds}.\n\n" + "\n".join(lines)
-    )
+def table(args: argparse.Namespace, place: Workplace) -> str:
+    """Mean and standard deviation over the seeds; each seed is finished before the next."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for seed in args.seeds:
+        for row, columns in PARTS[args.part][1](seed, args.quick).items():
+            for column, training in columns.items():
+                found = scores.setdefault(row, {}).setdefault(column, [])
+                found.append(place.score(training).accuracy)
+    heads = list(next(iter(scores.values())))
+    lines = [
+        [row, *(kept_scores.spread(own[head]) for head in heads)] for row, own in scores.items()
+    ]
+    return kept_scores.table(["", *heads], lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("part", choices=["teacher", "muon"])
-    parser.add_argument("--shots", type=int, nargs="+", choices=list(STEPS), default=[10])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="one seed, ten steps: does it run?")
-    parser.add_argument("--write", action="store_true", help="into small_data.md")
-    args = parser.parse_args()
-    args.steps = 10 if args.quick else None
-    if args.quick:
-        if args.write:
-            parser.error("--quick is too short to keep; leave it out, or --write")
-        args.seeds = args.seeds[:1]
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_utilities|torch.nn")
-    table = teacher_table(args) if args.part == "teacher" else muon_table(args)
-    device = measure.device_name("cpu", torch.get_num_threads())
-    about = f"{datetime.now(UTC).date()}, {device}, {measure.packages()}"
-    text = f"{about}\n\n`{measure.command()}`\n\n{table}"
+    parser = kept_scores.parser(__doc__)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--teacher", type=Path, metavar="RUN", help="of teacher_cifar10")
+    args = kept_scores.parsed(parser)
+    if args.part != "teacher_digits" and args.data_dir is None:
+        parser.error("give --data-dir, the folder that holds MNIST/raw, train and test")
+    if (args.part == "teacher_cifar10") != (args.teacher is not None):
+        parser.error("teacher_cifar10, and no other part, takes --teacher, the run of a model")
+    with workplace(args) as place:
+        found = table(args, place)
+    title = PARTS[args.part][0]
+    steps = f"{DIGITS_STEPS} steps; " if args.part == "teacher_digits" else ""
+    text = (
+        f"{kept_scores.about()}\n\nTest accuracy, mean and standard deviation over seeds "
+        f"{args.seeds}; {steps}{TASKS['digits'].data['batch_size']} images in a step.\n\n{found}"
+    )
     print(text)
     if args.write:
-        title = {"teacher": "a teacher on few labels", "muon": "Muon"}[args.part]
-        write_section(Path(__file__).parent / "small_data.md", title, text)
+        write_section(Path(__file__).with_suffix(".md"), title, text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+"""How many steps Muon and AdamW need, on the digits and on MNIST.
+
+    python benchmarks/muon.py digits --write
+    python benchmarks/muon.py mnist --data-dir DIR --write
+    python benchmarks/muon.py digits --quick       # does it run?
+
+digits: the model, augmentation, schedule and length of digits.yaml; the first step, of every
+twentieth, after which 95 % of the validation images, a quarter of the training images, are right.
+
+mnist: the first hundred steps whose mean training loss is no higher than that of the last hundred
+of AdamW at its best rate. The best rate of each optimiser is the one of three with the lowest loss
+at the end of a training on another seed.
+
+What a training found is kept in few_labels.jsonl: the same command trains only what is missing.
+--write replaces a section of muon.md.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import kept_scores
+import torch
+from few_labels import Training, trainer_for
+from pytorch_lightning.callbacks import Callback
+from recipe import write_section
+
+from vitlit.evaluation.inference import collect, loader_of
+
+GOAL, LOOK_EVERY, WINDOW = 0.95, 20, 100  # accuracy, and steps
+STEPS = {"digits": 2440, "mnist": 1686}  # 120 epochs as in digits.yaml; two epochs of MNIST
+PILOT = 100  # the seed that rates are chosen on
+MODELS: dict[str, dict[str, Any]] = {
+    "digits": {"mlp_ratio": 4},
+    "mnist": {"patch_size": 7, "embed_dim": 48, "depth": 3, "num_heads": 3},
+}
+DATA: dict[str, dict[str, Any]] = {"digits": {"val_fraction": 0.25}, "mnist": {}}
+RATES = {
+    "digits": {"adamw": (2.5e-3, 5e-3, 1e-2), "muon": (5e-3, 1e-2, 2e-2)},
+    "mnist": {"adamw": (1e-3, 2e-3, 4e-3), "muon": (2e-3, 5e-3, 1e-2)},
+}
+
+
+class Watch(Callback):
+    """Keeps the loss of each step, and the first step after which the accuracy is ``GOAL``."""
+
+    def __init__(self, *, looks: bool) -> None:
+        self.looks, self.losses, self.step = looks, [0.0][:0], None
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+        self.losses.append(float(outputs["loss"]))
+        done = trainer.global_step
+        if not self.looks or done % LOOK_EVERY:
+            return
+        data, vit = trainer.datamodule, module.vit.eval()
+        rows = collect(data, loader_of(data, data.splits["val"]), vit, torch.device("cpu")).rows()
+        vit.train()
+        if (rows.values.argmax(dim=1) == rows.labels).float().mean() >= GOAL:
+            self.step, trainer.should_stop = done, True
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one training: the step that reached the goal, if one did, and the loss of each window."""
+
+    step: int | None
+    windows: list[float]
+
+
+def training(args: argparse.Namespace, name: str, rate: float, seed: int) -> Training:
+    settings = {"optimizer": name, "muon_lr" if name == "muon" else "lr": rate}
+    model = MODELS[args.task] | settings
+    return Training(args.task, seed, args.steps, data=DATA[args.task], model=model)
+
+
+def train(args: argparse.Namespace, name: str, rate: float, seed: int) -> Found:
+    """From the file if it is there, else the training is made."""
+    wanted = training(args, name, rate, seed)
+    digest = wanted.digest("muon")
+    kept = read(args.file)
+    if digest in kept:
+        return kept[digest]
+    watch, data = Watch(looks=args.task == "digits"), wanted.images(args.data_dir, "val")
+    trainer_for(args.steps, watch).fit(wanted.module(data), data)
+    parts = torch.tensor(watch.losses).split(WINDOW)
+    found = Found(watch.step, [round(float(part.mean()), 5) for part in parts])
+    about = {"of": [args.task, name, rate, seed], "step": found.step, "windows": found.windows}
+    with args.file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"digest": digest, "split": "muon", **about}) + "\n")
+    print(name, rate, seed, found.step, found.windows[-1], flush=True)
+    return found
+
+
+def read(path: Path) -> dict[str, Found]:
+    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return {row["digest"]: Found(row["step"], row["windows"]) for row in rows if "windows" in row}
+
+
+def steps_of(found: Found, goal: float) -> int | None:
+    """Steps until the loss of a window is no higher than the goal."""
+    ends = (WINDOW * (i + 1) for i, loss in enumerate(found.windows) if loss <= goal)
+    return next(ends, None)
+
+
+def digits(args: argparse.Namespace) -> list[list[str]]:
+    lines = []
+    for name, rates in RATES["digits"].items():
+        for rate in rates:
+            steps = [train(args, name, rate, seed).step for seed in args.seeds]
+            lines.append([*label(name, rate), *shown(steps, args.steps)])
+    return lines
+
+
+def mnist(args: argparse.Namespace) -> list[list[str]]:
+    best: dict[str, float] = {}
+    for name, rates in RATES["mnist"].items():
+        last = {rate: train(args, name, rate, PILOT).windows[-1] for rate in rates}
+        best[name] = min(last, key=lambda rate: last[rate])
+    goals = {seed: train(args, "adamw", best["adamw"], seed).windows[-1] for seed in args.seeds}
+    lines = []
+    for name, rate in best.items():
+        found = {seed: train(args, name, rate, seed) for seed in args.seeds}
+        steps = [steps_of(own, goals[seed]) for seed, own in found.items()]
+        last_loss = f"{mean(own.windows[-1] for own in found.values()):.4f}"
+        lines.append([*label(name, rate), *shown(steps, args.steps), last_loss])
+    return lines
+
+
+def label(name: str, rate: float) -> list[str]:
+    return ["AdamW", f"lr {rate}"] if name == "adamw" else ["Muon", f"muon_lr {rate}"]
+
+
+def shown(steps: list[int | None], limit: int) -> list[str]:
+    """The steps of each seed, and their mean."""
+    reached = [step for step in steps if step is not None]
+    average = f"{mean(reached):.0f}" if len(reached) == len(steps) else "-"
+    return [", ".join("never" if step is None else str(step) for step in steps), average]
+
+
+def text_of(args: argparse.Namespace) -> str:
+    heads = ["optimiser", "rate", "steps of each seed", "mean"]
+    about: Mapping[str, str] = {
+        "digits": f"Steps of 64 images until {GOAL:.0%} of the validation images are right, of "
+        f"{args.steps} on a cosine schedule; seeds {args.seeds}.",
+        "mnist": f"Steps of 64 images, of {args.steps} on a cosine schedule, until the mean loss "
+        f"of {WINDOW} steps is no higher than AdamW's last one on the same seed; rates chosen on "
+        f"seed {PILOT}; seeds {args.seeds}.",
+    }
+    if args.task == "mnist":
+        heads, lines = [*heads, "last loss"], mnist(args)
+    else:
+        lines = digits(args)
+    return f"{kept_scores.about()}\n\n{about[args.task]}\n\n{kept_scores.table(heads, lines)}"
+
+
+def main() -> None:
+    parser = kept_scores.parser(__doc__)
+    parser.add_argument("task", choices=list(STEPS))
+    args = kept_scores.parsed(parser)
+    if args.task == "mnist" and args.data_dir is None:
+        parser.error("give --data-dir, the folder that holds MNIST/raw")
+    args.steps = 40 if args.quick else STEPS[args.task]
+    args.file = Path("/dev/null") if args.quick else Path(__file__).parent / "few_labels.jsonl"
+    text = text_of(args)
+    print(text)
+    if args.write:
+        write_section(Path(__file__).with_suffix(".md"), args.task, text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
