@@ -29,6 +29,7 @@ from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
 from vitlit.training.classifier import Classifier
 
 SHARE = 0.1  # of the labels
+STEPS = {"mnist": (3000, 1200), "cifar10": (2000, 800)}  # of pretraining, and with labels
 
 
 def encoder_flops(blocks: nn.Module, width: int, tokens: int) -> float:
@@ -68,9 +69,11 @@ def ratio_of_steps(task: str, data_dir: Path) -> float:
     return pretraining_flops(module) / supervised_flops(supervised.vit)
 
 
-def ways(args: argparse.Namespace, task: str, seed: int, equal: int) -> dict[str, Training]:
-    """The trainings of a seed, by row of the table; equal: steps with the operations of both."""
-    more, short = args.pretrain_steps, args.finetune_steps
+def ways(task: str, seed: int, more: int, short: int, equal: int) -> dict[str, Training]:
+    """The trainings of a seed, by row of the table.
+
+    Steps: of pretraining, with labels after it, and with labels for the operations of both.
+    """
     tenth = {"train_fraction": SHARE}
     start = Training(task, seed, more, goal="patches")
     return {
@@ -83,11 +86,11 @@ def ways(args: argparse.Namespace, task: str, seed: int, equal: int) -> dict[str
 
 def rows(args: argparse.Namespace, task: str, place: Workplace) -> dict[str, list[Score]]:
     """Scores of the seeds, by row of the table."""
-    ratio = ratio_of_steps(task, args.data_dir)
-    equal = args.finetune_steps + round(args.pretrain_steps * ratio)
+    more, short = (10, 10) if args.quick else STEPS[task]
+    equal = short + round(more * ratio_of_steps(task, args.data_dir))
     found: dict[str, list[Score]] = {}
     for seed in args.seeds:
-        for name, training in ways(args, task, seed, equal).items():
+        for name, training in ways(task, seed, more, short, equal).items():
             found.setdefault(name, []).append(place.score(training))
     return found
 
@@ -107,13 +110,9 @@ def section(args: argparse.Namespace, task: str, place: Workplace) -> str:
 def main() -> None:
     parser = kept_scores.parser(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=["mnist", "cifar10"])
-    parser.add_argument("--pretrain-steps", type=int, default=3000)
-    parser.add_argument("--finetune-steps", type=int, default=1200)
     args = kept_scores.parsed(parser)
     if args.data_dir is None:
         parser.error("give --data-dir, the folder that holds MNIST/raw, and train and test")
-    if args.quick:
-        args.pretrain_steps = args.finetune_steps = 10
     with workplace(args) as place:
         for task in args.tasks or ["mnist", "cifar10"]:
             text = section(args, task, place)

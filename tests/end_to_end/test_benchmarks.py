@@ -72,9 +72,21 @@ def test_a_report_goes_where_it_is_asked_to(
 def test_a_table_does_not_say_where_this_machine_has_its_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    typed = ["x/recipe.py", "a.yaml", "--data-dir", "/d/e", "--keep=/k", "--json", "/j", "--write"]
+    typed = [
+        "x/recipe.py",
+        "a.yaml",
+        "--data-dir",
+        "/d/e",
+        "--keep=/k",
+        "--teacher",
+        "/t",
+        "--write",
+    ]
     monkeypatch.setattr(sys, "argv", typed)
-    assert measure.command() == "python benchmarks/recipe.py a.yaml --data-dir DIR --write"
+    assert (
+        measure.command()
+        == "python benchmarks/recipe.py a.yaml --data-dir DIR --teacher RUN --write"
+    )
 
 
 def test_a_run_that_is_cut_short_keeps_the_cells_it_has(tmp_path: Path) -> None:
