@@ -14,7 +14,7 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "tasks": "",
     "augment": "",
     "model": "",
-    "images": "augment",
+    "images": "tasks augment",
     "published": "images augment",
     "data": "published tasks images augment",
     "explain": "model data images",

@@ -1,12 +1,22 @@
 """The weighted loss, against torch's own and sums by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
 
-from vitlit.tasks.loss import balanced_weights, cross_entropy, distillation
+from vitlit.tasks.loss import (
+    balanced_weights,
+    binary_cross_entropy,
+    cross_entropy,
+    distillation,
+    positive_weights,
+)
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 2, 2])
 
@@ -79,3 +89,38 @@ def test_a_hard_teacher_counts_as_a_label() -> None:
     logits, teacher = torch.randn(4, 3), torch.randn(4, 3)
     expected = -logits.log_softmax(dim=1)[range(4), teacher.argmax(dim=1)].mean()
     torch.testing.assert_close(distillation(logits, teacher, hard=True), expected)
+
+
+def several() -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    targets = (torch.rand(8, 3, generator=draws) < 0.4).to(torch.int8)
+    return torch.randn(8, 3, generator=draws), targets
+
+
+def test_the_loss_of_several_classes_is_a_plain_loops() -> None:
+    logits, targets = several()
+    weights, smoothing = positive_weights(targets), 0.1
+    total = 0.0
+    for row, wanted in zip(logits.tolist(), targets.tolist(), strict=True):
+        for logit, label, weight in zip(row, wanted, weights.tolist(), strict=True):
+            share, p = 0.9 * label + 0.05, 1 / (1 + math.exp(-logit))
+            total -= weight * share * math.log(p) + (1 - share) * math.log(1 - p)
+    found = binary_cross_entropy(logits, targets, smoothing=smoothing, weights=weights)
+    assert float(found) == pytest.approx(total / 24, rel=1e-5)
+
+
+def test_the_loss_of_several_classes_is_scikit_learns() -> None:
+    logits, targets = several()
+    expected = [log_loss(targets[:, k], logits[:, k].sigmoid()) for k in range(3)]
+    assert float(binary_cross_entropy(logits, targets)) == pytest.approx(
+        sum(expected) / 3, rel=1e-5
+    )
+
+
+def test_weights_of_positives_make_both_sides_of_each_class_count_alike() -> None:
+    _, targets = several()
+    for k, weight in enumerate(positive_weights(targets).tolist()):
+        balanced = compute_class_weight(
+            "balanced", classes=np.array([0, 1]), y=targets[:, k].numpy()
+        )
+        assert weight == pytest.approx(balanced[1] / balanced[0])

@@ -15,6 +15,7 @@ from vitlit.errors import InputError, check_below_one, did_you_mean, inform, war
 from vitlit.evaluation.precision import device_type
 from vitlit.images.machine import memory_bytes
 from vitlit.model.vit import ViT
+from vitlit.tasks.task import Task
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.checkpoint import PRETRAINING_SETTING
 
@@ -233,7 +234,18 @@ def check_unused(settings: Any) -> None:
         )
 
 
-def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str) -> None:
+def settle_monitor(settings: Any, task: Task) -> None:
+    """Fill in the score that chooses the best epoch; refuse one that the task does not have."""
+    known, asked = [f"val/{name}" for name in task.monitors], settings["checkpoints"]["monitor"]
+    if asked is not None and asked not in known:
+        raise InputError(
+            f"checkpoints.monitor {asked} is no score of the task {task.name}; give "
+            f"{', '.join(known)}, or leave it out"
+        )
+    settings["checkpoints"]["monitor"] = asked or known[0]
+
+
+def check_checkpoints(every_n_steps: int, every_minutes: float, monitor: str | None) -> None:
     """Refuse negative intervals. monitor: one of few names, which the parser has checked."""
     _check_not_negative("checkpoints", every_n_steps=every_n_steps, every_minutes=every_minutes)
 

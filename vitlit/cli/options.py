@@ -174,10 +174,11 @@ def _add_run(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoints.monitor",
-        type=Monitor,  # the Literal, so that the parser lists the choices and refuses others
-        default="val/acc",
-        help="The score by which best.ckpt is chosen and which early stopping watches; "
-        "val/balanced_acc weights all classes equally, however few images they have.",
+        type=Monitor | None,  # the Literal, so that the parser lists the choices
+        default=None,
+        help="The score by which best.ckpt is chosen and which early stopping watches: by default "
+        "val/acc, or val/map for several classes an image. val/balanced_acc weights all classes "
+        "equally, however few images they have.",
     )
     parser.add_argument(
         "--nonfinite.skip",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -71,7 +70,8 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
 def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
     """What was reached, and why the training ended there if it was not planned so."""
     monitors = [c.monitor for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)]
-    first = "val/acc" if isinstance(trainer.lightning_module, Classifier) else "val/loss"
+    module = trainer.lightning_module
+    first = f"val/{module.task.monitors[0]}" if isinstance(module, Classifier) else "val/loss"
     if first in trainer.callback_metrics:
         names = list(dict.fromkeys([first, *map(str, monitors)]))
         yield labelled(
@@ -109,7 +109,7 @@ def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
         return []
     total, hp = trainer.estimated_stepping_batches, module.hparams
     train, val = (
-        torch.bincount(data.splits[split].labels, minlength=len(data.class_names)).tolist()
+        type(module.task).images_of(data.splits[split].labels, len(data.class_names)).tolist()
         if split in data.splits
         else []
         for split in ("train", "val")

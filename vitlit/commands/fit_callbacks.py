@@ -36,6 +36,7 @@ from vitlit.files import (
     SERIES_VARIABLE,
 )
 from vitlit.pretraining.reconstructions import Reconstructions
+from vitlit.tasks.task import Task
 from vitlit.training import slurm
 from vitlit.training.checkpoint_callbacks import (
     BestCheckpoint,
@@ -101,12 +102,12 @@ def make_guards(settings: Any) -> Guards:
 
 
 def training_callbacks(
-    settings: Any, run: Path | None, guards: Guards, precision: str
+    settings: Any, run: Path | None, guards: Guards, precision: str, task: Task
 ) -> list[Callback]:
     """The callbacks of a training, besides those that the user configured.
 
     settings: those of ``fit``; run: its folder, None to write nothing; precision: that of the
-    training, and why.
+    training, and why; task: what is learned, if it has labels.
     """
     # fast_dev_run only tries the code: it writes neither checkpoints nor a history.
     trainer, monitor = settings["trainer"], settings["checkpoints"]["monitor"]
@@ -124,7 +125,13 @@ def training_callbacks(
         rank_zero_info("no checkpoint will be written: trainer.enable_checkpointing is false")
     if trainer["enable_model_summary"] is not False:
         callbacks.append(RunSummary(run, precision))
-    callbacks.append(History(run, monitor, [EpochLines(monitor, has_labels=not is_pretraining)]))
+    callbacks.append(
+        History(
+            run,
+            monitor,
+            [EpochLines(monitor, None if is_pretraining else f"val/{task.monitors[0]}")],
+        )
+    )
     every = settings["pictures"]["every_n_epochs"]
     if is_pretraining:
         callbacks.append(Reconstructions(run, every))

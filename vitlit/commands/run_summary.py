@@ -25,6 +25,7 @@ from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
+from vitlit.tasks.known import kind_of_targets
 from vitlit.training.progress_bar import planned_epochs, print_above
 from vitlit.training.training_module import TrainingModule
 
@@ -105,7 +106,7 @@ def file_sizes(split: Split) -> list[tuple[int, int]]:
 
 def class_words(labels: Tensor, names: Sequence[str]) -> str:
     """How many classes there are, and how many training images the rarest and commonest have."""
-    counts = torch.bincount(labels, minlength=len(names))
+    counts = kind_of_targets(labels).images_of(labels, len(names))
     rare, common = int(counts.argmin()), int(counts.argmax())
     if counts[rare] == counts[common]:
         return f"{len(names)}, each with {counts[rare]:,} training images"

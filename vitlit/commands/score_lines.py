@@ -35,7 +35,7 @@ def score_lines(
     split: prefix of the scores' names; count: images; weights: the option that named them; more:
     lines about the scores.
     """
-    names = [f"{split}/{name}" for name in ("acc", "acc5", "loss")]
+    names = [f"{split}/{name}" for name in ("acc", "acc5", "map", "f1", "loss")]
     return [
         labelled("reached", f"{format_scores(metrics, names)}  ({count} images)"),
         *more,

@@ -21,6 +21,7 @@ from vitlit.cli.check_settings import (
     check_series,
     check_trainer,
     check_unused,
+    settle_monitor,
     tell_global_batch,
     warn_of_many_patches,
 )
@@ -50,6 +51,7 @@ from vitlit.files import RUNS_FOLDER
 from vitlit.prediction.lightning_callback import WritePredictions
 from vitlit.prediction.outputs import feature_of, make_writer
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
+from vitlit.tasks.task import Task
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
 from vitlit.training.progress_bar import Bar, is_terminal
@@ -65,10 +67,11 @@ class Writers:
     report: WriteReport | None = None
     predictions: WritePredictions | None = None
 
-    def callbacks(self, settings: Any, precision: str) -> list[Callback]:
+    def callbacks(self, settings: Any, precision: str, task: Task) -> list[Callback]:
         """Those of the command, besides the bar and the user's; precision: which one, and why."""
         if self.guards is not None:
-            return fit_callbacks.training_callbacks(settings, self.run, self.guards, precision)
+            about = (precision, task)
+            return fit_callbacks.training_callbacks(settings, self.run, self.guards, *about)
         return [one for one in (self.report, self.predictions) if one is not None]
 
 
@@ -154,6 +157,8 @@ class VitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = self.config_init[self._command]["trainer"]
+        if self.request.kind == "fit":
+            settle_monitor(self.request.settings, self.model.task)
         choose_batch_size(self.request, self.model, self.datamodule)
         self.writers = self._make_writers(trainer)
         run, root = self.writers.run, Path(trainer["default_root_dir"] or ".")
@@ -176,7 +181,7 @@ class VitCLI(LightningCLI):
         kwargs["enable_progress_bar"] = has_bar or wants_bar  # else Lightning makes its own
         kwargs["enable_model_summary"] = False  # ours is RunSummary
         # Ours last: when a signal saves a checkpoint, the user's callbacks must have seen the step.
-        own = self.writers.callbacks(self.request.settings, self.precision)
+        own = self.writers.callbacks(self.request.settings, self.precision, self.model.task)
         trainer["callbacks"] = [*given, *bars, *own]
         made = super().instantiate_trainer(**kwargs)
         # These need the finished trainer: Lightning adds callbacks and its signal connector in it.

@@ -15,6 +15,7 @@ from vitlit.files import printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 from vitlit.tasks.known import DEFAULT_TASK, KINDS, kind_of_table
+from vitlit.tasks.multi_label import SEPARATORS
 from vitlit.tasks.task import Label, Row, TaskName
 
 FILE_COLUMN = "file"
@@ -67,11 +68,11 @@ def read_labels(
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
             f"columns {FILE_COLUMN} and {kind.column}, separated by a comma, in UTF-8, and has "
-            f"{printable(','.join(head))[:80]!r}{_separator_hint(head)}"
+            f"{printable(','.join(head))[:80]!r}{_separator_hint(head) or kind.hint(head)}"
         )
     for row in rows:
         there = [text for text in (row.name, *(row.cells[name] for name in columns)) if text]
-        if len(there) == 1 and (hint := _separator_hint(there)):
+        if len(head) > 1 and len(there) == 1 and (hint := _separator_hint(there)):
             raise InputError(f"{row.place}: {there[0]!r} is one column{hint}")
     paths = [str(_path_inside(row.name, data_dir, row.place)) for row in rows]
     found: dict[str, Label] = {}
@@ -124,6 +125,13 @@ def _separator_hint(columns: list[str]) -> str:
     for character, name in ((";", "semicolons"), ("\t", "tabs")):
         if len(columns) == 1 and character in columns[0]:
             return f"; {name} separate its columns: save it with commas instead"
+    return ""
+
+
+def several_hint(unknown: list[str], task: TaskName) -> str:
+    """What to add to a message about unknown classes that may be several classes each."""
+    if task == DEFAULT_TASK and any(mark in name for name in unknown for mark in SEPARATORS):
+        return "; several classes in a cell need a model of the task multi_label"
     return ""
 
 
@@ -201,6 +209,7 @@ def labelled_images(
         raise InputError(
             f"{file} names the class {first_few(unknown)}, which the model does not have; "
             f"it has {first_few(class_names)}{unicode_hint([*unknown, *class_names])}"
+            f"{several_hint(unknown, task)}"
         )
     labels = kind.targets([*found.values()], class_names)
     return FileImages(list(found), labels, in_chans=in_chans, size=size, framing=framing)

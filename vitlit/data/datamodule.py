@@ -44,8 +44,9 @@ class PlainImageData(SplitLoaders):
         data_dir: The folder that holds the data set, or that it is downloaded to.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path
             below data_dir) and class; its images are split into three.
-        task: What the labels are, if the file of labels does not show it: single_label, one class
-            for each image.
+        task: single_label, one class for each image, or multi_label, any number of classes; by
+            default as the file of labels shows. Then its column classes lists the classes of an
+            image, separated by ; or |, or each class has a column of 0 and 1.
         image_column: Column of images of a set of the hub; by default the only one there is.
         label_column: Column of classes of a set of the hub; by default the only one there is.
         img_size: Height and width of the model's input in pixels, one number or two, such as 64

@@ -135,6 +135,7 @@ class SplitBuilder:
         if self.shots is None:
             return split.part(self.train_fraction, self.seed)
         kind = kind_of_targets(split.labels)
+        kind.require(argument="shots")
         counts = kind.images_of(split.labels, len(self.class_names)).tolist()
         few = [
             f"{name} ({count})"

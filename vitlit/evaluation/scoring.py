@@ -35,10 +35,10 @@ class Scoring(pl.LightningModule):
         """Set what ``test`` averages and what ``predict`` gives; the defaults undo both."""
         self.flip, self.feature = flip, feature
 
-    def _add_metrics(self) -> None:
+    def _add_metrics(self, task: Task) -> None:
         # two sets: validation within a training must not mix with a test
-        self.val_metrics = self.task.scores(self.vit.num_classes)
-        self.test_metrics = self.task.scores(self.vit.num_classes)
+        self.val_metrics = task.scores(self.vit.num_classes)
+        self.test_metrics = task.scores(self.vit.num_classes)
 
     def _score(self, batch: Batch, logits: Tensor, scores: SplitScores) -> None:
         scores.update(logits, self.task.without_fillers(batch.y, batch.valid))

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitlit.errors import InputError, say
 from vitlit.files import printable
 from vitlit.images.image_store import BadFile, Images, is_among
+from vitlit.tasks.known import kind_of_targets
 
 OnBadImage = Literal["refuse", "skip"]
 MAX_LISTED = 10  # files that a message lists before it only counts
@@ -95,7 +96,9 @@ def _check_classes_left(
     name: str, before: Tensor, after: Tensor, class_names: Sequence[str]
 ) -> None:
     """Refuse to train without any image of a class, and to score an empty split."""
-    lost = sorted(set(before.tolist()) - set(after.tolist()))
+    kind, outputs = kind_of_targets(before), len(class_names)
+    had, has = (kind.images_of(labels, outputs) > 0 for labels in (before, after))
+    lost = (had & ~has).nonzero()[:, 0].tolist()
     if lost and (name == "train" or not len(after)):
         raise InputError(
             f"no image of class {class_names[lost[0]]} can be read in the {name} split; fix its "

@@ -55,6 +55,7 @@ class MaskableViT(TrainableViT):
             num_classes=0,
             class_names=None,
             task=DEFAULT_TASK,
+            thresholds=None,
             drop_rate=0.0,
             label_smoothing=0.0,
             class_weights="none",

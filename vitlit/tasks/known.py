@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from vitlit.errors import check_choice
+from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.single_label import SingleLabel
 from vitlit.tasks.task import Row, Task, TaskName
 
 DEFAULT_TASK: TaskName = "single_label"
-KINDS: dict[TaskName, type[Task]] = {"single_label": SingleLabel}
+KINDS: dict[TaskName, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel}
 
 
 def make_task(settings: Mapping[str, Any]) -> Task:
@@ -30,5 +31,6 @@ def kind_of_targets(targets: Tensor) -> type[Task]:
 
 def kind_of_table(head: Sequence[str], rows: Sequence[Row]) -> type[Task]:
     """The task that a table of labels is of; the default if it has no labels at all."""
-    found = [kind for kind in KINDS.values() if kind.label_columns(head, rows)]
-    return found[0] if found else KINDS[DEFAULT_TASK]
+    # the default last: several classes in a cell could be one class with an odd name
+    others = (kind for name, kind in KINDS.items() if name != DEFAULT_TASK)
+    return next((kind for kind in others if kind.label_columns(head, rows)), KINDS[DEFAULT_TASK])

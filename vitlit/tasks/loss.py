@@ -1,6 +1,6 @@
 """The training loss: of the labels, with a weight for each class where asked, and of a teacher.
 
-logits (B, K), labels (B,) or shares (B, K), a teacher's logits (B, K) -> loss
+logits (B, K), labels (B,) or (B, K), shares (B, K), a teacher's logits (B, K) -> loss
 """
 
 import torch.nn.functional as F
@@ -50,3 +50,24 @@ def distillation(
     wanted = (teacher.float() / temperature).log_softmax(dim=1)
     found = (logits.float() / temperature).log_softmax(dim=1)
     return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def positive_weights(targets: Tensor) -> Tensor:
+    """Weight of the positives of each class, float32 ``(K,)``: its negatives by its positives.
+
+    targets: ``(n, K)`` of 0 and 1. Images with a class then count as much as those without it.
+    """
+    positives = (targets > 0).sum(dim=0)
+    return ((len(targets) - positives) / positives.clamp(min=1)).float()
+
+
+def binary_cross_entropy(
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy averaged over the batch and the classes, ``()``.
+
+    logits, targets: ``(B, K)``; targets may be between 0 and 1, as MixUp and CutMix make them.
+    smoothing: pulls all targets towards 0.5 by this share; weights: of the positives of a class.
+    """
+    wanted = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weights)

@@ -58,7 +58,7 @@ class TrainSums:
             self._sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count, agreed])
         return self._sums
 
-    def means(self) -> dict[str, Tensor]:
+    def means(self, sum_up: Combine = lambda own: own) -> dict[str, Tensor]:
         """The averages so far: loss_epoch, acc, acc5, and agreement with a teacher."""
         loss, right, among, count, agreed = self.sums().unbind()
         return {

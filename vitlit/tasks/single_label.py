@@ -28,6 +28,10 @@ class SingleLabel(Task):
         return [cls.column] if cls.column in head else []
 
     @classmethod
+    def hint(cls, head: Sequence[str]) -> str:
+        return "; its column classes is of the task multi_label" if "classes" in head else ""
+
+    @classmethod
     def read_labels(cls, columns: Sequence[str], rows: Sequence[Row]) -> list[Label]:
         found = []
         for row in rows:

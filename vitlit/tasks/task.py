@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 
-TaskName = Literal["single_label"]
+TaskName = Literal["single_label", "multi_label"]
 Label = Any  # what the cells of one image say; hashable
 Combine = Callable[[Tensor], Tensor]  # of one process -> of all processes
 
@@ -74,8 +74,11 @@ class EpochSums(Protocol):
     def restore(self, sums: Tensor) -> None:
         """Continue from the sums of an interrupted epoch."""
 
-    def means(self) -> dict[str, Tensor]:
-        """By name, such as loss_epoch and acc, what is logged under ``train/``."""
+    def means(self, sum_up: Combine = ...) -> dict[str, Tensor]:
+        """By name, such as loss_epoch and acc, what is logged under ``train/``.
+
+        Processes are averaged afterwards; what no average of theirs gives calls ``sum_up``.
+        """
 
 
 class Task:
@@ -97,6 +100,11 @@ class Task:
     def label_columns(cls, head: Sequence[str], rows: Sequence[Row]) -> list[str]:
         """The columns that hold the labels; empty if the table is not of this task."""
         raise NotImplementedError
+
+    @classmethod
+    def hint(cls, head: Sequence[str]) -> str:
+        """What to add to the message that a table has no columns of this task."""
+        return ""
 
     @classmethod
     def read_labels(cls, columns: Sequence[str], rows: Sequence[Row]) -> list[Label]:
@@ -148,6 +156,10 @@ class Task:
         """Settings that the training targets decide."""
         return {}
 
+    def unfitted(self) -> "Task":
+        """The task without what earlier validations decided: it scores those of a training."""
+        return self
+
     def fitted(self, scores: Any) -> dict[str, Any]:
         """Settings that a validation decides, from its scores, once they are computed."""
         return {}
@@ -169,8 +181,9 @@ class Task:
         is_filler = ~valid if targets.ndim == 1 else ~valid[:, None]
         return targets.masked_fill(is_filler, self.ignored)
 
-    def require(self, *wanted: str) -> None:
-        """Raise InputError if the task does not support one of these commands or options."""
-        for name in wanted:
-            if name in self.missing:
-                raise InputError(self.missing[name])
+    @classmethod
+    def require(cls, command: str = "", *, argument: str = "") -> None:
+        """Raise InputError if the task does not support a command, or an argument that is set."""
+        name = command or argument
+        if name in cls.missing:
+            raise InputError(cls.missing[name], argument=argument or ())

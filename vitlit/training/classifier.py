@@ -32,7 +32,7 @@ class Classifier(TrainingModule, Scoring):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._add_metrics()
+        self._add_metrics(self.task)
         # Not persistent: the data decide the weights, and they are no part of the model.
         self.register_buffer("class_weights", torch.ones(self.num_classes), persistent=False)
         self.train_sums = self.task.epoch_sums(self.device)
@@ -83,6 +83,7 @@ class Classifier(TrainingModule, Scoring):
         self.task.check_training(targets, self.class_names)
         self.keep_learned(self.task.learned(targets))
         self._label_loss = self.task.loss
+        self._add_metrics(self.task.unfitted())
         if self.hparams["class_weights"] == "balanced":
             self.class_weights.copy_(self.task.loss_weights(targets, self.num_classes))
         if self._teacher is None:
@@ -129,7 +130,8 @@ class Classifier(TrainingModule, Scoring):
         return (1 - share) * loss + share * other
 
     def on_train_epoch_end(self) -> None:
-        values = self.train_sums.means()
+        reduce = self.trainer.strategy.reduce
+        values = self.train_sums.means(lambda own: reduce(own.clone(), reduce_op="sum"))
         if self.num_classes <= 5:  # of which it is always 1
             values.pop("acc5", None)
         if self._teacher is None:

@@ -12,10 +12,15 @@ from vitlit.messages import short_time
 from vitlit.training.history import Row
 from vitlit.training.progress_bar import planned_epochs, print_above
 
-COLUMNS = {  # heading -> name in the history; the score's is that of the monitor
+COLUMNS = {  # heading -> name in the history; the score's comes after them
     "train loss": "train/loss_epoch",
     "val loss": "val/loss",
-    "val acc": "val/acc",
+}
+SCORE_HEADINGS = {
+    "val/acc": "val acc",
+    "val/balanced_acc": "balanced",
+    "val/map": "val mAP",
+    "val/f1": "val F1",
 }
 TIMED_EPOCHS = 10  # last ones, whose mean time is that of the epochs to come
 
@@ -23,16 +28,14 @@ TIMED_EPOCHS = 10  # last ones, whose mean time is that of the epochs to come
 class EpochLines:
     """Prints a heading and then a line for each epoch, above the bar if there is one.
 
-    monitor: the score by which the best epoch is chosen; has_labels: whether there is an accuracy.
+    monitor: the score by which the best epoch is chosen; usual: the one that is shown if that is
+    the loss, None if there is none.
     """
 
-    def __init__(self, monitor: str = "val/acc", *, has_labels: bool = True) -> None:
+    def __init__(self, monitor: str = "val/acc", usual: str | None = "val/acc") -> None:
         self._columns = dict(COLUMNS)
-        if not has_labels:
-            del self._columns["val acc"]
-        if monitor == "val/balanced_acc":
-            self._columns["balanced"] = monitor
-            del self._columns["val acc"]
+        if score := usual if monitor == "val/loss" else monitor:
+            self._columns[SCORE_HEADINGS[score]] = score
         self._told = 0  # lines so far
 
     def epoch_done(self, trainer: pl.Trainer, rows: Sequence[Row]) -> None:

@@ -26,8 +26,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-TRAINING_COLUMNS = ("lr", "train/loss_epoch", "train/acc", "train/acc5", "train/teacher_agreement")
-HISTORY_COLUMNS = (*TRAINING_COLUMNS, "val/loss", "val/acc", "val/acc5", "val/balanced_acc")
+TRAINING_COLUMNS = (
+    "lr",
+    "train/loss_epoch",
+    "train/acc",
+    "train/acc5",
+    "train/teacher_agreement",
+    "train/f1",
+)
+SCORE_COLUMNS = ("val/loss", "val/acc", "val/acc5", "val/balanced_acc", "val/map", "val/f1")
+HISTORY_COLUMNS = (*TRAINING_COLUMNS, *SCORE_COLUMNS)
 # Numbers of one epoch: epoch (from 0), step (after it), seconds, the scores of HISTORY_COLUMNS that
 # are known, and best: 1 if a validation in it gave the best score so far, else 0.
 Row = dict[str, float]
@@ -190,6 +198,8 @@ class History(Callback):
 HISTORY_PANELS = {
     "loss": {"train": "train/loss_epoch", "val": "val/loss"},
     "top-1 accuracy": {"train": "train/acc", "val": "val/acc"},
+    "mean average precision": {"val": "val/map"},
+    "F1": {"train": "train/f1", "val": "val/f1"},
     "learning rate": {"": "lr"},
 }
 
@@ -197,11 +207,11 @@ HISTORY_PANELS = {
 def training_history(
     history: Mapping[str, Sequence[tuple[float, float]]], best: float | None = None
 ) -> Figure:
-    """Loss, top-1 accuracy and learning rate by epoch, for training and validation.
+    """Loss, the scores of the task and learning rate by epoch, for training and validation.
 
     history: pairs of epoch and value by the names that training logs (``train/loss_epoch val/loss
-    train/acc val/acc lr``). Names without values are not drawn. best: the epoch of the best
-    checkpoint, which is marked.
+    train/acc val/acc lr`` and more). Names without values are not drawn. best: the epoch of the
+    best checkpoint, which is marked.
     """
     panels = {
         title: {line: name for line, name in lines.items() if history.get(name)}

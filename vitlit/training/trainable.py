@@ -13,6 +13,7 @@ from vitlit.errors import InputError, check_at_least, check_below_one, check_cho
 from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT_TASK, make_task
+from vitlit.tasks.multi_label import check_thresholds
 from vitlit.tasks.task import Task, TaskName
 from vitlit.training.optim import OptimizerName, freeze
 from vitlit.weights.adapt import adapt_weights
@@ -74,6 +75,8 @@ class TrainableViT(nn.Module):
         compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
         class_names: Names in the order of the labels, from the data.
         task: The kind of label, from the data.
+        thresholds: For multi_label: the probability above which an image has a class, for each
+            class; fit finds those of the highest F1 on the validation images.
     """
 
     hparams: Any  # the arguments, those of ViT among them
@@ -110,6 +113,7 @@ class TrainableViT(nn.Module):
         compile_mode: CompileMode = "default",
         class_names: list[str] | None = None,
         task: TaskName = DEFAULT_TASK,
+        thresholds: list[float] | None = None,
         **vit: Any,
     ) -> None:
         settings = {**locals(), **vit}
@@ -147,17 +151,12 @@ class TrainableViT(nn.Module):
                 f"they must agree",
                 argument="class_names",
             )
+        if thresholds is not None:
+            check_thresholds(thresholds, task, self.num_classes)
+        if teacher is not None:
+            self.task.require(argument="teacher")
         depth = self.vit.config["depth"]
-        if not 0 < layer_decay <= 1:
-            raise InputError(
-                f"layer_decay {layer_decay} must be above 0 and at most 1", argument="layer_decay"
-            )
-        if not -1 <= freeze_blocks <= depth:
-            raise InputError(
-                f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
-                f"below -1; give -1 to {depth}",
-                argument="freeze_blocks",
-            )
+        check_layers(layer_decay, freeze_blocks, depth)
         if optimizer == "muon" and freeze_blocks in (-1, depth):
             raise InputError(
                 f"optimizer muon updates the matrices of the blocks, and freeze_blocks "
@@ -214,6 +213,20 @@ class TrainableViT(nn.Module):
         if weights.file is not None:
             source = self.hparams["pretrained"] or str(weights.file)
             self.base = base_record(weights.file, weights.arguments, source, same)
+
+
+def check_layers(layer_decay: float, freeze_blocks: int, depth: int) -> None:
+    """Refuse a decay that is no share, and more frozen blocks than there are."""
+    if not 0 < layer_decay <= 1:
+        raise InputError(
+            f"layer_decay {layer_decay} must be above 0 and at most 1", argument="layer_decay"
+        )
+    if not -1 <= freeze_blocks <= depth:
+        raise InputError(
+            f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
+            f"below -1; give -1 to {depth}",
+            argument="freeze_blocks",
+        )
 
 
 def check_rates(lr: float, min_lr: float) -> None:
