@@ -16,10 +16,11 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "model": "",
     "images": "tasks augment",
     "published": "images augment",
-    "data": "published tasks images augment",
+    "shards": "images",
+    "data": "shards published tasks images augment",
     "explain": "model data images",
     "weights": "model data images",
-    "evaluation": "weights model data tasks images",
+    "evaluation": "weights model data tasks shards images",
     "inspection": "data tasks images",
     "deploy": "evaluation weights model data tasks images",
     "prediction": "evaluation weights model data tasks images",
@@ -27,10 +28,10 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "training": "evaluation weights model data tasks images",
     "pretraining": "training evaluation weights model data tasks images",
     "fault_tolerance": "training evaluation weights model data tasks images",
-    "cli": "pretraining training evaluation weights model data tasks images augment",
+    "cli": "shards pretraining training evaluation weights model data tasks images augment",
     "repeats": "cli fault_tolerance evaluation",
     "commands": "repeats cli fault_tolerance pretraining training features inspection deploy "
-    "prediction explain evaluation weights model data tasks images",
+    "prediction explain evaluation weights model data shards tasks images",
 }
 SHARED = {"errors", "files", "messages", "patches", "plotting", "seeding"}  # for everyone
 TORCH_ONLY = ("tasks", "augment", "model", "images", "explain")

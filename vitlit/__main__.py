@@ -175,6 +175,13 @@ def _run(args: list[str]) -> None:
 
         train_series(args[1:])
         return
+    if args[0] == "shard":
+        from vitlit.cli.shard_command import run_shard
+        from vitlit.fault_tolerance.ending import ending_at_signals
+
+        with ending_at_signals():
+            run_shard(args[1:])
+        return
     if args[0] == "inspect":  # trains nothing and needs no model
         from vitlit.commands.inspect_images import run_inspect
 

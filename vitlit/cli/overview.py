@@ -18,6 +18,7 @@ COMMANDS = {
     "anomaly": "find images that differ from normal ones, and show where",
     "explain": "show what a model looks at: a page, figures and arrays",
     "export": "write a model for other programs, or a web page that runs it",
+    "shard": "write a folder of images as tar files, for sets of millions",
     "runs": "list your runs: differing settings, best epoch, how to continue",
 }
 

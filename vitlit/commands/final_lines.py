@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from vitlit.commands.fit_callbacks import is_debug
 from vitlit.commands.hints import Facts, hints
 from vitlit.commands.score_lines import format_scores, predict_line, short_name
+from vitlit.data.catalog import may_change
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
@@ -123,7 +124,7 @@ def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
         is_weighted=hp["class_weights"] != "none",
         tokens=token_count(module.vit),
         img_size=settings["data"]["img_size"],
-        is_folder=data.dataset == "folder",
+        is_folder=may_change(data.dataset),
         is_pretrained=bool(hp["pretrained"]),
     )
     return hints(found[0], facts)

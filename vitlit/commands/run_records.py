@@ -92,7 +92,8 @@ class RunRecord:
     def data(self) -> str:
         """The data set, or the name of the folder of images."""
         name = str(self.settings.get("data.dataset", ""))
-        return Path(str(self.settings.get("data.data_dir"))).name if name == "folder" else name
+        is_own = name in ("folder", "shards")
+        return Path(str(self.settings.get("data.data_dir"))).name if is_own else name
 
 
 def read_runs(root: Path) -> list[RunRecord]:

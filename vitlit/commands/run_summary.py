@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from vitlit.data.catalog import may_change
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -25,6 +26,7 @@ from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
+from vitlit.shards.places import shown_place
 from vitlit.tasks.known import kind_of_targets
 from vitlit.training.progress_bar import planned_epochs, print_above
 from vitlit.training.training_module import TrainingModule
@@ -62,7 +64,7 @@ def data_lines(data: ImageData) -> Iterator[str]:
     counts = [f"{len(split):,} {name}" for name, split in data.splits.items()]
     if held_out := data.test_count:
         counts.append(f"{held_out:,} test")
-    place = f" {printable(relative_path(data.data_dir))}" if data.dataset == "folder" else ""
+    place = f" {printable(shown_place(data.data_dir))}" if may_change(data.dataset) else ""
     yield labelled("data", f"{data.dataset}{place}: {', '.join(counts)} images")
     yield labelled("images", image_words(data))
     yield labelled("classes", class_words(data.splits["train"].labels, data.class_names))
@@ -95,9 +97,9 @@ def file_sizes(split: Split) -> list[tuple[int, int]]:
         return []
     some = torch.linspace(0, len(split) - 1, min(len(split), MEASURED_FILES)).long()
     found = []
-    for path in split.files(some):
+    for file in split.image_files(some):
         try:
-            with open_image(path) as image:
+            with open_image(file) as image:
                 found.append(upright_size(image))
         except InputError:  # it became unreadable just now, which loading will tell
             continue

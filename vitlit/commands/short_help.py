@@ -18,6 +18,7 @@ from pytorch_lightning.cli import LightningCLI
 
 from vitlit.cli.overview import COMMANDS, HELP_FILE
 from vitlit.cli.parser_internals import options_of
+from vitlit.cli.shard_command import make_shard_parser
 from vitlit.commands import list_runs
 from vitlit.commands.inspect_images import make_inspect_parser
 from vitlit.commands.trainer import Trainer
@@ -40,6 +41,7 @@ OPTIONS = {  # the options that most people need
     "anomaly": f"{MODEL} normal data.images good bank layer count out trainer.accelerator",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
     "export": f"{MODEL} run format naming preprocess push out",
+    "shard": "to labels images megabytes on_bad_image",
     "runs": "sort csv",
 }
 EXAMPLES = {
@@ -66,6 +68,7 @@ EXAMPLES = {
         "export --ckpt_path best --format onnx",
         "export --ckpt_path best --format web --out page",
     ),
+    "shard": ("shard PHOTOS --to SHARDS", "shard PHOTOS --labels labels.csv --to SHARDS"),
     "runs": ("runs --sort score", "runs other/lightning_logs --csv runs.csv"),
 }
 
@@ -91,6 +94,8 @@ def command_options(command: str) -> list[argparse.Action]:
 def _parser_of(command: str) -> argparse.ArgumentParser:
     if command == "runs":
         return list_runs.make_parser()
+    if command == "shard":
+        return make_shard_parser()
     if command == "inspect":
         return make_inspect_parser()[1]
     skip = LightningCLI.subcommands().get(command, OWN_PARAMETERS)

@@ -14,7 +14,7 @@ from vitlit.published.hub_name import is_hub
 
 DatasetName = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "eurosat",
-    "flowers102", "oxford_pets", "imagenet", "folder",
+    "flowers102", "oxford_pets", "imagenet", "folder", "shards",
 ]  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGIT_NAMES = tuple("0123456789")
@@ -94,10 +94,11 @@ SOURCES: dict[str, Source] = {
     "oxford_pets": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD, PET_NAMES, "OxfordIIITPet"),
     "imagenet": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
     "folder": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
+    "shards": Source(224, 3, IMAGENET_MEAN, IMAGENET_STD),
 }
 
 # made of image files, which are fitted to the model's input; those of the hub are too
-FILE_SETS = ("folder", "imagenet", "eurosat", "flowers102", "oxford_pets")
+FILE_SETS = ("folder", "shards", "imagenet", "eurosat", "flowers102", "oxford_pets")
 
 
 def source_of(dataset: str) -> Source:
@@ -111,8 +112,8 @@ def is_file_set(dataset: str) -> bool:
 
 
 def may_change(dataset: str) -> bool:
-    """Whether images may come and go: in folders, and in sets of the hub, which have revisions."""
-    return dataset == "folder" or is_hub(dataset)
+    """Whether images may come and go: someone's own, and sets of the hub, which have revisions."""
+    return dataset in ("folder", "shards") or is_hub(dataset)
 
 
 def check_class_count(dataset: str, names: list[str], place: object) -> None:

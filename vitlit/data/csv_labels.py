@@ -161,7 +161,7 @@ def names_of_classes(
     unlabelled: a folder then has one class, whatever folders are in it. Raises InputError if the
     names are no text, not different or not as many as the set has, or no labels are read.
     """
-    if unlabelled and dataset == "folder":
+    if unlabelled and dataset in ("folder", "shards"):
         if labels is not None or given not in (None, UNLABELLED_NAMES):
             raise InputError(
                 f"{f'labels {labels}' if labels else f'class_names {first_few(given or ())}'} "

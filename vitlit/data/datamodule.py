@@ -31,6 +31,7 @@ from vitlit.images.framing import Fit, Framing, Interpolation
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import check_image_size, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
+from vitlit.shards.places import place_of, place_text
 from vitlit.tasks.task import TaskName
 
 
@@ -40,8 +41,10 @@ class PlainImageData(SplitLoaders):
     Args:
         dataset: digits (shipped with the package), another name of this list, hub:OWNER/NAME of the
             Hugging Face hub, or folder: data_dir then holds train/ and perhaps val/ and test/, each
-            with a folder for each class; or the class folders themselves, which are split in three.
-        data_dir: The folder that holds the data set, or that it is downloaded to.
+            with a folder for each class; or the class folders themselves, which are split in three;
+            or shards: tar files of images, of `vitlit shard` or in the layout of WebDataset.
+        data_dir: The folder that holds the data set, or that it is downloaded to; with shards also
+            a pattern or a URL, such as 'https://host/set/train-{000..099}.tar'.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path
             below data_dir) and class; its images are split into three.
         task: single_label, one class for each image, or multi_label, any number of classes; by
@@ -86,6 +89,8 @@ class PlainImageData(SplitLoaders):
         on_bad_image: What to do with image files that cannot be read: refuse lists them before
             training, validation or testing starts; skip leaves them out of every split and says
             how many (sets larger than memory_gb are decoded once to find them).
+        shuffle_shards: With shards: how many of them an epoch mixes at a time, in an order of its
+            own; fewer read the disk or network with fewer jumps.
         download: Download data sets that are missing, all but imagenet.
         split: The split that test and compare score: train, val or test.
         images: Files and folders that predict, explain, probe and anomaly read.
@@ -127,6 +132,7 @@ class PlainImageData(SplitLoaders):
         num_workers: int | None = None,
         memory_gb: float = 4.0,
         on_bad_image: OnBadImage = "refuse",
+        shuffle_shards: int = 16,
         download: bool = True,
         split: SplitName = "test",
         images: list[str] | None = None,
@@ -143,6 +149,7 @@ class PlainImageData(SplitLoaders):
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_shots(shots, train_fraction)
         batch_size = settings["batch_size"] = batch_images(batch_size)
+        check_at_least(1, shuffle_shards=shuffle_shards)
         check_at_least(0, memory_gb=memory_gb, num_workers=num_workers or 0)
         check_process_count(num_workers or 0)
         # not saved: split and images are of one command, and seed comes from seed_everything
@@ -151,7 +158,7 @@ class PlainImageData(SplitLoaders):
         source = source_of(dataset)
         self.columns = image_column, label_column
         place: Any = {"download": download, "is_read": images is None, "has_names": class_names}
-        folder = Path(data_dir).expanduser().absolute()
+        folder = place_of(data_dir)
         self.dataset, self.data_dir = dataset, folder = locate(
             dataset, folder, self.columns, **place
         )
@@ -165,7 +172,7 @@ class PlainImageData(SplitLoaders):
         self.num_classes = len(self.class_names)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.download = seed, download
-        self.split, self.image_paths = split, images
+        self.split, self.image_paths, self.shuffle_shards = split, images, shuffle_shards
         self.patch_size, self.patchify = patch_size, patchify
         # keep literal: the command line reads the options of Augmentation here
         self.augmentation = Augmentation(seed=seed, num_classes=self.num_classes, **augmentation)
@@ -210,7 +217,7 @@ class PlainImageData(SplitLoaders):
             class_names=self.class_names,
             task=self.task,
             dataset=self.dataset,
-            data_dir=str(self.data_dir),
+            data_dir=place_text(self.data_dir),
             labels=None if self.labels is None else str(self.labels),
             img_size=self.img_size,
             in_chans=self.in_chans,

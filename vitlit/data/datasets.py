@@ -27,6 +27,8 @@ from vitlit.published.torchvision_sets import (
     read_arrays,
     torchvision_class,
 )
+from vitlit.shards.shard_images import open_part
+from vitlit.shards.shard_list import find_shards
 
 HubColumns = tuple[str | None, str | None]  # of images and labels, as asked for
 
@@ -139,6 +141,26 @@ def read_part(
     else:
         images = scan_class_folders(root, num_classes, allow_empty=allow_empty, **shape)
     return open_images(images, root, **how)
+
+
+def open_shards(
+    part: str,
+    data_dir: Path,
+    class_names: list[str] | None,
+    *,
+    in_chans: int,
+    size: tuple[int, int],
+    framing: Framing,
+    thorough: bool,
+) -> Images:
+    """The images of one part of a set of shards; class_names: None if no labels are read.
+
+    They are decoded each time, however few they are: shards are for sets that fit no memory.
+    """
+    shape: Any = {"in_chans": in_chans, "size": size, "framing": framing}
+    images = open_part(find_shards(data_dir), part, class_names, **shape)
+    # their indexes tell which images have no sound header; decoding finds the others
+    return open_checked(images, data_dir, thorough=True) if thorough else images
 
 
 def open_images(

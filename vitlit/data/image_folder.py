@@ -17,6 +17,7 @@ from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import (
     EXTENSIONS,
+    PART_WORDS,
     is_foreign,
     is_image_name,
     is_loop,
@@ -25,7 +26,9 @@ from vitlit.images.find_images import (
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 from vitlit.published.hub_name import is_hub
-from vitlit.published.index import INDEX_FILE, PART_WORDS, read_index
+from vitlit.published.index import INDEX_FILE, read_index
+from vitlit.shards.open_shards import find_shard_classes
+from vitlit.shards.shard_list import find_shards
 
 # What published data sets leave in data_dir, where it may hold several of them.
 PUBLISHED_FOLDERS = (
@@ -60,6 +63,8 @@ def part_names(dataset: str, data_dir: Path) -> tuple[str, ...]:
     """
     if is_hub(dataset):
         return tuple(read_index(data_dir).parts)
+    if dataset == "shards":
+        return find_shards(data_dir).parts
     if dataset != "folder":
         return SOURCES[dataset].parts
     if not data_dir.is_dir():
@@ -134,6 +139,8 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
         return list(Flowers102.classes)
     if is_hub(dataset):
         return read_index(data_dir).class_names
+    if dataset == "shards":
+        return find_shard_classes(find_shards(data_dir))
     if dataset != "folder":
         return list(SOURCES[dataset].class_names)
     roots = {part: part_root(data_dir, part) for part in part_names(dataset, data_dir)}

@@ -7,12 +7,12 @@ image (``split_record``).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitlit.data.catalog import may_change
 from vitlit.data.image_folder import part_names
 from vitlit.data.split_record import SplitRecord
+from vitlit.shards.places import place_of, place_text
 
 # The settings that decide which images are held out. val_fraction comes last: the test split does
 # not depend on it.
@@ -31,7 +31,7 @@ def data_identity(settings: Mapping[str, Any]) -> tuple[str, ...]:
     if (name := str(settings.get("dataset"))) == "digits":
         return (name,)
     paths = [settings[key] for key in ("labels", "data_dir") if settings.get(key)]
-    return name, *(str(Path(path).expanduser().absolute()) for path in paths)
+    return name, *(place_text(place_of(path)) for path in paths)
 
 
 def with_split_rule(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def is_divided(settings: Mapping[str, Any], split: str) -> bool:
     """Whether the program itself chooses the images of ``split``: it is no published part."""
     if settings.get("labels"):
         return True
-    return split not in part_names(settings["dataset"], Path(settings["data_dir"]))
+    return split not in part_names(settings["dataset"], place_of(settings["data_dir"]))
 
 
 def differing_setting(now: Mapping[str, Any], then: Mapping[str, Any], split: str) -> str | None:
@@ -94,5 +94,7 @@ def may_have_shifted(now: Mapping[str, Any], then: Mapping[str, Any], split: str
 
     That is so for folders that a checkpoint without a record of its splits divided.
     """
-    is_same_folder = now["dataset"] == "folder" and data_identity(now) == data_identity(then)
+    is_same_folder = now["dataset"] in ("folder", "shards") and data_identity(now) == data_identity(
+        then
+    )
     return is_same_folder and is_divided(now, split)

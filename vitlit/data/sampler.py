@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vitlit.data.batch import Batch, Order
@@ -28,10 +29,22 @@ class TrainOrder(DistributedSampler[Any]):
     repeats: copies of each image in a batch (repeated augmentation, Hoffer et al., 2020), which has
     as many times fewer images. An epoch keeps its number of batches, and leaves out other images in
     each, as in DeiT. Raises InputError if ``batch_size`` is no multiple of it.
+
+    shards, window: the shard of each sample, int64 ``(size,)``, and how many shards are mixed at a
+    time; None mixes all samples.
     """
 
     def __init__(
-        self, size: int, *, batch_size: int, seed: int, rank: int, world: int, repeats: int = 1
+        self,
+        size: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        repeats: int = 1,
+        shards: Tensor | None = None,
+        window: int = 1,
     ) -> None:
         if batch_size % repeats:
             raise InputError(
@@ -40,6 +53,7 @@ class TrainOrder(DistributedSampler[Any]):
                 argument=("repeated_augment", "batch_size"),
             )
         self.size, self.batch_size, self.seed, self.repeats = size, batch_size, seed, repeats
+        self.shards, self.window = shards, window
         # Without super().__init__, which needs the data set. These are the attributes that others
         # read, and set_epoch writes epoch.
         self.rank, self.num_replicas, self.epoch = rank, world, 0
@@ -54,7 +68,7 @@ class TrainOrder(DistributedSampler[Any]):
         self.epoch, self._resumed = epoch, (epoch, batch)
 
     def __iter__(self) -> Iterator[Order]:
-        order = permutation(address(self.seed, Stream.ORDER, self.epoch), self.size)
+        order = self._order(address(self.seed, Stream.ORDER, self.epoch))
         count = self.batch_size // self.repeats  # images, each of which is in the batch repeatedly
         total = len(self) * count * self.num_replicas
         order = order.repeat(-(-total // self.size))[:total]  # -(-a // b) rounds up
@@ -67,6 +81,23 @@ class TrainOrder(DistributedSampler[Any]):
             # with the rank, so that processes do not drop the same units
             key = address(self.seed, Stream.DROPOUT, self.epoch, step, self.rank)
             yield Order(mine[step], valid, self.epoch, key, copies)
+
+    def _order(self, key: int) -> Tensor:
+        """All samples in the order of an epoch, int64 ``(size,)``."""
+        order = permutation(key, self.size)
+        if self.shards is None:
+            return order
+        # Stable: the samples of one window stay in the order that was drawn.
+        return order[window_of(self.shards, self.window, key)[order].argsort(stable=True)]
+
+
+def window_of(shards: Tensor, window: int, key: int) -> Tensor:
+    """The turn of each sample in an epoch: that of the ``window`` shards it is mixed with.
+
+    shards: of each sample, int64 ``(n,)``; the shards' order depends on the key.
+    """
+    turns = permutation(address(key, 1), int(shards.max()) + 1) // window
+    return turns[shards]
 
 
 class LateLoader(DataLoader[Batch]):

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from vitlit.data.catalog import may_change
 from vitlit.data.csv_labels import labelled_images
-from vitlit.data.datasets import open_images, read_part
+from vitlit.data.datasets import open_images, open_shards, read_part
 from vitlit.data.image_folder import check_class_names, part_names
 from vitlit.data.split_record import (
     SplitRecord,
     count_changes,
-    file_hashes,
+    image_file_hashes,
+    image_path_hashes,
     is_same_data,
     make_record,
     may_be_trained_on,
@@ -29,15 +30,17 @@ from vitlit.data.splits import Split
 from vitlit.data.stratify import (
     hashed_members,
     members_of_fold,
-    path_hashes,
     read_fold,
     split_members,
 )
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.framing import Framing
-from vitlit.images.image_store import Images, file_paths
+from vitlit.images.image_store import Images
 from vitlit.published.hub_name import is_hub
+from vitlit.shards.open_shards import check_shard_classes
+from vitlit.shards.places import place_of
+from vitlit.shards.shard_list import find_shards
 from vitlit.tasks.known import kind_of_targets
 from vitlit.tasks.task import TaskName
 
@@ -93,7 +96,7 @@ class SplitBuilder:
         more = ("on_bad_image", "train_fraction", "shots", "unlabelled", "task")
         return cls(
             **{name: settings[name] for name in (*same, *more)},
-            data_dir=Path(settings["data_dir"]),
+            data_dir=place_of(settings["data_dir"]),
             labels=None if labels is None else Path(labels),
             size=size,
             framing=framing,
@@ -152,6 +155,8 @@ class SplitBuilder:
         if self._has_own_names:
             # a checkpoint may have brought the names, and the folder may be another one
             check_class_names(self.data_dir, self.class_names, self.dataset)
+        if self.dataset == "shards" and not self.unlabelled:
+            check_shard_classes(find_shards(self.data_dir), self.class_names)
         # Published parts are used whole, but train gives up images if there is no val part.
         if name in found and (name != "train" or "val" in found):
             images = self._part(name)
@@ -203,7 +208,7 @@ class SplitBuilder:
 
     def _path_hashes(self, part: str) -> Tensor:
         if part not in self._hashes:
-            self._hashes[part] = path_hashes(file_paths(self._part(part)), self.data_dir)
+            self._hashes[part] = image_path_hashes(self._part(part), self.data_dir)
         return self._hashes[part]
 
     def _hold_to_training(self, part: str, name: str, members: Tensor) -> Tensor:
@@ -241,8 +246,7 @@ class SplitBuilder:
         return members[~was_trained_on(self.known, hashes[members], files, same=same)], same
 
     def _file_hashes(self, part: str, members: Tensor) -> Tensor:
-        paths = file_paths(self._part(part))
-        return file_hashes([paths[i] for i in members.tolist()])
+        return image_file_hashes(self._part(part), members)
 
     def test_count(self) -> int | None:
         """Images held out for ``test``; None if they are a part of their own: it stays unread."""
@@ -263,8 +267,8 @@ class SplitBuilder:
         splits = {name: self._divide(part, name) for name in names}
         if self.known:
             splits = {name: self._allowed(part, name, splits[name])[0] for name in names}
-        paths = file_paths(self._part(part))
-        return make_record(self._path_hashes(part), paths, splits, self.known)
+        files = self._file_hashes(part, torch.arange(len(self._path_hashes(part))))
+        return make_record(self._path_hashes(part), files, splits, self.known)
 
     def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
         """Tell which classes have too few images to give one to the split."""
@@ -291,6 +295,16 @@ class SplitBuilder:
             )
             self._parts[part] = open_images(
                 images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough
+            )
+        if self.dataset == "shards" and part not in self._parts:
+            self._parts[part] = open_shards(
+                part,
+                self.data_dir,
+                None if self.unlabelled else self.class_names,
+                in_chans=self.in_chans,
+                size=self.size,
+                framing=self.framing,
+                thorough=thorough,
             )
         if part not in self._parts:
             self._parts[part] = read_part(

@@ -17,6 +17,7 @@ from vitlit.data.splits import CroppedSplit, Split
 from vitlit.data.stratify import tell_repeats
 from vitlit.errors import say
 from vitlit.images.image_store import FileImages
+from vitlit.shards.shard_images import ShardImages
 
 
 class SplitLoaders:
@@ -33,6 +34,7 @@ class SplitLoaders:
     batch_size: int
     num_workers: int | None
     seed: int
+    shuffle_shards: int
     _told: set[str]  # notes on loading
 
     @property
@@ -67,7 +69,9 @@ class SplitLoaders:
         split = self.resident.hold(split, self.trainer)
         repeats = self.augmentation.repeats
         how: Any = {"batch_size": self.batch_size, "repeats": repeats, "seed": self.seed}
-        order = TrainOrder(len(split), **how, **self.place)
+        if isinstance(split.images, ShardImages):  # neighbours in an epoch are so on the disk too
+            how |= {"shards": split.images.shard[split.members], "window": self.shuffle_shards}
+        order = TrainOrder(len(split), **how | self.place)
         tell_repeats(len(split), self.batch_size // repeats, self.place["world"])
         return self.loader(split, order)
 

@@ -9,12 +9,16 @@ new one, which is never scored, unless its new name is one that was held out.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitlit.data.stratify import path_hashes
 from vitlit.images.image_bytes import file_hash
+from vitlit.images.image_store import Images, file_paths
+from vitlit.shards.shard_images import ShardImages
 
 RECORD_KEY = "ImageData"  # where Lightning puts the state of a data module: the name of its class
 SplitRecord = Mapping[str, Tensor]
@@ -36,15 +40,30 @@ def _hash_each(paths: Sequence[str]) -> list[int]:
     return [file_hash(path) for path in paths]
 
 
+def image_file_hashes(images: Images, members: Tensor) -> Tensor:
+    """Hash of the file of each of these members: int64 ``(n,)``. Those of shards are kept there."""
+    if isinstance(images, ShardImages):
+        return images.file_hashes[members]
+    paths = file_paths(images)
+    return file_hashes([paths[i] for i in members.tolist()])
+
+
+def image_path_hashes(images: Images, data_dir: Path) -> Tensor:
+    """Hash of the path of each image, int64 ``(n,)``: in shards as in their folder."""
+    if isinstance(images, ShardImages):
+        return images.name_hashes()
+    return path_hashes(file_paths(images), data_dir)
+
+
 def make_record(
-    hashes: Tensor, paths: Sequence[str], splits: Mapping[str, Tensor], before: SplitRecord
+    hashes: Tensor, files: Tensor, splits: Mapping[str, Tensor], before: SplitRecord
 ) -> dict[str, Tensor]:
     """The record of a training.
 
-    hashes: of the paths ``(n,)``; splits: members of each; before: the record of the training that
-    it resumes, whose images it was trained on as well.
+    hashes, files: of the paths and of the files ``(n,)``; splits: members of each; before: the
+    record of the training that it resumes, whose images it was trained on as well.
     """
-    rows = torch.stack([hashes, file_hashes(paths)], dim=1)
+    rows = torch.stack([hashes, files], dim=1)
     found = {name: rows[members] for name, members in splits.items()}
     held = torch.cat([NO_IMAGES, *(found[name] for name in found if name != "train")])
     # A copy of a held-out image that was there all along says nothing about a renamed one.

@@ -7,6 +7,7 @@ Order: indices (B,) -> Batch: uint8 (B, C, h, w), labels (B,)
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ from vitlit.files import printable
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import find_images
 from vitlit.images.framing import PLAIN_FRAMING, Framing
+from vitlit.images.image_io import ImageFile
 from vitlit.images.image_store import FileImages, Images, file_paths, is_among
+from vitlit.shards.shard_images import ShardImages, open_part
+from vitlit.shards.shard_list import shards_among
 from vitlit.tasks.known import kind_of_targets
 
 
@@ -56,6 +60,12 @@ class Split(Dataset[Batch]):
     def files(self, places: Tensor) -> list[str]:
         """The files of the images at these places ``(n,)``; empty strings if there are none."""
         return [self.paths[i] if self.paths else "" for i in self.members[places].tolist()]
+
+    def image_files(self, places: Tensor) -> Sequence[ImageFile]:
+        """What the images at these places ``(n,)`` are read from: paths, or bytes of shards."""
+        if isinstance(self.images, ShardImages):
+            return self.images.image_files(self.members[places])
+        return self.files(places)
 
     def names(self, places: Sequence[int], title: str) -> list[str]:
         """Names of the images at these places: "folder/file", or ``title`` and the place."""
@@ -143,8 +153,13 @@ def found_files(
 ) -> FoundFiles:
     """The image files among files and folders, for a model of ``in_chans`` channels.
 
-    size: (height, width) at which they are decoded; framing: how they are fitted to it.
+    Shards are taken in place of files. size: (height, width) at which they are decoded; framing:
+    how they are fitted to it.
     """
+    if shards := shards_among(paths):
+        how: Any = {"size": size, "framing": framing}
+        found = open_part(shards, "all", None, in_chans=1 if in_chans == 1 else 3, **how)
+        return FoundFiles(found, torch.arange(len(found)))
     unread: list[str] = []
     files = find_images(paths, unread)
     say_unread(unread)

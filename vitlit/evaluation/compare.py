@@ -20,8 +20,13 @@ from vitlit.data.leakage import (
     seen_note,
     with_split_rule,
 )
-from vitlit.data.split_record import file_hashes, is_same_data, record_of, was_trained_on
-from vitlit.data.stratify import path_hashes
+from vitlit.data.split_record import (
+    image_file_hashes,
+    image_path_hashes,
+    is_same_data,
+    record_of,
+    was_trained_on,
+)
 from vitlit.errors import InputError, first_few
 from vitlit.evaluation.calibration import mean_loss
 from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
@@ -118,12 +123,11 @@ def _note_seen_images(content: dict[str, Any], data: ImageData) -> str:
     own, split = data_identity(settings), data.splits[data.split]
     is_same_place = own == data_identity(data.hparams)
     if record and split.paths:
-        paths = split.files(torch.arange(len(split)))
-        files = file_hashes(paths)
-        about = (path_hashes(paths, data.data_dir), files)
+        files = image_file_hashes(split.images, split.members)
+        about = (image_path_hashes(split.images, data.data_dir)[split.members], files)
         seen = int(was_trained_on(record, *about, same=is_same_place).sum())
         if seen:
-            return f"it was trained on {seen} of these {len(paths)} images"
+            return f"it was trained on {seen} of these {len(split)} images"
         if is_same_place or is_same_data(record, files):
             return ""
     if not is_same_place:

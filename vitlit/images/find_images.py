@@ -18,6 +18,13 @@ UNREAD_EXTENSIONS = (
     ".avif", ".eps", ".exr", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jxl",
     ".psd", ".svg", ".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw",
 )  # fmt: skip
+# What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
+# silently, and without "train" it would become a class.
+PART_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 def is_image_name(name: str) -> bool:

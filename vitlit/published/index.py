@@ -20,11 +20,6 @@ from vitlit.errors import InputError
 INDEX_FILE = "index.json"
 # What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
 # silently, and without "train" it would become a class.
-PART_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 class Part(NamedTuple):
