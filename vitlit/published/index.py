@@ -18,8 +18,6 @@ from torch import Tensor
 from vitlit.errors import InputError
 
 INDEX_FILE = "index.json"
-# What people call the parts of a data set. Beside "train" a folder "valid" would be ignored
-# silently, and without "train" it would become a class.
 
 
 class Part(NamedTuple):
