@@ -137,7 +137,8 @@ class Machine(Commands):
         boards = [RunBoard(report.run)] if report.run is not None and self.is_logging else []
         for board in boards:
             board.log_metrics(found.metrics, report.step)
-        tested = Tested(datamodule, compute, self.root_device, model.class_names)
+        about = (datamodule, compute, self.root_device, model.class_names)
+        tested = Tested(*about, task=model.task)
         report.finish(tested, boards)
         for board in boards:
             board.experiment.close()

@@ -140,6 +140,7 @@ class VitCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         settings = self.request.settings
+        self.model.task.require(self._command)
         match self.request.kind:
             case "fit":  # these refuse settings before the data are read
                 self.datamodule.augmentation.check_epochs(self.trainer.max_epochs)
@@ -203,7 +204,7 @@ class VitCLI(LightningCLI):
                 report = make_report(settings, request.start.note, request.start.steps)
                 return Writers(report=WriteReport(report))
             case "predict":
-                writer = make_writer(settings, self.datamodule.class_names)
+                writer = make_writer(settings, self.datamodule.class_names, self.model.task)
                 return Writers(predictions=WritePredictions(writer))
         return Writers()
 

@@ -85,10 +85,11 @@ def _run(request: Request, parser: Parser, names: list[str]) -> None:
     torch.manual_seed(settings["seed_everything"])
     made = parser.instantiate_classes(request.config)[request.command]
     model, data, machine = made["model"], made["data"], Machine(**settings["trainer"])
+    model.task.require(request.command)
     given = {"model": model, "datamodule": data} | {name: settings[name] for name in names}
     match request.command:
         case "predict":
-            given["writer"] = make_writer(settings, data.class_names)
+            given["writer"] = make_writer(settings, data.class_names, model.task)
             given["feature"] = feature_of(settings, model.vit)
         case "test":
             assert start is not None  # or read_request would have refused

@@ -49,6 +49,7 @@ class WriteReport(Callback):
             device=pl_module.device,
             class_names=pl_module.class_names,  # type: ignore[arg-type]
             is_debug=trainer.fast_dev_run,  # type: ignore[attr-defined]
+            task=pl_module.task,
         )
         self.report.finish(tested, trainer.loggers, processes_of(trainer, pl_module))
 

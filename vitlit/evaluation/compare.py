@@ -35,6 +35,7 @@ from vitlit.evaluation.scores import balanced_accuracy
 from vitlit.evaluation.significance import Difference, compare, holm, wilson
 from vitlit.messages import filled
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import DEFAULT_TASK, KINDS
 from vitlit.weights import checkpoint, load
 
 SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # the same for all models
@@ -90,6 +91,7 @@ def score_all(
         path = checkpoint.resolve_checkpoint(name)
         content = _read(path)
         settings = content[checkpoint.DATA_KEY]
+        KINDS[settings.get("task", DEFAULT_TASK)].require("compare")
         precision = precision_of(checkpoint.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
         # class_names None: the data's own; those of the checkpoint are checked below

@@ -32,16 +32,12 @@ from vitlit.evaluation.inference import (
     evenly_thinned,
     loader_of,
 )
+from vitlit.evaluation.multi_label_report import MultiLabelReport
 from vitlit.evaluation.report_files import (
-    calibration_words,
-    draw_report,
+    SingleLabelReport,
     fit_calibration,
-    report_tables,
-    write_mistakes,
-    write_page,
     write_probabilities,
 )
-from vitlit.evaluation.selective import selective_words
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -52,17 +48,23 @@ from vitlit.files import (
     whole_folder,
 )
 from vitlit.messages import labelled
+from vitlit.tasks.known import make_task
+from vitlit.tasks.task import Task, TaskName
 
 HISTORY_FILE = "history.csv"
 CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature
 FLIPPED = "+flip"  # added to the split's name in the names of metrics: test+flip/acc
 MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not written
+REPORTS: dict[TaskName, type[Any]] = {  # what a report holds, by task
+    "single_label": SingleLabelReport,
+    "multi_label": MultiLabelReport,
+}
 
 
 class Tested(NamedTuple):
     """What a test scored: the data, and how the model answers a batch on its device.
 
-    is_debug: a trial of the program, which leaves no report.
+    is_debug: a trial of the program, which leaves no report. task: that of the model.
     """
 
     data: ImageData
@@ -70,6 +72,7 @@ class Tested(NamedTuple):
     device: torch.device
     class_names: list[str]
     is_debug: bool = False
+    task: Task = make_task({})
 
 
 class Report:
@@ -125,7 +128,9 @@ class Report:
     ) -> None:
         names, data = tested.class_names, tested.data
         subject = self._subject(data)
-        self.metrics = report_tables(rows, names, calibration) | {"of": subject, "note": self.note}
+        parts = REPORTS[tested.task.name](tested.task, names, data)
+        self._lines = parts.lines
+        self.metrics = parts.tables(rows, calibration) | {"of": subject, "note": self.note}
         self.folder = (
             Path(self.out) if self.out else _report_folder(_report_parent(self.weights), subject)
         )
@@ -134,17 +139,15 @@ class Report:
             text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
             # bytes of a path that are not UTF-8 become JSON's own escapes
             (folder / METRICS_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-            drawn = draw_report(rows, names, calibration, data, title=title)
+            drawn = parts.write(folder, rows, calibration, self.metrics, title=title)
             for name, figure in drawn.items():
                 figure.savefig(folder / f"{name}.png")
-            about = (rows, names, calibration, data, self.metrics)
-            write_page(folder / "index.html", *about, title=f"Test of {title}")
-            write_mistakes(folder / "mistakes.csv", rows, names, data)
             if rows.values.numel() <= MAX_PROBABILITIES:
                 files = data.splits[data.split].files(rows.sample)
-                write_probabilities(folder / "probabilities.npz", rows, names, files)
+                write_probabilities(folder / "probabilities.npz", rows, names, files, tested.task)
         prefix = metrics_prefix(data.split, flip=self.flip)
-        _log_scores(loggers, self.step, prefix, self.metrics["scores"], drawn)
+        extra = {f"{prefix}/{name}": value for name, value in parts.logged(self.metrics).items()}
+        _log_scores(loggers, self.step, prefix, extra, drawn)
 
     def _subject(self, data: ImageData) -> dict[str, Any]:
         """What the report is about: two reports with equal subjects replace each other."""
@@ -163,15 +166,7 @@ class Report:
         """Lines for the end of the command: interval, calibration, and where the report is."""
         if self.folder is None:
             return []
-        found = self.metrics["scores"]
-        low, high = found["acc_interval"]
-        text = calibration_words(found, self.metrics["temperature"])
-        return [
-            labelled("interval", f"accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)"),
-            labelled("calibrated", text),
-            labelled("abstaining", selective_words(self.metrics["selective"])),
-            labelled("report", relative_path(self.folder)),
-        ]
+        return [*self._lines(self.metrics), labelled("report", relative_path(self.folder))]
 
 
 def make_report(settings: Any, note: str, trained: int) -> Report:
@@ -191,6 +186,8 @@ def _calibrate(tested: Tested, processes: Processes) -> Calibration | str:
     data = tested.data
     if tested.is_debug:
         return "this is a fast_dev_run"
+    if not REPORTS[tested.task.name].has_temperature:
+        return "the task has none"
     if data.split == "val":  # fitted on the images it is scored with, it would look too good
         return "the validation split, on which it would be fitted, is the one that was scored"
     found, reason = None, "the validation images cannot be read in another process"
@@ -272,10 +269,13 @@ class RunBoard:
 
 
 def _log_scores(
-    loggers: Iterable[Any], step: int, name: str, table: dict[str, Any], drawn: dict[str, Any]
+    loggers: Iterable[Any],
+    step: int,
+    name: str,
+    extra: dict[str, float],
+    drawn: dict[str, Any],
 ) -> None:
     """Give the loggers the figures, and the scores that the module did not log itself."""
-    extra = {f"{name}/{key}": table[key] for key in ("f1", "ece")}
     for logger in loggers:
         logger.log_metrics(extra, step=step)
         writer: Any = getattr(logger, "experiment", None)

@@ -32,10 +32,56 @@ from vitlit.evaluation.scores import (
     most_confident_mistakes,
     summary_scores,
 )
-from vitlit.evaluation.selective import curve_of, selective_table
+from vitlit.evaluation.selective import curve_of, selective_table, selective_words
 from vitlit.files import printable
+from vitlit.messages import labelled
+from vitlit.tasks.task import Task
 
 SHOWN_MISTAKES = 24  # pictures on the sheet of mistakes: four rows of six
+
+
+class SingleLabelReport:
+    """The parts of a report on one class for each image, for names of classes and their data."""
+
+    has_temperature = True
+
+    def __init__(self, task: Task, class_names: list[str], data: ImageData) -> None:
+        self.class_names, self.data = class_names, data
+
+    def tables(self, rows: Rows, calibration: Calibration | str) -> dict[str, Any]:
+        """The content of metrics.json, except for the subject of the report."""
+        return report_tables(rows, self.class_names, calibration)
+
+    def write(
+        self,
+        folder: Path,
+        rows: Rows,
+        calibration: Calibration | str,
+        metrics: dict[str, Any],
+        *,
+        title: str,
+    ) -> dict[str, Any]:
+        """Write the page and the mistakes; returns the figures by name."""
+        about = (rows, self.class_names, calibration, self.data)
+        write_page(folder / "index.html", *about, metrics, title=f"Test of {title}")
+        write_mistakes(folder / "mistakes.csv", rows, self.class_names, self.data)
+        return draw_report(*about, title=title)
+
+    @staticmethod
+    def lines(metrics: dict[str, Any]) -> list[str]:
+        """Lines for the end of the command."""
+        found = metrics["scores"]
+        low, high = found["acc_interval"]
+        return [
+            labelled("interval", f"accuracy from {low:.4f} to {high:.4f} (95 %, Wilson)"),
+            labelled("calibrated", calibration_words(found, metrics["temperature"])),
+            labelled("abstaining", selective_words(metrics["selective"])),
+        ]
+
+    @staticmethod
+    def logged(metrics: dict[str, Any]) -> dict[str, float]:
+        """Scores for the loggers, which get the others from the module."""
+        return {name: metrics["scores"][name] for name in ("f1", "ece")}
 
 
 def fit_calibration(logits: Tensor, labels: Tensor) -> Calibration | str:
@@ -208,9 +254,11 @@ def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageDa
         )
 
 
-def write_probabilities(path: Path, rows: Rows, class_names: list[str], files: list[str]) -> None:
+def write_probabilities(
+    path: Path, rows: Rows, class_names: list[str], files: list[str], task: Task
+) -> None:
     """Write all probabilities, in the order of the split; files: "" for images without a file."""
-    probabilities = rows.values.softmax(dim=1).numpy()
+    probabilities = task.answers(rows.values).numpy()
     names = {"class_names": np.array(class_names), "files": np.array(files)}
     labels = rows.labels.numpy()
     # allow_pickle=False: whoever reads the file need not trust it

@@ -63,10 +63,10 @@ def write_report_page(path: Path, content: PageContent) -> None:
     facts = {"data": metrics["of"]["dataset"], "split": metrics["of"]["split"]}
     facts |= {"images": f"{metrics['scores']['images']:,}", "weights": metrics["of"]["weights"]}
     note = f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else ""
-    page = Template(_read_asset("report_page.html")).substitute(
-        head=page_head(content.title, _read_asset("report_page.css")),
+    page = Template(read_asset("report_page.html")).substitute(
+        head=page_head(content.title, read_asset("report_page.css")),
         title=escape(content.title),
-        facts=_facts(facts),
+        facts=facts_part(facts),
         note=note,
         score=score_part(metrics["scores"]),
         mistakes="".join(mistake_parts(content.mistakes, content.mistake_count)),
@@ -79,11 +79,11 @@ def write_report_page(path: Path, content: PageContent) -> None:
     path.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _read_asset(name: str) -> str:
+def read_asset(name: str) -> str:
     return files("vitlit.evaluation").joinpath(name).read_text(encoding="utf-8")
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def facts_part(facts: Mapping[str, str]) -> str:
     return "".join(
         f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
         for name, value in facts.items()
@@ -100,7 +100,7 @@ def score_part(scores: Mapping[str, Any]) -> str:
         f'<div class="range" aria-hidden="true"><span style="left:{100 * low:.2f}%;'
         f'width:{100 * (high - low):.2f}%"></span><b style="left:{100 * scores["acc"]:.2f}%"></b>'
         f'</div><div class="ends aside" aria-hidden="true"><span>0</span><span>1</span></div>'
-        f'<dl class="facts">{_facts(others)}</dl>'
+        f'<dl class="facts">{facts_part(others)}</dl>'
     )
 
 

@@ -4,6 +4,7 @@ batches of features (B, D) -> features.npz; of patch tokens (B, N, D) -> patches
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,20 @@ from vitlit.files import free_path, naming_full_disk, new_path, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.model.features import AnyFeature, Feature, PatchFeature
 from vitlit.model.vit import ViT
+from vitlit.prediction.multi_label import MultiLabelJsonWriter, MultiLabelWriter
 from vitlit.prediction.row_file import RowFile
 from vitlit.prediction.writer import JsonWriter, PredictionWriter
+from vitlit.tasks.known import DEFAULT_TASK
+from vitlit.tasks.task import Task, TaskName
 
 FEATURES_FILE, PATCHES_FILE = "features.npz", "patches.npy"
 HEADLESS_OUTPUTS = ("features", "patches")  # computed without the head
+WRITERS: dict[tuple[TaskName, str], Callable[..., PredictionWriter]] = {  # by task and output
+    ("single_label", "probabilities"): PredictionWriter,
+    ("single_label", "json"): JsonWriter,
+    ("multi_label", "probabilities"): MultiLabelWriter,
+    ("multi_label", "json"): MultiLabelJsonWriter,
+}
 
 
 def feature_of(settings: Any, model: ViT) -> AnyFeature | None:
@@ -48,8 +58,10 @@ def feature_of(settings: Any, model: ViT) -> AnyFeature | None:
     return None
 
 
-def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
-    """The writer of what the options ask for."""
+def make_writer(
+    settings: Any, class_names: list[str], task: Task | None = None
+) -> PredictionWriter:
+    """The writer of what the options ask for. task: that of the model, by default one class."""
     out, output = settings["out"], settings["output"]
     options = {"top": settings["top_k"], "abstain_below": settings["abstain_below"]}
     if options["top"] < 1:
@@ -70,9 +82,11 @@ def make_writer(settings: Any, class_names: list[str]) -> PredictionWriter:
             return FeatureWriter(out)
         case "patches":
             return PatchWriter(out)
-        case "json":
-            return JsonWriter(out, class_names, **options)
-    return PredictionWriter(out, class_names, **options)
+    if task is None or task.name == DEFAULT_TASK:
+        return WRITERS[DEFAULT_TASK, output](out, class_names, **options)
+    if options["abstain_below"]:
+        task.require(argument="abstain_below")
+    return WRITERS[task.name, output](out, class_names, task=task, **options)
 
 
 class FeatureWriter(PredictionWriter):

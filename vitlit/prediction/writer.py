@@ -55,6 +55,7 @@ class PredictionWriter:
         abstain_below: float = 0.0,
     ) -> None:
         self.class_names, self.top, self.abstain_below = class_names, top, abstain_below
+        self.header = ["file", "class", "probability", f"top{top}", "error"]
         self.path = named_or_free(out, PREDICTIONS_FILE)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ class PredictionWriter:
         # surrogateescape: names that are not UTF-8 are written as they are on disk
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
-            writer.writerow(["file", "class", "probability", f"top{self.top}", "error"])
+            writer.writerow(self.header)
             writer.writerows(map(self._row, entries))
 
     def abstains(self, entry: Entry) -> bool:

@@ -39,6 +39,8 @@ class MultiLabel(Task):
         "these images have several; leave out teacher",
         "shots": "shots counts images of one class, and these images have several; give "
         "train_fraction",
+        "abstain_below": "abstain_below withholds the one class of an image, and these images have "
+        "several, each with a threshold; give thresholds",
         "compare": "compare tests accuracies, and these models give an image several classes; "
         "compare the reports of `vitlit test`",
     }

@@ -1,0 +1,275 @@
+"""The parts of a report on images that may have several classes: tables, files, page, figures.
+
+logits (n, K), targets (n, K) of 0 and 1 -> metrics.json classes.csv mistakes.csv index.html
+                                            classes.png mistakes.png
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitlit.data.datamodule import ImageData
+from vitlit.evaluation.calibration import Calibration
+from vitlit.evaluation.figures import picture_sheet
+from vitlit.evaluation.inference import Rows
+from vitlit.evaluation.report_page import Mistake, facts_part, mistake_parts, read_asset
+from vitlit.files import printable
+from vitlit.messages import labelled, shorten
+from vitlit.plotting import BLUE, FONT_TINY, VERMILION, new_figure, page_head, set_title, tidy_axes
+from vitlit.tasks.loss import binary_cross_entropy
+from vitlit.tasks.multi_label import MultiLabel
+from vitlit.tasks.multi_label_scores import average_precision, counts, f1_scores
+
+RESAMPLES = 500  # of the images, for the intervals
+MAX_RESAMPLED = 2_000_000  # probabilities; of more there are no intervals, which would take minutes
+SHOWN_MISTAKES, SHOWN_CLASSES = 24, 40  # on the page, and as bars in the figure
+NAME_LETTERS = 30
+SCORE_NAMES = {
+    "f1": "mean F1",
+    "f1_micro": "F1 of all labels",
+    "exact": "images with all labels right",
+    "loss": "loss",
+}
+COLUMNS = ("images", "ap", "f1", "precision", "recall", "threshold", "given")
+HEADINGS = ("images", "average precision", "F1", "precision", "recall", "threshold", "given to")
+
+
+class MultiLabelReport:
+    """The parts of a report, for names of classes and their data."""
+
+    has_temperature = False
+
+    def __init__(self, task: MultiLabel, class_names: list[str], data: ImageData) -> None:
+        self.task, self.class_names, self.data = task, class_names, data
+
+    def tables(self, rows: Rows, calibration: Calibration | str) -> dict[str, Any]:
+        """The content of metrics.json, except for the subject of the report."""
+        thresholds = self.task.thresholds(len(self.class_names))
+        fitted = self.task.settings.get("thresholds") is not None
+        return {
+            "task": self.task.name,
+            "scores": summary_scores(rows.values, rows.labels, thresholds),
+            "thresholds_fitted": fitted,
+            "classes": class_table(rows.values, rows.labels, thresholds, self.class_names),
+        }
+
+    def write(
+        self,
+        folder: Path,
+        rows: Rows,
+        calibration: Calibration | str,
+        metrics: dict[str, Any],
+        *,
+        title: str,
+    ) -> dict[str, Any]:
+        """Write the page, the classes and the mistakes; returns the figures by name."""
+        thresholds = self.task.thresholds(len(self.class_names))
+        probabilities = self.task.answers(rows.values)
+        wrong = most_wrong(probabilities, rows.labels, thresholds)
+        with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["class", *COLUMNS])
+            for name, one in metrics["classes"].items():
+                writer.writerow([name, *("" if one[key] is None else one[key] for key in COLUMNS)])
+        self._write_mistakes(folder / "mistakes.csv", rows, probabilities, wrong, thresholds)
+        shown = self._mistakes(rows, probabilities, wrong[:SHOWN_MISTAKES])
+        _write_page(folder / "index.html", metrics, shown, len(wrong), f"Test of {title}")
+        drawn: dict[str, Any] = {"classes": class_bars(metrics["classes"], title=title)}
+        if shown:
+            words = [
+                f"true {one.true}, predicted {one.predicted} ({one.probability:.2f})\n"
+                f"{printable(Path(one.file).name)}".rstrip()
+                for one in shown
+            ]
+            sheet = f"the {len(shown)} most confident of {len(wrong)} wrong labels; {title}"
+            drawn["mistakes"] = picture_sheet(
+                torch.stack([one.image for one in shown]), words, title=sheet
+            )
+        return drawn
+
+    def _mistakes(self, rows: Rows, probabilities: Tensor, wrong: Tensor) -> list[Mistake]:
+        """Wrong labels ``(m, 2)`` with the pictures of their images."""
+        split, places = self.data.splits[self.data.split], rows.sample[wrong[:, 0]]
+        if not len(wrong):
+            return []
+        found = []
+        pictures, files = split.pictures(places), split.files(places)
+        for (row, k), image, file in zip(wrong.tolist(), pictures, files, strict=True):
+            names = [self.class_names[k], f"not {self.class_names[k]}"]
+            true, said = names if rows.labels[row, k] else names[::-1]
+            found.append(Mistake(image, file, true, said, float(probabilities[row, k])))
+        return found
+
+    def _write_mistakes(
+        self, path: Path, rows: Rows, probabilities: Tensor, wrong: Tensor, thresholds: Tensor
+    ) -> None:
+        """Write all wrong labels: place in the split, file, class, what is wrong, probability."""
+        sample = rows.sample[wrong[:, 0]]
+        files = self.data.splits[self.data.split].files(sample)
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "file", "class", "mistake", "probability", "threshold"])
+            for (row, k), place, name in zip(wrong.tolist(), sample.tolist(), files, strict=True):
+                kind = "missed" if rows.labels[row, k] else "given wrongly"
+                numbers = (f"{probabilities[row, k]:.4f}", f"{thresholds[k]:.4f}")
+                writer.writerow([place, name, self.class_names[k], kind, *numbers])
+
+    @staticmethod
+    def lines(metrics: dict[str, Any]) -> list[str]:
+        """Lines for the end of the command."""
+        found = metrics["scores"]
+        if (interval := found["map_interval"]) is None:
+            text = "none: there are too many probabilities to resample"
+        else:
+            text = f"mAP from {interval[0]:.4f} to {interval[1]:.4f} (95 %, bootstrap)"
+        cuts = [one["threshold"] for one in metrics["classes"].values()]
+        chosen = f"{min(cuts):.3f} to {max(cuts):.3f}, fitted on the validation images by fit"
+        if not metrics["thresholds_fitted"]:
+            chosen = f"{cuts[0]:.3f} for every class, as the weights come with none"
+        return [labelled("interval", text), labelled("thresholds", chosen)]
+
+    @staticmethod
+    def logged(metrics: dict[str, Any]) -> dict[str, float]:
+        """Scores for the loggers, which get the others from the module."""
+        return {name: metrics["scores"][name] for name in ("f1_micro", "exact")}
+
+
+def summary_scores(logits: Tensor, targets: Tensor, thresholds: Tensor) -> dict[str, Any]:
+    """Numbers about all images: logits float ``(n, K)``, targets of 0 and 1 ``(n, K)``.
+
+    images; map, over the classes with images, and f1, over those with images or given to one, with
+    intervals; f1_micro of all labels together; exact, the share of images with all labels right;
+    loss.
+    """
+    given = logits.sigmoid() > thresholds
+    right, said, has = counts(given, targets)
+    there = (said + has) > 0
+    areas, f1 = average_precision(logits, targets), f1_scores(right, said, has)
+    return {
+        "images": len(logits),
+        "map": float(areas.nanmean().nan_to_num()),
+        "f1": float(f1[there].mean()) if bool(there.any()) else 0.0,
+        **bootstrap_intervals(logits, targets, given),
+        "f1_micro": float(f1_scores(right.sum(), said.sum(), has.sum())),
+        "exact": float((given == (targets > 0)).all(dim=1).double().mean()),
+        "loss": float(binary_cross_entropy(logits.double(), targets)),
+    }
+
+
+def bootstrap_intervals(
+    logits: Tensor, targets: Tensor, given: Tensor
+) -> dict[str, list[float] | None]:
+    """95 % intervals of map and f1: percentiles over resamples of the images."""
+    if logits.numel() > MAX_RESAMPLED:
+        return {"map_interval": None, "f1_interval": None}
+    draws, count = torch.Generator().manual_seed(0), len(logits)
+    areas, f1 = [], []
+    for _ in range(RESAMPLES):
+        rows = torch.randint(count, (count,), generator=draws)
+        areas.append(float(average_precision(logits[rows], targets[rows]).nanmean()))
+        right, said, has = counts(given[rows], targets[rows])
+        there = (said + has) > 0
+        f1.append(float(f1_scores(right, said, has)[there].mean()))
+    ends = (np.nanpercentile(values, (2.5, 97.5)).tolist() for values in (areas, f1))
+    return dict(zip(("map_interval", "f1_interval"), ends, strict=True))
+
+
+def class_table(
+    logits: Tensor, targets: Tensor, thresholds: Tensor, class_names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """By class name: images, ap (None without images), f1, precision, recall, threshold, given."""
+    right, said, has = counts(logits.sigmoid() > thresholds, targets)
+    columns = {
+        "images": has,
+        "ap": average_precision(logits, targets),
+        "f1": f1_scores(right, said, has),
+        "precision": right / said.clamp(min=1),
+        "recall": right / has.clamp(min=1),
+        "threshold": thresholds,
+        "given": said,
+    }
+    table = {name: values.tolist() for name, values in columns.items()}
+    table["ap"] = [value if n else None for value, n in zip(table["ap"], has.tolist(), strict=True)]
+    return {
+        name: {column: values[k] for column, values in table.items()}
+        for k, name in enumerate(class_names)
+    }
+
+
+def most_wrong(probabilities: Tensor, targets: Tensor, thresholds: Tensor) -> Tensor:
+    """Rows and classes of wrong labels, int64 ``(m, 2)``, those furthest from the truth first."""
+    wrong = ((probabilities > thresholds) != (targets > 0)).nonzero()
+    distance = (probabilities - targets).abs()[wrong[:, 0], wrong[:, 1]]
+    return wrong[distance.argsort(descending=True, stable=True)]
+
+
+def class_bars(classes: Mapping[str, Mapping[str, Any]], *, title: str) -> Any:
+    """Average precision and F1 of each class, those with the lowest first."""
+    ranked = sorted(classes.items(), key=lambda row: (row[1]["ap"] is None, row[1]["ap"] or 0.0))
+    shown = ranked[:SHOWN_CLASSES]
+    figure = new_figure(0.9 + 0.3 * len(shown))
+    axes = figure.subplots()
+    places = np.arange(len(shown))
+    for name, key, shift, colour in (
+        ("average precision", "ap", -0.2, BLUE),
+        ("F1", "f1", 0.2, VERMILION),
+    ):
+        values = [one[key] or 0.0 for _, one in shown]
+        axes.barh(places + shift, values, height=0.38, color=colour, label=name)
+    names = [shorten(printable(name), NAME_LETTERS) for name, _ in shown]
+    axes.set_yticks(places, names, fontsize=FONT_TINY)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.legend(fontsize=FONT_TINY, frameon=False, loc="lower left")
+    tidy_axes(axes)
+    which = "" if len(shown) == len(classes) else f"; {len(shown)} of {len(classes)} classes"
+    set_title(figure, title + which)
+    return figure
+
+
+def _write_page(
+    path: Path, metrics: Mapping[str, Any], shown: Sequence[Mistake], wrong: int, title: str
+) -> None:
+    facts = {"data": metrics["of"]["dataset"], "split": metrics["of"]["split"]}
+    facts |= {"images": f"{metrics['scores']['images']:,}", "weights": metrics["of"]["weights"]}
+    note = f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else ""
+    page = Template(read_asset("multi_label_report.html")).substitute(
+        head=page_head(title, read_asset("report_page.css")),
+        title=escape(title),
+        facts=facts_part(facts),
+        note=note,
+        score=_score_part(metrics["scores"]),
+        classes="".join(_class_parts(metrics["classes"])),
+        mistakes="".join(mistake_parts(shown, wrong)),
+        resamples=RESAMPLES,
+    )
+    path.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _score_part(scores: Mapping[str, Any]) -> str:
+    words = "mean average precision"
+    if (ends := scores["map_interval"]) is not None:
+        words += f"; 95 % interval from {ends[0]:.4f} to {ends[1]:.4f}"
+    others = {text: f"{scores[name]:.4f}" for name, text in SCORE_NAMES.items()}
+    return (
+        f'<p class="big">{scores["map"]:.4f}</p><p>{words}</p>'
+        f'<dl class="facts">{facts_part(others)}</dl>'
+    )
+
+
+def _class_parts(classes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield '<div class="wide" tabindex="0" role="region" aria-labelledby="classes-title">'
+    yield '<table class="classes"><thead><tr><th scope="col">class</th>'
+    yield "".join(f'<th scope="col">{text}</th>' for text in HEADINGS) + "</tr></thead><tbody>"
+    for name, one in classes.items():
+        cells = ("" if one[key] is None else f"{one[key]:,.4g}" for key in COLUMNS)
+        texts = "".join(f"<td>{text}</td>" for text in cells)
+        yield f'<tr><th scope="row"><bdi>{escape(name)}</bdi></th>{texts}</tr>'
+    yield "</tbody></table></div>"
