@@ -19,7 +19,7 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "shards": "images",
     "data": "shards published tasks images augment",
     "explain": "model data images",
-    "weights": "model data images",
+    "weights": "model data tasks images",
     "evaluation": "weights model data tasks shards images",
     "inspection": "data tasks images",
     "deploy": "evaluation weights model data tasks images",

@@ -177,8 +177,8 @@ def _add_run(parser: ArgumentParser) -> None:
         type=Monitor | None,  # the Literal, so that the parser lists the choices
         default=None,
         help="The score by which best.ckpt is chosen and which early stopping watches: by default "
-        "val/acc, or val/map for several classes an image. val/balanced_acc weights all classes "
-        "equally, however few images they have.",
+        "val/acc, val/map for several classes an image, or val/mae for numbers. val/balanced_acc "
+        "weights all classes equally, however few images they have.",
     )
     parser.add_argument(
         "--nonfinite.skip",

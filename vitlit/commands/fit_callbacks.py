@@ -163,7 +163,10 @@ def run_board(run: Path, settings: Any) -> RunTensorBoard:
     shown = {name: settings[name] for name in SHOWN_SETTINGS}
     for group in ("model", "data"):
         shown |= {f"{group}.{name}": value for name, value in settings[group].items()}
-    return RunTensorBoard(run, shown, SHOWN_SCORES)
+    monitor = settings["checkpoints"]["monitor"]
+    # of other tasks than single_label, the curves that there are
+    scores = SHOWN_SCORES if monitor in SHOWN_SCORES else (monitor, "val/loss")
+    return RunTensorBoard(run, shown, scores)
 
 
 def fit_loggers(given: Any, settings: Any, run: Path | None) -> Any:

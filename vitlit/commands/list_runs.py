@@ -277,6 +277,8 @@ CSV_COLUMNS: dict[str, Callable[[RunRecord], Any]] = {
     "best_epoch": lambda run: round(run.best["epoch"]) + 1 if run.best else None,
     "val/acc": lambda run: run.best.get("val/acc"),
     "val/balanced_acc": lambda run: run.best.get("val/balanced_acc"),
+    "val/mae": lambda run: run.best.get("val/mae"),
+    "val/r2": lambda run: run.best.get("val/r2"),
     "val/loss": lambda run: run.best.get("val/loss"),
     "command": lambda run: run.command,
     "trouble": lambda run: run.trouble,

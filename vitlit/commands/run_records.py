@@ -36,7 +36,7 @@ LAUNCHER = r"(torchrun (?:--nproc_per_node \d+|\(with the same options\)) -m -- 
 COMMAND = re.compile(LAUNCHER + r"(.*)\n?")
 OWN_WORDS = tuple(f"vitlit {command}" for command in TRAINING_COMMANDS)
 SERIES_SETTINGS = ("data.fold", "data.split_seed", "seed_everything", "run")  # of one training
-LOWER_IS_BETTER = ("val/loss",)
+LOWER_IS_BETTER = ("val/loss", "val/mae", "val/rmse")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,11 @@ def data_lines(data: ImageData) -> Iterator[str]:
     place = f" {printable(shown_place(data.data_dir))}" if may_change(data.dataset) else ""
     yield labelled("data", f"{data.dataset}{place}: {', '.join(counts)} images")
     yield labelled("images", image_words(data))
-    yield labelled("classes", class_words(data.splits["train"].labels, data.class_names))
+    labels = data.splits["train"].labels
+    if kind_of_targets(labels).name == "regression":
+        yield labelled("target", number_words(labels, data.class_names[0]))
+    else:
+        yield labelled("classes", class_words(labels, data.class_names))
 
 
 def image_words(data: ImageData) -> str:
@@ -115,6 +119,16 @@ def class_words(labels: Tensor, names: Sequence[str]) -> str:
     return (
         f"{len(names)}; the rarest in training is {printable(names[rare])} ({counts[rare]:,}), the "
         f"most common {printable(names[common])} ({counts[common]:,})"
+    )
+
+
+def number_words(targets: Tensor, name: str) -> str:
+    """Range, mean and standard deviation of the training images' targets ``(n, 1)``."""
+    values = targets.double()
+    low, high, mean = values.min(), values.max(), values.mean()
+    return (
+        f"{printable(name)}, {low:.6g} to {high:.6g} in training, mean {mean:.6g}, standard "
+        f"deviation {values.std(correction=0):.6g}"
     )
 
 

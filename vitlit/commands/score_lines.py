@@ -13,6 +13,8 @@ from vitlit.files import CHECKPOINTS_FOLDER, relative_path
 from vitlit.messages import labelled, labelled_command
 
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
+# those of all tasks, of which a model has some
+SHOWN_SCORES = ("acc", "acc5", "map", "f1", "mae", "rmse", "r2", "loss")
 Metrics = Mapping[str, Tensor]  # by name, such as test/acc
 
 
@@ -35,7 +37,7 @@ def score_lines(
     split: prefix of the scores' names; count: images; weights: the option that named them; more:
     lines about the scores.
     """
-    names = [f"{split}/{name}" for name in ("acc", "acc5", "map", "f1", "loss")]
+    names = [f"{split}/{name}" for name in SHOWN_SCORES]
     return [
         labelled("reached", f"{format_scores(metrics, names)}  ({count} images)"),
         *more,

@@ -19,6 +19,7 @@ from vitlit.tasks.multi_label import SEPARATORS
 from vitlit.tasks.task import Label, Row, TaskName
 
 FILE_COLUMN = "file"
+MANY_NUMBERS = 30  # as names of classes, from which on they are likelier to be quantities
 say_once = cache(say)  # the file is read twice, for the class names and for the images
 
 
@@ -45,24 +46,37 @@ def read_table(file: Path) -> tuple[list[str], list[Row]]:
     return head, [row for row in rows if any(row.cells.values())]
 
 
-def find_task(given: TaskName | None, file: Path | None) -> TaskName:
-    """What the labels are: as given, else as the file of labels shows, else one class an image."""
+def find_task(given: TaskName | None, file: Path | None, target: str | None = None) -> TaskName:
+    """What the labels are: as given, else as the file of labels shows, else one class an image.
+
+    target: the column of numbers to learn, which asks for regression.
+    """
+    if target is not None:
+        if given not in (None, "regression"):
+            raise InputError(
+                f"target {target} is the column of numbers of regression, and task is {given}; "
+                f"leave out one of them",
+                argument=("target", "task"),
+            )
+        return "regression"
     if given is not None or file is None:
         return given or DEFAULT_TASK
     return kind_of_table(*read_table(file)).name
 
 
 def read_labels(
-    file: Path, data_dir: Path, task: TaskName = DEFAULT_TASK
+    file: Path, data_dir: Path, task: TaskName = DEFAULT_TASK, target: str | None = None
 ) -> tuple[dict[str, Label], list[str]]:
     """The label of each path, in the order of the file, and the columns that hold the labels.
 
-    Paths in the file are relative to data_dir. Raises InputError, with the number of the line, for
-    what cannot be read or contradicts itself.
+    Paths in the file are relative to data_dir. target: the column of numbers, if it is named.
+    Raises InputError, with the number of the line, for what cannot be read or contradicts itself.
     """
     head, rows = read_table(file)
     kind = KINDS[task]
     columns = kind.label_columns(head, rows)
+    if FILE_COLUMN in head and task == "regression":
+        columns = [_column_of_numbers(file, head, target)]
     if FILE_COLUMN not in head or not columns:
         missing = [FILE_COLUMN] * (FILE_COLUMN not in head) + [kind.column] * (not columns)
         raise InputError(
@@ -86,9 +100,39 @@ def read_labels(
             )
     if not found:
         raise InputError(f"{file} names no images; give it a line for each")
+    if task == DEFAULT_TASK:
+        _tell_numbers(file, [*found.values()])
     if repeats:
         say_once(f"{file} repeats {repeats} images with the same {kind.noun}; each is used once")
     return found, columns
+
+
+def _column_of_numbers(file: Path, head: list[str], target: str | None) -> str:
+    """The column that ``target`` names. Raises InputError if there is none of that name."""
+    wanted = KINDS["regression"].column if target is None else target
+    others = [printable(name) for name in head if name != FILE_COLUMN]
+    if wanted in head and wanted != FILE_COLUMN:
+        return wanted
+    known = f"it has {first_few(others)}" if others else f"it has no column but {FILE_COLUMN}"
+    way = "give one of them" if target is not None else "name the one to learn with target"
+    raise InputError(
+        f"{file} has no column {printable(wanted)} of numbers; {known}: {way}", argument="target"
+    )
+
+
+def _tell_numbers(file: Path, labels: list[str]) -> None:
+    """Tell once that numbers are taken for names of classes, where they hardly are."""
+    names = set(labels)
+    try:
+        values = {float(name) for name in names}
+    except ValueError:
+        return
+    is_many = len(names) > MANY_NUMBERS or 2 * len(names) > len(labels) > 2
+    if is_many or not all(value.is_integer() for value in values):
+        say_once(
+            f"the column class of {file} has {len(names)} different numbers, each of which is "
+            f"taken for the name of a class; to learn the number itself, set data.target to class"
+        )
 
 
 def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
@@ -135,12 +179,14 @@ def several_hint(unknown: list[str], task: TaskName) -> str:
     return ""
 
 
-def label_names(file: Path, data_dir: Path, task: TaskName = DEFAULT_TASK) -> list[str]:
+def label_names(
+    file: Path, data_dir: Path, task: TaskName = DEFAULT_TASK, target: str | None = None
+) -> list[str]:
     """The names of the outputs that the file asks for, such as its classes, in their order.
 
     Raises InputError if two look the same.
     """
-    found, columns = read_labels(file, data_dir, task)
+    found, columns = read_labels(file, data_dir, task, target)
     names = KINDS[task].names_in(found.values(), columns)
     if hint := unicode_hint(names):
         raise InputError(f"{file} has two classes of one name{hint}")
@@ -153,10 +199,12 @@ def names_of_classes(
     labels: Path | None,
     given: list[str] | None,
     task: TaskName = DEFAULT_TASK,
+    target: str | None = None,
     *,
     unlabelled: bool = False,
 ) -> list[str]:
     """The class names of a data set, checked: those given, else those that its labels have.
+    Of regression it is one name, that of the column of numbers.
 
     unlabelled: a folder then has one class, whatever folders are in it. Raises InputError if the
     names are no text, not different or not as many as the set has, or no labels are read.
@@ -170,12 +218,33 @@ def names_of_classes(
             )
         return UNLABELLED_NAMES
     if labels is not None:
-        names = given or label_names(labels, data_dir, task)
+        names = given or label_names(labels, data_dir, task, target)
     else:
         names = given or find_class_names(dataset, data_dir)
     check_label_names(names, labels or data_dir)
-    check_class_count(dataset, names, labels or data_dir)
+    if task == "regression":
+        _check_one_output(names, labels, dataset)
+    else:
+        check_class_count(dataset, names, labels or data_dir)
     return names
+
+
+def _check_one_output(names: list[str], labels: Path | None, dataset: str) -> None:
+    """Raise InputError for class names of regression, or where nothing holds its numbers."""
+    if dataset != "folder":
+        raise InputError(
+            f"task regression needs dataset folder and labels, a CSV file with a column of "
+            f"numbers; {dataset} has classes",
+            argument=("task", "dataset", "labels"),
+        )
+    if len(names) != 1:
+        source = "give labels, a CSV file with a column of numbers, and target, its name"
+        way = source if labels is None else "leave class_names out"
+        raise InputError(
+            f"regression has one output, and there are {len(names)} class names, "
+            f"{first_few(names)}; {way}",
+            argument=("labels", "target") if labels is None else "class_names",
+        )
 
 
 def check_label_names(names: list[str], place: Path) -> None:
@@ -198,14 +267,17 @@ def labelled_images(
     size: tuple[int, int],
     framing: Framing = PLAIN_FRAMING,
     task: TaskName = DEFAULT_TASK,
+    target: str | None = None,
 ) -> FileImages:
     """The images that the file names, with the targets of the task for ``class_names``.
 
     Raises InputError for a class that is not among them.
     """
-    found, columns = read_labels(file, data_dir, task)
+    found, columns = read_labels(file, data_dir, task, target)
     kind = KINDS[task]
-    if unknown := sorted(set(kind.names_in(found.values(), columns)) - set(class_names)):
+    if task != "regression" and (
+        unknown := sorted(set(kind.names_in(found.values(), columns)) - set(class_names))
+    ):
         raise InputError(
             f"{file} names the class {first_few(unknown)}, which the model does not have; "
             f"it has {first_few(class_names)}{unicode_hint([*unknown, *class_names])}"

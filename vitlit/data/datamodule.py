@@ -47,9 +47,10 @@ class PlainImageData(SplitLoaders):
             a pattern or a URL, such as 'https://host/set/train-{000..099}.tar'.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path
             below data_dir) and class; its images are split into three.
-        task: single_label, one class for each image, or multi_label, any number of classes; by
-            default as the file of labels shows. Then its column classes lists the classes of an
-            image, separated by ; or |, or each class has a column of 0 and 1.
+        task: single_label (a class for each image), multi_label (any number of classes: listed in a
+            column classes, separated by ; or |, or a column of 0 and 1 for each class) or
+            regression (a number); by default as the file of labels shows.
+        target: The column of numbers to learn, for regression; by default the one called target.
         image_column: Column of images of a set of the hub; by default the only one there is.
         label_column: Column of classes of a set of the hub; by default the only one there is.
         img_size: Height and width of the model's input in pixels, one number or two, such as 64
@@ -108,6 +109,7 @@ class PlainImageData(SplitLoaders):
         data_dir: str = "~/.cache/vitlit",
         labels: str | None = None,
         task: TaskName | None = None,
+        target: str | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
         img_size: int | list[int] | None = None,
@@ -165,10 +167,11 @@ class PlainImageData(SplitLoaders):
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
-        self.task: TaskName = find_task(task, self.labels)
+        self.task: TaskName = find_task(task, self.labels, target)
         self.class_names = names_of_classes(
-            dataset, self.data_dir, self.labels, class_names, self.task, unlabelled=unlabelled
-        )
+            dataset, self.data_dir, self.labels, class_names, self.task, target,
+            unlabelled=unlabelled,
+        )  # fmt: skip
         self.num_classes = len(self.class_names)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.download = seed, download

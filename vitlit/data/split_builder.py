@@ -55,7 +55,8 @@ class SplitBuilder:
     size: (height, width) in pixels that files are decoded to; framing: how they are fitted to it;
     seed: decides which images are held out; fold: which one of how many folds is the test split, in
     place of test_fraction; split_by: whether the hash of its path or its position decides about an
-    image; labels: a CSV file in place of class folders; task: what its labels are;
+    image; labels: a CSV file in place of class folders; task: what its labels are; target:
+    its column of numbers, for regression;
     train_fraction: share of the training images that is used; shots: how many of each class are
     used, None for all; unlabelled: a folder has no classes; known: the images of the training that
     a checkpoint comes from, if any; is_same_place: whether they come from the same folder;
@@ -77,6 +78,7 @@ class SplitBuilder:
     on_bad_image: OnBadImage
     labels: Path | None = None
     task: TaskName = "single_label"
+    target: str | None = None
     train_fraction: float = 1.0
     shots: int | None = None
     unlabelled: bool = False
@@ -93,7 +95,7 @@ class SplitBuilder:
         """For the arguments of an ImageData, with what the data set decided filled in."""
         labels = settings["labels"]
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
-        more = ("on_bad_image", "train_fraction", "shots", "unlabelled", "task")
+        more = ("on_bad_image", "train_fraction", "shots", "unlabelled", "task", "target")
         return cls(
             **{name: settings[name] for name in (*same, *more)},
             data_dir=place_of(settings["data_dir"]),
@@ -292,6 +294,7 @@ class SplitBuilder:
                 size=self.size,
                 framing=self.framing,
                 task=self.task,
+                target=self.target,
             )
             self._parts[part] = open_images(
                 images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough

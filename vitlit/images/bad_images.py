@@ -101,6 +101,6 @@ def _check_classes_left(
     lost = (had & ~has).nonzero()[:, 0].tolist()
     if lost and (name == "train" or not len(after)):
         raise InputError(
-            f"no image of class {class_names[lost[0]]} can be read in the {name} split; fix its "
-            f"files"
+            f"no image of {kind.noun} {class_names[lost[0]]} can be read in the {name} split; fix "
+            f"its files"
         )

@@ -8,19 +8,30 @@ from typing import Any
 
 from torch import Tensor
 
-from vitlit.errors import check_choice
+from vitlit.errors import InputError, check_choice
 from vitlit.tasks.multi_label import MultiLabel
+from vitlit.tasks.regression import Regression
 from vitlit.tasks.single_label import SingleLabel
 from vitlit.tasks.task import Row, Task, TaskName
 
 DEFAULT_TASK: TaskName = "single_label"
-KINDS: dict[TaskName, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel}
+KINDS: dict[TaskName, type[Task]] = {
+    "single_label": SingleLabel,
+    "multi_label": MultiLabel,
+    "regression": Regression,
+}
 
 
 def make_task(settings: Mapping[str, Any]) -> Task:
     """The task of a model with these settings; checkpoints of earlier versions name none."""
     name = settings.get("task", DEFAULT_TASK)
     check_choice(tuple(KINDS), task=name)
+    if settings.get("loss") is not None and name != "regression":
+        raise InputError(
+            f"loss {settings['loss']} is of regression, and the labels are classes; leave it out, "
+            f"or name the column of numbers with target",
+            argument=("loss", "target"),
+        )
     return KINDS[name](settings)
 
 

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 
-TaskName = Literal["single_label", "multi_label"]
+TaskName = Literal["single_label", "multi_label", "regression"]
+LossName = Literal["mse", "l1", "huber"]  # of regression
 Label = Any  # what the cells of one image say; hashable
 Combine = Callable[[Tensor], Tensor]  # of one process -> of all processes
 
@@ -155,6 +156,14 @@ class Task:
     def learned(self, targets: Tensor) -> dict[str, Any]:
         """Settings that the training targets decide."""
         return {}
+
+    def self_contained(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a ViT that needs no settings of the task to answer, for other programs."""
+        return state
+
+    def in_training(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse, for weights that are trained further; a head of zeros is a new one."""
+        return state
 
     def unfitted(self) -> "Task":
         """The task without what earlier validations decided: it scores those of a training."""

@@ -22,7 +22,7 @@ MAX_SAVING_SHARE = 0.05
 
 def monitor_mode(monitor: str) -> Literal["min", "max"]:
     """Whether the lowest (``min``) or the highest (``max``) value of a score is the best."""
-    return "min" if monitor.endswith("loss") else "max"
+    return "min" if monitor.endswith(("loss", "mae", "rmse")) else "max"
 
 
 class RunCheckpoint(ModelCheckpoint):

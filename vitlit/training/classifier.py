@@ -81,7 +81,9 @@ class Classifier(TrainingModule, Scoring):
         """Take what the training images decide before the first step, and the teacher."""
         targets = data.splits["train"].labels
         self.task.check_training(targets, self.class_names)
-        self.keep_learned(self.task.learned(targets))
+        if learned := self.task.learned(targets):
+            self.keep_learned(learned)
+            self.vit.load_state_dict(self.task.in_training(self.vit.state_dict()))
         self._label_loss = self.task.loss
         self._add_metrics(self.task.unfitted())
         if self.hparams["class_weights"] == "balanced":

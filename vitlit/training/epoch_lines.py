@@ -21,6 +21,9 @@ SCORE_HEADINGS = {
     "val/balanced_acc": "balanced",
     "val/map": "val mAP",
     "val/f1": "val F1",
+    "val/mae": "val MAE",
+    "val/rmse": "val RMSE",
+    "val/r2": "val R2",
 }
 TIMED_EPOCHS = 10  # last ones, whose mean time is that of the epochs to come
 

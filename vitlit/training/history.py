@@ -33,8 +33,19 @@ TRAINING_COLUMNS = (
     "train/acc5",
     "train/teacher_agreement",
     "train/f1",
+    "train/mae",
 )
-SCORE_COLUMNS = ("val/loss", "val/acc", "val/acc5", "val/balanced_acc", "val/map", "val/f1")
+SCORE_COLUMNS = (
+    "val/loss",
+    "val/acc",
+    "val/acc5",
+    "val/balanced_acc",
+    "val/map",
+    "val/f1",
+    "val/mae",
+    "val/rmse",
+    "val/r2",
+)
 HISTORY_COLUMNS = (*TRAINING_COLUMNS, *SCORE_COLUMNS)
 # Numbers of one epoch: epoch (from 0), step (after it), seconds, the scores of HISTORY_COLUMNS that
 # are known, and best: 1 if a validation in it gave the best score so far, else 0.
@@ -200,6 +211,7 @@ HISTORY_PANELS = {
     "top-1 accuracy": {"train": "train/acc", "val": "val/acc"},
     "mean average precision": {"val": "val/map"},
     "F1": {"train": "train/f1", "val": "val/f1"},
+    "mean absolute error": {"train": "train/mae", "val": "val/mae"},
     "learning rate": {"": "lr"},
 }
 

@@ -239,3 +239,24 @@ def warmup_steps(settings: Mapping[str, Any], total: float, trainer: "pl.Trainer
     # Rounded up: Lightning steps on the last batch even if the accumulation is not complete.
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
     return round(settings["warmup_epochs"] * per_epoch)
+
+
+def check_rates(lr: float, min_lr: float) -> None:
+    """Refuse learning rates at which nothing is learned, or the schedule would rise."""
+    if not 0 < lr < math.inf:
+        raise InputError(f"lr {lr} is not positive; give one above 0", argument="lr")
+    if not 0 <= min_lr <= lr:
+        raise InputError(
+            f"min_lr {min_lr} is not between 0 and lr {lr}; give one that is", argument="min_lr"
+        )
+
+
+def check_muon_lr(muon_lr: float, optimizer: str) -> None:
+    """Refuse a rate of Muon that no update would have, or that is not positive."""
+    if optimizer != "muon":
+        raise InputError(
+            f"muon_lr {muon_lr} is for optimizer muon, not {optimizer}; give that, or leave it out",
+            argument=("muon_lr", "optimizer"),
+        )
+    if not 0 < muon_lr < math.inf:
+        raise InputError(f"muon_lr {muon_lr} is not positive; give one above 0", argument="muon_lr")

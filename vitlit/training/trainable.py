@@ -14,8 +14,8 @@ from vitlit.model.low_rank import add_adapters
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT_TASK, make_task
 from vitlit.tasks.multi_label import check_thresholds
-from vitlit.tasks.task import Task, TaskName
-from vitlit.training.optim import OptimizerName, freeze
+from vitlit.tasks.task import LossName, Task, TaskName
+from vitlit.training.optim import OptimizerName, check_muon_lr, check_rates, freeze
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import base_record
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
@@ -73,8 +73,12 @@ class TrainableViT(nn.Module):
         compile: Compile the model, and on a GPU the augmentation, for training with torch.compile;
             the first step then takes minutes. By default only for long trainings on a GPU.
         compile_mode: max-autotune compiles longer for faster kernels, which differ between runs.
+        loss: Of regression, on targets of standard deviation 1: mse (squared error, the default),
+            l1 (absolute error) or huber (squared up to 1, absolute beyond).
         class_names: Names in the order of the labels, from the data.
         task: The kind of label, from the data.
+        target_mean: Mean of the training images' targets, of regression; a training sets it.
+        target_std: Their standard deviation; a training sets it.
         thresholds: For multi_label: the probability above which an image has a class, for each
             class; fit finds those of the highest F1 on the validation images.
     """
@@ -111,8 +115,11 @@ class TrainableViT(nn.Module):
         grad_checkpointing: bool = False,
         compile: bool | None = None,
         compile_mode: CompileMode = "default",
+        loss: LossName | None = None,
         class_names: list[str] | None = None,
         task: TaskName = DEFAULT_TASK,
+        target_mean: float | None = None,
+        target_std: float | None = None,
         thresholds: list[float] | None = None,
         **vit: Any,
     ) -> None:
@@ -229,16 +236,6 @@ def check_layers(layer_decay: float, freeze_blocks: int, depth: int) -> None:
         )
 
 
-def check_rates(lr: float, min_lr: float) -> None:
-    """Refuse learning rates at which nothing is learned, or the schedule would rise."""
-    if not 0 < lr < math.inf:
-        raise InputError(f"lr {lr} is not positive; give one above 0", argument="lr")
-    if not 0 <= min_lr <= lr:
-        raise InputError(
-            f"min_lr {min_lr} is not between 0 and lr {lr}; give one that is", argument="min_lr"
-        )
-
-
 def check_lora(rank: int, alpha: float | None, freeze_blocks: int, depth: int) -> None:
     """Refuse settings of low-rank adapters that are out of range, or that would have no effect."""
     check_at_least(0, lora_rank=rank)
@@ -259,17 +256,6 @@ def check_lora(rank: int, alpha: float | None, freeze_blocks: int, depth: int) -
             f"adapt; leave out one of them",
             argument=("freeze_blocks", "lora_rank"),
         )
-
-
-def check_muon_lr(muon_lr: float, optimizer: str) -> None:
-    """Refuse a rate of Muon that no update would have, or that is not positive."""
-    if optimizer != "muon":
-        raise InputError(
-            f"muon_lr {muon_lr} is for optimizer muon, not {optimizer}; give that, or leave it out",
-            argument=("muon_lr", "optimizer"),
-        )
-    if not 0 < muon_lr < math.inf:
-        raise InputError(f"muon_lr {muon_lr} is not positive; give one above 0", argument="muon_lr")
 
 
 def check_teaching(teacher: str | None, weight: float, temperature: float, *, hard: bool) -> None:

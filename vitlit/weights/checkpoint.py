@@ -28,7 +28,9 @@ OFTEN_GIVEN = ("img_size", "num_heads", "norm_eps", "act", "global_pool")
 STATES = ("state_dict", "current_model_state")  # the second only beside a moving average
 TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
 # scores by which the best is chosen; each task has some of them
-Monitor = Literal["val/acc", "val/balanced_acc", "val/map", "val/f1", "val/loss"]
+Monitor = Literal[
+    "val/acc", "val/balanced_acc", "val/map", "val/f1", "val/mae", "val/rmse", "val/r2", "val/loss"
+]
 PRETRAINING_SETTING = "mask_ratio"  # of the model; only a pretraining has it
 VERSION_KEY, LIGHTNING_VERSION = "pytorch-lightning_version", "2.6.6"
 # Only what changes the updates or the choice of the best: devices, logging and folders may differ.

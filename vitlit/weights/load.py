@@ -16,6 +16,7 @@ from vitlit.errors import InputError
 from vitlit.images.framing import PLAIN_FRAMING, padded_with_mean
 from vitlit.images.preprocess import Preprocess, per_channel
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import make_task
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, resolve_checkpoint
 from vitlit.weights.file_reader import read_weight_file
@@ -38,7 +39,8 @@ VIT_PREFIX = "vit."  # of the model's weights in a checkpoint: Classifier.vit
 class Loaded(NamedTuple):
     """A model in evaluation mode, the preprocessing of its input, and its class names.
 
-    ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``.
+    ``model(preprocess(preprocess.read("cat.jpg")[None]))`` gives logits ``(1, num_classes)``; of
+    regression, the number in its unit.
     """
 
     model: ViT
@@ -53,6 +55,7 @@ def load_checkpoint(path: str | Path) -> Loaded:
     """
     content = read_whole_checkpoint(resolve_checkpoint(str(path)))
     arguments = content[MODEL_KEY]
+    task = make_task(arguments)
     # the settings are Classifier's, which hold ViT's arguments beside those of the training
     names = inspect.signature(ViT).parameters.keys() & arguments.keys()
     weights = {
@@ -63,7 +66,7 @@ def load_checkpoint(path: str | Path) -> Loaded:
     try:
         with torch.device("meta"):  # the values are those of the file: none are drawn
             model = ViT(**{name: arguments[name] for name in names})
-        _fill(model, weights)
+        _fill(model, task.self_contained(weights))
         data = ImageData(**content[DATA_KEY])  # for preprocessing and class names; reads no image
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -22,6 +22,7 @@ from vitlit.errors import InputError, first_few, inform
 from vitlit.files import CHECKPOINTS_FOLDER
 from vitlit.images.framing import Framing
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import make_task
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
 from vitlit.weights.file_reader import (
@@ -153,6 +154,7 @@ def _from_checkpoint(file: Path) -> Weights:
         if name.startswith("vit.")
     }
     check_weights(state, arguments, str(file))
+    state = make_task(settings).self_contained(state)
     left = [name for name in tensors if name.startswith("decoder.")]
     notes = ["the decoder and the mask token of the pretraining dropped"] if left else []
     data = ImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
