@@ -18,7 +18,7 @@ PACKAGES: dict[str, str] = {  # each package, and those that it may import
     "published": "images augment",
     "shards": "images",
     "data": "shards published tasks images augment",
-    "explain": "model data images",
+    "explain": "model data tasks images",
     "weights": "model data tasks images",
     "evaluation": "weights model data tasks shards images",
     "inspection": "data tasks images",

@@ -17,6 +17,7 @@ from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
 from vitlit.model.vit import config_of
+from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
@@ -201,6 +202,10 @@ class FromWeights:
         # sets of arrays have no files to fit
         if self.weights.framing is not None and is_file_set(dataset):
             data |= framing_words(self.weights.framing)
+        if "class_names" in data:  # the head is used as it is
+            thresholds = self.weights.task.get("thresholds")
+            data["task"] = self.weights.task.get("task", DEFAULT_TASK)
+            model = {**model, "thresholds": thresholds and list(thresholds)}
         return by_dotted_name(self.first, model=model, data=data)
 
     def check(self, settings: Any, run: Path | None) -> None:

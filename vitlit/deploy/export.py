@@ -33,6 +33,8 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.images.published_framing import processor_difference
 from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import DEFAULT
+from vitlit.tasks.task import Task
 from vitlit.weights.architecture import check_finite
 from vitlit.weights.file_reader import WEIGHT_NAMES
 from vitlit.weights.pretrained import load_weights
@@ -67,6 +69,7 @@ def export_model(
     with_preprocessing: bool = False,
     origin: Origin = UNKNOWN_ORIGIN,
     repository: str | None = None,
+    task: Task = DEFAULT,
 ) -> Exported:
     """Write the model into the new folder ``out``, which is complete or does not exist.
 
@@ -76,17 +79,20 @@ def export_model(
     this package alone; by default the first that can hold the model. A model without a head needs
     no class_names and gives its features. The model is left on the CPU, in float32 and in
     evaluation mode. with_preprocessing: whether the onnx program takes the pixels of one image of
-    any size. origin, repository: for the model card, README.md. Raises InputError if ``out``
-    exists, the format or naming cannot hold the model, or the export computes other logits.
+    any size. origin, repository: for the model card, README.md; task: of the model. Raises
+    InputError if ``out`` exists, the format or naming cannot hold the model, or the export computes
+    other logits.
     """
     folder = Path(out).expanduser()
     _check_export_choices(format, naming)
+    if format == "web":
+        task.require("web", argument="format")
     check_with_preprocessing(with_preprocessing, format, model.in_chans)
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     model = model.cpu().float().eval()
     check_finite(model.state_dict(), "the model")
-    portable = make_portable(model, preprocess, class_names)
+    portable = make_portable(model, preprocess, class_names, task)
     chosen, why = choose_naming(naming, portable.arguments)
     with whole_folder(folder) as part:
         match format:

@@ -215,5 +215,6 @@ def own_metadata(portable: Portable) -> dict[str, str]:
         "std": portable.std,
         "class_names": portable.class_names,
         **framing_words(portable.framing),
+        **portable.task.told(len(portable.class_names)),
     }
     return {METADATA_KEY: json.dumps(told)}

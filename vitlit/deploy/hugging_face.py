@@ -13,6 +13,7 @@ from vitlit.deploy.transformers_kinds import Kind, class_of, dinov2_ratio, kind_
 from vitlit.images.published_framing import processor_settings
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
 from vitlit.weights.key_mapping import renamed
+from vitlit.weights.model_config import MULTI_LABEL_PROBLEM
 from vitlit.weights.reshaping import Rotary, rearrange_rotary
 from vitlit.weights.weight_formats import Rules
 
@@ -195,6 +196,9 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
     config |= {"vision_config": tower} if has_texts else tower
     if names:
         config["id2label"] = {str(number): name for number, name in enumerate(names)}
+        if portable.task.name == "multi_label":
+            config["problem_type"] = MULTI_LABEL_PROBLEM
+            config["thresholds"] = portable.task.told(len(names))["thresholds"]
         config["label2id"] = {name: number for number, name in enumerate(names)}
     return {CONFIG_NAME: config, PROCESSOR_NAME: _processor(portable)}
 

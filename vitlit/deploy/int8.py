@@ -21,6 +21,8 @@ from vitlit.evaluation.inference import Compute, Rows, collect, evenly_thinned, 
 from vitlit.files import replacing
 from vitlit.messages import labelled
 from vitlit.patches import unpatchify
+from vitlit.tasks.known import DEFAULT
+from vitlit.tasks.task import Task
 
 Quantize = Literal["none", "int8"]
 INT8_NAME = "model.int8.onnx"
@@ -76,23 +78,30 @@ def _without_advice() -> Iterator[None]:
         logging.disable(before)
 
 
-def int8_lines(folder: Path, data: ImageData, *, patch_size: int, has_head: bool) -> list[str]:
+def int8_lines(
+    folder: Path, data: ImageData, *, patch_size: int, has_head: bool, task: Task = DEFAULT
+) -> list[str]:
     """Sizes of both programs, and their accuracy on the validation split where it is at hand."""
     sizes = [(folder / name).stat().st_size / 1e6 for name in (INT8_NAME, ONNX_NAME)]
     lines = [labelled("int8", f"{INT8_NAME}, {sizes[0]:.1f} MB instead of {sizes[1]:.1f}")]
+    name = f"val/{task.monitors[0]}"
     if not has_head:
-        return [*lines, labelled("val/acc", "not measured, since the model has no head")]
+        return [*lines, labelled(name, "not measured, since the model has no head")]
     try:
         data.setup("validate")  # downloads nothing: what an export writes needs no data
     except InputError as error:
-        return [*lines, labelled("val/acc", f"not measured: {error}")]
+        return [*lines, labelled(name, f"not measured: {error}")]
     full, small = (_rows(folder / name, data, patch_size) for name in (ONNX_NAME, INT8_NAME))
-    shares = [
-        (rows.values.argmax(dim=1) == rows.labels).double().mean().item() for rows in (full, small)
-    ]
-    same = (full.values.argmax(dim=1) == small.values.argmax(dim=1)).double().mean().item()
-    text = f"{shares[1]:.4f} in int8, {shares[0]:.4f} in float32; the same class for {same:.2%}"
-    return [*lines, labelled("val/acc", f"{text} ({len(full.labels):,} images)")]
+    found = []
+    for rows in (full, small):
+        scores = task.scores(rows.values.shape[1])
+        scores.update(rows.values, rows.labels)
+        found.append(float(scores.compute()[task.monitors[0]]))
+    text = f"{found[1]:.4f} in int8, {found[0]:.4f} in float32"
+    if task.name == DEFAULT.name:
+        same = (full.values.argmax(dim=1) == small.values.argmax(dim=1)).double().mean().item()
+        text += f"; the same class for {same:.2%}"
+    return [*lines, labelled(name, f"{text} ({len(full.labels):,} images)")]
 
 
 def _rows(program: Path, data: ImageData, patch_size: int) -> Rows:

@@ -16,6 +16,8 @@ from vitlit.errors import InputError
 from vitlit.images.framing import Framing
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import DEFAULT
+from vitlit.tasks.task import Task
 
 Naming = Literal["timm", "huggingface", "vitlit"]
 TimmKind = Literal["vit", "eva", "beit", "aimv2"]
@@ -33,7 +35,7 @@ class Portable:
 
     model: on the CPU, float32, in evaluation mode; its input is ``(pixels / 255 - mean) / std``;
     arguments: of ViT's constructor; mean, std: per channel; framing: how a file is fitted to
-    ``input_size``.
+    ``input_size``; task: what its outputs mean.
     """
 
     model: ViT
@@ -42,6 +44,7 @@ class Portable:
     std: tuple[float, ...]
     class_names: list[str]
     framing: Framing
+    task: Task = DEFAULT
 
     @property
     def output(self) -> str:
@@ -54,7 +57,9 @@ class Portable:
         return [self.model.in_chans, *self.model.img_size]
 
 
-def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]) -> Portable:
+def make_portable(
+    model: ViT, preprocess: Preprocess, class_names: Sequence[str], task: Task = DEFAULT
+) -> Portable:
     """The same model, with shared weights, for pixels that are not inverted.
 
     With p' = 1 - p, (p' - m) / s = -(p - (1 - m)) / s: the sign goes into the patch embedding.
@@ -77,7 +82,7 @@ def make_portable(model: ViT, preprocess: Preprocess, class_names: Sequence[str]
     framing = preprocess.framing
     if preprocess.source_size != preprocess.img_size:  # resized once more, by bilinear resampling
         framing = replace(framing, interpolation="bilinear")
-    return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), framing)
+    return Portable(copy.eval(), arguments, mean, preprocess.std, list(class_names), framing, task)
 
 
 def model_arguments(model: ViT) -> dict[str, Any]:

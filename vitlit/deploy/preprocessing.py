@@ -21,8 +21,10 @@ from vitlit.deploy.onnx_steps import numbers, preprocessing_text
 from vitlit.deploy.portable import Portable
 from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess
+from vitlit.tasks.task import TaskName
 
 INPUT, OUTPUT = "image", {"logits": "probabilities", "features": "image_features"}
+STEPS: dict[TaskName, str] = {"single_label": "Softmax <axis = -1>", "multi_label": "Sigmoid"}
 # Sizes (height, width) of the noise by which a program is checked: wide, tall, a panorama, small.
 CHECKED_SIZES = ((240, 321), (333, 197), (40, 1501), (31, 23))
 # of probabilities: pixels that Resize rounds the other way move them by about 1e-3
@@ -87,7 +89,7 @@ def _width(portable: Portable) -> int:
 def _after(portable: Portable) -> str:
     """The outputs of one image -> probabilities, or features where there is no head."""
     name, out, count = portable.output, OUTPUT[portable.output], _width(portable)
-    step = "Softmax <axis = -1>" if portable.class_names else "Identity"
+    step = STEPS[portable.task.name] if portable.class_names else "Identity"
     return (
         f"\nanswer (float[batch, {count}] {name}) => (float[{count}] {out})\n{{\n"
         f"  pp_first = {numbers('int64', 0)}\n  pp_answer = {step} ({name})\n"
@@ -120,4 +122,4 @@ def _answer(portable: Portable, preprocess: Preprocess, picture: Image.Image) ->
     # not inverted: the sign is in the weights
     plain = replace(preprocess, mean=portable.mean, invert=False)
     output = portable.model(plain(pixels[None]))[0]
-    return output.softmax(dim=0) if portable.class_names else output
+    return portable.task.answers(output[None])[0] if portable.class_names else output

@@ -90,7 +90,9 @@ def _facts(portable: Portable) -> dict[str, str]:
     """What the user of a program must know; lists are JSON, in ASCII for every reader."""
     channels, height, width = portable.input_size
     colours = {1: "grey", 3: "red, green, blue"}.get(channels, f"{channels} channels")
+    told = portable.task.told(len(portable.class_names))
     return {
+        **{name: v if isinstance(v, str) else json.dumps(v) for name, v in told.items()},
         "input": f"images: float32 (B, {channels}, {height}, {width}), {colours}",
         "output": _output(portable),
         "pixels": "images = (value / 255 - mean) / std, with values of 0 to 255, by channel",
@@ -105,5 +107,8 @@ def _facts(portable: Portable) -> dict[str, str]:
 
 def _output(portable: Portable) -> str:
     if portable.class_names:
-        return f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names"
+        return (
+            f"logits: float32 (B, {len(portable.class_names)}), in the order of class_names"
+            f"{portable.task.output_words()}"
+        )
     return f"features: float32 (B, {portable.model.embed_dim}), since the weights have no head"

@@ -72,6 +72,7 @@ class Words(NamedTuple):
         return (
             f"it takes images (B, {shape}), normalised as (pixels / 255 - mean) / std with mean "
             f"[{mean}] and std [{std}], and returns {portable.output} (B, {width})"
+            f"{portable.task.output_words() if portable.class_names else ''}"
         )
 
     def message(self, files: list[Path], difference: float, remarks: list[str]) -> str:

@@ -14,6 +14,7 @@ from vitlit.deploy.portable import Naming
 from vitlit.deploy.push import check_push, push_folder
 from vitlit.deploy.words import ExportFormat
 from vitlit.model.vit import ViT
+from vitlit.tasks.task import Task
 
 
 class Trained(Protocol):
@@ -22,6 +23,7 @@ class Trained(Protocol):
     vit: ViT
     class_names: list[str]
     hparams: Any
+    task: Task
 
     @property
     def num_classes(self) -> int:
@@ -66,11 +68,16 @@ def write_export(
         with_preprocessing=choices.preprocess,
         origin=origin_of(model.hparams, data.hparams, checkpoint),
         repository=choices.push,
+        task=model.task,
     )
     lines = [found.message]
     if choices.quantize == "int8":
         write_int8(folder)
-        about = {"patch_size": model.vit.config["patch_size"], "has_head": bool(names)}
+        about = {
+            "patch_size": model.vit.config["patch_size"],
+            "has_head": bool(names),
+            "task": model.task,
+        }
         lines += int8_lines(folder, data, **about)
     if choices.push is not None:
         lines.append(f"uploaded to {push_folder(folder, choices.push)}")

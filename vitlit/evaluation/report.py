@@ -48,7 +48,7 @@ from vitlit.files import (
     whole_folder,
 )
 from vitlit.messages import labelled
-from vitlit.tasks.known import make_task
+from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task, TaskName
 
 HISTORY_FILE = "history.csv"
@@ -72,7 +72,7 @@ class Tested(NamedTuple):
     device: torch.device
     class_names: list[str]
     is_debug: bool = False
-    task: Task = make_task({})
+    task: Task = DEFAULT
 
 
 class Report:

@@ -35,6 +35,9 @@ def make_task(settings: Mapping[str, Any]) -> Task:
     return KINDS[name](settings)
 
 
+DEFAULT = make_task({})
+
+
 def kind_of_targets(targets: Tensor) -> type[Task]:
     """The task whose targets these are."""
     return next(kind for kind in KINDS.values() if kind.dtype == targets.dtype)

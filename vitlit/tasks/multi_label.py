@@ -41,6 +41,8 @@ class MultiLabel(Task):
         "train_fraction",
         "abstain_below": "abstain_below withholds the one class of an image, and these images have "
         "several, each with a threshold; give thresholds",
+        "web": "format web shows one class for each image, and this model gives several; give format "
+        "onnx",
         "compare": "compare tests accuracies, and these models give an image several classes; "
         "compare the reports of `vitlit test`",
     }
@@ -143,6 +145,15 @@ class MultiLabel(Task):
 
     def answers(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
+
+    def told(self, outputs: int) -> dict[str, Any]:
+        return {"task": self.name, "thresholds": self.thresholds(outputs).tolist()}
+
+    def output_words(self) -> str:
+        return (
+            ", one for each class by itself: its sigmoid is the probability, and above its "
+            "threshold an image has the class"
+        )
 
     def thresholds(self, outputs: int) -> Tensor:
         """The threshold of each class, float32 ``(K,)``."""

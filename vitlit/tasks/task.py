@@ -185,6 +185,14 @@ class Task:
         """What people read, float32 ``(B, K)``, from logits in any type."""
         raise NotImplementedError
 
+    def told(self, outputs: int) -> dict[str, Any]:
+        """Settings that an export of so many outputs keeps; those of the default task are none."""
+        return {}
+
+    def output_words(self) -> str:
+        """What to add to "logits (B, K)" for people who use an export; begins with a comma."""
+        return ""
+
     def without_fillers(self, targets: Tensor, valid: Tensor) -> Tensor:
         """The targets, ``ignored`` where a row only fills up a batch: valid bool ``(B,)``."""
         is_filler = ~valid if targets.ndim == 1 else ~valid[:, None]

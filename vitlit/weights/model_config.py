@@ -6,7 +6,9 @@ config.json, preprocessor_config.json or safetensors' metadata -> Facts
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vitlit.errors import InputError
@@ -22,6 +24,7 @@ from vitlit.weights.reshaping import Rotary
 
 # in the metadata of an exported safetensors file: JSON of arguments, mean, std, class_names
 METADATA_KEY = "vitlit"
+MULTI_LABEL_PROBLEM = "multi_label_classification"  # of a config.json of transformers
 ACTIVATIONS = {  # names in settings -> ViT's; any other is refused, since outputs would be wrong
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",  # timm
@@ -92,10 +95,14 @@ class TimmModel(NamedTuple):
     rotary: Rotary | None = None
 
 
+TASK_SETTINGS = ("task", "thresholds")  # of the model, that say what its outputs mean
+
+
 class Facts(NamedTuple):
     """The settings that a source tells; ``arguments`` are those of ViT among them.
 
-    rotary: the layout of rotary positions, None if there are none; framing: how images were fitted.
+    rotary: the layout of rotary positions, None if there are none; framing: how images were fitted;
+    task: settings that say what the outputs mean.
     """
 
     arguments: dict[str, Any]
@@ -104,6 +111,7 @@ class Facts(NamedTuple):
     class_names: list[str] | None = None
     rotary: Rotary | None = None
     framing: Framing | None = None
+    task: Mapping[str, Any] = MappingProxyType({})
 
 
 def metadata_facts(metadata: dict[str, str]) -> Facts | None:
@@ -115,7 +123,10 @@ def metadata_facts(metadata: dict[str, str]) -> Facts | None:
     arguments = {name: v for name, v in _dict(told, "arguments").items() if name in known}
     names = _class_names(told.get("class_names"))
     mean, std = _numbers(told.get("mean")), _numbers(told.get("std"))
-    return Facts(arguments, mean, std, names, framing=framing_of_words(told))
+    task: dict[str, Any] = {}
+    if "task" in told:  # later versions may write others, which the command line then refuses
+        task = {"task": str(told["task"]), "thresholds": _numbers(told.get("thresholds"))}
+    return Facts(arguments, mean, std, names, framing=framing_of_words(told), task=task)
 
 
 def folder_facts(folder: Path) -> Facts:
@@ -221,7 +232,10 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     if names == [f"LABEL_{number}" for number in range(len(labels))]:
         names = None
     mean, std = _numbers(processor.get("image_mean")), _numbers(processor.get("image_std"))
-    return Facts(_without_none(arguments), mean, std, names, None, framing_of_processor(processor))
+    framing, task = framing_of_processor(processor), dict[str, Any]()
+    if config.get("problem_type") == MULTI_LABEL_PROBLEM:
+        task = {"task": "multi_label", "thresholds": _numbers(config.get("thresholds"))}
+    return Facts(_without_none(arguments), mean, std, names, None, framing, task)
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

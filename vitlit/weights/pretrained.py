@@ -8,8 +8,9 @@ Reads timm, Hugging Face, Google (.npz), torchvision and own checkpoints, recogn
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -33,7 +34,7 @@ from vitlit.weights.file_reader import (
     unwrap,
 )
 from vitlit.weights.key_mapping import UNTOLD_ROPE, Translated, renamed, translate_keys
-from vitlit.weights.model_config import Facts, folder_facts, metadata_facts
+from vitlit.weights.model_config import TASK_SETTINGS, Facts, folder_facts, metadata_facts
 from vitlit.weights.reshaping import joined, rearrange_rotary
 from vitlit.weights.weight_formats import TIMM_RULES
 
@@ -50,7 +51,7 @@ class Weights(NamedTuple):
     them. notes: what was assumed or dropped. invert: whether pixels p are turned into 1 - p; as in
     ImageData, ``mean`` is that of the pixels before inversion. past: the training of an own
     checkpoint, None for others. framing: how images were fitted, None if the source does not tell.
-    file: that the weights were read from.
+    file: that the weights were read from. task: settings that say what the outputs mean, if any.
     """
 
     state: dict[str, Tensor]
@@ -63,6 +64,7 @@ class Weights(NamedTuple):
     past: PastTraining | None = None
     framing: Framing | None = None
     file: Path | None = None
+    task: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Weights:
@@ -90,8 +92,8 @@ def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, 
         # timm has no bias of the patches before a norm, and other names in its Eva
         tensors = joined(renamed(tensors, TIMM_RULES))
         check_weights(tensors, facts.arguments, source)
-        told = (facts.mean, facts.std, facts.class_names)
-        return Weights(tensors, facts.arguments, *told, [], framing=facts.framing)
+        told = (facts.arguments, facts.mean, facts.std, facts.class_names, [])
+        return Weights(tensors, *told, framing=facts.framing, task=facts.task)
     facts = Facts({}) if folder is None else folder_facts(folder)
     return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 
@@ -164,7 +166,8 @@ def _from_checkpoint(file: Path) -> Weights:
         mean = tuple(1 - value for value in mean)
     past = PastTraining(with_split_rule(content[checkpoint.DATA_KEY]), record_of(content))
     invert, framing = data.preprocess.invert, data.preprocess.framing
-    return Weights(state, arguments, mean, std, names, notes, invert, past, framing)
+    task = {name: settings[name] for name in TASK_SETTINGS if name in settings}
+    return Weights(state, arguments, mean, std, names, notes, invert, past, framing, task=task)
 
 
 def complete_states(content: dict[str, Any], path: Path | None) -> None:
@@ -247,8 +250,9 @@ def _from_published(
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
         if mean is not None and std is not None:
             notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
-    names = _known_class_names(facts, classes, notes)
-    return Weights(state, arguments, mean, std, names, notes, framing=facts.framing)
+    told_names = _known_class_names(facts, classes, notes)
+    about = (arguments, mean, std, told_names, notes)
+    return Weights(state, *about, framing=facts.framing, task=facts.task)
 
 
 def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
