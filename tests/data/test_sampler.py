@@ -48,6 +48,32 @@ def test_the_incomplete_last_global_batch_is_left_out(size: int, world: int, bat
     assert len(set(indices)) == len(indices) == batches * world * 4
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_shards_are_mixed_a_few_at_a_time(world: int) -> None:
+    """Each window of an epoch is whole before the next begins, in an order of its own."""
+    shards = torch.arange(12).repeat_interleave(5)
+    how = {"batch_size": 60 // world, "seed": 0, "world": world}
+    epochs = []
+    for epoch in range(2):
+        orders = [TrainOrder(60, **how, rank=r, shards=shards, window=4) for r in range(world)]
+        for order in orders:
+            order.set_epoch(epoch)
+        epochs.append([index for order in orders for index in flat(order)])
+    for order in epochs:
+        assert sorted(order) == list(range(60))
+        windows = [{index // 5 for index in order[i : i + 20]} for i in (0, 20, 40)]
+        assert [len(window) for window in windows] == [4, 4, 4]
+        within = [index // 5 for index in order[:20]]
+        assert max(len({*within[i : i + 5]}) for i in range(15)) > 2  # mixed, not one by one
+    assert {index // 5 for index in epochs[0][:20]} != {index // 5 for index in epochs[1][:20]}
+
+
+def test_a_window_of_all_shards_is_the_order_of_any_set() -> None:
+    shards = torch.arange(12).repeat_interleave(5)
+    how = {"batch_size": 4, "seed": 3, "rank": 0, "world": 1}
+    assert drawn(TrainOrder(60, **how, shards=shards, window=12)) == drawn(TrainOrder(60, **how))
+
+
 def test_length_is_the_number_of_batches() -> None:
     assert len(train(27, world=2)) == len(list(train(27, world=2))) == 3
 

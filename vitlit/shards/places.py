@@ -171,6 +171,13 @@ class SpanReader:
     def __reduce__(self) -> Any:
         return SpanReader, ()  # a spawned process opens the files itself
 
+    def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
+
     def read(self, spans: Sequence[Span]) -> list[memoryview]:
         """The bytes of each span; fewer than asked for where a file ends before."""
         far = [span for span in spans if is_url(span.where)]
@@ -193,7 +200,8 @@ class SpanReader:
 
     def _read_near(self, span: Span) -> bytearray:
         if self._process != os.getpid():  # forked: the parent's place in a file would be shared
-            self._files, self._lock, self._process = OrderedDict(), Lock(), os.getpid()
+            self._lock, self._process = Lock(), os.getpid()  # the lock may be held in the parent
+            self._close()
         content = bytearray(span.stop - span.start)
         try:
             with self._lock:
