@@ -64,15 +64,17 @@ def own_process_group() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures stay blank, and trainings make no history.png: drawing takes as long as the rest.
+    """Pictures stay blank, and trainings draw neither history.png nor summary.png.
 
-    Tests that look at pictures are marked ``draws``.
+    Drawing takes as long as the rest. Tests that look at pictures are marked ``draws``.
     """
     if request.node.get_closest_marker("draws") is not None:
         return
     monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda self, renderer: None)
     if "vitlit.training.history" in sys.modules:
         monkeypatch.setattr("vitlit.training.history.History._draw", lambda self: None)
+    if "vitlit.evaluation.callbacks" in sys.modules:
+        monkeypatch.setattr("vitlit.evaluation.callbacks.WriteSummary._draw", lambda *args: None)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ COMMAND_FILE = "command"  # holds the words that start or continue it
 # of several trainings of one command, in the folder that holds those of the runs
 SERIES_FILE, SUMMARY_FILE = "series.json", "summary.csv"
 SERIES_VARIABLE = "VITLIT_SERIES"  # tells a training the command that goes on with all of them
+SUMMARY_PICTURE = "summary.png"  # what a training came to, on one picture
 REPORT_FOLDER, METRICS_FILE = "test_report", "metrics.json"  # of test
 # The files that tell a folder of a command's output from the user's own, wherever it was moved and
 # whatever its name is: those of one row.

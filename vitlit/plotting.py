@@ -31,6 +31,7 @@ COLORMAP = "viridis"
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
+SHEET_ROOM = 68 * WIDTH_INCHES / 6  # points of a line below one of six pictures in a row
 MIN_CLASS_SHARE = 0.4  # share of a line that the true class may take beside a long name
 # Colours and type of every page, before the style of its own; in light and in dark.
 PAGE_STYLE = """\

@@ -53,7 +53,7 @@ def test_a_log_has_a_summary_a_line_for_each_epoch_and_no_control_characters(
     words = [line.split()[0] for line in lines if line and line[0].isalpha()]
     assert words[:6] == ["data", "images", "classes", "batches", "model", "parameters"]
     assert words[6:11] == ["FLOPs", "precision", "device", "run", "epoch"]
-    assert words[11:] == ["reached", "best", "last", "run", "curves", "hint", "next"]
+    assert words[11:] == ["reached", "best", "best", "last", "run", "curves", "hint", "next"]
     assert max(map(len, lines)) <= 80
     assert "data        digits: 1,295 train, 143 val, 359 test images" in lines
     assert "batches     20 per epoch, 64 images per update; 3 epochs, 60 updates" in lines

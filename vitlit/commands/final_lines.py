@@ -19,13 +19,15 @@ from vitlit.data.catalog import may_change
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
-from vitlit.files import CHECKPOINTS_FOLDER, relative_path
+from vitlit.files import CHECKPOINTS_FOLDER, SUMMARY_PICTURE, relative_path
 from vitlit.messages import labelled, labelled_command
 from vitlit.model.cost import token_count
-from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
+from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint, monitor_mode
 from vitlit.training.classifier import Classifier
 from vitlit.training.history import History
 from vitlit.training.optim import warmup_steps
+
+SHOWN_EPOCHS = 3  # the best ones
 
 
 def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]:
@@ -33,7 +35,7 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
 
     run: the folder of the training, if it has one; settings: those of ``fit``.
     """
-    lines = [*_end_lines(trainer)]
+    lines = [*_end_lines(trainer), *_best_epochs(trainer, settings["checkpoints"]["monitor"])]
     kept: list[Path] = []
     for checkpoint in trainer.checkpoint_callbacks:
         if not isinstance(checkpoint, BestCheckpoint | LastCheckpoint):
@@ -51,6 +53,8 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
         lines.append(labelled(path.stem, f"{shown}{CHECKPOINTS_FOLDER}/{path.name}"))
     if run is not None:
         lines.append(labelled("run", relative_path(run)))
+        if (run / SUMMARY_PICTURE).is_file():
+            lines.append(labelled("picture", relative_path(run / SUMMARY_PICTURE)))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             folder = shlex.quote(relative_path(logger.log_dir))
@@ -99,6 +103,26 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
                 f"early: {stopping.monitor} did not improve for {stopping.wait_count} validations "
                 f"(--early_stopping.patience)",
             )
+
+
+def _best_epochs(trainer: pl.Trainer, monitor: str) -> list[str]:
+    """A line for each of the best epochs; none where only one was validated."""
+    found = [one.rows for one in trainer.callbacks if isinstance(one, History)]  # type: ignore[attr-defined]
+    rows = [row for row in (found[0] if found else []) if monitor in row]
+    if len(rows) < 2:
+        return []
+    sign = -1 if monitor_mode(monitor) == "min" else 1
+    # of equal scores the later one is the best, as for best.ckpt
+    rows.sort(key=lambda row: (sign * row[monitor], row["epoch"]), reverse=True)
+    width = max(len(f"{row['epoch'] + 1:.0f}") for row in rows[:SHOWN_EPOCHS])
+    names = dict.fromkeys([monitor, "val/loss"])
+    return [
+        labelled(
+            "" if i else "best epochs",
+            f"{row['epoch'] + 1:{width}.0f}  {format_scores(row, [n for n in names if n in row])}",
+        )
+        for i, row in enumerate(rows[:SHOWN_EPOCHS])
+    ]
 
 
 def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:

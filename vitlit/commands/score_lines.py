@@ -15,7 +15,7 @@ from vitlit.messages import labelled, labelled_command
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 # those of all tasks, of which a model has some
 SHOWN_SCORES = ("acc", "acc5", "map", "f1", "mae", "rmse", "r2", "loss")
-Metrics = Mapping[str, Tensor]  # by name, such as test/acc
+Metrics = Mapping[str, Tensor | float]  # by name, such as test/acc
 
 
 def predict_line(weights: str) -> str:

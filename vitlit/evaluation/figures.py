@@ -7,9 +7,9 @@ Built without pyplot: ``figure.savefig("name.png")`` writes one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,13 +37,15 @@ from vitlit.plotting import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
 MAX_CLASSES = 30  # in a confusion matrix; the names of more are too small to read
 NAME_LETTERS = 40  # of a class, beside the matrix
 SHARE_EXPONENT, EMPTY_CELL = 1 / 3, "#F4F5F7"  # of the scale: a share of 0.001 is a tenth of it
+MATRIX_HEIGHT = 0.86  # of its width, which has the colour bar too
 SHEET_COLUMNS = 6  # pictures in a row of a sheet
+CURVES_INCHES = 2.4  # height of the curves in the summary of a training
 
 
 def most_confused(matrix: Tensor) -> Tensor:
@@ -60,20 +62,39 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes. A cell
     without images is empty and small shares are spread out, so that a single mistake is seen.
     """
-    from matplotlib.colors import PowerNorm
+    side = _matrix_side(matrix, class_names)
+    figure = new_figure(side * MATRIX_HEIGHT, side)
+    _draw_matrix(figure, matrix, class_names)
+    set_title(figure, matrix_title(matrix, title))
+    return figure
 
+
+def matrix_title(matrix: Tensor, title: str) -> str:
+    """The title, after the accuracy and before how many of the classes are shown."""
     right = float(matrix.diagonal().sum() / matrix.sum().clamp(min=1))
     title = f"accuracy {right:.4f}; {title}"
+    if len(matrix) > MAX_CLASSES:
+        title += f"; {MAX_CLASSES} of {len(matrix)} classes, those with the most mistakes"
+    return title
+
+
+def _matrix_side(matrix: Tensor, class_names: Sequence[str]) -> float:
+    """The width of a confusion matrix in inches."""
+    kept = most_confused(matrix).tolist()
+    letters = max(16, *(len(shorten(class_names[i], NAME_LETTERS)) for i in kept))
+    # room for the scale and for names, then 0.42 for each class
+    return min(WIDTH_INCHES, 1.7 + 0.055 * letters + 0.42 * len(kept))
+
+
+def _draw_matrix(figure: Figure | SubFigure, matrix: Tensor, class_names: Sequence[str]) -> None:
+    """Draw a confusion matrix on an empty figure, or a part of one."""
+    from matplotlib.colors import PowerNorm
+
     kept = most_confused(matrix)
-    if len(kept) < len(matrix):
-        title += f"; {len(kept)} of {len(matrix)} classes, those with the most mistakes"
     share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)  # of all classes, not those kept
     counts, share = matrix[kept][:, kept], share[kept][:, kept]
     count = len(kept)
     names = [shorten(class_names[i], NAME_LETTERS) for i in kept.tolist()]
-    # inches: room for the scale and for names, then 0.42 for each class
-    side = min(WIDTH_INCHES, 1.7 + 0.055 * max(16, *map(len, names)) + 0.42 * count)
-    figure = new_figure(side * 0.86, side)  # less high than wide, for the colour bar
     axes = figure.subplots()
     norm = PowerNorm(SHARE_EXPONENT, vmin=0, vmax=1)
     filled = share.masked_fill(counts == 0, float("nan"))  # which is not drawn
@@ -88,11 +109,9 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     axes.set_ylabel("true class", fontsize=FONT_SMALL)
     axes.spines[:].set_visible(False)
     _write_counts(axes, counts, share)
-    set_title(figure, title)
     bar = figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
     bar.set_ticks([0, 0.01, 0.1, 0.3, 0.6, 1], labels=["0", "1 %", "10 %", "30 %", "60 %", "100 %"])
     shrink_colorbar(bar)
-    return figure
 
 
 def _write_counts(axes: Axes, counts: Tensor, share: Tensor) -> None:
@@ -180,6 +199,49 @@ def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure
     for axes, image, text in zip(grid, images, words, strict=False):
         draw_image(axes, image, text)
     hide_axes(grid[count:])
+    return figure
+
+
+class Summary(NamedTuple):
+    """What a training came to on its validation images.
+
+    matrix: int64 ``(K, K)``, images by true and predicted class; pictures: ``(n, C, H, W)`` in
+    [0, 1], with three lines of words each, and whether each was predicted right.
+    """
+
+    matrix: Tensor
+    class_names: Sequence[str]
+    pictures: Tensor
+    words: Sequence[str]
+    is_right: Sequence[bool]
+    title: str
+
+
+def summary_figure(summary: Summary, draw_curves: Callable[[SubFigure], None]) -> Figure:
+    """Curves by epoch, the confusion matrix, and some images with what was predicted.
+
+    draw_curves: draws the curves on a part of the figure.
+    """
+    count, _, height, width = summary.pictures.shape
+    panel = WIDTH_INCHES / SHEET_COLUMNS
+    down = ceil(count / SHEET_COLUMNS)
+    side = _matrix_side(summary.matrix, summary.class_names)
+    sheet_inches = down * (panel * height / width + 0.5)
+    heights = (CURVES_INCHES, MATRIX_HEIGHT * side, sheet_inches)
+    figure = new_figure(sum(heights) + 0.4)
+    set_title(figure, matrix_title(summary.matrix, summary.title))
+    curves, matrix, sheet = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+    draw_curves(curves)
+    margin = max(0.05, (WIDTH_INCHES - side) / 2)
+    middle = matrix.subfigures(1, 3, width_ratios=(margin, side, margin))[1]
+    _draw_matrix(middle, summary.matrix, summary.class_names)
+    grid = list(sheet.subplots(down, SHEET_COLUMNS, squeeze=False).flat)
+    shown = zip(grid, summary.pictures, summary.words, summary.is_right, strict=False)
+    for axes, image, text, right in shown:
+        draw_image(axes, image, fit_lines_to(text, panel))
+        axes.spines[:].set(visible=True, color=BLUE if right else VERMILION, linewidth=2)
+    hide_axes(grid[count:])
+    sheet.supxlabel("blue: right, orange: wrong", fontsize=FONT_TINY, color=GREY)
     return figure
 
 

@@ -79,9 +79,12 @@ def class_table(
 
 def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """Number of images by true class (row) and predicted class (column): int64 ``(K, K)``."""
-    classes = logits.shape[1]
-    places = labels * classes + logits.argmax(dim=1)
-    return places.bincount(minlength=classes**2).view(classes, classes)
+    return pair_counts(labels, logits.argmax(dim=1), logits.shape[1])
+
+
+def pair_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Like :func:`confusion_counts`, of predicted classes, int64 ``(n,)`` as the labels are."""
+    return (labels * classes + predicted).bincount(minlength=classes**2).view(classes, classes)
 
 
 def most_confident_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:

@@ -43,8 +43,11 @@ class Scoring(pl.LightningModule):
     def _score(self, batch: Batch, logits: Tensor, scores: SplitScores) -> None:
         scores.update(logits, self.task.without_fillers(batch.y, batch.valid))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch, self(batch.x), self.val_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logits ``(B, num_classes)``, of which the callback that draws the summary keeps a few."""
+        logits = self(batch.x)
+        self._score(batch, logits, self.val_metrics)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val", self.val_metrics)

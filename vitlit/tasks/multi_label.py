@@ -41,8 +41,8 @@ class MultiLabel(Task):
         "train_fraction",
         "abstain_below": "abstain_below withholds the one class of an image, and these images have "
         "several, each with a threshold; give thresholds",
-        "web": "format web shows one class for each image, and this model gives several; give format "
-        "onnx",
+        "web": "format web shows one class for each image, and this model gives several; give "
+        "format onnx",
         "compare": "compare tests accuracies, and these models give an image several classes; "
         "compare the reports of `vitlit test`",
     }

@@ -23,9 +23,10 @@ from vitlit.weights.checkpoint import Monitor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
+HISTORY_INCHES = 2.8  # height of history.png
 TRAINING_COLUMNS = (
     "lr",
     "train/loss_epoch",
@@ -85,7 +86,7 @@ class History(Callback):
         self._lr: float | None = None  # of the last step of this epoch, None before the first
         self._began = time.monotonic()
         self._best: float | None = None  # score so far
-        self._is_best = False  # whether it is of this epoch
+        self.is_best = False  # whether it is of this epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began = time.monotonic()  # within an epoch, none starts
@@ -107,7 +108,7 @@ class History(Callback):
         sign = -1 if monitor_mode(self.monitor) == "min" else 1
         # of equal scores the later one is the best, as for best.ckpt
         if best is None or sign * score >= sign * best:
-            self._best, self._is_best = score, True
+            self._best, self.is_best = score, True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._end_epoch(trainer)
@@ -135,7 +136,7 @@ class History(Callback):
             self._write()
             for listener in self.listeners if self._lr is not None else ():
                 listener.epoch_done(trainer, self.rows)
-        self._validated, self._is_best, self._before, self._lr = False, False, {}, None
+        self._validated, self.is_best, self._before, self._lr = False, False, {}, None
         self._began = time.monotonic()
 
     def _write(self) -> None:
@@ -164,7 +165,7 @@ class History(Callback):
         }
         spent = self._before.get("seconds", 0.0) + time.monotonic() - self._began
         rate = {} if self._lr is None else {"lr": self._lr}
-        best = max(self._before.get("best", 0.0), float(self._is_best))
+        best = max(self._before.get("best", 0.0), float(self.is_best))
         return self._before | scores | rate | {"seconds": spent, "best": best}
 
     def on_save_checkpoint(
@@ -194,15 +195,20 @@ class History(Callback):
     def _draw(self) -> None:
         if not self.rows or self.run is None:
             return
+        figure = new_figure(HISTORY_INCHES)
+        self.draw_on(figure)
+        with replacing(self.run / "history.png") as part:
+            figure.savefig(part, format="png")
+
+    def draw_on(self, figure: Figure | SubFigure) -> None:
+        """Draw the curves of the epochs so far on a figure, or a part of one."""
         points = {
             # counted from 1, as the lines of the epochs are
             name: [(row["epoch"] + 1, row[name]) for row in self.rows if name in row]
             for name in HISTORY_COLUMNS
         }
         best = [row["epoch"] + 1 for row in self.rows if row.get("best")]
-        path = self.run / "history.png"
-        with replacing(path) as part:
-            training_history(points, best=best[-1] if best else None).savefig(part, format="png")
+        draw_history(figure, points, best=best[-1] if best else None)
 
 
 # title of a panel -> {label of a line: the name that training logs}
@@ -219,11 +225,22 @@ HISTORY_PANELS = {
 def training_history(
     history: Mapping[str, Sequence[tuple[float, float]]], best: float | None = None
 ) -> Figure:
+    """A figure with nothing but :func:`draw_history`."""
+    figure = new_figure(HISTORY_INCHES)
+    draw_history(figure, history, best)
+    return figure
+
+
+def draw_history(
+    figure: Figure | SubFigure,
+    history: Mapping[str, Sequence[tuple[float, float]]],
+    best: float | None = None,
+) -> None:
     """Loss, the scores of the task and learning rate by epoch, for training and validation.
 
-    history: pairs of epoch and value by the names that training logs (``train/loss_epoch val/loss
-    train/acc val/acc lr`` and more). Names without values are not drawn. best: the epoch of the
-    best checkpoint, which is marked.
+    figure: empty, whole or a part; history: pairs of epoch and value by the names that training
+    logs (``train/loss_epoch val/loss train/acc val/acc lr`` and more). Names without values are not
+    drawn. best: the epoch of the best checkpoint, which is marked.
     """
     panels = {
         title: {line: name for line, name in lines.items() if history.get(name)}
@@ -233,7 +250,6 @@ def training_history(
     shown = {
         epoch for lines in panels.values() for name in lines.values() for epoch, _ in history[name]
     }
-    figure = new_figure(2.8)
     for i, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), i)
         for line, name in lines.items():
@@ -252,7 +268,6 @@ def training_history(
         if "lr" in lines.values():
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter("{x:g}")
-    return figure
 
 
 def _draw_panel(axes: Axes, points: Sequence[tuple[float, float]], line: str) -> None:

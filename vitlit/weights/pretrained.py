@@ -92,8 +92,16 @@ def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, 
         # timm has no bias of the patches before a norm, and other names in its Eva
         tensors = joined(renamed(tensors, TIMM_RULES))
         check_weights(tensors, facts.arguments, source)
-        told = (facts.arguments, facts.mean, facts.std, facts.class_names, [])
-        return Weights(tensors, *told, framing=facts.framing, task=facts.task)
+        return Weights(
+            tensors,
+            facts.arguments,
+            facts.mean,
+            facts.std,
+            facts.class_names,
+            [],
+            framing=facts.framing,
+            task=facts.task,
+        )
     facts = Facts({}) if folder is None else folder_facts(folder)
     return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 

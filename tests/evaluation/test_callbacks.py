@@ -1,0 +1,154 @@
+"""summary.png: what is kept of the validations of a training, and what the picture shows of it."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+from torch import Tensor
+from trainings import QUIET, SMALL
+
+from vitlit.__main__ import main
+from vitlit.data.batch import Batch
+from vitlit.evaluation.callbacks import WriteSummary, chosen_rows
+from vitlit.evaluation.figures import Summary, summary_figure
+from vitlit.evaluation.inference import Rows
+from vitlit.plotting import BLUE, VERMILION
+
+FIT = ["fit", "--config=digits.yaml", "--trainer.accelerator=cpu", *QUIET, *SMALL, "--run=a"]
+SHORT = ["--trainer.limit_train_batches=6", "--trainer.max_epochs=3"]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Rows, str]]:
+    """What summaries would have drawn: rows, and of which epoch they are."""
+    found: list[tuple[Rows, str]] = []
+
+    def draw(self: WriteSummary, rows: Rows, *args: Any) -> None:
+        found.append((rows, self._words))
+
+    monkeypatch.setattr(WriteSummary, "_draw", draw)
+    return found
+
+
+def test_the_predictions_are_those_of_the_best_validation(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drawn: list[tuple[Rows, str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, *SHORT]) == 0
+    [(rows, words)] = drawn
+    with Path("lightning_logs/a/history.csv").open(newline="") as file:
+        scores = [(float(row["val/acc"]), int(row["epoch"]) + 1) for row in csv.DictReader(file)]
+    best = max(scores)
+    assert words == f"epoch {best[1]}, the best"
+    assert rows.sample.tolist() == list(range(143))
+    right = (rows.values[:, 0] == rows.labels).double().mean().item()
+    assert right == pytest.approx(best[0], abs=1e-6)
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = [words[-6:] for words in told if "val/loss" in words and "reached" not in words]
+    order = sorted(scores, reverse=True)
+    assert [(float(row[-3]), int(row[-5])) for row in table] == [
+        (pytest.approx(score, abs=5e-5), epoch) for score, epoch in order
+    ]
+
+
+def batch_of(labels: list[int]) -> Batch:
+    n = len(labels)
+    return Batch(
+        torch.zeros(n, 1, 2, 2), torch.tensor(labels), torch.arange(n), torch.ones(n) > 0, 0, 0
+    )
+
+
+def logits_of(predicted: list[int]) -> Tensor:
+    return 4 * torch.nn.functional.one_hot(torch.tensor(predicted), 3).float()
+
+
+def test_after_a_resume_the_last_validation_is_kept_until_one_is_the_best(
+    tmp_path: Path, drawn: list[tuple[Rows, str]]
+) -> None:
+    curves = SimpleNamespace(is_best=False, draw_on=None)
+    summary = WriteSummary(tmp_path, curves)
+    data = SimpleNamespace(splits={"val": None})
+    trainer: Any = SimpleNamespace(
+        sanity_checking=False, world_size=1, is_global_zero=True, datamodule=data,
+        strategy=SimpleNamespace(reduce_boolean_decision=bool), current_epoch=0,
+    )  # fmt: skip
+    module: Any = None
+    summary.on_train_end(trainer, module)  # resumed at its end
+    assert drawn == []
+    for epoch, (predicted, is_best) in enumerate(
+        [([0, 0], False), ([0, 1], True), ([2, 2], False)]
+    ):
+        trainer.current_epoch, curves.is_best = epoch, is_best
+        summary.on_validation_epoch_start(trainer, module)
+        summary.on_validation_batch_end(trainer, module, logits_of(predicted), batch_of([0, 1]), 0)
+        summary.on_validation_end(trainer, module)
+        summary.on_train_end(trainer, module)
+    assert [rows.values[:, 0].tolist() for rows, _ in drawn] == [[0, 0], [0, 1], [0, 1]]
+    assert [words for _, words in drawn] == [
+        "epoch 1, the last: the best was before a resume",
+        "epoch 2, the best",
+        "epoch 2, the best",
+    ]
+
+
+def test_a_summary_that_cannot_be_written_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: WriteSummary, *args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WriteSummary, "_draw", fail)
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, "--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]) == 0
+    assert "summary.png: No space left on device" in caplog.text
+
+
+def test_half_of_the_images_are_the_surest_mistakes_and_the_rest_of_all_classes() -> None:
+    labels = torch.arange(60) % 3
+    predicted = labels.clone()
+    predicted[:20] = (labels[:20] + 1) % 3
+    sure = torch.rand(60, generator=torch.Generator().manual_seed(0))
+    chosen = chosen_rows(
+        Rows(torch.stack([predicted.float(), sure], dim=1), labels, torch.arange(60))
+    )
+    assert chosen[:6] == sorted(range(20), key=lambda i: -float(sure[i]))[:6]
+    assert set(labels[chosen[6:]].tolist()) == {0, 1, 2}
+    assert min(chosen[6:]) >= 20
+    assert len(set(chosen)) == 12
+
+
+@pytest.mark.parametrize("classes", [2, 100])
+def test_the_figure_frames_right_and_wrong_images_in_their_colours(classes: int) -> None:
+    matrix = torch.eye(classes, dtype=torch.long)
+    words = ["a.png\ntrue dog\npredicted cat (0.9)", "b.png\ntrue cat\npredicted cat (0.8)"]
+    names = [f"class {i}" for i in range(classes)]
+    summary = Summary(matrix, names, torch.rand(2, 3, 4, 6), words, [False, True], "title")
+    calls: list[Any] = []
+    figure = summary_figure(summary, calls.append)
+    assert len(calls) == 1
+    sheet = figure.subfigs[2]
+    framed = [axes for axes in sheet.axes if axes.images]
+    assert [axes.get_title() for axes in framed] == words
+    colours = [to_hex(axes.spines["top"].get_edgecolor()) for axes in framed]
+    assert colours == [VERMILION.lower(), BLUE.lower()]
+    shown = "; 30 of 100 classes, those with the most mistakes" if classes == 100 else ""
+    assert " ".join(figure.get_suptitle().split()) == f"accuracy 1.0000; title{shown}"
+
+
+@pytest.mark.draws
+def test_a_training_draws_its_summary_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, "--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]) == 0
+    with Image.open("lightning_logs/a/summary.png") as picture:
+        assert picture.width == 960
+    assert "picture     lightning_logs/a/summary.png" in capsys.readouterr().out
