@@ -569,7 +569,7 @@ def test_images_named_in_a_csv_file_are_fitted_as_asked(
 
 
 def test_arrays_are_not_fitted() -> None:
-    with pytest.raises(InputError, match=r"fit squash, .*digits is none; leave them out"):
+    with pytest.raises(InputError, match=r"fit squash, .*digits has none; leave them out"):
         ImageData(fit="squash")
 
 
@@ -634,9 +634,7 @@ def test_a_batch_that_repeats_a_small_set_is_told(
     tell_repeats(8, 4, world)
     assert not caplog.text
     tell_repeats(11, 10, world)
-    assert ("a batch of 20 holds each of the 11 training images up to 2 times" in caplog.text) == (
-        world == 2
-    )
+    assert ("repeats each of the 11 training images up to 2 times" in caplog.text) == (world == 2)
 
 
 def test_a_batch_far_above_the_set_is_refused() -> None:

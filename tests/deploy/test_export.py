@@ -136,7 +136,7 @@ NOT_FOR_TRANSFORMERS = {
     "rope of EVA-02": ({**EVA02, "num_classes": 0}, "rope index"),
     "norm in the MLP": ({"sub_norm": "mlp"}, "sub_norm mlp"),
     "odd ratio": ({**V2, "mlp_ratio": 1.5}, r"mlp_ratio 1\.5"),
-    "rectangle": ({**V2, "img_size": [8, 12]}, "img_size 8x12, which is no square"),
+    "rectangle": ({**V2, "img_size": [8, 12]}, "img_size 8x12, which is not square"),
     "norm after the average": ({"global_pool": "avg"}, "global_pool avg with fc_norm"),
     "average of features": (
         {"global_pool": "avg", "class_token": True, "fc_norm": False, "num_classes": 0},

@@ -74,7 +74,7 @@ def test_a_refused_token_is_told_and_the_folder_stays(
 def test_what_is_no_repository_is_refused_before_anything_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InputError, match="is no name of a repository on the hub; give OWNER/NAME"):
+    with pytest.raises(InputError, match="is not the name of a repository on the hub; give"):
         check_push(name)
     assert list(tmp_path.iterdir()) == []
 

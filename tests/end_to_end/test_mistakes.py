@@ -278,7 +278,7 @@ SITUATIONS = [  # words, and parts of the message, in the folder of odd_folder.p
     (f"predict {OK} flat", ["unrecognized arguments: flat"]),
     (f"predict {OK} --images flat", ["unknown option images; did you mean data.images?"]),
     (f"predict {OK} --data.images flat --top_k 0", ["top_k 0 is too small", "(--top_k)"]),
-    (f"predict {OK} --data.images flat --abstain_below 2", ["is no probability", "(--abstain"]),
+    (f"predict {OK} --data.images flat --abstain_below 2", ["is not a probability", "(--abstain"]),
     (f"predict {OK} --data.images flat --output patches --pool avg", ["leave out pool", "--pool"]),
     (f"anomaly {OK} --data.images flat", ["give a folder of them (--normal)"]),
     (f"anomaly {OK} --normal empty --data.images flat", ["no images in empty; known extensions"]),

@@ -165,8 +165,8 @@ def test_several_processes_cannot_write_patch_tokens() -> None:
     ("settings", "message"),
     [
         ({"top_k": 0}, "top_k 0 is too small"),
-        ({"abstain_below": 1.5}, "abstain_below 1.5 is no probability"),
-        ({"abstain_below": float("nan")}, "abstain_below nan is no probability"),
+        ({"abstain_below": 1.5}, "abstain_below 1.5 is not a probability"),
+        ({"abstain_below": float("nan")}, "abstain_below nan is not a probability"),
         ({"output": "features", "top_k": 3}, "which features have none of"),
         ({"output": "patches", "abstain_below": 0.5}, "which patches have none of"),
     ],

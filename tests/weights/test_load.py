@@ -129,7 +129,7 @@ def test_a_checkpoint_takes_no_facts_from_its_user(tmp_path: Path) -> None:
     data = {"dataset": "digits", "patch_size": 2}
     parts = {"hyper_parameters": arguments, "datamodule_hyper_parameters": data}
     torch.save({"state_dict": state, **parts}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match="tells its own num_heads; leave it out"):
+    with pytest.raises(InputError, match="states its own num_heads; leave it out"):
         load(tmp_path / "a.ckpt", num_heads=4)
     state["vit.norm.bias"][3] = torch.inf
     torch.save({"state_dict": state, **parts}, tmp_path / "a.ckpt")

@@ -180,7 +180,7 @@ def make_preprocess(
     if not is_files and framing != PLAIN_FRAMING:
         raise InputError(
             f"fit {framing.fit}, crop_fraction {framing.crop_fraction:g} and interpolation "
-            f"{framing.interpolation} are for sets of image files, and {dataset} is none; leave "
+            f"{framing.interpolation} apply to image files, and {dataset} has none; leave "
             f"them out, or give fit cover, crop_fraction 1 and interpolation bicubic",
             argument="fit",
         )

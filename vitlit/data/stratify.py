@@ -207,8 +207,8 @@ def tell_repeats(size: int, batch_size: int, world: int) -> None:
         )
     if total > size:
         say(
-            f"a batch of {total} holds each of the {size} training images up to "
-            f"{-(-total // size)} times; give a smaller batch_size to have each once"
+            f"a batch of {total} repeats each of the {size} training images up to "
+            f"{-(-total // size)} times; give a smaller batch_size to use each image once"
         )
 
 

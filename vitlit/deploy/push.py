@@ -21,7 +21,7 @@ def check_push(repository: str | None) -> None:
         return
     if not REPOSITORY.fullmatch(repository):
         raise InputError(
-            f"push {repository!r} is no name of a repository on the hub; give OWNER/NAME",
+            f"push {repository!r} is not the name of a repository on the hub; give OWNER/NAME",
             argument="push",
         )
     try:

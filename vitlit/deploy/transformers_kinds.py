@@ -103,7 +103,7 @@ def _other_pooling(told: dict[str, Any], pool: str, *, final_norm: bool = True) 
 
 def _not_square(told: dict[str, Any]) -> dict[str, bool]:
     height, width = pair(told["img_size"])
-    return {f"img_size {height}x{width}, which is no square": height != width}
+    return {f"img_size {height}x{width}, which is not square": height != width}
 
 
 def dinov2_ratio(told: dict[str, Any]) -> int | None:

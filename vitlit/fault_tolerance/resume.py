@@ -59,7 +59,7 @@ class Position:
             before, after = getattr(self, name), getattr(now, name)
             if self.batch and before != after:  # between two epochs any of them may change
                 raise InputError(
-                    f"the checkpoint is from within epoch {self.epoch}, with {name} {before} and "
+                    f"the checkpoint was saved within epoch {self.epoch}, with {name} {before} and "
                     f"not {after}; leave {', '.join(names)} as in its run",
                     argument=names,
                 )

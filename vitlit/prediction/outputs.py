@@ -68,7 +68,7 @@ def make_writer(
         raise InputError(f"top_k {options['top']} is too small; give 1 or more", argument="top_k")
     if not 0 <= options["abstain_below"] <= 1:
         raise InputError(
-            f"abstain_below {options['abstain_below']} is no probability; give 0 to 1",
+            f"abstain_below {options['abstain_below']} is not a probability; give 0 to 1",
             argument="abstain_below",
         )
     if output in HEADLESS_OUTPUTS and options != {"top": 5, "abstain_below": 0.0}:

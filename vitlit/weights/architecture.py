@@ -23,7 +23,7 @@ FIRST_MLP_KEY, SECOND_MLP_KEY = "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.wei
 UNTOLD_POOL = (
     "global_pool token assumed, since the weights have a class token and no fc_norm; if the model "
     "averages its patches, the outputs are wrong: give the folder of the model, whose config.json "
-    "tells it, or global_pool avg, class_token true and fc_norm false"
+    "states it, or global_pool avg, class_token true and fc_norm false"
 )
 KNOWN_KEYS = re.compile(  # of a plain ViT; only for the message that refuses another architecture
     r"(cls_token|reg_token|pos_embed|patch_embed\.(proj|norm)\.(weight|bias)|attn_pool\..*"

@@ -112,9 +112,9 @@ def _square_side(
     other = f" ({side * patch} if the class token has no position)" if side**2 == rows else ""
     tried = "" if given is None else f", and do not fit img_size {given} either"
     raise InputError(
-        f"the {rows} positions of {source} are no square grid: they are {patches} patches of "
+        f"the {rows} positions of {source} form no square grid: they are {patches} patches of "
         f"{patch}x{patch} pixels beside the class token and registers{tried}; give the image size "
         f"of the weights as img_size, height and width{other}, or the folder of the model, whose "
-        f"config.json tells it",
+        f"config.json states it",
         argument="img_size",
     )

@@ -98,7 +98,7 @@ def load(
     is_checkpoint = is_own(content.parts)
     if given and (is_checkpoint or METADATA_KEY in content.metadata):
         raise InputError(
-            f"{source} was written by vitlit and tells its own {' and '.join(given)}; leave "
+            f"{source} was written by vitlit and states its own {' and '.join(given)}; leave "
             f"{'them' if len(given) > 1 else 'it'} out"
         )
     if is_checkpoint:

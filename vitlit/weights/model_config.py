@@ -224,7 +224,7 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     if config.get("use_gated_mlp") is True and arguments.pop("act") != "silu":
         raise InputError(
             f"the weights have a gated MLP with activation {config['hidden_act']!r}; only silu is "
-            f"known there"
+            f"supported"
         )
     labels = _dict(config, "id2label")
     names = _class_names([labels.get(str(number)) for number in range(len(labels))])
