@@ -1,8 +1,9 @@
-"""What a teacher and structured initialisation gain on few labels.
+"""What a teacher, a probe and structured initialisation gain on few labels.
 
     python benchmarks/small_data.py teacher_digits --write
     python benchmarks/small_data.py teacher_cifar10 --data-dir DIR --teacher RUN --write
     python benchmarks/small_data.py init --data-dir DIR --write
+    python benchmarks/small_data.py probe --write
     python benchmarks/small_data.py init --quick               # does it run?
 
 teacher_digits: a plain ViT learns from so many digits of each class, alone or with a teacher, in
@@ -16,6 +17,9 @@ and the order; the images held out are the teacher's.
 init: a plain ViT with learned positions, its attention initialised as usual or structured, on all
 digits and on a tenth of MNIST's labels.
 
+probe: `vitlit probe --save` on so many digits of each class, on the features of a ViT of a
+published shape and random weights, and of one that masked pretraining made.
+
 The last step is scored once on the test images; --split val scores the validation images instead,
 to choose settings by. Scores are kept in few_labels.jsonl as soon as they are there: the same
 command trains only what is missing. --write replaces a section of small_data.md.
@@ -25,10 +29,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import kept_scores
 from few_labels import STEM, TASKS, Training, Workplace, workplace
+from kept_scores import Score
 from recipe import write_section
 
 Rows = dict[str, dict[str, Training]]  # trainings of a seed by row and column
@@ -40,6 +46,8 @@ SOFT: dict[str, Any] = {"teacher_weight": 0.9, "teacher_temperature": 3.0}
 HARD: dict[str, Any] = {"teacher_weight": 0.5, "teacher_hard": True}
 LEARNED = {"pos_embed": "learn"}
 INIT_STEPS = {"digits": 600, "mnist": 500}
+PRETRAINING = 2000  # steps
+TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4}
 
 
 def teacher_digits(seed: int, quick: bool) -> Rows:
@@ -89,26 +97,52 @@ def init(seed: int, quick: bool) -> Rows:
     }
 
 
+def probe(seed: int, quick: bool) -> Rows:
+    """Rows by the weights; no training but that of the pretraining."""
+    masked = Training("digits", seed, 10 if quick else PRETRAINING, goal="patches")
+    large = {"img_size": 224}
+    untrained = Training("digits", seed, 0, data=large, model=TINY)
+    starts = {
+        "ViT-Ti/16 at 224 pixels, random weights": (untrained, large),
+        f"{PRETRAINING} steps of masked pretraining, at 8 pixels": (masked, {}),
+    }
+    return {
+        name: {
+            f"{shots} of each class": Training(
+                "digits", seed, 0, data=size | {"shots": shots}, start=start, goal="probe"
+            )
+            for shots in (10, 30)
+        }
+        for name, (start, size) in starts.items()
+    }
+
+
 PARTS: dict[str, tuple[str, Callable[[int, bool], Rows]]] = {
     "teacher_digits": ("a teacher on the digits", teacher_digits),
     "teacher_cifar10": ("a teacher on CIFAR-10 (JPEG)", teacher_cifar10),
     "init": ("structured initialisation", init),
+    "probe": ("a probe of the digits", probe),
 }
 
 
 def table(args: argparse.Namespace, place: Workplace) -> str:
     """Mean and standard deviation over the seeds; each seed is finished before the next."""
-    scores: dict[str, dict[str, list[float]]] = {}
+    scores: dict[str, dict[str, list[Score]]] = {}
     for seed in args.seeds:
         for row, columns in PARTS[args.part][1](seed, args.quick).items():
             for column, training in columns.items():
                 found = scores.setdefault(row, {}).setdefault(column, [])
-                found.append(place.score(training).accuracy)
+                found.append(place.score(training))
     heads = list(next(iter(scores.values())))
-    lines = [
-        [row, *(kept_scores.spread(own[head]) for head in heads)] for row, own in scores.items()
-    ]
+    lines = [[row, *(cell(args.part, own[head]) for head in heads)] for row, own in scores.items()]
     return kept_scores.table(["", *heads], lines)
+
+
+def cell(part: str, scores: list[Score]) -> str:
+    """Of a probe with the seconds, since there is nothing else that it costs."""
+    spread = kept_scores.spread(score.accuracy for score in scores)
+    seconds = mean(score.seconds for score in scores)
+    return f"{spread}, {seconds:.0f} s" if part == "probe" else spread
 
 
 def main() -> None:
@@ -116,17 +150,21 @@ def main() -> None:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="of teacher_cifar10")
     args = kept_scores.parsed(parser)
-    if args.part != "teacher_digits" and args.data_dir is None:
+    if args.part in ("teacher_cifar10", "init") and args.data_dir is None:
         parser.error("give --data-dir, the folder that holds MNIST/raw, train and test")
     if (args.part == "teacher_cifar10") != (args.teacher is not None):
         parser.error("teacher_cifar10, and no other part, takes --teacher, the run of a model")
     with workplace(args) as place:
         found = table(args, place)
     title = PARTS[args.part][0]
-    steps = f"{DIGITS_STEPS} steps; " if args.part == "teacher_digits" else ""
+    batches = f"{TASKS['digits'].data['batch_size']} images in a step"
+    more = {
+        "teacher_digits": f"{DIGITS_STEPS} steps; {batches}",
+        "probe": "seconds of the processor for all that the command does, on 1,797 images",
+    }
     text = (
         f"{kept_scores.about()}\n\nTest accuracy, mean and standard deviation over seeds "
-        f"{args.seeds}; {steps}{TASKS['digits'].data['batch_size']} images in a step.\n\n{found}"
+        f"{args.seeds}; {more.get(args.part, batches)}.\n\n{found}"
     )
     print(text)
     if args.write:

@@ -186,6 +186,7 @@ def weights_of(names: list[str] | None = None, **changes: Any) -> Weights:
     """Weights that hold nothing, with two blocks and two classes."""
     sizes = {"embed_dim": 64, "depth": 2, "num_heads": 4, "mlp_ratio": 4.0, "qkv_bias": True}
     kinds = {"init_values": None, "num_classes": 2, "img_size": 8, "in_chans": 3}
+    kinds |= {"attention_init": "xavier"}
     return Weights({}, sizes | kinds | changes, None, None, names, [])
 
 
@@ -265,7 +266,8 @@ def test_classes_are_those_of_the_head_that_answers(
 
 
 @pytest.mark.parametrize(
-    "name", ["embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values"]
+    "name",
+    ["embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values", "attention_init"],
 )
 def test_what_weights_decide_cannot_be_set(name: str) -> None:
     weights = weights_of()
