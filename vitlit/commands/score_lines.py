@@ -49,7 +49,7 @@ def score_lines(
 def format_scores(metrics: Metrics, names: list[str]) -> str:
     """Scores by name; with balanced accuracy if classes are so unequal that it differs."""
     balanced = names[0].replace("/acc", "/balanced_acc")
-    if balanced in metrics and abs(metrics[balanced] - metrics[names[0]]) >= ACCURACY_GAP:
+    if balanced in metrics and abs(float(metrics[balanced] - metrics[names[0]])) >= ACCURACY_GAP:
         names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
 
