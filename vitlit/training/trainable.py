@@ -48,8 +48,8 @@ class TrainableViT(nn.Module):
         warmup_fraction: Warmup as a share of all optimiser steps, instead of warmup_epochs.
         min_lr: Learning rate at the end of a cosine schedule.
         label_smoothing: Share of the target spread over all classes, in the training loss.
-        class_weights: balanced weights a class with n_k of the n training images by n / (K n_k)
-            in the training loss, so that rare classes count as much as frequent ones.
+        class_weights: balanced multiplies the training loss of a class with n_k of the n images
+            by n / (K n_k), so that rare classes count as much as frequent ones.
         layer_decay: Learning rate of each layer relative to the layer above it, such as 0.75; 1
             trains all layers at the same rate.
         freeze_blocks: Number of first blocks to freeze, together with the embedding before them;
@@ -57,7 +57,7 @@ class TrainableViT(nn.Module):
         lora_rank: Train only the head and adapters of this rank, such as 8, in the attention of
             each block; everything else keeps the weights of pretrained. 0 trains all weights.
             freeze_blocks leaves the first blocks without adapters.
-        lora_alpha: The adapters' updates are scaled by lora_alpha / lora_rank; by default by 1.
+        lora_alpha: The adapters' updates are scaled by lora_alpha / lora_rank; 1 by default.
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.
