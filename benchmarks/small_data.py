@@ -41,11 +41,11 @@ Rows = dict[str, dict[str, Training]]  # trainings of a seed by row and column
 
 DIGITS_STEPS = 1000
 MIXED = {"mixup": 0.8, "auto_augment": "trivialaugment"}
-CIFAR_STEPS = 600
+CIFAR_STEPS = 500
 SOFT: dict[str, Any] = {"teacher_weight": 0.9, "teacher_temperature": 3.0}
 HARD: dict[str, Any] = {"teacher_weight": 0.5, "teacher_hard": True}
 LEARNED = {"pos_embed": "learn"}
-INIT_STEPS = {"digits": 600, "mnist": 500}
+INIT_STEPS = {"digits": 600, "mnist": 300}
 PRETRAINING = 2000  # steps
 TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4}
 
