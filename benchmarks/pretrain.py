@@ -98,7 +98,8 @@ def rows(args: argparse.Namespace, task: str, place: Workplace) -> dict[str, lis
 def section(args: argparse.Namespace, task: str, place: Workplace) -> str:
     found = rows(args, task, place)
     lines = [[name, kept_scores.spread(s.accuracy for s in own)] for name, own in found.items()]
-    [images] = {one.images for own in found.values() for one in own}
+    counts = sorted({one.images for own in found.values() for one in own})
+    images = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))  # folders split by hash
     return (
         f"{kept_scores.about()}\n\nTest accuracy with {images} labels, {SHARE:.0%} of those of the "
         f"training images, mean and standard deviation over seeds {args.seeds}; "

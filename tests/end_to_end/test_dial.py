@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpsa": {"attention": "gpsa", "gpsa_blocks": 2, "locality_strength": 0.5},
     "rope": {"pos_embed": "rope"},
     "seq": {"global_pool": "seq"},
+    "structured": {"attention_init": "structured"},
     "map": {
         "global_pool": "map",
         "pool_heads": 4,
