@@ -162,26 +162,25 @@ def test_the_first_rows_have_the_pixels_of_the_whole_file(
         with Image.open(path) as image:
             upper = jpeg.first_rows(path, image, rows)
             assert rows + 2 <= upper.height <= rows + 33
-            if scale == 1:
-                fast = jpeg.decode_full_size(path, upper)
-                assert fast is not None
-                assert np.array_equal(
-                    fast[:, :rows], np.atleast_3d(whole)[:rows].transpose(2, 0, 1)
-                )
             found = array(upper, scale)
         needed = -(-rows // scale)
         assert len(found) < len(whole)
         assert np.array_equal(found[:needed], whole[:needed])
 
 
-@pytest.mark.parametrize("size", [(20, 30), (40, 50), (90, 60)])
+@pytest.mark.parametrize("size", [(12, 18), (24, 30), (90, 60)])
 @pytest.mark.parametrize("box", [(0, 0, 120, 150), (37, 80, 101, 151), (103, 1, 100, 300)])
 def test_a_box_is_the_same_whether_rows_below_it_are_decoded_or_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: image_io.Box, size: tuple[int, int]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    box: image_io.Box,
+    size: tuple[int, int],
 ) -> None:
     path = tmp_path / "x.jpg"
     photo().resize((301, 203), Image.Resampling.BICUBIC).save(path, quality=95)
     found = read_crop(path, in_chans=3, size=size, choose=lambda h, w: box)
+    assert capfd.readouterr().err == ""  # libjpeg says nothing of the rows that are left out
     monkeypatch.setattr(image_io, "first_rows", lambda path, image, rows: image)
     assert torch.equal(read_crop(path, in_chans=3, size=size, choose=lambda h, w: box), found)
 

@@ -248,7 +248,8 @@ def read_crop(
         # first, in pixels of the file, so scaled decoding does not change what is drawn.
         surplus = max(1, min(height // (2 * size[0]), width // (2 * size[1])))
         stored = image.height
-        if image.format == "JPEG" and orientation(image) == 1:  # else the box ends elsewhere
+        # Turned images end elsewhere; those at full size are not decoded by Pillow.
+        if image.format == "JPEG" and surplus > 1 and orientation(image) == 1:
             image = first_rows(path, image, top + height)
         kept, side = image.height, (image.width // surplus, image.height // surplus)
         part = _decode(path, image, in_chans, side)

@@ -50,6 +50,7 @@ def first_rows(path: str | Path | ImageBytes, image: Image.Image, rows: int) -> 
     """The first ``rows`` or more of an opened JPEG file, not decoded; itself, if none are spared.
 
     The rows that were asked for have the same pixels. What is damaged below them is not noticed.
+    For Pillow alone: torchvision's library would print that the file goes on.
     """
     # two more: where colours are stored coarsely, the last row looks different without the next
     kept = -(-(rows + 2) // ROWS_OF_BLOCKS) * ROWS_OF_BLOCKS
@@ -86,17 +87,12 @@ def _place_of_height(content: NDArray[np.uint8]) -> int | None:
 def decode_full_size(path: str | Path | ImageBytes, image: Image.Image) -> Tensor | None:
     """The pixels of an opened JPEG file, as stored: uint8 ``(1 or 3, h, w)``, channels last.
 
-    image: not decoded yet, in mode L or RGB; all of the file at ``path``, or its first rows. None
-    if it is truncated or damaged.
+    image: not decoded yet, in mode L or RGB. None if the file is truncated or damaged.
     """
     decode = _decoder()
     if decode is None:
         return None
-    stream = getattr(image, "fp", None)
-    if isinstance(stream, BytesIO):
-        content = torch.from_numpy(np.frombuffer(stream.getbuffer(), dtype=np.uint8))
-    else:
-        content = torch.from_numpy(_content(path))
+    content = torch.from_numpy(_content(path))
     try:
         pixels = decode(content, AS_STORED, False)
     except RuntimeError:  # truncated or damaged: Pillow gives the reason
