@@ -97,6 +97,32 @@ def test_no_flipped_bit_is_overlooked(tmp_path: Path) -> None:
             durable_file.check_durable(file)
 
 
+def test_a_large_file_is_summed_once_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable_file, "LARGE_BYTES", 2000)
+    file, small = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    durable_file.write_durable(file, save({"a": torch.randn(3000)}))
+    durable_file.write_durable(small, save({}))
+    assert small.stat().st_size < 2000 < file.stat().st_size
+    assert durable_file.check_durable(file)
+    assert durable_file.check_durable(small)
+    sums: list[bytes] = []
+    real = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda: sums.append(b"") or real())
+    assert durable_file.check_durable(file)
+    assert len(sums) == 0
+    assert durable_file.check_durable(small)
+    assert len(sums) == 1
+    bad = bytearray(file.read_bytes())
+    bad[5000] ^= 1
+    file.write_bytes(bad)
+    later = file.stat().st_mtime_ns + 10**9
+    os.utime(file, ns=(later, later))
+    with pytest.raises(InputError, match="damaged"):
+        durable_file.check_durable(file)
+
+
 @pytest.mark.parametrize("cut", [1, 64, 78, 100, 1000])
 def test_a_file_cut_short_is_not_intact(cut: int, tmp_path: Path) -> None:
     file = tmp_path / "a.ckpt"
