@@ -155,6 +155,7 @@ def large_files(folder: Path, device: str, workers: int) -> dict[str, Call]:
 def main() -> None:
     parser = measure.parser(__doc__, rounds=7)
     parser.add_argument("--workers", type=int, default=0, help="processes that load files")
+    parser.add_argument("--only", choices=list(KINDS), help="one kind of images")
     args = parser.parse_args()
     measure.check(args, parser)
     if args.quick:
@@ -164,15 +165,25 @@ def main() -> None:
 
 def all_cells(args: argparse.Namespace) -> Iterator[Cell]:
     """Each comparison, when it is asked for."""
-    small, large = (1024, 64) if args.quick else (5120, 256)
-    if args.workers and not args.quick:
-        large = 2048  # so that what is loaded ahead does not matter
+    for kind, cells in KINDS.items():
+        if args.only in (None, kind):
+            yield from cells(args)
+
+
+def memory_cells(args: argparse.Namespace) -> Iterator[Cell]:
+    count = 1024 if args.quick else 5120
     for what, strong in (
         ("crop, flip, normalise", False),
         ("the same with RandAugment(2, 9) and MixUp or CutMix", True),
     ):
-        calls = small_images(small, args.device, strong)
-        yield compare(args, f"32 px in memory, {what}", calls, small)
+        calls = small_images(count, args.device, strong)
+        yield compare(args, f"32 px in memory, {what}", calls, count)
+
+
+def file_cells(args: argparse.Namespace) -> Iterator[Cell]:
+    large = 64 if args.quick else 256
+    if args.workers and not args.quick:
+        large = 2048  # so that what is loaded ahead does not matter
     for what, size, count in (
         ("500x375", photos.SMALL, large),
         ("12 megapixels", photos.LARGE, max(8, large // 16)),
@@ -184,6 +195,9 @@ def all_cells(args: argparse.Namespace) -> Iterator[Cell]:
             title += f", --workers {args.workers} for each" if args.workers else ""
             calls = large_files(Path(name), args.device, args.workers)
             yield compare(args, title, calls, count)
+
+
+KINDS = {"memory": memory_cells, "files": file_cells}
 
 
 def compare(args: argparse.Namespace, title: str, calls: dict[str, Call], items: int) -> Cell:
