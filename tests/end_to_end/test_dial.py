@@ -19,7 +19,8 @@ from vitlit.deploy.portable import model_arguments
 from vitlit.errors import InputError
 from vitlit.explain.analysis import analyse_weights, attention_fact, head_arrays
 from vitlit.explain.attribution import attention_maps, patch_map, pooled_shares, relevance, rollout
-from vitlit.explain.explanation import Subjects, explain_images
+from vitlit.explain.explanation import explain_images
+from vitlit.explain.findings import Subjects
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.positions import rope2d, rope_similarity

@@ -19,7 +19,7 @@ from vitlit.data.leakage import (
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, inform, warn
 from vitlit.model.vit import ViT
-from vitlit.tasks.known import DEFAULT_TASK
+from vitlit.tasks.known import DEFAULT_TASK, check_same_task
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
 from vitlit.weights.checkpoint import (
@@ -65,6 +65,8 @@ class FromCheckpoint:
         run: folder of the named run, or None.
         """
         check_checkpoint(settings, self.model, self.path, self.command)
+        if self.command != "probe":  # which makes a head of its own
+            check_same_task(settings["data"]["task"], self.past.data["task"], self.path)
         if self.command != "fit":
             self.note = tell_seen(self.past, settings["data"], self.command, self.path)
             return

@@ -17,7 +17,7 @@ from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
 from vitlit.model.vit import config_of
-from vitlit.tasks.known import DEFAULT_TASK
+from vitlit.tasks.known import DEFAULT_TASK, check_same_task
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
 
@@ -212,6 +212,9 @@ class FromWeights:
     def check(self, settings: Any, run: Path | None) -> None:
         """Refuse settings that the weights cannot be made to fit."""
         check_against_weights(settings, self.weights, self.where, self.command)
+        if self.command not in (*DATA_COMMANDS, "probe"):  # which use the head as it is
+            task = self.weights.task.get("task", DEFAULT_TASK)
+            check_same_task(settings["data"]["task"] or DEFAULT_TASK, task, self.source)
         past, data = self.weights.past, settings["data"]
         if past is not None and self.command == "fit":
             tell_seen_before(past, data, self.source)

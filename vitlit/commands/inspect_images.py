@@ -102,6 +102,7 @@ def _inspect(request: Request) -> list[str]:
     if given["images"]:
         raise InputError("inspect looks at a data set; leave out images", argument="images")
     data = ImageData(**given)
+    KINDS[data.task].require("inspect", argument="labels")
     data.prepare_data()
     start = request.start
     if isinstance(start, FromCheckpoint):

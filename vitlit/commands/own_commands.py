@@ -23,7 +23,8 @@ from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
-from vitlit.explain.explanation import Subjects, check_count, explain_images
+from vitlit.explain.explanation import check_count, explain_images
+from vitlit.explain.findings import Subjects
 from vitlit.features.probe import Extract, extractor, find_alike, probe_data_set, set_up_probe
 from vitlit.features.probe_classifiers import LinearClassifier
 from vitlit.features.saved_probe import check_can_save, save_classifier
@@ -85,7 +86,7 @@ class Commands(AnomalyCommand):
         about = (subjects, datamodule.preprocess, model.class_names)
         folder = named_or_free(out, EXPLANATION_FOLDER)
         with new_folder(folder) as part:
-            explain_images(vit, *about, part, fusion=fusion, answer=answer)
+            explain_images(vit, *about, part, fusion=fusion, answer=answer, task=model.task)
         return folder
 
     def _answer(self, vit: ViT) -> Callable[[Tensor], Tensor]:

@@ -41,7 +41,7 @@ from vitlit.published.hub_name import is_hub
 from vitlit.shards.open_shards import check_shard_classes
 from vitlit.shards.places import place_of
 from vitlit.shards.shard_list import find_shards
-from vitlit.tasks.known import kind_of_targets
+from vitlit.tasks.known import check_targets, kind_of_targets
 from vitlit.tasks.task import TaskName
 
 SplitName = Literal["train", "val", "test"]
@@ -140,7 +140,7 @@ class SplitBuilder:
         if self.shots is None:
             return split.part(self.train_fraction, self.seed)
         kind = kind_of_targets(split.labels)
-        kind.require(argument="shots")
+        kind.require("shots", argument="shots")
         counts = kind.images_of(split.labels, len(self.class_names)).tolist()
         few = [
             f"{name} ({count})"
@@ -323,4 +323,5 @@ class SplitBuilder:
                 allow_empty=self.allow_empty,
                 unlabelled=self.unlabelled,
             )
+            check_targets(self.task, self._parts[part].labels, self.data_dir)
         return self._parts[part]

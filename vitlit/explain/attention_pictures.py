@@ -64,15 +64,17 @@ class AttentionPictures(Callback):
         pixels = split.images.gather(split.members[places])
         # as `explain` computes its maps, whatever the precision of the training
         with torch.autocast(module.device.type, enabled=False):
-            found = [explain_image(module.vit, one, preprocess, "mean") for one in pixels]
+            kind = {"task": module.task}
+            found = [explain_image(module.vit, one, preprocess, "mean", **kind) for one in pixels]
         answers = [one.probabilities for one in found if one.probabilities is not None]
+        labels = split.labels[places]
         overview = attention_overview(
             torch.stack([one.shown for one in found]),
             {"rollout": torch.stack([one.rollout for one in found])},
             probabilities=torch.stack(answers),
             class_names=module.class_names,
             names=split.names(places, f"{data.dataset} val"),
-            labels=split.labels[places].tolist(),
+            labels=labels.tolist() if labels.ndim == 1 else (),
         )
         similarity, filters = analyse_weights(module.vit)
         drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]

@@ -5,9 +5,9 @@ images uint8 (n, C, h, w) -> overview.png heads.png distance.png positions.png f
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,41 +32,17 @@ from vitlit.explain.attribution import (
     relevance,
     rollout,
 )
+from vitlit.explain.findings import Findings, Subjects, class_overview, maps_by_class
 from vitlit.explain.overview import attention_overview
 from vitlit.explain.page import Example, prefix_names, without_own, write_page
 from vitlit.explain.page_figures import model_figures
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import DEFAULT
+from vitlit.tasks.task import Task
 
 Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
 MAX_IMAGES = 64  # of each, all attention maps are in memory until the page is written
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """The images to explain: names, uint8 pixels ``(n, C, h, w)``, labels or -1 ``(n,)``."""
-
-    names: list[str]
-    pixels: Tensor
-    labels: Tensor
-
-
-class Findings(NamedTuple):
-    """What was found in one image; maps on the patch grid are ``(rows, cols)``.
-
-    Without a head there is no predicted class, and so no relevance and no probabilities.
-    """
-
-    shown: Tensor  # (C, H, W) in [0, 1], as the model sees it before normalisation
-    attention: Tensor  # (L, h, N, N)
-    flow: Tensor  # rollout, (N, N)
-    relevant: Tensor | None  # relevance for the predicted class, (N, N)
-    cls_map: Tensor
-    rollout: Tensor
-    relevance: Tensor | None
-    probabilities: Tensor | None  # (K,)
-    distance: Tensor  # (L, h) in pixels
-    shares: Tensor | None  # of all tokens in the poolings seq and map, (N,)
 
 
 def check_count(count: int) -> None:
@@ -79,12 +55,17 @@ def check_count(count: int) -> None:
 
 
 def explain_image(
-    model: ViT, pixels: Tensor, preprocess: Preprocess, fusion: Fusion, answer: Answer | None = None
+    model: ViT,
+    pixels: Tensor,
+    preprocess: Preprocess,
+    fusion: Fusion,
+    answer: Answer | None = None,
+    task: Task = DEFAULT,
 ) -> Findings:
     """Explain one image, uint8 ``(C, h, w)``, on the model's device; the findings are on the CPU.
 
-    answer: computes the logits whose probabilities are shown; by default the model itself. Raises
-    InputError if the model gives NaN.
+    answer: computes the logits whose probabilities are shown; by default the model itself; task:
+    what they mean. Raises InputError if the model gives NaN.
     """
     device = next(model.parameters()).device
     x = pixels[None].to(device)
@@ -107,7 +88,10 @@ def explain_image(
     flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
     has_head = model.num_classes > 0
     # for the class that is shown, even if the model in full precision prefers another one
-    relevant = relevance(model, normalised, logits.argmax(dim=1)) if has_head else None
+    classes = task.shown_classes(logits[0]) if has_head else []
+    each = [relevance(model, normalised, logits.new_tensor([k], dtype=torch.long)) for k in classes]
+    relevant = each[0] if each else None
+    maps_of_classes = [patch_map(without_own(one), **place)[0] for one in each]
     found = Findings(
         shown=plain(x)[0],
         attention=maps[:, 0],
@@ -115,10 +99,12 @@ def explain_image(
         relevant=None if relevant is None else relevant[0],
         cls_map=cls_map(maps, **place)[0],
         rollout=patch_map(flow, **place)[0],
-        relevance=None if relevant is None else patch_map(without_own(relevant), **place)[0],
-        probabilities=logits[0].float().softmax(dim=0) if has_head else None,
+        relevance=maps_of_classes[0] if each else None,
+        probabilities=task.answers(logits)[0] if has_head else None,
         distance=mean_attention_distance(maps, patch_size=model.config["patch_size"], **prefix),
         shares=None if shares is None else shares[0],
+        classes=torch.tensor(classes) if each else None,
+        class_maps=torch.stack(maps_of_classes) if each else None,
     )
     return Findings(*(None if part is None else part.cpu() for part in found))  # type: ignore[arg-type]
 
@@ -132,27 +118,33 @@ def explain_images(
     *,
     fusion: Fusion = "mean",
     answer: Answer | None = None,
+    task: Task = DEFAULT,
 ) -> None:
     """Write the folder ``out``, which exists and is empty.
 
     class_names: of the labels and, if the model has a head, of its outputs. answer: computes the
-    logits whose probabilities are shown, such as the model in another precision.
+    logits whose probabilities are shown, such as the model in another precision; task: their kind.
     """
     # one image at a time: the maps of a batch, and their gradients, need much memory
     options: Any = {"leave": False, "disable": None, "dynamic_ncols": True}  # None: none in a file
     with tqdm(subjects.pixels, desc="explaining", unit="img", **options) as bar:
-        found = [explain_image(model, pixels, preprocess, fusion, answer) for pixels in bar]
+        found = [explain_image(model, one, preprocess, fusion, answer, task) for one in bar]
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
     similarity, filters = analyse_weights(model)
     for name, figure in draw_figures(
         model, subjects, found, class_names, distance, similarity, filters
     ):
         figure.savefig(out / name)
+    has_several = task.name != DEFAULT.name and model.num_classes > 0
+    if has_several:
+        class_overview(subjects, found, class_names).savefig(out / "classes.png")
     of_model = {"distance": distance, "filters": filters, "similarity": similarity}
     arrays = of_model | head_arrays(model) | arrays_of(model, found)
     names = {"names": np.array(subjects.names)}
     if model.num_classes:
         names["class_names"] = np.array(class_names)
+    if has_several:
+        arrays["class_maps"] = maps_by_class(found, model.num_classes)
     known = {name: value.numpy() for name, value in arrays.items() if value is not None}
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
@@ -206,14 +198,13 @@ def _page_example(
     if found.probabilities is not None:
         top = found.probabilities.topk(min(5, len(class_names)))
         pairs = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    label = int(subjects.labels[number])
     return Example(
         name=subjects.names[number],
         image=(found.shown * 255).round().byte(),
         maps=found.attention,
         rollout=found.flow,
         probabilities=[(class_names[i], p) for i, p in pairs],
-        label=None if label < 0 else class_names[label],
+        label=subjects.label_text(number, class_names),
         relevance=found.relevant,
         shares=found.shares,
     )
@@ -273,7 +264,7 @@ def draw_figures(
             **answers,
             class_names=class_names,
             names=subjects.names,
-            labels=subjects.labels.tolist(),
+            labels=subjects.single_labels(),
         ),
     )
     heads = rows_of_interest(model, found[:1])[0, -1]

@@ -35,6 +35,7 @@ from vitlit.files import printable
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
 from vitlit.messages import shorten
+from vitlit.tasks.known import KINDS
 
 SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the picture, and neighbours in each
 MAX_FEATURE_VALUES = 5 * 10**7  # in features.npz: 200 MB; with more it is not written
@@ -137,6 +138,7 @@ def set_up_probe(data: ImageData, k: int) -> None:
         raise InputError(
             f"probe scores the test split, not {data.split}; leave out split", argument="split"
         )
+    KINDS[data.task].require("probe_labels")
     data.prepare_data()
     for stage in ("fit", "test"):
         data.setup(stage)

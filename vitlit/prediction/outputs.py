@@ -85,7 +85,7 @@ def make_writer(
     if task is None or task.name == DEFAULT_TASK:
         return WRITERS[DEFAULT_TASK, output](out, class_names, **options)
     if options["abstain_below"]:
-        task.require(argument="abstain_below")
+        task.require("abstain_below", argument="abstain_below")
     return WRITERS[task.name, output](out, class_names, task=task, **options)
 
 

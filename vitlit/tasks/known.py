@@ -38,6 +38,26 @@ def make_task(settings: Mapping[str, Any]) -> Task:
 DEFAULT = make_task({})
 
 
+def check_same_task(asked: str | None, has: str, source: object) -> None:
+    """Refuse labels of another task than that of the model which ``source`` holds."""
+    if asked != has:
+        raise InputError(
+            f"task {asked} contradicts {source}, whose model was trained as {has}; leave it out, "
+            f"or train another model",
+            argument="task",
+        )
+
+
+def check_targets(task: TaskName, targets: Tensor, place: object) -> None:
+    """Refuse data whose labels are of another task than is asked for. place: of the data."""
+    if (found := kind_of_targets(targets).name) != task:
+        raise InputError(
+            f"the labels of {place} are of the task {found}, and {task} is asked for; give a file "
+            f"of labels of that task",
+            argument=("labels", "task"),
+        )
+
+
 def kind_of_targets(targets: Tensor) -> type[Task]:
     """The task whose targets these are."""
     return next(kind for kind in KINDS.values() if kind.dtype == targets.dtype)

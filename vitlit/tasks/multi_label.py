@@ -43,6 +43,10 @@ class MultiLabel(Task):
         "several, each with a threshold; give thresholds",
         "web": "format web shows one class for each image, and this model gives several; give "
         "format onnx",
+        "probe_labels": "probe fits one class for each image, and these images have several; train "
+        "the head with `vitlit fit` and freeze_blocks -1",
+        "inspect": "inspect counts one class for each image, and these images have several; leave "
+        "out labels, or inspect the images in class folders",
         "compare": "compare tests accuracies, and these models give an image several classes; "
         "compare the reports of `vitlit test`",
     }
@@ -145,6 +149,12 @@ class MultiLabel(Task):
 
     def answers(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
+
+    def shown_classes(self, logits: Tensor) -> list[int]:
+        probabilities = self.answers(logits).cpu()
+        given = (probabilities > self.thresholds(len(logits))).tolist()
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        return [k for k in order if given[k]] or order[:1]
 
     def told(self, outputs: int) -> dict[str, Any]:
         return {"task": self.name, "thresholds": self.thresholds(outputs).tolist()}

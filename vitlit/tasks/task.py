@@ -193,14 +193,17 @@ class Task:
         """What to add to "logits (B, K)" for people who use an export; begins with a comma."""
         return ""
 
+    def shown_classes(self, logits: Tensor) -> list[int]:
+        """The classes of one image, logits ``(K,)``, that explanations are of; the surest first."""
+        return [int(logits.argmax())]
+
     def without_fillers(self, targets: Tensor, valid: Tensor) -> Tensor:
         """The targets, ``ignored`` where a row only fills up a batch: valid bool ``(B,)``."""
         is_filler = ~valid if targets.ndim == 1 else ~valid[:, None]
         return targets.masked_fill(is_filler, self.ignored)
 
     @classmethod
-    def require(cls, command: str = "", *, argument: str = "") -> None:
-        """Raise InputError if the task does not support a command, or an argument that is set."""
-        name = command or argument
+    def require(cls, name: str, *, argument: str | tuple[str, ...] = ()) -> None:
+        """Raise InputError if the task does not support a command or an option that is set."""
         if name in cls.missing:
-            raise InputError(cls.missing[name], argument=argument or ())
+            raise InputError(cls.missing[name], argument=argument)

@@ -161,7 +161,7 @@ class TrainableViT(nn.Module):
         if thresholds is not None:
             check_thresholds(thresholds, task, self.num_classes)
         if teacher is not None:
-            self.task.require(argument="teacher")
+            self.task.require("teacher", argument="teacher")
         depth = self.vit.config["depth"]
         check_layers(layer_decay, freeze_blocks, depth)
         if optimizer == "muon" and freeze_blocks in (-1, depth):

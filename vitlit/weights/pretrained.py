@@ -92,16 +92,8 @@ def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, 
         # timm has no bias of the patches before a norm, and other names in its Eva
         tensors = joined(renamed(tensors, TIMM_RULES))
         check_weights(tensors, facts.arguments, source)
-        return Weights(
-            tensors,
-            facts.arguments,
-            facts.mean,
-            facts.std,
-            facts.class_names,
-            [],
-            framing=facts.framing,
-            task=facts.task,
-        )
+        told = (facts.mean, facts.std, facts.class_names)
+        return Weights(tensors, facts.arguments, *told, [], framing=facts.framing, task=facts.task)
     facts = Facts({}) if folder is None else folder_facts(folder)
     return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 
@@ -258,8 +250,7 @@ def _from_published(
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
         if mean is not None and std is not None:
             notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
-    told_names = _known_class_names(facts, classes, notes)
-    about = (arguments, mean, std, told_names, notes)
+    about = (arguments, mean, std, _known_class_names(facts, classes, notes), notes)
     return Weights(state, *about, framing=facts.framing, task=facts.task)
 
 

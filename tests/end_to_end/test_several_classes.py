@@ -1,0 +1,177 @@
+"""Images of several classes, from fit to export: what the commands write, against scikit-learn."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as sk
+
+from vitlit import load
+from vitlit.__main__ import main
+from vitlit.data.datamodule import ImageData
+from vitlit.weights.checkpoint import MODEL_KEY, read_checkpoint
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SMALL = ["--model.patch_size=4", "--model.embed_dim=8", "--model.depth=1", "--model.num_heads=1"]
+NAMES = ["bright", "left", "top"]  # what is true of an image
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 60 images, their labels, and the run of a training on them."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "photos").mkdir()
+    draws = np.random.default_rng(0)
+    lines = ["file,classes"]
+    for i in range(60):
+        bright, left, top = draws.random(3) < 0.5
+        pixels = draws.integers(0, 60, (8, 8))
+        pixels[:4] += 80 * top
+        pixels[:, :4] += 80 * left
+        Image.fromarray((pixels + 30 * bright).astype(np.uint8)).save(folder / f"photos/{i:02}.png")
+        given = [name for name, is_so in zip(NAMES, (bright, left, top), strict=True) if is_so]
+        lines.append(f"{i:02}.png,{';'.join(given)}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    data = ["--data.dataset=folder", "--data.data_dir=photos", "--data.labels=labels.csv"]
+    data += ["--data.img_size=8", "--data.in_chans=1", "--data.batch_size=16", "--data.mixup=0.2"]
+    data += ["--model.class_weights=balanced", "--model.label_smoothing=0.1"]
+    data += ["--trainer.max_epochs=3", "--model.lr=0.01", "--data.val_fraction=0.25"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", *data, *SMALL, *QUIET, "--run=first"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(home)
+    return home / "lightning_logs" / "first"
+
+
+def answers(run: Path, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probabilities and targets of a split, and the thresholds in the checkpoint."""
+    content = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    model, preprocess, names = load(run)
+    assert names == NAMES
+    data = ImageData(**content["datamodule_hyper_parameters"])
+    data.setup("fit")
+    data.setup("test")
+    part = data.splits[split]
+    with torch.no_grad():
+        logits = model(preprocess(part.images.gather(part.members)))
+    return logits.sigmoid(), part.labels, torch.tensor(content[MODEL_KEY]["thresholds"])
+
+
+def test_the_checkpoint_has_the_thresholds_of_the_highest_f1_on_validation(run: Path) -> None:
+    probabilities, targets, thresholds = answers(run, "val")
+    for k in range(3):
+        found = sk.f1_score(targets[:, k], probabilities[:, k] > thresholds[k], zero_division=0)
+        cuts = [-1.0, *probabilities[:, k].tolist()]
+        every = [
+            sk.f1_score(targets[:, k], probabilities[:, k] > cut, zero_division=0) for cut in cuts
+        ]
+        assert found == max(every)
+
+
+def test_the_report_is_scikit_learns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--ckpt_path", str(run), *QUIET]) == 0
+    probabilities, targets, thresholds = answers(run, "test")
+    given = probabilities > thresholds
+    report = json.loads((run / "test_report" / "metrics.json").read_text())
+    expected = {
+        "map": sk.average_precision_score(targets, probabilities, average="macro"),
+        "f1": sk.f1_score(targets, given, average="macro", zero_division=0),
+        "f1_micro": sk.f1_score(targets, given, average="micro", zero_division=0),
+        "exact": sk.accuracy_score(targets, given),
+    }
+    found = report["scores"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert found["map_interval"][0] <= found["map"] <= found["map_interval"][1]
+    assert [report["classes"][name]["threshold"] for name in NAMES] == thresholds.tolist()
+    names = {path.name for path in (run / "test_report").iterdir()}
+    assert names >= {"index.html", "classes.csv", "classes.png", "mistakes.csv"}
+    rows = list(csv.DictReader((run / "test_report" / "mistakes.csv").open()))
+    assert len(rows) == int((given != targets.bool()).sum())
+    assert "fitted on the validation images" in capsys.readouterr().out
+
+
+def test_predictions_are_the_classes_above_their_thresholds(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.csv"
+    args = ["--data.images=photos", f"--out={out}", *QUIET]
+    assert main(["predict", "--ckpt_path", str(run), *args]) == 0
+    model, preprocess, _ = load(run)
+    _, _, thresholds = answers(run, "test")
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 60
+    for row in rows:
+        with torch.no_grad():
+            chances = model(preprocess(preprocess.read(row["file"])[None]))[0].sigmoid()
+        order = chances.argsort(descending=True).tolist()
+        given = [NAMES[k] for k in order if chances[k] > thresholds[k]]
+        assert row["classes"] == ";".join(given)
+
+
+def test_an_export_keeps_task_and_thresholds(run: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "found.jsonl"
+    assert main(["export", "--ckpt_path", str(run), f"--out={out}", *QUIET]) == 0
+    args = ["--data.images=photos", "--output=json", *QUIET]
+    assert main(["predict", "--model.pretrained", str(out), *args, f"--out={file}"]) == 0
+    other = tmp_path / "other.jsonl"
+    assert main(["predict", "--ckpt_path", str(run), *args, f"--out={other}"]) == 0
+    for one, two in zip(file.open(), other.open(), strict=True):
+        theirs, own = json.loads(one), json.loads(two)
+        assert [pair["class"] for pair in theirs["classes"]] == [p["class"] for p in own["classes"]]
+
+
+def test_each_class_of_an_image_has_a_map(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    assert main(["explain", "--ckpt_path", str(run), "--count=3", f"--out={out}", *QUIET]) == 0
+    _, _, thresholds = answers(run, "test")
+    with np.load(out / "arrays.npz") as arrays:
+        maps, chances = arrays["class_maps"], arrays["probabilities"]
+    given = chances > thresholds.numpy()
+    nobody = ~given.any(axis=1)
+    given[nobody, chances[nobody].argmax(axis=1)] = True  # the surest, if none is above
+    assert np.array_equal(~np.isnan(maps).any(axis=(2, 3)), given)
+    assert (out / "classes.png").is_file()
+
+
+def test_a_resumed_training_is_equal_to_an_uninterrupted_one(run: Path) -> None:
+    first = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    again = ["--config", str(run / "config.yaml"), *QUIET]
+    assert (
+        main(["fit", *again, "--trainer.max_epochs=3", "--trainer.max_steps=5", "--run=half"]) == 0
+    )
+    more = ["--trainer.max_steps=-1", "--run=half", *QUIET]
+    assert main(["fit", "--ckpt_path=last", *more]) == 0
+    second = read_checkpoint(run.with_name("half") / "checkpoints" / "last.ckpt")
+    assert second[MODEL_KEY]["thresholds"] == first[MODEL_KEY]["thresholds"]
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["test", "--data.task=single_label"], "task single_label contradicts"),
+        (["test", "--data.labels=one.csv"], "its column class gives each image one class"),
+        (["test", "--data.labels=null", "--data.dataset=digits"], "task"),
+        (["export", "--format=web"], "format web shows one class for each image"),
+        (["predict", "--data.images=photos", "--abstain_below=0.5"], "each with a threshold"),
+        (["probe", "--data.labels=labels.csv"], "probe fits one class for each image"),
+        (["inspect"], "inspect counts one class for each image"),
+        (["test", "--model.thresholds=[0.5]"], "are not 3 numbers from 0 to 1"),
+    ],
+)
+def test_what_a_model_of_several_classes_cannot_do_is_said(
+    args: list[str], part: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("one.csv").write_text("file,class\n00.png,top\n01.png,left\n")
+    start: list[Any] = ["--ckpt_path", str(run)]
+    assert main([args[0], *start, *args[1:], *([] if args[0] == "inspect" else QUIET)]) == 2
+    assert part in " ".join(capsys.readouterr().err.split())
