@@ -34,6 +34,7 @@ from vitlit.inspection.report import Subject, statistics_words, write_inspection
 from vitlit.inspection.training_batch import TrainingBatch, first_batch
 from vitlit.messages import labelled
 from vitlit.model.features import Feature
+from vitlit.tasks.known import KINDS
 from vitlit.training.trainable import TrainableViT
 
 INSPECTION_FOLDER = "inspection"
