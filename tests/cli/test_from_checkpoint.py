@@ -17,15 +17,13 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
+from vitlit.cli.can_go_on import check_can_go_on, check_is_not_stopped, check_is_unfinished
 from vitlit.cli.from_checkpoint import (
     FromCheckpoint,
     check_against_checkpoint,
     check_average,
-    check_can_go_on,
     check_checkpoint,
     check_held_out,
-    check_is_not_stopped,
-    check_is_unfinished,
     check_one_model,
     data_of_checkpoint,
     tell_changed,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitlit.evaluation.selective import (
+from vitlit.evaluation.calibration import (
     COVERAGES,
     area_under_risk,
     risk_coverage,

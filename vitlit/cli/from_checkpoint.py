@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from vitlit.cli.can_go_on import check_can_go_on
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.cli.seen_images import tell_seen
 from vitlit.data.datamodule import ImageData
@@ -57,13 +58,17 @@ class FromCheckpoint:
     def defaults(self) -> dict[str, Any]:
         """Default values by dotted name."""
         data = data_of_checkpoint(self.content[checkpoint.DATA_KEY], self.first, self.command)
-        return {**by_dotted_name(self.first, model=self.model, data=data), **self.kept}
+        model = self.model
+        if "task" not in data:  # what was learned of another task
+            model = {name: value for name, value in model.items() if name not in TASK_SETTINGS}
+        return {**by_dotted_name(self.first, model=model, data=data), **self.kept}
 
     def check(self, settings: Any, run: Path | None) -> None:
         """Refuse settings that contradict it, and log which ones come from it.
 
         run: folder of the named run, or None.
         """
+        check_task(settings["data"], self.content[DATA_KEY], self.path, self.command)
         check_checkpoint(settings, self.model, self.path, self.command)
         if self.command != "probe":  # which makes a head of its own
             check_same_task(settings["data"]["task"], self.past.data["task"], self.path)
@@ -99,6 +104,30 @@ def check_kind(saved: dict[str, Any], model: Any, path: Path) -> None:
         f"{path} comes from a training with labels, which pretrain cannot resume; give "
         f"--model.pretrained {path} to start from its weights"
     )
+
+
+# of the model: what a training of one task learned or was told, and other tasks do not have
+TASK_SETTINGS = ("loss", "target_mean", "target_std", "thresholds", "class_weights")
+
+
+def check_task(data: Any, saved: dict[str, Any], path: Path, command: str) -> None:
+    """Refuse another kind of label than the checkpoint's, but for probing features.
+
+    data: settings of the command; saved: of the checkpoint's data.
+    """
+    if command == "probe":
+        return
+    asked = data["task"]
+    if data["target"] is not None and asked != "regression":
+        asked, name = "regression", f"data.target {data['target']}"
+    else:
+        name = f"data.task {asked}"
+    if asked is not None and asked != saved["task"]:
+        raise InputError(
+            f"{name} asks for {asked}, and {path} was trained for {saved['task']}; leave it out, "
+            f"or train for {asked} from its weights: --model.pretrained {path} instead of "
+            f"--ckpt_path"
+        )
 
 
 # The settings that decide the parameter groups of the optimiser.
@@ -143,7 +172,10 @@ def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[
     wanted: settings of the command, parsed without the checkpoint.
     """
     if command == "probe" and not wanted["data"]["images"]:
-        return {name: value for name, value in data.items() if name not in ("class_names", "task")}
+        left_out = ["class_names", "task"]
+        # the column is one of the checkpoint's own table
+        left_out += ["target"] if wanted["data"]["labels"] else []
+        return {name: value for name, value in data.items() if name not in left_out}
     return data
 
 
@@ -251,50 +283,3 @@ def check_held_out(past: PastTraining, data: Any, path: Path) -> None:
             f"{path} does not record which images it held out: if images were added or removed "
             f"since, some of the held-out ones may be trained on now"
         )
-
-
-def check_can_go_on(content: dict[str, Any], settings: Any, run: Path | None, path: Path) -> None:
-    """Refuse to resume from bare weights, or a training that has nothing left to do.
-
-    settings: those of the training to come. run: its folder, or None. A run that is restarted by
-    the same command from its own checkpoint may have nothing left to do.
-    """
-    for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
-        if name not in content:
-            raise InputError(
-                f"{path} has no {name}, so training cannot resume from it; give "
-                f"--model.pretrained {path} to start from its weights"
-            )
-    # With other limits the user wants more steps, so having none left is a mistake.
-    kept, limits = training_settings_of(content), ("trainer.max_epochs", "trainer.max_steps")
-    is_own = run is not None and path.resolve().is_relative_to(run.resolve())
-    if not is_own or any(settings[name] != kept.get(name) for name in limits):
-        check_is_unfinished(content, settings["trainer"], path)
-        check_is_not_stopped(content, settings["early_stopping"]["patience"], path)
-
-
-def check_is_not_stopped(content: dict[str, Any], patience: int, path: Path) -> None:
-    """Refuse to continue a training that early stopping would end before the first step."""
-    # Lightning's key of a callback's state has its arguments after the name.
-    states = [v for k, v in content["callbacks"].items() if str(k).startswith("EarlyStopping")]
-    waited = max((int(state.get("wait_count", 0)) for state in states), default=0)
-    if 0 < patience <= waited:
-        raise InputError(
-            f"early stopping ended the training of {path} after {waited} validations without a "
-            f"better score; give --early_stopping.patience 0, or more than {waited}"
-        )
-
-
-def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> None:
-    """Refuse a training that has reached its limits: it would end at once, without a word."""
-    try:
-        epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-        steps = int(content["global_step"])
-    except (LookupError, TypeError, ValueError) as error:  # a file may hold anything under the keys
-        raise InputError(f"{path} holds no state of a training; fit needs a last.ckpt") from error
-    for name, done in (("max_epochs", epochs), ("max_steps", steps)):
-        limit = trainer[name]
-        if limit not in (None, -1) and done >= limit:  # Lightning's two ways to say "no limit"
-            raise InputError(
-                f"{path} has already reached {name} {limit}; give --trainer.{name} above {done}"
-            )

@@ -25,7 +25,8 @@ from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
 from vitlit.explain.explanation import check_count, explain_images
 from vitlit.explain.findings import Subjects
-from vitlit.features.probe import Extract, extractor, find_alike, probe_data_set, set_up_probe
+from vitlit.features.alike import find_alike
+from vitlit.features.probe import Extract, extractor, probe_data_set, set_up_probe
 from vitlit.features.probe_classifiers import LinearClassifier
 from vitlit.features.saved_probe import check_can_save, save_classifier
 from vitlit.files import named_or_free, new_folder, printable, relative_path

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.evaluation.calibration import Calibration, Reliability
-from vitlit.evaluation.selective import RiskCoverage
+from vitlit.evaluation.calibration import Calibration, Reliability, RiskCoverage
 from vitlit.messages import shorten
 from vitlit.plotting import (
     BLUE,

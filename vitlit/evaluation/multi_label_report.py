@@ -44,7 +44,7 @@ HEADINGS = ("images", "average precision", "F1", "precision", "recall", "thresho
 class MultiLabelReport:
     """The parts of a report, for names of classes and their data."""
 
-    has_temperature = False
+    has_temperature, has_probabilities = False, True
 
     def __init__(self, task: MultiLabel, class_names: list[str], data: ImageData) -> None:
         self.task, self.class_names, self.data = task, class_names, data

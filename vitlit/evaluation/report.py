@@ -33,6 +33,7 @@ from vitlit.evaluation.inference import (
     loader_of,
 )
 from vitlit.evaluation.multi_label_report import MultiLabelReport
+from vitlit.evaluation.regression_report import RegressionReport
 from vitlit.evaluation.report_files import (
     SingleLabelReport,
     fit_calibration,
@@ -58,6 +59,7 @@ MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not
 REPORTS: dict[TaskName, type[Any]] = {  # what a report holds, by task
     "single_label": SingleLabelReport,
     "multi_label": MultiLabelReport,
+    "regression": RegressionReport,
 }
 
 
@@ -142,7 +144,7 @@ class Report:
             drawn = parts.write(folder, rows, calibration, self.metrics, title=title)
             for name, figure in drawn.items():
                 figure.savefig(folder / f"{name}.png")
-            if rows.values.numel() <= MAX_PROBABILITIES:
+            if parts.has_probabilities and rows.values.numel() <= MAX_PROBABILITIES:
                 files = data.splits[data.split].files(rows.sample)
                 write_probabilities(folder / "probabilities.npz", rows, names, files, tested.task)
         prefix = metrics_prefix(data.split, flip=self.flip)

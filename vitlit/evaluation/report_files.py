@@ -20,9 +20,12 @@ from vitlit.evaluation.calibration import (
     Calibration,
     Reliability,
     calibration_error,
+    curve_of,
     fit_temperature,
     mean_loss,
     reliability,
+    selective_table,
+    selective_words,
 )
 from vitlit.evaluation.inference import Rows
 from vitlit.evaluation.report_page import Mistake, PageContent, write_report_page
@@ -32,7 +35,6 @@ from vitlit.evaluation.scores import (
     most_confident_mistakes,
     summary_scores,
 )
-from vitlit.evaluation.selective import curve_of, selective_table, selective_words
 from vitlit.files import printable
 from vitlit.messages import labelled
 from vitlit.tasks.task import Task
@@ -43,7 +45,7 @@ SHOWN_MISTAKES = 24  # pictures on the sheet of mistakes: four rows of six
 class SingleLabelReport:
     """The parts of a report on one class for each image, for names of classes and their data."""
 
-    has_temperature = True
+    has_temperature = has_probabilities = True
 
     def __init__(self, task: Task, class_names: list[str], data: ImageData) -> None:
         self.class_names, self.data = class_names, data

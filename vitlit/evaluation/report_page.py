@@ -113,20 +113,25 @@ def mistake_parts(mistakes: Sequence[Mistake], count: int) -> Iterator[str]:
     yield f"<p>{which} {count:,} mistakes, the most confident first.</p>"
     yield '<ul class="mistakes">'
     for one in mistakes:
-        pixels = (one.image * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-        if pixels.shape[2] not in (1, 3):
-            pixels = pixels.mean(axis=2, keepdims=True).astype("uint8")
-        is_small = max(pixels.shape[:2]) <= MAX_SQUARE_PIXELS
-        # enlarged squares would show the artefacts of JPEG
-        picture = image_uri(pixels, "png" if is_small else "jpeg")
         words = (
             f"true <bdi>{escape(one.true)}</bdi>, <em>predicted <bdi>{escape(one.predicted)}</bdi>"
             f"</em> ({one.probability:.2f})"
         )
-        file = f"<br><bdi>{escape(one.file)}</bdi>" if one.file else ""
-        square = ' class="square"' if is_small else ""
-        yield f'<li><img alt=""{square} src="{picture}">{words}{file}</li>'
+        yield picture_part(one.image, words, one.file)
     yield "</ul>"
+
+
+def picture_part(image: Tensor, words: str, file: str) -> str:
+    """An item of a list: an image ``(C, H, W)`` in [0, 1], words in HTML, and its file or ""."""
+    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    if pixels.shape[2] not in (1, 3):
+        pixels = pixels.mean(axis=2, keepdims=True).astype("uint8")
+    is_small = max(pixels.shape[:2]) <= MAX_SQUARE_PIXELS
+    # enlarged squares would show the artefacts of JPEG
+    picture = image_uri(pixels, "png" if is_small else "jpeg")
+    name = f"<br><bdi>{escape(file)}</bdi>" if file else ""
+    square = ' class="square"' if is_small else ""
+    return f'<li><img alt=""{square} src="{picture}">{words}{name}</li>'
 
 
 def confusion_parts(content: PageContent) -> Iterator[str]:

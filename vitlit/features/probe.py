@@ -1,14 +1,10 @@
-"""Runs ``probe``: accuracies that features reach on a data set, and the most similar images.
+"""Runs ``probe`` on a data set: the scores that its features reach.
 
 ImageData -> features of train, val and the split to score -> probe/: metrics.json nearest.png
                                                               features.npz
-files     -> features -> nearest images of each query          probe/: nearest.csv nearest.png
-                                                              features.npz
 """
 
-import csv
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +27,14 @@ from vitlit.features.probe_classifiers import (
     nearest,
     vote,
 )
-from vitlit.files import printable
-from vitlit.images.find_images import find_images
-from vitlit.images.image_store import FileImages
+from vitlit.features.probe_numbers import (
+    answers_of,
+    choose_ridge,
+    fit_ridge,
+    neighbour_mean,
+    number_line,
+    number_scores,
+)
 from vitlit.messages import shorten
 from vitlit.tasks.known import KINDS
 
@@ -83,18 +84,21 @@ def probe_data_set(
     # one search for the vote, which takes k, and for the picture, which shows seven
     near = nearest(test.values, train.values, max(k, SHEET_NEIGHBOURS))
     chosen = Neighbours(near.similarity[:, :k], near.row[:, :k])
-    if c is None:  # on validation: choosing by the test images would flatter the result
+    is_numbers = data.task == "regression"
+    how = f", chosen on {len(val.labels)} validation images" if c is None else ""
+    # on validation: choosing by the test images would flatter the result
+    if is_numbers:
+        linear, c = (
+            choose_ridge(train[:2], val[:2]) if c is None else (fit_ridge(*train[:2], c=c), c)
+        )
+    elif c is None:
         linear, c = choose_linear(train[:2], val[:2], data.num_classes)
-        how = f"C {c:g}, chosen on {len(val.labels)} validation images"
     else:
-        linear, how = fit_linear(*train[:2], data.num_classes, c=c), f"C {c:g}"
-    said = linear.predict(test.values)
-    if answer is not None:
-        said = answer(linear)(data, data.splits["test"]).values.argmax(dim=1)
-    found = {
-        "knn": vote(chosen, train.labels, data.num_classes) == test.labels,
-        "linear": said == test.labels,
-    }
+        linear = fit_linear(*train[:2], data.num_classes, c=c)
+    how = f"C {c:g}{how}"
+    score = _score_numbers if is_numbers else _score_classes
+    logits = None if answer is None else answer(linear)(data, data.splits["test"]).values
+    found = score(chosen, linear, logits, train, test)
     metrics: dict[str, Any] = {
         "of": about | _describe(data),
         "train_images": len(train.labels),
@@ -102,16 +106,17 @@ def probe_data_set(
         "features": train.values.shape[1],
         "k": k,
         "c": c,
-        **{name: _accuracy(right) for name, right in found.items()},
+        **found,
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
+    line = number_line if is_numbers else _line
     lines = [
         f"data        {data.dataset}: {len(train.labels)} images to learn from, "
         f"{len(test.labels)} to score",
-        _line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
-        _line("linear", metrics["linear"], how),
+        line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
+        line("linear", metrics["linear"], how),
         *kept,
     ]
     return Probed(metrics, lines)
@@ -123,6 +128,28 @@ def _describe(data: ImageData) -> dict[str, Any]:
         "data_dir": str(data.data_dir),
         "labels": data.hparams["labels"],
         "split_seed": data.hparams["split_seed"],
+    }
+
+
+def _score_classes(
+    near: Neighbours, linear: LinearClassifier, logits: Tensor | None, train: Rows, test: Rows
+) -> dict[str, Any]:
+    """The accuracies of neighbours and of the linear classifier, or of a model's logits."""
+    said = linear.predict(test.values) if logits is None else logits.argmax(dim=1)
+    return {
+        "knn": _accuracy(vote(near, train.labels, len(linear.bias)) == test.labels),
+        "linear": _accuracy(said == test.labels),
+    }
+
+
+def _score_numbers(
+    near: Neighbours, linear: LinearClassifier, logits: Tensor | None, train: Rows, test: Rows
+) -> dict[str, Any]:
+    """The errors of the neighbours' mean and of the regression, or of a model's outputs."""
+    said = answers_of(linear, test.values) if logits is None else logits
+    return {
+        "knn": number_scores(neighbour_mean(near, train.labels), test.labels),
+        "linear": number_scores(said, test.labels),
     }
 
 
@@ -171,117 +198,31 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
     places = test.balanced_places(SHEET_QUERIES)
     index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)
-    names = [shorten(name, 14) for name in data.class_names]
-    labels = train.labels[index]
+    labels, own = train.labels[index], test.labels[places]
+    alike: Any = (labels == own[:, None]).tolist()
+    if data.task == "regression":  # numbers are seldom equal
+        alike, names = None, None
+        labels, own = labels[..., 0], own[:, 0]
+    else:
+        names = [shorten(name, 14) for name in data.class_names]
     return figures.neighbour_sheet(
         test.pictures(torch.tensor(places)),
-        [names[i] for i in test.labels[places].tolist()],
+        [_label_words(label, names) for label in own.tolist()],
         train.pictures(index),
         [
-            [f"{names[label]} {value:.2f}" for label, value in zip(*pair, strict=True)]
+            [
+                f"{_label_words(label, names)} {value:.2f}"
+                for label, value in zip(*pair, strict=True)
+            ]
             for pair in zip(
                 labels.tolist(), near.similarity[places, :SHEET_NEIGHBOURS].tolist(), strict=True
             )
         ],
-        (labels == test.labels[places][:, None]).tolist(),
+        alike,
         title="test images, and the training images nearest to them (cosine)",
     )
 
 
-def find_alike(
-    data: ImageData, extract: Extract, folder: Path, *, query: list[str] | None
-) -> list[str]:
-    """Find the images of the data nearest to each query, except itself; returns lines to report.
-
-    query: files or folders; by default some of the images themselves, evenly spread. Writes
-    nearest.csv, nearest.png and features.npz. Raises InputError if fewer than two images can be
-    read.
-    """
-    data.setup("predict")
-    found = data.splits["predict"]
-    own, _, good = extract(data, found)  # good: the places of images that could be read
-    gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
-    if (distinct := len(set(map(_real_path, files)))) < 2:  # a link to an image is that image
-        raise InputError(
-            f"neighbours need 2 images that can be read, not {distinct}; give more images",
-            argument="images",
-        )
-    asked = find_images(query, argument="query") if query else _evenly_spread(files)
-    # decoded as the data's own are, or features would differ
-    assert isinstance(found.images, FileImages)
-    queries = Split(found.images.others(asked), torch.arange(len(asked)))
-    theirs = extract(data, queries).values
-    hits = _others(asked, files, theirs, own)
-    _write_alike(folder / "nearest.csv", asked, files, hits)
-    np.savez(folder / "features.npz", allow_pickle=False, features=own.numpy(), files=files)
-    _sheet_of_files(queries, asked, gallery, files, hits).savefig(folder / "nearest.png")
-    left_out = len(found) - len(good)
-    bad = f"; {left_out} cannot be read" if left_out else ""
-    noun = "query" if len(asked) == 1 else "queries"
-    return [f"nearest     among {len(files)} images, of {len(asked)} {noun}{bad}"]
-
-
-def _evenly_spread(files: list[str]) -> list[str]:
-    places = torch.linspace(0, len(files) - 1, min(SHEET_QUERIES, len(files))).round().long()
-    return [files[i] for i in places.tolist()]
-
-
-def _real_path(file: str) -> Path:
-    return Path(file).resolve()
-
-
-def _others(
-    queries: list[str], files: list[str], theirs: Tensor, own: Tensor
-) -> list[list[tuple[int, float]]]:
-    """The nearest files of each query, nearest first, without the query: (place, similarity).
-
-    theirs, own: features of the queries and of the files. A small folder has fewer neighbours for
-    a query that is among its files than for one that is not.
-    """
-    # By file, not by similarity 1: a copy under another name is a finding. A link to the query is
-    # the query, and there may be several.
-    paths = list(map(_real_path, files))
-    most = max(Counter(paths).values())
-    near = nearest(theirs, own, SHEET_NEIGHBOURS + most)
-    found = []
-    for query, row, values in zip(queries, near.row.tolist(), near.similarity, strict=True):
-        path = _real_path(query)
-        pairs = zip(row, values.tolist(), strict=True)
-        found.append([(i, value) for i, value in pairs if paths[i] != path][:SHEET_NEIGHBOURS])
-    return found
-
-
-def _write_alike(
-    path: Path, queries: list[str], files: list[str], hits: list[list[tuple[int, float]]]
-) -> None:
-    # surrogateescape: names that are not UTF-8 are written as they are on disk
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["query", "rank", "file", "similarity"])
-        for query, row in zip(queries, hits, strict=True):
-            for rank, (i, value) in enumerate(row, start=1):
-                writer.writerow([query, rank, files[i], f"{value:.4f}"])
-
-
-def _sheet_of_files(
-    queries: Split,
-    asked: list[str],
-    gallery: Split,
-    files: list[str],
-    hits: list[list[tuple[int, float]]],
-) -> Any:
-    shown = hits[:SHEET_QUERIES]
-    longest = max(map(len, shown))
-    # rows are filled up with the first file, which the sheet does not show
-    index = [[i for i, _ in row] + [0] * (longest - len(row)) for row in shown]
-    return figures.neighbour_sheet(
-        queries.pictures(torch.arange(len(shown))),
-        [shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
-        gallery.pictures(torch.tensor(index)),
-        [
-            [f"{shorten(printable(Path(files[i]).name), 13)} {value:.2f}" for i, value in row]
-            for row in shown
-        ],
-        None,
-        title="images, and those nearest to them (cosine)",
-    )
+def _label_words(label: float, names: Sequence[str] | None) -> str:
+    """A class by its name, or a number."""
+    return f"{label:.4g}:" if names is None else names[int(label)]

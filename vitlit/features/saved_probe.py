@@ -54,6 +54,8 @@ def save_classifier(
     which it was probed, so that others score it alike. Returns the file.
     """
     own = {"num_classes": vit.num_classes, "class_names": data.class_names, "pretrained": None}
+    # the head answers in the unit of the column itself
+    own |= {"task": data.task, "loss": None, "target_mean": None, "target_std": None}
     content = {
         VERSION_KEY: LIGHTNING_VERSION,
         "epoch": 0,

@@ -19,6 +19,7 @@ from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.model.features import AnyFeature, Feature, PatchFeature
 from vitlit.model.vit import ViT
 from vitlit.prediction.multi_label import MultiLabelJsonWriter, MultiLabelWriter
+from vitlit.prediction.regression import RegressionJsonWriter, RegressionWriter
 from vitlit.prediction.row_file import RowFile
 from vitlit.prediction.writer import JsonWriter, PredictionWriter
 from vitlit.tasks.known import DEFAULT_TASK
@@ -31,6 +32,8 @@ WRITERS: dict[tuple[TaskName, str], Callable[..., PredictionWriter]] = {  # by t
     ("single_label", "json"): JsonWriter,
     ("multi_label", "probabilities"): MultiLabelWriter,
     ("multi_label", "json"): MultiLabelJsonWriter,
+    ("regression", "probabilities"): RegressionWriter,
+    ("regression", "json"): RegressionJsonWriter,
 }
 
 

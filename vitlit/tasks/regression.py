@@ -49,6 +49,8 @@ class Regression(Task):
     shown = ("mae", "rmse", "r2", "loss")
     missing: ClassVar = {
         "teacher": "teacher gives probabilities of classes, and regression has none; leave it out",
+        "abstain_below": "abstain_below compares probabilities of classes, and regression has "
+        "none; leave it out",
         "shots": "shots counts images of each class, and regression has none; give train_fraction",
     }
 
