@@ -49,9 +49,15 @@ def score_lines(
 def format_scores(metrics: Metrics, names: list[str]) -> str:
     """Scores by name; with balanced accuracy if classes are so unequal that it differs."""
     balanced = names[0].replace("/acc", "/balanced_acc")
-    if balanced in metrics and abs(float(metrics[balanced] - metrics[names[0]])) >= ACCURACY_GAP:
+    if balanced in metrics and _gap(metrics, balanced, names[0]) >= ACCURACY_GAP:
         names = list(dict.fromkeys([names[0], balanced, *names[1:]]))
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+
+
+def _gap(metrics: Metrics, *names: str) -> float:
+    """How far two scores are apart."""
+    first, second = (float(metrics[name]) for name in names)
+    return abs(first - second)
 
 
 def short_name(checkpoint: Path) -> str:

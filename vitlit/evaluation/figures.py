@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -229,7 +229,8 @@ def summary_figure(summary: Summary, draw_curves: Callable[[SubFigure], None]) -
     heights = (CURVES_INCHES, MATRIX_HEIGHT * side, sheet_inches)
     figure = new_figure(sum(heights) + 0.4)
     set_title(figure, matrix_title(summary.matrix, summary.title))
-    curves, matrix, sheet = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+    parts: Any = figure.subfigures(3, 1, height_ratios=heights)
+    curves, matrix, sheet = parts
     draw_curves(curves)
     margin = max(0.05, (WIDTH_INCHES - side) / 2)
     middle = matrix.subfigures(1, 3, width_ratios=(margin, side, margin))[1]
