@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from torchvision import datasets as tv
+from torchvision_layouts import WRITERS, trust_small_layouts
 
 from vitlit.data.catalog import CIFAR10_NAMES, CIFAR100_NAMES
 
@@ -57,9 +58,12 @@ def write_all(root: Path) -> None:
     write_cifar(root, tv.CIFAR10, CIFAR10_NAMES, "label")
     write_cifar(root, tv.CIFAR100, CIFAR100_NAMES, "fine_label")
     write_imagenet(root)
+    for write in WRITERS.values():
+        write(root)
 
 
 def trust_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchvision read CIFAR files whose checksums are not the published ones."""
+    """Let torchvision read files whose checksums are not the published ones."""
+    trust_small_layouts(monkeypatch)
     monkeypatch.setattr(tv.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)

@@ -39,10 +39,11 @@ class PlainImageData(SplitLoaders):
     """Batches of patches from a data set; only the ``test`` stage reads test images.
 
     Args:
-        dataset: digits (shipped with the package), another name of this list, hub:OWNER/NAME of the
-            Hugging Face hub, or folder: data_dir then holds train/ and perhaps val/ and test/, each
-            with a folder for each class; or the class folders themselves, which are split in three;
-            or shards: tar files of images, of `vitlit shard` or in the layout of WebDataset.
+        dataset: digits (shipped with the package), mnist, fashion_mnist, cifar10, cifar100, svhn,
+            stl10, eurosat, flowers102, oxford_pets, imagenet, hub:OWNER/NAME (Hugging Face), or
+            folder: data_dir has train/ and perhaps val/ and test/ with a folder for each class, or
+            the class folders themselves, which are split into three; or shards: tar files of
+            images, of `vitlit shard` or in the layout of WebDataset.
         data_dir: The folder that holds the data set, or that it is downloaded to; with shards also
             a pattern or a URL, such as 'https://host/set/train-{000..099}.tar'.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path
@@ -160,10 +161,8 @@ class PlainImageData(SplitLoaders):
         source = source_of(dataset)
         self.columns = image_column, label_column
         place: Any = {"download": download, "is_read": images is None, "has_names": class_names}
-        folder = place_of(data_dir)
-        self.dataset, self.data_dir = dataset, folder = locate(
-            dataset, folder, self.columns, **place
-        )
+        home = place_of(data_dir)
+        self.dataset, self.data_dir = dataset, _ = locate(dataset, home, self.columns, **place)
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
