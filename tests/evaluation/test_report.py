@@ -17,7 +17,7 @@ from vitlit import ImageData, load
 from vitlit.__main__ import main
 from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
-from vitlit.evaluation.callbacks import WriteReport
+from vitlit.evaluation.callbacks import WriteReport, gather_rows
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring
 
@@ -258,14 +258,14 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
 
 
 class Gathered(Scoring):
-    """A module of which only ``all_gather`` is asked for."""
+    """A module of which little is asked for."""
 
-    all_gather, device, class_names = "gather", None, ()  # type: ignore[assignment]
+    device, class_names = None, ()  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize(("world", "gather"), [(1, None), (2, "gather"), (3, "gather")])
+@pytest.mark.parametrize(("world", "gather"), [(1, None), (2, gather_rows), (3, gather_rows)])
 def test_several_processes_gather_the_rows_that_each_has(
-    world: int, gather: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: int, gather: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked: list[object] = []

@@ -65,9 +65,17 @@ class WriteReport(Callback):
         self.report.finish(tested, trainer.loggers, processes_of(trainer, pl_module))
 
 
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows ``(b, ...)`` of each process, as many in each -> ``(world, b, ...)``."""
+    # not the module's all_gather: it is differentiable, of which torch 2.15 warns
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return torch.stack(parts)
+
+
 def processes_of(trainer: pl.Trainer, module: pl.LightningModule) -> Processes:
     """The processes of a command, for what gathers from them."""
-    gather: Any = module.all_gather if trainer.world_size > 1 else None
+    gather = gather_rows if trainer.world_size > 1 else None
     agree = trainer.strategy.reduce_boolean_decision
     return Processes(trainer.world_size, trainer.is_global_zero, gather, agree)
 
