@@ -42,9 +42,9 @@ class Sample(NamedTuple):
 
 def encode_name(path: str) -> str:
     """The name of an image file in a shard: its key has no dot, which would end it."""
-    whole = PurePosixPath(path)
-    stem = whole.stem.replace("%", "%25").replace(".", "%2E")
-    return str(whole.with_name(stem + whole.suffix))
+    folder, slash, file = path.rpartition("/")
+    stem, _, ending = file.rpartition(".")
+    return f"{folder}{slash}{stem.replace('%', '%25').replace('.', '%2E')}.{ending}"
 
 
 def decode_name(name: str) -> str:

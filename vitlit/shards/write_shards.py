@@ -7,16 +7,15 @@ The layout is that of WebDataset, which other programs read too: ``cat/0001.jpg`
 written from: so the same command goes on where an earlier one was stopped.
 """
 
-import io
 import json
 import os
 import re
 import stat
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from vitlit.shards.shard_index import (
 )
 from vitlit.shards.shard_list import LIST_FILE, LIST_FORMAT, UNFINISHED_FILE
 from vitlit.shards.tar_scan import BLOCK, Sample, encode_name, split_key
+from vitlit.shards.tar_writer import TarWriter, padded
 
 SHARD_NAME = re.compile(r"(train|val|test|all)-\d{6}\.tar(\.index)?")
 
@@ -55,7 +55,7 @@ class Source:
     @property
     def room(self) -> int:
         """Bytes that it takes in a shard, with its label."""
-        return 3 * BLOCK + _padded(self.size)
+        return 3 * BLOCK + padded(self.size)
 
 
 @dataclass
@@ -180,10 +180,12 @@ def _write_shard(sources: Sequence[Source], path: Path, done: Written) -> ShardI
         builder = IndexBuilder(str(path))
         bad = len(done.bad)
         with replacing(path, sync=True) as part:
-            with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+            with part.open("wb") as file:
+                tar = TarWriter(file)
                 for source in sources:
                     _add(tar, source, builder, done.bad)
-            size, mark = part.stat().st_size, file_hash(str(part))
+                size = tar.finish()
+            mark = file_hash(str(part))
         # one that lacks images is written again: they may have been fixed
         origin = origin if len(done.bad) == bad else ""
         index = builder.finish(size, mark, origin)
@@ -209,7 +211,7 @@ def _kept(path: Path, origin: str) -> ShardIndex | None:
     return index if is_whole and index.source == origin else None
 
 
-def _add(tar: tarfile.TarFile, source: Source, builder: IndexBuilder, bad: list[BadFile]) -> None:
+def _add(tar: TarWriter, source: Source, builder: IndexBuilder, bad: list[BadFile]) -> None:
     """Add an image and its label to a shard and its index; or, if it is bad, to that list."""
     try:
         content = _read_file(source.path)
@@ -221,9 +223,8 @@ def _add(tar: tarfile.TarFile, source: Source, builder: IndexBuilder, bad: list[
         return
     name = encode_name(source.name)
     key, _ = split_key(name)
-    _add_member(tar, name, content)
-    offset = int(tar.offset) - _padded(len(content))
-    _add_member(tar, f"{key}.cls", str(source.label).encode())
+    offset = tar.add(name, content)
+    tar.add(f"{key}.cls", str(source.label).encode())
     sample = Sample(source.name, offset, len(content), str(source.label), content)
     builder.add(sample, is_checked=True)
 
@@ -234,18 +235,8 @@ def _read_file(path: str) -> bytes:
         raise ValueError("a pipe or device")
     if found.st_size > MAX_FILE_BYTES:
         raise ValueError(f"{found.st_size:,} bytes, more than the maximum of {MAX_FILE_BYTES:,}")
-    return Path(path).read_bytes()
-
-
-def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    about = tarfile.TarInfo(name)  # no time and no owner: equal images give equal shards
-    about.size = len(content)
-    tar.addfile(about, io.BytesIO(content))
-    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all; there may be millions
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
+    with FileIO(path) as file:  # without a buffer, which costs as much as all the rest
+        return file.readall()
 
 
 def _row(index: ShardIndex, path: Path, part: str) -> dict[str, Any]:
