@@ -150,12 +150,9 @@ def read(shards: Path, folder: Path, batches: int) -> dict[str, Any]:
             next(own)
             seconds[name].append(time.process_time() - before)
     rates = {name: 256 / statistics.median(own) for name, own in seconds.items()}
-    rest = 0
-    middle = memory()
-    for _ in loaders["shards"]:
-        rest += 1
-        if rest == 10 * batches:
-            break
+    rest, middle = 10 * batches, memory()
+    for _ in range(rest):
+        next(loaders["shards"])
     return found | {"rates": rates, "middle": middle, "end": memory(), "more": rest}
 
 
@@ -167,7 +164,8 @@ def loader(name: str, place: Path) -> Iterator[Any]:
         num_workers=0, memory_gb=0.0,
     )  # fmt: skip
     data.setup("fit")
-    return iter(data.train_dataloader())
+    while True:  # epoch after epoch
+        yield from data.train_dataloader()
 
 
 def memory() -> float:
