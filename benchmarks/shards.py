@@ -1,9 +1,10 @@
-"""Write and read a million 16-pixel images as shards, beside a folder of some of them.
+"""Write 200,000 16-pixel images as shards, and read a million, beside a folder of some of them.
 
 The images are PNG files of noise. Those of a folder are written into shards, each under as many
-names as it takes, by what `vitlit shard` calls: a folder of a million files would measure the file
-system. Then two loaders take turns, batch by batch, on one thread: that of the shards and that of
-the folder. Seconds are of the processor, unless the table says that they passed.
+names as it takes, by what `vitlit shard` calls: a folder of so many files would measure the file
+system. Five links to each shard make a million images. Then two loaders take turns, batch by
+batch, on one thread: that of the shards and that of the folder. Seconds are of the processor,
+unless the table says that they passed.
 
     python benchmarks/shards.py --images 20000     # a minute
     python benchmarks/shards.py --write            # replaces shards.md
@@ -38,7 +39,10 @@ PAGE = Path(__file__).with_suffix(".md")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=200_000, help="that are written")
+    parser.add_argument(
+        "--copies", type=int, default=5, help="of each shard that are read, as links to it"
+    )
     parser.add_argument("--folder-images", type=int, default=5_000, help="of the folder beside it")
     parser.add_argument("--batches", type=int, default=200, help="of 256, of each loader")
     parser.add_argument("--at", help="folder to work in, which is kept, and used as it is")
@@ -67,20 +71,32 @@ def write(args: argparse.Namespace, at: Path) -> tuple[dict[str, float], float]:
             write_shards._write_shard(sources(files, first, args.images), path, Written())
             for first, path in shard_paths(at / "shards", args.images)
         ]
-        rows = [
-            write_shards._row(index, path, "all")
-            for index, (_, path) in zip(
-                shards, shard_paths(at / "shards", args.images), strict=True
-            )
-        ]
+        paths = [path for _, path in shard_paths(at / "shards", args.images)]
+        rows = [write_shards._row(*one, "all") for one in zip(shards, paths, strict=True)]
         names = [f"class{number}" for number in range(CLASSES)]
         about = {"format": LIST_FORMAT, "class_names": names, "shards": rows}
         (at / "shards" / LIST_FILE).write_text(json.dumps(about))
         used = resource.getrusage(resource.RUSAGE_SELF)
         took = {"seconds": time.monotonic() - start, "cpu": time.process_time() - cpu}
         noted.write_text(json.dumps(took | {"memory": used.ru_maxrss / 1e3}))
-    size = sum(path.stat().st_size for path in (at / "shards").iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in (at / "shards").glob("all-*")) / 1e6
+    add_copies(at / "shards", args.copies)
     return json.loads(noted.read_text()), size
+
+
+def add_copies(folder: Path, copies: int) -> None:
+    """Each shard and its index under several names, all in the list of the set."""
+    about = json.loads((folder / LIST_FILE).read_text())
+    rows = [row for row in about["shards"] if "copy" not in row["file"]]
+    about["shards"] = [*rows]
+    for row in rows:
+        for number in range(1, copies):
+            name = row["file"].replace("all-", f"copy{number}-")
+            about["shards"].append(row | {"file": name})
+            for ending in ("", ".index"):
+                if not (folder / (name + ending)).exists():
+                    os.link(folder / (row["file"] + ending), folder / (name + ending))
+    (folder / LIST_FILE).write_text(json.dumps(about))
 
 
 def shard_paths(folder: Path, count: int) -> Iterator[tuple[int, Path]]:
@@ -177,12 +193,15 @@ def memory() -> float:
 def table(
     args: argparse.Namespace, took: dict[str, float], size: float, found: dict[str, Any]
 ) -> str:
-    count, some = args.images, min(args.folder_images, args.images)
+    count, some = args.images * args.copies, min(args.folder_images, args.images)
     rates = found["rates"]
     cpu = "s of the processor"
     until = f"{found['cpu until first batch']:.1f} {cpu} ({found['wait']:.1f} s passed)"
     rows = [
-        ("writing the shards", f"{took['cpu']:,.0f} {cpu} ({took['seconds']:,.0f} s passed)"),
+        (
+            f"writing {args.images:,} images",
+            f"{took['cpu']:,.0f} {cpu} ({took['seconds']:,.0f} s passed)",
+        ),
         ("their size", f"{size:,.0f} MB"),
         ("the most memory while writing", f"{took['memory']:,.0f} MB"),
         ("from the start of a process to the first batch", until),
@@ -200,7 +219,8 @@ def table(
     head = f"{day}, {measure.device_name('cpu', 1)}, {measure.packages()}"
     return (
         f"# Shards\n\n{head}\n\n`{measure.command()}`\n\n{count:,} PNG files of {SIDE}x{SIDE} "
-        f"pixels in {CLASSES} classes, read in batches of 256 without worker processes.\n\n"
+        f"pixels (each shard is there {args.copies} times, as links) in {CLASSES} classes, read in "
+        f"batches of 256 without worker processes.\n\n"
         "| | |\n| --- | --- |\n" + "\n".join(lines) + "\n"
     )
 

@@ -9,6 +9,7 @@ from photo_folder import PhotoFolder
 from shard_sets import opened, pixels_by_name, png, shard, write_foreign, write_tar
 
 from vitlit import ImageData
+from vitlit.__main__ import main
 from vitlit.data.leakage import PastTraining, data_identity
 from vitlit.data.splits import found_files
 from vitlit.errors import InputError
@@ -150,3 +151,11 @@ def test_settings_that_do_not_fit_are_refused(
         place = write_foreign(tmp_path / "t", name="test")
     with pytest.raises(InputError, match=words):
         data_of(place, **options)
+
+
+def test_inspect_sends_shards_back_to_their_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = write_foreign(tmp_path / "s")
+    assert main(["inspect", "--data.dataset=shards", f"--data.data_dir={place}"]) == 2
+    assert "inspect the folder that they were written from" in capsys.readouterr().err

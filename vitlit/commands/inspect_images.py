@@ -102,6 +102,12 @@ def _inspect(request: Request) -> list[str]:
     given: dict[str, Any] = settings["data"].as_dict()
     if given["images"]:
         raise InputError("inspect looks at a data set; leave out images", argument="images")
+    if given["dataset"] == "shards":
+        raise InputError(
+            "inspect looks at files, and shards are made of parts of files; inspect the folder "
+            "that they were written from",
+            argument="dataset",
+        )
     data = ImageData(**given)
     KINDS[data.task].require("inspect", argument="labels")
     data.prepare_data()
