@@ -15,6 +15,8 @@ from vitlit.augment.colour import (
     gaussian_blur,
     grayscale_layers,
     jitter_layers,
+    jitter_steps,
+    shift_hue,
     three_layers,
     three_sigmas,
 )
@@ -42,14 +44,17 @@ def applied(images: Tensor, layers: list[Layer]) -> Tensor:
 
 
 def jittered(image: Tensor, draws: Tensor, strengths: tuple[float, ...]) -> Tensor:
-    """torchvision's ColorJitter with these factors, in this order."""
+    """torchvision's ColorJitter with these factors, in this order; the hue comes last of them."""
     steps: tuple[Callable[[Tensor, float], Tensor], ...] = (
         tv.adjust_brightness,
         tv.adjust_contrast,
         tv.adjust_saturation,
     )
-    order = list(permutations(range(3)))[int(draws[3] * 6)]
-    for i in order:
+    orders = list(permutations(range(len(strengths))))
+    for i in orders[int(draws[-1] * len(orders))]:
+        if i == 3:
+            image = tv.adjust_hue(image, float((2 * draws[i] - 1) * strengths[i]))
+            continue
         image = steps[i](image, float(1 + (2 * draws[i] - 1) * torch.tensor(strengths[i])))
     return image
 
@@ -61,6 +66,29 @@ def test_jitter_is_torchvisions_with_the_same_factors_and_order(channels: int) -
     expected = [jittered(*one, STRENGTHS) for one in zip(images, draws, strict=True)]
     assert torch.equal(found, torch.stack(expected))
     assert len((draws[:, 3] * 6).long().unique()) == 6  # every order
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jitter_with_the_hue_is_torchvisions_too(channels: int) -> None:
+    images, draws, strengths = noise(80, channels), some_draws(80, 5), (*STRENGTHS, 0.5)
+    found = images
+    for name, step in jitter_steps("jitter", draws, strengths).items():
+        is_hue = isinstance(step, Tensor)
+        assert is_hue == name.endswith("_hue")
+        found = shift_hue(found, step) if isinstance(step, Tensor) else applied(found, step)
+    expected = [jittered(*one, strengths) for one in zip(images, draws, strict=True)]
+    assert torch.equal(found, torch.stack(expected))
+    assert len((draws[:, 4] * 24).long().unique()) > 18  # of 24 orders
+
+
+def test_every_colour_is_turned_as_torchvision_turns_it() -> None:
+    levels = torch.tensor([0, 1, 2, 127, 128, 254, 255], dtype=torch.uint8)
+    colours = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 7, 49)
+    shifts = torch.tensor([-0.5, -0.3, -1e-3, 0.0, 1 / 6, 0.25, 0.5])
+    found = shift_hue(colours.expand(7, -1, -1, -1), shifts[:, None])
+    expected = [tv.adjust_hue(colours[0], shift) for shift in shifts.tolist()]
+    assert torch.equal(found, torch.stack(expected))
+    assert torch.equal(found[3], colours[0])
 
 
 def test_grayscale_is_torchvisions_for_the_chosen_images() -> None:
@@ -129,6 +157,8 @@ def test_quarter_turns_are_torchvisions() -> None:
     ("jitter", "message"),
     [
         ([0.4, 0.4], "color_jitter \\[0.4, 0.4\\] needs three strengths"),
+        ([0.4] * 5, "or four, with that of the hue"),
+        ([0.4, 0.4, 0.4, 0.6], "color_jitter 0.6 is not a strength of the hue; give .* to 0.5"),
         ([0.4, 0.4, 1.5], "color_jitter 1.5 is not a strength"),
         ([0.4, float("nan"), 0.5], "color_jitter nan is not a strength"),
     ],

@@ -269,7 +269,8 @@ MAX_LAUNCHES = 200
 
 @pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "trivialaugment"])
 def test_the_plan_of_a_device_gives_the_batch_of_the_cpu(policy: Any) -> None:
-    settings = {**ALL, "auto_augment": policy, "cutmix": 1.0}
+    jitter = [0.4, 0.5, 0.6, 0.2]  # with the hue, which has its steps among the layers
+    settings = {**ALL, "auto_augment": policy, "cutmix": 1.0, "color_jitter": jitter}
     augmentation, given = ready(**settings), batch(size=24)
     size = PREPROCESS.img_size
     expected = augmentation(given.x, given.y, given.address, size=size, normalise=PREPROCESS)
@@ -306,10 +307,22 @@ def test_a_device_gets_all_plans_in_one_copy_and_few_launches() -> None:
     assert gpu.launches.total() <= MAX_LAUNCHES
 
 
+def test_the_hue_is_jittered_in_its_turn_without_a_wait() -> None:
+    strengths = (0.4, 0.5, 0.6, 0.2)
+    x = batch().x
+    for step in colour.jitter_steps("", draws("color_jitter", 5), strengths).values():
+        x = colour.shift_hue(x, step) if isinstance(step, Tensor) else in_layers(x, step)
+    settings = {"color_jitter": list(strengths)}
+    assert torch.equal(augmented(ready(**settings), batch()).x, PREPROCESS(x))
+    gpu = augment_on_device(settings)
+    assert (gpu.copies, gpu.waits) == (1, [])
+
+
 @pytest.mark.slow
 def test_a_compiler_takes_the_whole_augmentation_as_one_graph() -> None:
     torch.compiler.reset()
-    augmentation, given = ready(**{**ALL, "cutmix": 1.0}), batch()
+    settings = {**ALL, "cutmix": 1.0, "color_jitter": [0.4, 0.5, 0.6, 0.2]}
+    augmentation, given = ready(**settings), batch()
     plan = augmentation.plan(given.address, (3, 16, 16), (16, 16), "cuda")
     options = {"size": (16, 16), "padding": 4, "num_classes": 4}
     normalise = PREPROCESS.on(torch.device("cpu"))

@@ -70,7 +70,7 @@ class Augmentation:
         three_augment: 3-Augment (DeiT III): makes each image grey, solarised or blurred, and then
             jitters its colours, by 0.3 if color_jitter gives no other strengths.
         color_jitter: Strengths of changes of brightness, contrast and saturation, from 0 to 1, such
-            as [0.4, 0.4, 0.4], in a random order.
+            as [0.4, 0.4, 0.4], in a random order; a fourth number, up to 0.5, turns the hue.
         grayscale: Probability that a training image loses its colours.
         blur: Probability of a Gaussian blur, of 0.1 to 2 pixels.
         repeated_augment: How often each image is in its batch, augmented differently each time; an

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vitlit.augment.colour import gaussian_blur
+from vitlit.augment.colour import HUE_ENDING, gaussian_blur, shift_hue
 from vitlit.augment.geometric import crop_at, erase, mirror, resize_boxes, rotate_by
 from vitlit.augment.layers import Shape, apply_layer, layer_plan
 from vitlit.augment.mixing import mix_as_planned, soft_targets
@@ -83,6 +83,8 @@ def apply_stages(
     for name in plan:
         if name in BLURS:
             x = gaussian_blur(x, plan[name])
+        elif name.endswith(HUE_ENDING):
+            x = shift_hue(x, plan[name])
         elif "/" in name:  # a layer of operations
             x = apply_layer(x, plan[name])
     x = normalise(x)
