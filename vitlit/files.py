@@ -16,6 +16,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 LAST_FILE = "last.ckpt"  # the only checkpoint of which the one before is kept
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"
 DEBUG_FILE = "debug"  # marks one that only tried whether everything runs
+PROBE_FILE = "probe"  # marks one that no training made, but probe --save
 COMMAND_FILE = "command"  # holds the words that start or continue it
 # of several trainings of one command, in the folder that holds those of the runs
 SERIES_FILE, SUMMARY_FILE = "series.json", "summary.csv"

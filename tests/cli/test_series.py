@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitlit.cli.overview import wants_series
-from vitlit.cli.series import Series, read_series
+from vitlit.cli.series import Series, check_series, read_series
 from vitlit.errors import InputError
 
 
@@ -98,6 +98,16 @@ def test_a_job_of_one_task_names_the_series(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert read("--folds 5").folder.name == "77"
+
+
+@pytest.mark.parametrize("name", ["folds", "repeats"])
+def test_a_config_cannot_ask_for_a_series(name: str) -> None:
+    settings = {"folds": None, "repeats": None, name: 3}
+    with pytest.raises(InputError, match=f"give --{name} 3 there, and leave it out of the config"):
+        check_series(settings, "fit")
+    with pytest.raises(InputError, match="pretrain learns no classes to test"):
+        check_series(settings, "pretrain")
+    check_series(settings, "test")  # the config of a training
 
 
 def test_only_fit_trains_a_series_and_print_config_does_not() -> None:

@@ -315,3 +315,12 @@ def test_the_listing_imports_neither_torch_nor_numpy(logs: Path) -> None:
     found = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True)
     assert found.stdout.splitlines()[-1] == "[]"
     assert found.stderr == ""
+
+
+def test_a_saved_probe_is_called_one(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(logs / "kept", files="probe checkpoints/best.ckpt")
+    (logs / "kept" / "config.yaml").unlink()
+    (logs / "kept" / "history.csv").unlink()
+    _, line, *more = listed(capsys)
+    assert line.split() == ["kept", "-", "-", "-", "-", "-", "probe"]
+    assert more == []

@@ -17,6 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
+from vitlit.commands.run_records import read_runs
 from vitlit.data.splits import Split
 from vitlit.evaluation.inference import Rows
 from vitlit.features.probe import probe_data_set
@@ -192,6 +193,7 @@ def test_a_saved_probe_starts_a_training_but_resumes_none(
     monkeypatch.chdir(tmp_path)
     assert main(["probe", f"--ckpt_path={run}", "--save=one", *QUIET]) == 0
     assert main(["probe", f"--ckpt_path={run}", "--save=one", "--out=again", *QUIET]) == 2
+    assert [run.state for run in read_runs(Path("lightning_logs"))] == ["probe"]
     assert "lightning_logs/one exists" in capsys.readouterr().err
     assert not Path("again").exists()
     fit = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=1"]
@@ -322,6 +324,28 @@ def test_predict_writes_features_with_the_names_of_their_files(run: Path, tmp_pa
     tokens = model.blocks[0](model.embed(x))
     np.testing.assert_allclose(found["features"], tokens.mean(dim=1).numpy(), rtol=1e-3, atol=1e-5)
     assert [Path(str(file)).name for file in found["files"]] == [f"{i}.png" for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        ("features --out=a.csv", ".npz"),
+        ("features --out=a.NPY", ".npz"),
+        ("patches --out=a.csv", ".npy"),
+    ],
+)
+def test_a_name_of_another_format_is_refused(
+    words: str,
+    ending: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert predict(run, *f"--output={words}".split()) == 2
+    assert f"writes arrays of NumPy; end it in {ending} (--out)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_never_replace_a_file(

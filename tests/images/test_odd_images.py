@@ -11,7 +11,10 @@ from odd_files import BAD, EXACT, LOSSY, chunk
 from PIL import Image
 
 from vitlit.__main__ import main
+from vitlit.errors import InputError
+from vitlit.images.bad_images import refuse_bad_images
 from vitlit.images.image_io import ImageInputError, check_image_file, read_crop, read_image
+from vitlit.images.image_store import BadFile
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 READ = EXACT | LOSSY
@@ -144,6 +147,13 @@ def test_predict_of_bad_files_alone_is_an_error(
         rows = list(csv.DictReader(file))
     assert len(rows) == 2  # their names and the reasons, for whoever repairs them
     assert all(row["file"].startswith("bad/") and row["error"] for row in rows)
+
+
+def test_one_bad_file_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = [BadFile(0, "notes.txt", "not an image")]
+    with pytest.raises(InputError, match=r"1 of 1 images .* notes\.txt \(not an image\); fix it"):
+        refuse_bad_images(bad, 1, "fix it", argument="images")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_explain_refuses_with_a_list(

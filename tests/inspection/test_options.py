@@ -29,7 +29,9 @@ def test_it_takes_the_config_of_a_training(config: str) -> None:
     [
         ("--data.dataset folder --data.data_dir none", ["no folder", "none", "--data.data_dir"]),
         ("--data.images a.png --model.patch_size 4", ["leave out images", "--data.images"]),
-        ("--out there --model.patch_size 4", ["there exists", "--out"]),
+        ("--data.dataset digits --out there", ["there exists", "--out"]),
+        ("", ["inspect was given no data; name a folder of images"]),
+        ("--out there", ["inspect was given no data"]),
         ("photos --data.dataset mnist", ["looks at that folder, so it takes no --data.dataset"]),
         ("broken --data.img_size 16", ["none of the 8 images", "broken", "empty"]),
     ],

@@ -16,7 +16,7 @@ from trainings import RUN, same
 from vitlit.__main__ import main
 
 CV = Path("lightning_logs/cv")
-SERIES = [*RUN, "--trainer.max_epochs=4", "--folds=3", "--run=cv"]
+SERIES = [*RUN, "--trainer.max_epochs=2", "--folds=3", "--run=cv"]
 
 
 def start(*words: str) -> "subprocess.Popen[str]":
@@ -29,7 +29,7 @@ def start(*words: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for(path: Path, seconds: float = 240.0) -> None:
+def wait_for(path: Path, seconds: float = 900.0) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not come"
@@ -47,8 +47,8 @@ def test_a_series_killed_in_its_third_fold_goes_on_there(
     wait_for(CV / "fold3" / "checkpoints" / "last.ckpt")
     first.kill()
     first.wait()
-    done = {path: path.stat().st_mtime_ns for path in CV.glob("fold[12]/checkpoints/*.ckpt")}
-    assert len(done) == 4
+    done = {path: path.stat().st_mtime_ns for path in CV.glob("fold[12]/checkpoints/last.ckpt")}
+    assert len(done) == 2
     assert not (CV / "summary.csv").exists()
     time.sleep(3)  # the training, whose parent is gone, saves and ends
     second = subprocess.run(
@@ -57,7 +57,7 @@ def test_a_series_killed_in_its_third_fold_goes_on_there(
     assert second.returncode == 0, second.stdout + second.stderr
     assert {path: path.stat().st_mtime_ns for path in done} == done
     # as one process trains that fold alone
-    alone = [*RUN, "--trainer.max_epochs=4", "--data.fold=3/3", "--run=alone"]
+    alone = [*RUN, "--trainer.max_epochs=2", "--data.fold=3/3", "--run=alone"]
     assert main(alone) == 0
     states = [
         torch.load(f"lightning_logs/{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -203,20 +203,13 @@ def check_model(model: Any, trainer: Any, command: str) -> None:
     check_model_size(model, trains_on_cpu=is_on_cpu and command == "fit")
 
 
-def check_series(settings: Any, command: str) -> None:
-    """Refuse a number of trainings where nothing reads it: only ``fit`` does, of its own words."""
-    for name in ("folds", "repeats"):
-        if settings[name] is None:
-            continue
-        if command == "pretrain":
+def check_pretraining(data: Any) -> None:
+    """Refuse mixtures of images, which are made for their labels."""
+    for name in ("mixup", "cutmix"):
+        if data[name]:
             raise InputError(
-                f"{name} {settings[name]} asks for tests, and pretrain learns no classes to test; "
-                f"leave it out"
-            )
-        if command == "fit":
-            raise InputError(
-                f"{name} is read on the command line alone; give --{name} {settings[name]} there, "
-                f"and leave it out of the config"
+                f"data.{name} {data[name]} mixes images and their labels, which pretrain does not "
+                f"read; leave it out"
             )
 
 

@@ -51,6 +51,11 @@ YAML_HINT = (
     "write text in quotes"
 )
 TRUST_OPTION = "allow_classes_of"
+PRETRAINING_OPTION = "model.mask_ratio"  # which pretrain alone has
+PRETRAINING_HINT = (
+    "; pretrain reads no labels and has no settings for them: leave it out, and give a config made "
+    "for pretrain, such as pretrain.yaml or digits_pretrain.yaml, in place of one for fit"
+)
 # Packages whose classes a config may name. Any other import would run code that a config chooses.
 TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
 
@@ -256,7 +261,10 @@ def plain_message(message: str, known: list[str]) -> str:
         hint = YAML_HINT if is_misread else did_you_mean(got, names)
         return f"{key[1]} {got} is not valid; expected {choices}{hint}"
     if unknown := find_text("unknown option", message):
-        return f"unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
+        hint = did_you_mean(unknown[1], known)
+        if not hint and unknown[1].startswith("model.") and PRETRAINING_OPTION in known:
+            hint = PRETRAINING_HINT
+        return f"unknown option {unknown[1]}{hint}"
     message = " ".join(message.split())
     if group := find_text("no config", message):
         return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"

@@ -182,3 +182,20 @@ def _check_launcher(kind: str, count: int) -> None:
             f"one process and give --trainer.devices, or use the launcher for each training, with "
             f"{own}and --run NAME/{STEMS[kind]}1 and so on, and this command for the summary"
         )
+
+
+def check_series(settings: Any, command: str) -> None:
+    """Refuse a number of trainings where nothing reads it: only ``fit`` does, of its own words."""
+    for name in ("folds", "repeats"):
+        if settings[name] is None:
+            continue
+        if command == "pretrain":
+            raise InputError(
+                f"{name} {settings[name]} asks for tests, and pretrain learns no classes to test; "
+                f"leave it out"
+            )
+        if command == "fit":
+            raise InputError(
+                f"{name} is read on the command line alone; give --{name} {settings[name]} there, "
+                f"and leave it out of the config"
+            )

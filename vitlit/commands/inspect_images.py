@@ -89,9 +89,23 @@ def run_inspect(args: list[str]) -> None:
     """Run the command; args: ``inspect`` and its options."""
     with only_safe_settings(args), ending_at_signals():
         parser, own = make_inspect_parser()
+        _check_data_are_named(args)
         request = read_request("inspect", parser, own, args)
         print(*_inspect(request), sep="\n")
     sys.stdout.flush()
+
+
+def _check_data_are_named(args: list[str]) -> None:
+    """Refuse to look at the default data set, which nobody has asked for."""
+    names = [word.partition("=")[0] for word in args[1:]]
+    asks = ("--config", "-c", "--ckpt_path", "--run", "--data", "--print_config")
+    if args[1:] and (not names[0].startswith("-") or set(names) & set(asks)):
+        return
+    if not any(name.startswith("--data.") for name in names):
+        raise InputError(
+            "inspect was given no data; name a folder of images, as in `vitlit inspect PHOTOS`, or "
+            "give --config digits.yaml to look at the digits"
+        )
 
 
 def _inspect(request: Request) -> list[str]:
@@ -108,6 +122,8 @@ def _inspect(request: Request) -> list[str]:
             "that they were written from",
             argument="dataset",
         )
+    if request.start is None:  # no model, so none whose patches the images must fit
+        given |= {"patch_size": 1, "patchify": False}
     data = ImageData(**given)
     KINDS[data.task].require("inspect", argument="labels")
     data.prepare_data()

@@ -24,6 +24,7 @@ from vitlit.files import (
     DEBUG_FILE,
     FINISHED_FILE,
     LOCK_FILE,
+    PROBE_FILE,
     SERIES_FILE,
     relative_path,
 )
@@ -43,7 +44,8 @@ LOWER_IS_BETTER = ("val/loss", "val/mae", "val/rmse")
 class RunRecord:
     """One folder of a run.
 
-    state: finished, running, stopped, started (it has no checkpoint yet), debug, broken or foreign;
+    state: finished, probe (kept by probe --save), running, stopped, started (it has no checkpoint
+    yet), debug, broken or foreign;
     trouble: what is wrong with the folder, or an empty string; settings: by dotted names; rows: of
     history.csv, the numbers alone; began: seconds since 1970; command: continues it, or ""; note:
     more to say.
@@ -124,9 +126,9 @@ def _read_run(folder: Path) -> RunRecord:
         rows = read_rows(folder / HISTORY_FILE) if HISTORY_FILE in files else []
     except InputError as error:
         return RunRecord(folder.name, "broken", trouble=str(error), began=began)
-    has_config = CONFIG_FILE in files
-    trouble = "" if has_config else f"it has no {CONFIG_FILE}, so its settings are unknown"
     state = _state(folder, files)
+    has_config = CONFIG_FILE in files or state == "probe"  # which has none
+    trouble = "" if has_config else f"it has no {CONFIG_FILE}, so its settings are unknown"
     command = _command(folder, settings) if state in ("stopped", "started") else ""
     return RunRecord(folder.name, state, trouble, settings, rows, began, command)
 
@@ -163,6 +165,8 @@ def _state(folder: Path, files: dict[str, Path]) -> str:
         return "debug"
     if FINISHED_FILE in files:
         return "finished"
+    if PROBE_FILE in files:
+        return "probe"
     if LOCK_FILE in files and _is_locked(files[LOCK_FILE]):
         return "running"
     return "stopped" if any(folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")) else "started"

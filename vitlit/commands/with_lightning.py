@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from vitlit.cli.batch_size import choose_batch_size
 from vitlit.cli.check_settings import (
     check_model,
-    check_series,
+    check_pretraining,
     check_trainer,
     check_unused,
     settle_monitor,
@@ -29,6 +29,7 @@ from vitlit.cli.options import add_options, add_seed
 from vitlit.cli.overview import TRAINING_COMMANDS
 from vitlit.cli.parser import link_settings, new_parser, only_safe_settings
 from vitlit.cli.request import Request, read_request
+from vitlit.cli.series import check_series
 from vitlit.commands import fit_callbacks
 from vitlit.commands.final_lines import fit_lines
 from vitlit.commands.own_commands import explain_lines
@@ -129,6 +130,8 @@ class VitCLI(LightningCLI):
         check_model(settings["model"], trainer, self.request.kind)
         check_unused(settings)
         check_series(settings, self.request.command)
+        if self.request.command == "pretrain":
+            check_pretraining(settings["data"])
         self.precision_rule = self.request.precision_rule()
         start = self.request.start  # None: a training from scratch
         choice = self.precision_rule(None if start is None else start.precision)

@@ -62,7 +62,9 @@ def choose_precision(
         name = MIXED_PRECISION if attention.has_bf16_units(device) else FULL_PRECISION
         return PrecisionChoice(name, "chosen for this device")
     if trained is None:
-        return PrecisionChoice(FULL_PRECISION, "since the precision of their training is unknown")
+        return PrecisionChoice(
+            FULL_PRECISION, "since the weights do not say which precision they were trained in"
+        )
     name = _full_name(trained)
     # without units the training's precision would only be slower than float32
     if _is_fast(name, device):

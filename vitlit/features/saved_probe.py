@@ -12,7 +12,7 @@ import torch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.split_record import RECORD_KEY
 from vitlit.errors import InputError
-from vitlit.files import CHECKPOINTS_FOLDER, whole_folder
+from vitlit.files import CHECKPOINTS_FOLDER, PROBE_FILE, whole_folder
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 from vitlit.weights.checkpoint import (
@@ -72,4 +72,6 @@ def save_classifier(
     with whole_folder(run) as part:
         file = part / CHECKPOINTS_FOLDER / SAVED_FILE
         write_durable(file, lambda place: torch.save(content, place))
+        text = "A model with the classifier that probe fitted to its features.\n"
+        (part / PROBE_FILE).write_text(text, encoding="utf-8")
     return run / CHECKPOINTS_FOLDER / SAVED_FILE

@@ -53,8 +53,9 @@ def refuse_bad_images(bad: Sequence[BadFile], total: int, way_out: str, *, argum
     if not bad:
         return
     count = f"{len(bad)} of {total} images cannot be read"
-    # A list of its own: the command line cuts an error to a few lines.
-    say(list_bad_images(f"{count}:", bad))
+    if len(bad) > 1:  # the message below names the first
+        # A list of its own: the command line cuts an error to a few lines.
+        say(list_bad_images(f"{count}:", bad))
     first = f"{printable(bad[0].path)} ({bad[0].reason})"
     raise InputError(f"{count}, the first is {first}; {way_out}", argument=argument)
 

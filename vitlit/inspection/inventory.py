@@ -20,7 +20,8 @@ from vitlit.files import printable
 from vitlit.images.image_store import BadFile, FileImages, Images, is_among
 from vitlit.inspection.fingerprints import Fingerprints, fingerprints, joined
 
-CHUNK_IMAGES = 512  # whose fingerprints are computed at a time
+CHUNK_IMAGES = 512  # that are gathered at a time
+CHUNK_VALUES = 1 << 22  # of images whose fingerprints are computed at a time: 16 MB of float32
 
 
 class Unread(NamedTuple):
@@ -143,12 +144,19 @@ def _read_part(images: Images, wanted: Tensor) -> _Part:
     """wanted: the members of all splits, sorted; files that are in none may be read too."""
     prints: list[Fingerprints] = []
     if isinstance(images, FileImages):
-        bad: Sequence[BadFile] = images.decode(lambda pixels: prints.append(fingerprints(pixels)))
+        bad: Sequence[BadFile] = images.decode(lambda pixels: prints.extend(_in_parts(pixels)))
         members = torch.arange(len(images))
         return _Part(members[~is_among(bad, members)], joined(prints), bad)
     members = wanted[~is_among(images.bad, wanted)]
-    prints = [fingerprints(images.gather(rows)) for rows in torch.split(members, CHUNK_IMAGES)]
+    for rows in torch.split(members, CHUNK_IMAGES):
+        prints += _in_parts(images.gather(rows))
     return _Part(members, joined(prints), images.bad)
+
+
+def _in_parts(pixels: Tensor) -> list[Fingerprints]:
+    """The fingerprints of a batch, a few images at a time: as float32 large ones fill memory."""
+    count = max(1, CHUNK_VALUES // pixels[:1].numel()) if len(pixels) else 1
+    return [fingerprints(part) for part in torch.split(pixels, count) if len(part)]
 
 
 def _rows(prints: Fingerprints, rows: Tensor) -> Fingerprints:

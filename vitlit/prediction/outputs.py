@@ -26,6 +26,7 @@ from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.tasks.task import Task, TaskName
 
 FEATURES_FILE, PATCHES_FILE = "features.npz", "patches.npy"
+FORMATS = {".npz", ".npy", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet", ".pt"}
 HEADLESS_OUTPUTS = ("features", "patches")  # computed without the head
 WRITERS: dict[tuple[TaskName, str], Callable[..., PredictionWriter]] = {  # by task and output
     ("single_label", "probabilities"): PredictionWriter,
@@ -92,12 +93,23 @@ def make_writer(
     return WRITERS[task.name, output](out, class_names, task=task, **options)
 
 
+def _check_ending(out: str | None, usual: str, output: str) -> None:
+    """Refuse a name that says another format than the one that is written."""
+    kind = Path(usual).suffix
+    if out is not None and Path(out).suffix.lower() in FORMATS - {kind}:
+        raise InputError(
+            f"out {out}: output {output} writes arrays of NumPy; end it in {kind}",
+            argument="out",
+        )
+
+
 class FeatureWriter(PredictionWriter):
     """Writes features.npz: float32 ``(n, D)`` and the names of their files, in the order given."""
 
     noun = "features"
 
     def __init__(self, out: str | None) -> None:
+        _check_ending(out, FEATURES_FILE, "features")
         super().__init__(out or str(free_path(Path(FEATURES_FILE))), [])
         self._rows = Collector()
 
@@ -141,10 +153,9 @@ class PatchWriter(PredictionWriter):
     noun = "patch tokens"
 
     def __init__(self, out: str | None) -> None:
+        _check_ending(out, PATCHES_FILE, "patches")
         super().__init__(out or str(free_path(Path(PATCHES_FILE))), [])
         self.table = self.path.with_suffix(".csv")
-        if self.table == self.path:
-            raise InputError(f"out {out} is the table's name; end it in .npy", argument="out")
         new_path(str(self.table))
         self._part = self.path.with_name(f".{self.path.name}.part")  # until it is complete
         self._rows: RowFile | None = None
