@@ -139,7 +139,7 @@ def jitter_steps(
     if len(strengths) == HUE:
         return {name: layers}
     found: dict[str, list[Layer] | Tensor] = {}
-    for turn, shift in enumerate(hue_shifts(draws, strengths[HUE]).split(1, dim=1)):
+    for turn, shift in enumerate(torch.split(hue_shifts(draws, strengths[HUE]), 1, dim=1)):
         found[f"{name}_{turn}"] = [layers[turn]]
         found[f"{name}_{turn}{HUE_ENDING}"] = shift
     return found

@@ -52,6 +52,7 @@ YAML_HINT = (
 )
 TRUST_OPTION = "allow_classes_of"
 PRETRAINING_OPTION = "model.mask_ratio"  # which pretrain alone has
+LABEL_OPTIONS = ("model.label_smoothing", "model.class_weights", "model.teacher")
 PRETRAINING_HINT = (
     "; pretrain reads no labels and has no settings for them: leave it out, and give a config made "
     "for pretrain, such as pretrain.yaml or digits_pretrain.yaml, in place of one for fit"
@@ -261,9 +262,8 @@ def plain_message(message: str, known: list[str]) -> str:
         hint = YAML_HINT if is_misread else did_you_mean(got, names)
         return f"{key[1]} {got} is not valid; expected {choices}{hint}"
     if unknown := find_text("unknown option", message):
-        hint = did_you_mean(unknown[1], known)
-        if not hint and unknown[1].startswith("model.") and PRETRAINING_OPTION in known:
-            hint = PRETRAINING_HINT
+        is_of_labels = unknown[1].startswith(LABEL_OPTIONS) and PRETRAINING_OPTION in known
+        hint = PRETRAINING_HINT if is_of_labels else did_you_mean(unknown[1], known)
         return f"unknown option {unknown[1]}{hint}"
     message = " ".join(message.split())
     if group := find_text("no config", message):
