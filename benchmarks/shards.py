@@ -29,9 +29,9 @@ import measure
 import numpy as np
 from PIL import Image
 
-from vitlit.shards import write_shards
-from vitlit.shards.shard_list import LIST_FILE, LIST_FORMAT
-from vitlit.shards.write_shards import Source, Written
+from vitlit.data.shards import write_shards
+from vitlit.data.shards.shard_list import LIST_FILE, LIST_FORMAT
+from vitlit.data.shards.write_shards import Source, Written
 
 CLASSES, SIDE, SHARD_IMAGES = 10, 16, 10_000
 PAGE = Path(__file__).with_suffix(".md")

@@ -166,17 +166,17 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: list[str]) -> None:
     """Run a command, without Lightning if possible: its import takes three times torch's."""
     if args[0] == "runs":  # without torch
-        from vitlit.commands.list_runs import list_runs
+        from vitlit.commands.runs.list_runs import list_runs
 
         list_runs(args[1:])
         return
     if wants_series(args):
-        from vitlit.repeats.train_series import train_series
+        from vitlit.commands.repeats.train_series import train_series
 
         train_series(args[1:])
         return
     if args[0] == "shard":
-        from vitlit.cli.shard_command import run_shard
+        from vitlit.commands.shard_command import run_shard
         from vitlit.fault_tolerance.ending import ending_at_signals
 
         with ending_at_signals():

@@ -13,8 +13,8 @@ from nobody import folder_for_all, without_rights
 from trainings import RUN
 
 from vitlit.__main__ import main
-from vitlit.commands.list_runs import differing, sort_runs, table_lines
-from vitlit.commands.run_records import RunRecord, read_runs
+from vitlit.commands.runs.list_runs import differing, sort_runs, table_lines
+from vitlit.commands.runs.run_records import RunRecord, read_runs
 
 LISTING = (
     "import sys\nfrom vitlit.__main__ import main\nstatus = main(['runs'])\n"
@@ -149,7 +149,9 @@ def test_a_run_whose_lock_is_held_is_running(logs: Path) -> None:
     assert read_runs(logs)[0].state == "stopped"
     fcntl = pytest.importorskip("fcntl")  # not on Windows
     # record locks hold for other processes alone
-    reading = f"from vitlit.commands.run_records import *\nprint(read_runs(Path({str(logs)!r})))"
+    reading = (
+        f"from vitlit.commands.runs.run_records import *\nprint(read_runs(Path({str(logs)!r})))"
+    )
     with lock.open("a+") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         found = subprocess.run([sys.executable, "-c", reading], capture_output=True, text=True)

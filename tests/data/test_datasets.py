@@ -16,9 +16,9 @@ from torchvision import datasets as tv
 
 from vitlit.data.catalog import SOURCES
 from vitlit.data.datasets import prepare_data_set, read_part
+from vitlit.data.published.torchvision_sets import torchvision_class
 from vitlit.errors import InputError
 from vitlit.images.image_store import FileImages, Images, MemoryImages
-from vitlit.published.torchvision_sets import torchvision_class
 
 NOWHERE = Path("nowhere")
 MNISTS = pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])

@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.commands.run_records import read_runs
+from vitlit.commands.runs.run_records import read_runs
 from vitlit.data.splits import Split
 from vitlit.evaluation.inference import Rows
 from vitlit.features.probe import probe_data_set

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from vitlit.__main__ import main
-from vitlit.shards.shard_images import ShardImages, open_part
-from vitlit.shards.shard_list import find_shards
+from vitlit.data.shards.shard_images import ShardImages, open_part
+from vitlit.data.shards.shard_list import find_shards
 
 HOW: dict[str, Any] = {"in_chans": 3, "size": (12, 16)}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitlit.data.catalog import may_change
 from vitlit.data.datamodule import ImageData
+from vitlit.data.shards.places import shown_place
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.files import printable, relative_path
@@ -26,7 +27,6 @@ from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
-from vitlit.shards.places import shown_place
 from vitlit.tasks.known import kind_of_targets
 from vitlit.training.progress_bar import planned_epochs, print_above
 from vitlit.training.training_module import TrainingModule

@@ -18,9 +18,9 @@ from pytorch_lightning.cli import LightningCLI
 
 from vitlit.cli.overview import COMMANDS, HELP_FILE
 from vitlit.cli.parser_internals import options_of
-from vitlit.cli.shard_command import make_shard_parser
-from vitlit.commands import list_runs
 from vitlit.commands.inspect_images import make_inspect_parser
+from vitlit.commands.runs import list_runs
+from vitlit.commands.shard_command import make_shard_parser
 from vitlit.commands.trainer import Trainer
 from vitlit.commands.without_lightning import OWN_PARAMETERS, make_parser
 

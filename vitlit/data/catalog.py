@@ -6,11 +6,11 @@ The order of the names is the order of the published labels: to sort them would 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from vitlit.data.published.hub_name import is_hub
 from vitlit.errors import InputError, did_you_mean
 from vitlit.images.framing import PLAIN_FRAMING, Framing, padded_with_mean
 from vitlit.images.preprocess import Preprocess
 from vitlit.patches import pair
-from vitlit.published.hub_name import is_hub
 
 DatasetName = Literal[
     "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "eurosat",

@@ -21,17 +21,17 @@ from vitlit.data.datasets import locate, prepare_data_set
 from vitlit.data.leakage import PastTraining, data_identity, split_rule
 from vitlit.data.loading import batch_images, check_process_count
 from vitlit.data.resident import ResidentPixels
+from vitlit.data.shards.places import place_of, place_text
 from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_loaders import SplitLoaders
-from vitlit.data.splits import Split, found_files
+from vitlit.data.splits import Split
 from vitlit.data.stratify import check_fractions, check_shots
-from vitlit.errors import InputError, check_at_least, check_known_names
+from vitlit.errors import check_at_least, check_known_names
 from vitlit.images.bad_images import OnBadImage
 from vitlit.images.framing import Fit, Framing, Interpolation
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import check_image_size, check_statistics, per_channel
 from vitlit.patches import grid_size, pair, patchify
-from vitlit.shards.places import place_of, place_text
 from vitlit.tasks.task import TaskName
 
 
@@ -255,29 +255,6 @@ class PlainImageData(SplitLoaders):
         """Before setup: score only what a training held out, and train on none of it."""
         same = data_identity(past.data) == data_identity(self.hparams)
         self.split_builder = replace(self.split_builder, known=past.record, is_same_place=same)
-
-    @property
-    def test_count(self) -> int | None:
-        """Images held out for ``test``; None if they are a part of their own: it stays unread."""
-        kept = self._record.get("test")
-        return self.split_builder.test_count() if kept is None else len(kept)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Which images were in which split of a training: Lightning puts it into checkpoints."""
-        return self._record
-
-    def check_images(self) -> None:
-        """Refuse a prediction without images."""
-        if not self.image_paths:
-            raise InputError("predict needs images; give files or folders", argument="images")
-
-    def _predict_split(self) -> Split:
-        self.check_images()
-        assert self.image_paths
-        about = self.preprocess
-        split = found_files(self.image_paths, self.in_chans, about.source_size, about.framing)
-        self.files = list(split.images.paths)
-        return split
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int

@@ -15,20 +15,20 @@ import torch
 
 from vitlit.data.catalog import SOURCES, is_file_set, source_of
 from vitlit.data.image_folder import part_root, scan_class_folders, scan_unlabelled
-from vitlit.errors import InputError
-from vitlit.images.decode_cache import open_checked, open_decoded
-from vitlit.images.framing import PLAIN_FRAMING, Framing
-from vitlit.images.image_store import FileImages, Images, MemoryImages
-from vitlit.published.hub_name import is_hub, parse_hub_name
-from vitlit.published.hub_sets import unpack
-from vitlit.published.torchvision_sets import (
+from vitlit.data.published.hub_name import is_hub, parse_hub_name
+from vitlit.data.published.hub_sets import unpack
+from vitlit.data.published.torchvision_sets import (
     download_set,
     list_files,
     read_arrays,
     torchvision_class,
 )
-from vitlit.shards.shard_images import open_part
-from vitlit.shards.shard_list import find_shards
+from vitlit.data.shards.shard_images import open_part
+from vitlit.data.shards.shard_list import find_shards
+from vitlit.errors import InputError
+from vitlit.images.decode_cache import open_checked, open_decoded
+from vitlit.images.framing import PLAIN_FRAMING, Framing
+from vitlit.images.image_store import FileImages, Images, MemoryImages
 
 HubColumns = tuple[str | None, str | None]  # of images and labels, as asked for
 

@@ -13,6 +13,10 @@ from pathlib import Path
 import torch
 
 from vitlit.data.catalog import SOURCES
+from vitlit.data.published.hub_name import is_hub
+from vitlit.data.published.index import INDEX_FILE, read_index
+from vitlit.data.shards.open_shards import find_shard_classes
+from vitlit.data.shards.shard_list import find_shards
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import (
@@ -25,10 +29,6 @@ from vitlit.images.find_images import (
 )
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
-from vitlit.published.hub_name import is_hub
-from vitlit.published.index import INDEX_FILE, read_index
-from vitlit.shards.open_shards import find_shard_classes
-from vitlit.shards.shard_list import find_shards
 
 # What published data sets leave in data_dir, where it may hold several of them.
 PUBLISHED_FOLDERS = (

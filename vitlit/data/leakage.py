@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from vitlit.data.catalog import may_change
 from vitlit.data.image_folder import part_names
+from vitlit.data.shards.places import place_of, place_text
 from vitlit.data.split_record import SplitRecord
-from vitlit.shards.places import place_of, place_text
 
 # The settings that decide which images are held out. val_fraction comes last: the test split does
 # not depend on it.

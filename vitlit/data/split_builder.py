@@ -15,6 +15,10 @@ from vitlit.data.catalog import may_change
 from vitlit.data.csv_labels import labelled_images
 from vitlit.data.datasets import open_images, open_shards, read_part
 from vitlit.data.image_folder import check_class_names, part_names
+from vitlit.data.published.hub_name import is_hub
+from vitlit.data.shards.open_shards import check_shard_classes
+from vitlit.data.shards.places import place_of
+from vitlit.data.shards.shard_list import find_shards
 from vitlit.data.split_record import (
     SplitRecord,
     count_changes,
@@ -26,22 +30,18 @@ from vitlit.data.split_record import (
     was_held_out,
     was_trained_on,
 )
-from vitlit.data.splits import Split
+from vitlit.data.splits import Split, tell_few, tell_missing
 from vitlit.data.stratify import (
     hashed_members,
     members_of_fold,
     read_fold,
     split_members,
 )
-from vitlit.errors import InputError, first_few, say
+from vitlit.errors import InputError, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.framing import Framing
 from vitlit.images.image_store import Images
-from vitlit.published.hub_name import is_hub
-from vitlit.shards.open_shards import check_shard_classes
-from vitlit.shards.places import place_of
-from vitlit.shards.shard_list import find_shards
-from vitlit.tasks.known import check_targets, kind_of_targets
+from vitlit.tasks.known import kind_of_targets
 from vitlit.tasks.task import TaskName
 
 SplitName = Literal["train", "val", "test"]
@@ -55,12 +55,12 @@ class SplitBuilder:
     size: (height, width) in pixels that files are decoded to; framing: how they are fitted to it;
     seed: decides which images are held out; fold: which one of how many folds is the test split, in
     place of test_fraction; split_by: whether the hash of its path or its position decides about an
-    image; labels: a CSV file in place of class folders; task: what its labels are; target:
-    its column of numbers, for regression;
-    train_fraction: share of the training images that is used; shots: how many of each class are
-    used, None for all; unlabelled: a folder has no classes; known: the images of the training that
-    a checkpoint comes from, if any; is_same_place: whether they come from the same folder;
-    allow_empty: whether a class may have no images in a part, which a training refuses.
+    image; labels: a CSV file in place of class folders; task: what its labels are; target: its
+    column of numbers, for regression; train_fraction: share of the training images that is used;
+    shots: how many of each class are used, None for all; unlabelled: a folder has no classes;
+    known: the images of the training that a checkpoint comes from, if any; is_same_place: whether
+    they come from the same folder; allow_empty: whether a class may have no images in a part,
+    which a training refuses.
     """
 
     dataset: str
@@ -142,13 +142,7 @@ class SplitBuilder:
         kind = kind_of_targets(split.labels)
         kind.require("shots", argument="shots")
         counts = kind.images_of(split.labels, len(self.class_names)).tolist()
-        few = [
-            f"{name} ({count})"
-            for name, count in zip(self.class_names, counts, strict=True)
-            if count < self.shots
-        ]
-        if few:
-            say(f"shots {self.shots} is more than there are training images of {first_few(few)}")
+        tell_few(self.class_names, counts, self.shots)
         return split.few(self.shots, self.seed)
 
     def _members(self, name: str) -> tuple[Images, Tensor]:
@@ -174,7 +168,8 @@ class SplitBuilder:
         members = self._divide(part, name)
         if self.known:
             members = self._hold_to_training(part, name, members)
-        self._say_missing(name, images.labels, members)
+        why = "of which those held out are gone" if self.known else "which has too few"
+        tell_missing(name, self.class_names, images.labels, members, why)
         return images, members
 
     @property
@@ -272,56 +267,24 @@ class SplitBuilder:
         files = self._file_hashes(part, torch.arange(len(self._path_hashes(part))))
         return make_record(self._path_hashes(part), files, splits, self.known)
 
-    def _say_missing(self, name: str, labels: Tensor, members: Tensor) -> None:
-        """Tell which classes have too few images to give one to the split."""
-        kind, outputs = kind_of_targets(labels), len(self.class_names)
-        has, there = (kind.images_of(part, outputs) > 0 for part in (labels, labels[members]))
-        missing = [self.class_names[i] for i in (has & ~there).nonzero()[:, 0].tolist()]
-        if missing:
-            why = "of which those held out are gone" if self.known else "which has too few"
-            say(f"the {name} split has no image of class {first_few(missing)}, {why}")
-
     def _part(self, part: str) -> Images:
         """The images of a part, which is opened once."""
+        if part not in self._parts:
+            self._parts[part] = self._open(part)
+        return self._parts[part]
+
+    def _open(self, part: str) -> Images:
         # To skip files, all bad ones must be known before training: headers do not show them all.
         thorough = self.on_bad_image == "skip"
-        if self.labels and part not in self._parts:
-            images = labelled_images(
-                self.labels,
-                self.data_dir,
-                self.class_names,
-                in_chans=self.in_chans,
-                size=self.size,
-                framing=self.framing,
-                task=self.task,
-                target=self.target,
-            )
-            self._parts[part] = open_images(
-                images, self.data_dir, memory_gb=self.memory_gb, thorough=thorough
-            )
-        if self.dataset == "shards" and part not in self._parts:
-            self._parts[part] = open_shards(
-                part,
-                self.data_dir,
-                None if self.unlabelled else self.class_names,
-                in_chans=self.in_chans,
-                size=self.size,
-                framing=self.framing,
-                thorough=thorough,
-            )
-        if part not in self._parts:
-            self._parts[part] = read_part(
-                self.dataset,
-                part,
-                self.data_dir,
-                num_classes=len(self.class_names),
-                in_chans=self.in_chans,
-                size=self.size,
-                framing=self.framing,
-                memory_gb=self.memory_gb,
-                thorough=thorough,
-                allow_empty=self.allow_empty,
-                unlabelled=self.unlabelled,
-            )
-            check_targets(self.task, self._parts[part].labels, self.data_dir)
-        return self._parts[part]
+        shape: Any = {"in_chans": self.in_chans, "size": self.size, "framing": self.framing}
+        how: Any = {"memory_gb": self.memory_gb, "thorough": thorough}
+        if self.labels:
+            task: Any = {"task": self.task, "target": self.target}
+            images = labelled_images(self.labels, self.data_dir, self.class_names, **shape, **task)
+            return open_images(images, self.data_dir, **how)
+        if self.dataset == "shards":
+            names = None if self.unlabelled else self.class_names
+            return open_shards(part, self.data_dir, names, **shape, thorough=thorough)
+        how |= {"allow_empty": self.allow_empty, "unlabelled": self.unlabelled}
+        where = self.dataset, part, self.data_dir
+        return read_part(*where, num_classes=len(self.class_names), **shape, **how)

@@ -1,10 +1,11 @@
-"""The loaders of a data module: one for each split that a command needs.
+"""The splits of a data module and their loaders: one for each split that a command needs.
 
 Split -> loader of Batch, uint8 images (B, C, h, w)
 """
 
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitlit.augment.pipeline import Augmentation
@@ -12,16 +13,17 @@ from vitlit.data.batch import Batch
 from vitlit.data.loading import make_loader
 from vitlit.data.resident import ResidentPixels
 from vitlit.data.sampler import EvalOrder, TrainOrder
-from vitlit.data.split_builder import SplitName
-from vitlit.data.splits import CroppedSplit, Split
+from vitlit.data.shards.shard_images import ShardImages
+from vitlit.data.split_builder import SplitBuilder, SplitName
+from vitlit.data.splits import CroppedSplit, Split, found_files
 from vitlit.data.stratify import tell_repeats
-from vitlit.errors import say
+from vitlit.errors import InputError, say
 from vitlit.images.image_store import FileImages
-from vitlit.shards.shard_images import ShardImages
+from vitlit.images.preprocess import Preprocess
 
 
 class SplitLoaders:
-    """The loaders, under the names that Lightning calls; ImageData sets the attributes.
+    """Splits and loaders, under the names that Lightning calls; ImageData sets the attributes.
 
     split: the name of the split that ``test`` scores; trainer: Lightning's, None outside of it.
     """
@@ -35,6 +37,12 @@ class SplitLoaders:
     num_workers: int | None
     seed: int
     shuffle_shards: int
+    in_chans: int
+    preprocess: Preprocess
+    split_builder: SplitBuilder
+    image_paths: list[str] | None  # that predict reads
+    files: list[str]  # that it found there
+    _record: dict[str, Tensor]  # which images are in which split
     _told: set[str]  # notes on loading
 
     @property
@@ -83,3 +91,26 @@ class SplitLoaders:
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("predict")
+
+    @property
+    def test_count(self) -> int | None:
+        """Images held out for ``test``; None if they are a part of their own: it stays unread."""
+        kept = self._record.get("test")
+        return self.split_builder.test_count() if kept is None else len(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which images were in which split of a training: Lightning puts it into checkpoints."""
+        return self._record
+
+    def check_images(self) -> None:
+        """Refuse a prediction without images."""
+        if not self.image_paths:
+            raise InputError("predict needs images; give files or folders", argument="images")
+
+    def _predict_split(self) -> Split:
+        self.check_images()
+        assert self.image_paths
+        about = self.preprocess
+        split = found_files(self.image_paths, self.in_chans, about.source_size, about.framing)
+        self.files = list(split.images.paths)
+        return split

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitlit.data.shards.shard_images import ShardImages
 from vitlit.data.stratify import path_hashes
 from vitlit.images.image_bytes import file_hash
 from vitlit.images.image_store import Images, file_paths
-from vitlit.shards.shard_images import ShardImages
 
 RECORD_KEY = "ImageData"  # where Lightning puts the state of a data module: the name of its class
 SplitRecord = Mapping[str, Tensor]

@@ -15,15 +15,16 @@ from torch.utils.data import Dataset
 
 from vitlit.augment.pipeline import Augmentation
 from vitlit.data.batch import Batch, Order
+from vitlit.data.shards.shard_images import ShardImages, open_part
+from vitlit.data.shards.shard_list import shards_among
 from vitlit.data.stratify import few_of_each, stratified_part
+from vitlit.errors import first_few, say
 from vitlit.files import printable
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import find_images
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_io import ImageFile
 from vitlit.images.image_store import FileImages, Images, file_paths, is_among
-from vitlit.shards.shard_images import ShardImages, open_part
-from vitlit.shards.shard_list import shards_among
 from vitlit.tasks.known import kind_of_targets
 
 
@@ -167,3 +168,25 @@ def found_files(
     channels = 1 if in_chans == 1 else 3
     images = FileImages(files, labels, in_chans=channels, size=size, framing=framing)
     return FoundFiles(images, torch.arange(len(labels)))
+
+
+def tell_few(class_names: Sequence[str], counts: Sequence[int], shots: int) -> None:
+    """Tell which classes have fewer training images than ``shots``; counts: of each class."""
+    few = [
+        f"{name} ({count})"
+        for name, count in zip(class_names, counts, strict=True)
+        if count < shots
+    ]
+    if few:
+        say(f"shots {shots} is more than there are training images of {first_few(few)}")
+
+
+def tell_missing(
+    split: str, class_names: Sequence[str], labels: Tensor, members: Tensor, why: str
+) -> None:
+    """Tell which classes of a part, with these labels, have no image in a split of it, and why."""
+    kind, outputs = kind_of_targets(labels), len(class_names)
+    has, there = (kind.images_of(part, outputs) > 0 for part in (labels, labels[members]))
+    missing = [class_names[i] for i in (has & ~there).nonzero()[:, 0].tolist()]
+    if missing:
+        say(f"the {split} split has no image of class {first_few(missing)}, {why}")

@@ -7,11 +7,11 @@ import torch
 from photo_folder import PhotoFolder
 from shard_sets import opened, png, shard, write_foreign, write_tar
 
+from vitlit.data.shards import open_shards
+from vitlit.data.shards.open_shards import check_shard_classes, find_shard_classes, open_indexes
+from vitlit.data.shards.shard_index import build_index, read_index, write_index
+from vitlit.data.shards.shard_list import find_shards
 from vitlit.errors import InputError
-from vitlit.shards import open_shards
-from vitlit.shards.open_shards import check_shard_classes, find_shard_classes, open_indexes
-from vitlit.shards.shard_index import build_index, read_index, write_index
-from vitlit.shards.shard_list import find_shards
 
 
 def test_an_index_survives_its_file(tmp_path: Path) -> None:

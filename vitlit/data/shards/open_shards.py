@@ -16,13 +16,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from vitlit.data.shards.places import Stamp, is_url, place_text, read_small, stamp_of
+from vitlit.data.shards.shard_index import (
+    INDEX_ENDING,
+    ShardIndex,
+    build_index,
+    read_index,
+    write_index,
+)
+from vitlit.data.shards.shard_list import ShardList
 from vitlit.errors import InputError, first_few, say
 from vitlit.files import printable
 from vitlit.images.decode_cache import cache_folder
 from vitlit.images.image_bytes import file_hash
-from vitlit.shards.places import Stamp, is_url, place_text, read_small, stamp_of
-from vitlit.shards.shard_index import INDEX_ENDING, ShardIndex, build_index, read_index, write_index
-from vitlit.shards.shard_list import ShardList
 
 WAITING_THREADS = 16  # that ask for small files: each answer of a network is a wait
 MAX_CLASSES = 100_000  # numbers beyond are values, and no classes

@@ -10,17 +10,17 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from vitlit.data.shards.open_shards import numbers_of_labels, open_indexes
+from vitlit.data.shards.places import Span, SpanReader, place_text
+from vitlit.data.shards.shard_index import ShardIndex
+from vitlit.data.shards.shard_list import ShardList
+from vitlit.data.shards.tar_scan import BLOCK
 from vitlit.errors import InputError
 from vitlit.files import printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_bytes import ImageBytes, name_hash
 from vitlit.images.image_io import MAX_FILE_BYTES
 from vitlit.images.image_store import BadFile, FileImages
-from vitlit.shards.open_shards import numbers_of_labels, open_indexes
-from vitlit.shards.places import Span, SpanReader, place_text
-from vitlit.shards.shard_index import ShardIndex
-from vitlit.shards.shard_list import ShardList
-from vitlit.shards.tar_scan import BLOCK
 
 MAX_GAP = 2**16  # bytes between two images that are read with them, rather than in two readings
 MAX_SPAN = 2**23  # bytes that are read at once

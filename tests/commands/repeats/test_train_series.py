@@ -14,9 +14,9 @@ import pytest
 from scipy import stats
 
 from vitlit.__main__ import main
-from vitlit.commands.list_runs import table_lines
-from vitlit.commands.run_records import read_runs
-from vitlit.repeats import train_series
+from vitlit.commands.repeats import train_series
+from vitlit.commands.runs.list_runs import table_lines
+from vitlit.commands.runs.run_records import read_runs
 
 RIGHT = [58, 55, 60]  # images of each fold that its model has right
 IMAGES = [60, 60, 61]

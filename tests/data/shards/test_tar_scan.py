@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from shard_sets import png, write_tar
 
+from vitlit.data.shards.tar_scan import Sample, decode_name, encode_name, scan_tar, split_key
 from vitlit.errors import InputError
-from vitlit.shards.tar_scan import Sample, decode_name, encode_name, scan_tar, split_key
 
 
 def scan(path: Path) -> list[Sample]:

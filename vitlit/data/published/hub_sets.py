@@ -19,11 +19,11 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from vitlit.data.published.hub_columns import Columns, Labels, find_columns, read_labels
+from vitlit.data.published.hub_name import HubName
+from vitlit.data.published.index import Index, Part
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.find_images import PART_WORDS
-from vitlit.published.hub_columns import Columns, Labels, find_columns, read_labels
-from vitlit.published.hub_name import HubName
-from vitlit.published.index import Index, Part
 
 OLDEST_LIBRARY = 4  # before, data sets could bring code along
 DICT_FILE, INFO_FILE, STATE_FILE = "dataset_dict.json", "dataset_info.json", "state.json"

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from vitlit.cli.overview import COMMANDS, TRAINING_COMMANDS
 from vitlit.cli.parser_internals import options_of
-from vitlit.commands.run_records import LOWER_IS_BETTER, RunRecord, read_runs
+from vitlit.commands.runs.run_records import LOWER_IS_BETTER, RunRecord, read_runs
 from vitlit.errors import InputError, did_you_mean
 from vitlit.files import RUNS_FOLDER, printable, relative_path, replacing
 from vitlit.messages import LINE_WIDTH, labelled_command, short_time, shorten

@@ -9,9 +9,9 @@ import pytest
 from photo_folder import PhotoFolder
 from shard_sets import opened, shard, write_foreign, write_tar
 
+from vitlit.data.shards.places import place_of, place_text
+from vitlit.data.shards.shard_list import expand_braces, find_shards, shards_among
 from vitlit.errors import InputError
-from vitlit.shards.places import place_of, place_text
-from vitlit.shards.shard_list import expand_braces, find_shards, shards_among
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")

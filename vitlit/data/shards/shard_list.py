@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from vitlit.data.shards.places import is_url, place_of, place_text, read_small
 from vitlit.errors import InputError, first_few
 from vitlit.files import printable
 from vitlit.images.find_images import PART_WORDS, is_image_name
-from vitlit.shards.places import is_url, place_of, place_text, read_small
 
 LIST_FILE = "shards.json"  # in a folder that `vitlit shard` wrote: its last file, so it is complete
 UNFINISHED_FILE = "unfinished"  # there while it writes

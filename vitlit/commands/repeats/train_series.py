@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 from vitlit.cli.series import Series, read_series
+from vitlit.commands.repeats.child import run_words
+from vitlit.commands.repeats.summary import find_report, score_line, summary_lines, write_summary
 from vitlit.errors import InputError, Stopped, TrainingError, warn
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
@@ -18,8 +20,6 @@ from vitlit.files import (
     replacing,
 )
 from vitlit.messages import labelled
-from vitlit.repeats.child import run_words
-from vitlit.repeats.summary import find_report, score_line, summary_lines, write_summary
 
 STOPPED = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}
 

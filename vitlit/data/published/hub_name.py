@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from vitlit.data.published.index import INDEX_FILE
 from vitlit.errors import InputError
-from vitlit.published.index import INDEX_FILE
 
 HUB = "hub:"  # begins the name of such a data set
 UNPACKED_FOLDER = "hub"  # below data_dir

@@ -14,7 +14,7 @@ from PIL import Image
 from shard_sets import opened, pixels_by_name, shard
 
 from vitlit.__main__ import main
-from vitlit.shards import write_shards
+from vitlit.data.shards import write_shards
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves its files to the collector

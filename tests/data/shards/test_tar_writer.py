@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from vitlit.shards.tar_writer import TarWriter, tar_header
+from vitlit.data.shards.tar_writer import TarWriter, tar_header
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 2**29])

@@ -15,9 +15,9 @@ from vitlit.data.catalog import SOURCES
 from vitlit.data.datamodule import ImageData
 from vitlit.data.datasets import prepare_data_set, read_part
 from vitlit.data.image_folder import find_class_names
+from vitlit.data.published.torchvision_sets import PART_ARGUMENTS
 from vitlit.errors import InputError
 from vitlit.images.image_store import Images, MemoryImages
-from vitlit.published.torchvision_sets import PART_ARGUMENTS
 
 NEW_SETS = tuple(WRITERS)
 PARTS = [(name, part) for name in NEW_SETS for part in SOURCES[name].parts]

@@ -13,8 +13,8 @@ from hub_tables import NAMES, datasets, encoded, save, table
 
 from vitlit.data.datamodule import ImageData
 from vitlit.data.datasets import read_part
+from vitlit.data.published.hub_sets import name_parts
 from vitlit.errors import InputError
-from vitlit.published.hub_sets import name_parts
 
 SMALL: dict[str, Any] = {"img_size": 16, "patch_size": 8, "batch_size": 2}
 Value = datasets.Value
@@ -197,7 +197,7 @@ def test_a_set_is_unpacked_once_and_anew_when_it_has_changed(
     name = save(tmp_path / "set", table([0, 1]))
     first = data_of(name, tmp_path).data_dir
     with monkeypatch.context() as patch:
-        patch.setattr("vitlit.published.hub_sets._read_tables", None)
+        patch.setattr("vitlit.data.published.hub_sets._read_tables", None)
         assert data_of(name, tmp_path).data_dir == first
     shutil.rmtree(tmp_path / "set")
     save(tmp_path / "set", table([0, 1, 1]))
@@ -231,7 +231,7 @@ def test_an_interrupted_unpacking_leaves_nothing(
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitlit.published.index.Index.write", fail)
+        patch.setattr("vitlit.data.published.index.Index.write", fail)
         with pytest.raises(InputError, match=r"No space.*data_dir"):
             data_of(name, tmp_path)
     assert [path.name for path in left.parent.iterdir() if path.is_dir()] == []

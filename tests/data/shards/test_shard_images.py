@@ -14,10 +14,10 @@ from photo_folder import PhotoFolder
 from shard_sets import HOW, opened, pixels_by_name, png, shard, write_foreign, write_tar
 
 from vitlit.data.image_folder import scan_class_folders
+from vitlit.data.shards.places import place_of, place_text
 from vitlit.data.split_record import file_hashes
 from vitlit.data.stratify import path_hashes
 from vitlit.errors import InputError
-from vitlit.shards.places import place_of, place_text
 
 
 def test_images_of_shards_are_those_of_the_folder(

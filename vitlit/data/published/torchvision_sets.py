@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vitlit.data.published.hub_name import is_hub
+from vitlit.data.published.index import read_files
 from vitlit.errors import InputError, find_text
 from vitlit.images.image_store import MemoryImages
-from vitlit.published.hub_name import is_hub
-from vitlit.published.index import read_files
 
 # The arguments of each class that name its parts, for the parts that it has.
 _BY_TRAIN: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitlit.data.shards.places import is_url, open_stream
+from vitlit.data.shards.tar_scan import BLOCK, Sample, scan_tar
 from vitlit.errors import InputError
 from vitlit.files import printable, replacing
 from vitlit.images.image_bytes import ImageBytes, content_hash, file_hash, name_hash
 from vitlit.images.image_io import MAX_FILE_BYTES, ImageInputError, check_image_file
-from vitlit.shards.places import is_url, open_stream
-from vitlit.shards.tar_scan import BLOCK, Sample, scan_tar
 
 INDEX_ENDING = ".index"  # beside the shard: NAME.tar.index
 FORMAT = "vitlit shard index 1"

@@ -13,11 +13,11 @@ from typing import NoReturn
 from vitlit.cli.overview import COMMANDS
 from vitlit.data.csv_labels import labelled_images, names_of_classes
 from vitlit.data.image_folder import part_names, part_root, scan_class_folders
+from vitlit.data.shards.write_shards import write_shards
 from vitlit.errors import InputError, Stopped
 from vitlit.files import relative_path
 from vitlit.images.image_store import FileImages
 from vitlit.messages import labelled, labelled_command
-from vitlit.shards.write_shards import write_shards
 
 
 class _Parser(argparse.ArgumentParser):

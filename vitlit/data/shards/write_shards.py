@@ -22,22 +22,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from vitlit.errors import InputError, say
-from vitlit.files import naming_full_disk, replacing
-from vitlit.images.bad_images import OnBadImage, list_bad_images, refuse_bad_images
-from vitlit.images.image_bytes import ImageBytes, file_hash, name_hash
-from vitlit.images.image_io import MAX_FILE_BYTES, ImageInputError, check_image_file
-from vitlit.images.image_store import BadFile, FileImages
-from vitlit.shards.shard_index import (
+from vitlit.data.shards.shard_index import (
     INDEX_ENDING,
     IndexBuilder,
     ShardIndex,
     read_index,
     write_index,
 )
-from vitlit.shards.shard_list import LIST_FILE, LIST_FORMAT, UNFINISHED_FILE
-from vitlit.shards.tar_scan import BLOCK, Sample, encode_name, split_key
-from vitlit.shards.tar_writer import TarWriter, padded
+from vitlit.data.shards.shard_list import LIST_FILE, LIST_FORMAT, UNFINISHED_FILE
+from vitlit.data.shards.tar_scan import BLOCK, Sample, encode_name, split_key
+from vitlit.data.shards.tar_writer import TarWriter, padded
+from vitlit.errors import InputError, say
+from vitlit.files import naming_full_disk, replacing
+from vitlit.images.bad_images import OnBadImage, list_bad_images, refuse_bad_images
+from vitlit.images.image_bytes import ImageBytes, file_hash, name_hash
+from vitlit.images.image_io import MAX_FILE_BYTES, ImageInputError, check_image_file
+from vitlit.images.image_store import BadFile, FileImages
 
 SHARD_NAME = re.compile(r"(train|val|test|all)-\d{6}\.tar(\.index)?")
 
