@@ -40,7 +40,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ["--data.dataset=folder", "--data.data_dir=photos", "--data.labels=labels.csv"]
     data += ["--data.img_size=8", "--data.in_chans=1", "--data.batch_size=16", "--data.mixup=0.2"]
     data += ["--model.class_weights=balanced", "--model.label_smoothing=0.1"]
-    data += ["--trainer.max_epochs=3", "--model.lr=0.01", "--data.val_fraction=0.25"]
+    data += [
+        "--trainer.max_epochs=3",
+        "--trainer.precision=32-true",
+        "--model.lr=0.01",
+        "--data.val_fraction=0.25",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["fit", *data, *SMALL, *QUIET, "--run=first"]) == 0
@@ -51,6 +56,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(home)
     return home / "lightning_logs" / "first"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def answers(run: Path, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -95,7 +104,7 @@ def test_the_report_is_scikit_learns(run: Path, capsys: pytest.CaptureFixture[st
     assert [report["classes"][name]["threshold"] for name in NAMES] == thresholds.tolist()
     names = {path.name for path in (run / "test_report").iterdir()}
     assert names >= {"index.html", "classes.csv", "classes.png", "mistakes.csv"}
-    rows = list(csv.DictReader((run / "test_report" / "mistakes.csv").open()))
+    rows = read_rows(run / "test_report" / "mistakes.csv")
     assert len(rows) == int((given != targets.bool()).sum())
     assert "fitted on the validation images" in capsys.readouterr().out
 
@@ -106,7 +115,7 @@ def test_predictions_are_the_classes_above_their_thresholds(run: Path, tmp_path:
     assert main(["predict", "--ckpt_path", str(run), *args]) == 0
     model, preprocess, _ = load(run)
     _, _, thresholds = answers(run, "test")
-    rows = list(csv.DictReader(out.open()))
+    rows = read_rows(out)
     assert len(rows) == 60
     for row in rows:
         with torch.no_grad():
@@ -123,7 +132,7 @@ def test_an_export_keeps_task_and_thresholds(run: Path, tmp_path: Path) -> None:
     assert main(["predict", "--model.pretrained", str(out), *args, f"--out={file}"]) == 0
     other = tmp_path / "other.jsonl"
     assert main(["predict", "--ckpt_path", str(run), *args, f"--out={other}"]) == 0
-    for one, two in zip(file.open(), other.open(), strict=True):
+    for one, two in zip(*(path.read_text().splitlines() for path in (file, other)), strict=True):
         theirs, own = json.loads(one), json.loads(two)
         assert [pair["class"] for pair in theirs["classes"]] == [p["class"] for p in own["classes"]]
 
@@ -141,26 +150,12 @@ def test_each_class_of_an_image_has_a_map(run: Path, tmp_path: Path) -> None:
     assert (out / "classes.png").is_file()
 
 
-def test_a_resumed_training_is_equal_to_an_uninterrupted_one(run: Path) -> None:
-    first = read_checkpoint(run / "checkpoints" / "last.ckpt")
-    again = ["--config", str(run / "config.yaml"), *QUIET]
-    assert (
-        main(["fit", *again, "--trainer.max_epochs=3", "--trainer.max_steps=5", "--run=half"]) == 0
-    )
-    more = ["--trainer.max_steps=-1", "--run=half", *QUIET]
-    assert main(["fit", "--ckpt_path=last", *more]) == 0
-    second = read_checkpoint(run.with_name("half") / "checkpoints" / "last.ckpt")
-    assert second[MODEL_KEY]["thresholds"] == first[MODEL_KEY]["thresholds"]
-    for name, value in first["state_dict"].items():
-        assert torch.equal(value, second["state_dict"][name]), name
-
-
 @pytest.mark.parametrize(
     ("args", "part"),
     [
         (["test", "--data.task=single_label"], "task single_label contradicts"),
         (["test", "--data.labels=one.csv"], "its column class gives each image one class"),
-        (["test", "--data.labels=null", "--data.dataset=digits"], "task"),
+        (["test", "--data.labels=null", "--data.dataset=digits"], "are not 10 different names"),
         (["export", "--format=web"], "format web shows one class for each image"),
         (["predict", "--data.images=photos", "--abstain_below=0.5"], "each with a threshold"),
         (["probe", "--data.labels=labels.csv"], "probe fits one class for each image"),
