@@ -192,11 +192,6 @@ def global_batch_line(images: int, processes: int, accumulated: int, made_for: i
     )
 
 
-def check_recipe(global_batch: int) -> None:
-    """Refuse a negative number of images."""
-    _check_not_negative("recipe", global_batch=global_batch)
-
-
 def check_model(model: Any, trainer: Any, command: str) -> None:
     """Refuse a model that the memory cannot hold, before it is built."""
     is_on_cpu = device_type(str(trainer["accelerator"])) == "cpu"
@@ -217,7 +212,7 @@ def check_unused(settings: Any) -> None:
     """Refuse wrong settings of a training even in a command that trains nothing."""
     check_early_stopping(**settings["early_stopping"])
     check_checkpoints(**settings["checkpoints"])
-    check_recipe(**settings["recipe"])
+    _check_not_negative("recipe", **settings["recipe"])
     check_below_one(**{"ema.decay": settings["ema"]["decay"]})
     monitor = settings["checkpoints"]["monitor"]
     if PRETRAINING_SETTING in settings["model"] and monitor != "val/loss":

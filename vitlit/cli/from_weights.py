@@ -100,8 +100,9 @@ def note_framing(weights: Weights, data: Any) -> None:
 
 
 # Arguments that weights decide or overrule; other sizes and classes can be made to fit.
-FIXED_BY_WEIGHTS = ("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values")
-FIXED_BY_WEIGHTS += ("attention_init",)
+FIXED_BY_WEIGHTS = (
+    *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values", "attention_init"),
+)
 # Commands that need no head.
 HEADLESS_OUTPUTS = ("features", "patches")  # of predict
 HEADLESS_COMMANDS = ("probe", "explain", "export", "anomaly")

@@ -286,5 +286,5 @@ class SplitBuilder:
             names = None if self.unlabelled else self.class_names
             return open_shards(part, self.data_dir, names, **shape, thorough=thorough)
         how |= {"allow_empty": self.allow_empty, "unlabelled": self.unlabelled}
-        where = self.dataset, part, self.data_dir
-        return read_part(*where, num_classes=len(self.class_names), **shape, **how)
+        how |= {"num_classes": len(self.class_names), **shape}
+        return read_part(self.dataset, part, self.data_dir, **how)
