@@ -18,7 +18,6 @@ from vitlit.cli.check_settings import (
     check_model_size,
     check_own_folder,
     check_place,
-    check_recipe,
     check_trainer,
     check_unused,
     check_weights_are_given,
@@ -71,8 +70,13 @@ def test_the_images_of_an_update_are_told(
 
 
 def test_a_recipe_is_made_for_no_negative_batch() -> None:
+    settings = {
+        "early_stopping": {"patience": 0, "min_delta": 0.0},
+        "checkpoints": {"every_n_steps": 0, "every_minutes": 0.0, "monitor": None},
+        "recipe": {"global_batch": -8},
+    }
     with pytest.raises(InputError, match=r"recipe\.global_batch -8 is not valid; give 0 or more"):
-        check_recipe(-8)
+        check_unused(settings)
 
 
 @pytest.mark.parametrize("name", ["every_n_steps", "every_minutes"])
@@ -228,7 +232,7 @@ def test_images_of_very_many_patches_are_warned_of() -> None:
         return SimpleNamespace(grid_size=(64, cols), img_size=size, config={"patch_size": 2})
 
     warn_of_many_patches(vit(64))  # 4096 patches: warnings are errors here
-    with pytest.warns(UserWarning, match="128x130 pixels in patches of 2 are 4,160 tokens"):
+    with pytest.warns(UserWarning, match="128x130 pixels in patches of 2 make 4,160 tokens"):
         warn_of_many_patches(vit(65))
 
 
