@@ -120,7 +120,7 @@ COMMANDS = [  # words, and parts of the message
     ("export --format onx", ["format onx is not valid", "did you mean onnx?"]),
     (
         f"{FIT} --trainer.callbacks LearningRateFinder",
-        ["trainer.callbacks LearningRateFinder", "a learning rate that is not", "--model.lr"],
+        ["trainer.callbacks LearningRateFinder", "a learning rate that is neither", "--model.lr"],
     ),
     (
         f"{FIT} --trainer.callbacks BatchSizeFinder",
