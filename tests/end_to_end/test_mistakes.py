@@ -124,7 +124,7 @@ COMMANDS = [  # words, and parts of the message
     ),
     (
         f"{FIT} --trainer.callbacks BatchSizeFinder",
-        ["trainer.callbacks BatchSizeFinder", "a batch size that is not", "--data.batch_size"],
+        ["trainer.callbacks BatchSizeFinder", "a batch size that is neither", "--data.batch_size"],
     ),
     (
         "test --ckpt_path half.ckpt --trainer.callbacks BatchSizeFinder",
@@ -162,7 +162,7 @@ CONFIGS = [
     (
         "trainer: {callbacks: [{class_path: Timer}, {class_path: pytorch_lightning.callbacks."
         "BatchSizeFinder, init_args: {init_val: 4}}]}",
-        ["trainer.callbacks BatchSizeFinder", "give --data.batch_size a value"],
+        ["trainer.callbacks BatchSizeFinder", "set --data.batch_size"],
     ),
     ("allow_classes_of: os", ["allow_classes_of", "only the command line"]),
     ("seed_everything: [3]", ["seed_everything [3] is not valid"]),
