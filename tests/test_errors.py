@@ -45,7 +45,8 @@ def strings(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-PROGRAM = ("cli/", "commands/", "repeats/", "training/slurm")  # what speaks of options; SLURM has its own
+# what speaks of options; SLURM has its own
+PROGRAM = ("cli/", "commands/", "repeats/", "training/slurm")
 
 
 @pytest.mark.parametrize("name", sorted(name for name in TREES if not name.startswith(PROGRAM)))
