@@ -19,7 +19,7 @@ from vitlit.__main__ import main
 
 SIZES = ["--data.img_size=8", "--model.patch_size=4", "--trainer.accelerator=cpu"]
 FIT = ["fit", "--data.dataset=shards", "--data.batch_size=4", "--run=a", *SIZES, *SMALL, *QUIET]
-FIT += ["--data.shuffle_shards=2"]
+FIT += ["--data.shuffle_shards=2", "--model.schedule=constant", "--model.warmup_fraction=0"]
 PATIENCE = 240  # seconds
 
 
@@ -46,6 +46,11 @@ def last(folder: Path) -> Path:
 def saved(folder: Path) -> dict[str, object]:
     content: dict[str, object] = torch.load(last(folder), weights_only=True)
     return content
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (last(folder).parents[1] / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def fit(folder: Path, *words: str) -> None:
@@ -103,10 +108,7 @@ def test_two_processes_train_as_one_and_count_every_image_once(
     fit(tmp_path / "one", *words, "--data.num_workers=2")
     ddp = ["--trainer.strategy=ddp", "--trainer.devices=2"]
     fit(tmp_path / "two", *words, *ddp, "--data.batch_size=2", "--data.num_workers=0")
-    one, two = (
-        list(csv.DictReader((last(tmp_path / name).parents[1] / "history.csv").open(newline="")))
-        for name in ("one", "two")
-    )
+    one, two = (history(tmp_path / name) for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):  # the mean over all images, each counted once
         for name in ("train/loss_epoch", "val/loss"):
             assert float(first[name]) == pytest.approx(float(second[name]), abs=2e-5)

@@ -48,7 +48,7 @@ def make_shard_parser() -> argparse.ArgumentParser:
         "--megabytes", type=int, default=256, help="Maximum size of a shard in megabytes."
     )
     parser.add_argument(
-        "--on_bad_image",
+        "--bad_images",
         default="refuse",
         help="What to do with images that cannot be read: refuse lists them, skip leaves them out.",
     )
@@ -61,8 +61,8 @@ def run_shard(args: Sequence[str]) -> None:
     for name in ("images", "megabytes"):
         if getattr(asked, name) < 1:
             raise InputError(f"{name} {getattr(asked, name)} is too small; give 1 or more")
-    if asked.on_bad_image not in ("refuse", "skip"):
-        raise InputError(f"on_bad_image {asked.on_bad_image!r} is neither refuse nor skip")
+    if asked.bad_images not in ("refuse", "skip"):
+        raise InputError(f"bad_images {asked.bad_images!r} is neither refuse nor skip")
     root, to = (Path(one).expanduser().absolute() for one in (asked.folder, asked.to))
     if to.is_relative_to(root):
         raise InputError(
@@ -78,7 +78,7 @@ def run_shard(args: Sequence[str]) -> None:
             to,
             max_images=asked.images,
             max_bytes=asked.megabytes * 10**6,
-            on_bad_image=asked.on_bad_image,
+            on_bad_image=asked.bad_images,
         )
     except Stopped as stop:
         stop.where = "before all shards were written; those that are complete are kept"

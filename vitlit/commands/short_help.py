@@ -41,7 +41,7 @@ OPTIONS = {  # the options that most people need
     "anomaly": f"{MODEL} normal data.images good bank layer count out trainer.accelerator",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
     "export": f"{MODEL} run format naming preprocess push out",
-    "shard": "to labels images megabytes on_bad_image",
+    "shard": "to labels images megabytes bad_images",
     "runs": "sort csv",
 }
 EXAMPLES = {

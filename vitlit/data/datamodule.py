@@ -43,7 +43,7 @@ class PlainImageData(SplitLoaders):
             stl10, eurosat, flowers102, oxford_pets, imagenet, hub:OWNER/NAME (Hugging Face), or
             folder: data_dir has train/ and perhaps val/ and test/ with a folder for each class, or
             the class folders themselves, which are split into three; or shards: tar files of
-            images, of `vitlit shard` or in the layout of WebDataset.
+            images in the layout of WebDataset.
         data_dir: The folder that holds the data set, or that it is downloaded to; with shards also
             a pattern or a URL, such as 'https://host/set/train-{000..099}.tar'.
         labels: With folder: a CSV file in place of class folders, with the columns file (a path

@@ -71,7 +71,7 @@ def test_a_url_keeps_its_slashes() -> None:
         ("empty/*.tar", r"no shards \(.tar files\) in "),
         ("some/{00..02}.tar", "cannot read the shard .*02.tar: No such file"),
         ("mixed", r"1 of the 2 shards .* do not say to which part .* b\.tar"),
-        ("half", "half is half written; finish it with the `vitlit shard` command"),
+        ("half", "half is half written; finish it with the command that began it"),
         ("https://host.invalid/*.tar", "a URL cannot be searched"),
         ("ftp://host/a.tar", "URLs of ftp:// are not read; known: http, https"),
         ("python://host/a.tar", "URLs of python:// are not read"),

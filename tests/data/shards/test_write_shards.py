@@ -147,7 +147,7 @@ def test_bad_images_are_refused_all_at_once_or_left_out(
     assert "3 of 9 images cannot be read" in caplog.text
     assert all(name in caplog.text for name in ("cat/0.png", "dog/0.png: empty", "5.png: a pipe"))
     assert not (place / "shards.json").exists()
-    assert main([*words, "--on_bad_image=skip"]) == 0
+    assert main([*words, "--bad_images=skip"]) == 0
     assert "left out images that cannot be read" in caplog.text
     assert len(opened(place)) == 6
 
@@ -162,7 +162,7 @@ def test_bad_images_are_refused_all_at_once_or_left_out(
         (["photos"], "required: --to; `vitlit shard --help` lists"),
         (["photos", "--to=s", "--images=0"], "images 0 is too small; give 1 or more"),
         (["photos", "--to=s", "--megabytes=x"], "invalid int value: 'x'"),
-        (["photos", "--to=s", "--on_bad_image=x"], "'x' is neither refuse nor skip"),
+        (["photos", "--to=s", "--bad_images=x"], "'x' is neither refuse nor skip"),
         (["photos", "--to=s", "--labels=gone.csv"], "cannot read labels .*gone.csv"),
     ],
 )

@@ -119,8 +119,7 @@ def _find_shards(place: Path, stamps: tuple[int, ...]) -> ShardList:
     """Listed once, as long as the folder stays as it is: ``stamps`` are its times."""
     if (place / UNFINISHED_FILE).exists():
         raise InputError(
-            f"{place} is half written; finish it with the `vitlit shard` command that began it, or "
-            f"remove it",
+            f"{place} is half written; finish it with the command that began it, or remove it",
             argument="data_dir",
         )
     text = place_text(place)
@@ -166,8 +165,8 @@ def _matching(place: Path, is_pattern: bool) -> list[str]:
         found = [*map(str, _tars(place))]
     if not found:
         raise InputError(
-            f"no shards (.tar files) in {printable(text)}; `vitlit shard PHOTOS --to DIR` writes "
-            f"them",
+            f"no shards (.tar files) in {printable(text)}; give data_dir a folder or a pattern that "
+            f"has some",
             argument="data_dir",
         )
     return found

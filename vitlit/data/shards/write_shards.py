@@ -98,8 +98,8 @@ def write_shards(
                     done.images[part] = done.images.get(part, 0) + len(index)
                     bar.update(len(sources))
         if on_bad_image == "refuse":
-            way = "fix or remove them, or leave them out with on_bad_image skip"
-            refuse_bad_images(done.bad, total, way, argument="on_bad_image")
+            way = "fix or remove them, or leave them out with bad_images skip"
+            refuse_bad_images(done.bad, total, way, argument="bad_images")
         elif done.bad:
             say(list_bad_images("left out images that cannot be read:", done.bad))
         _remove_others(folder, {row["file"] for row in rows})
@@ -130,7 +130,9 @@ def _unfinished(folder: Path) -> Iterator[None]:
             f"cannot write {folder}: {error.strerror}; give another folder", argument="to"
         ) from error
     try:
-        marker.write_text("`vitlit shard` is writing here, or was stopped\n", encoding="utf-8")
+        marker.write_text(
+            "shards are written here, or their writing was stopped\n", encoding="utf-8"
+        )
         yield
         marker.unlink(missing_ok=True)
     finally:
