@@ -165,8 +165,8 @@ def _matching(place: Path, is_pattern: bool) -> list[str]:
         found = [*map(str, _tars(place))]
     if not found:
         raise InputError(
-            f"no shards (.tar files) in {printable(text)}; give data_dir a folder or a pattern that "
-            f"has some",
+            f"no shards (.tar files) in {printable(text)}; give data_dir a folder or a pattern "
+            f"that has some",
             argument="data_dir",
         )
     return found
