@@ -17,7 +17,7 @@ from torch import Tensor
 from vitlit import ImageData
 from vitlit.data.batch import Batch
 from vitlit.evaluation.inference import Collector
-from vitlit.explain.explanation import explain_image
+from vitlit.explain.findings import explain_image
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.fault_tolerance.resume import Resume
 from vitlit.images import preprocess

@@ -10,13 +10,8 @@ import torch
 
 from vitlit.errors import InputError
 from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
-from vitlit.explain.explanation import (
-    MAX_IMAGES,
-    check_count,
-    explain_image,
-    explain_images,
-)
-from vitlit.explain.findings import Subjects
+from vitlit.explain.explanation import explain_images
+from vitlit.explain.findings import MAX_IMAGES, Subjects, check_count, explain_image
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 

@@ -23,8 +23,8 @@ from vitlit.errors import InputError, inform
 from vitlit.evaluation import compare
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.explain.attribution import Fusion
-from vitlit.explain.explanation import check_count, explain_images
-from vitlit.explain.findings import Subjects
+from vitlit.explain.explanation import explain_images
+from vitlit.explain.findings import Subjects, check_count
 from vitlit.features.alike import find_alike
 from vitlit.features.probe import Extract, extractor, probe_data_set, set_up_probe
 from vitlit.features.probe_classifiers import LinearClassifier

@@ -36,9 +36,16 @@ from vitlit.evaluation.significance import Difference, compare, holm, wilson
 from vitlit.messages import filled
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT_TASK, KINDS
+from vitlit.tasks.regression_scores import (
+    bootstrap_means,
+    error_intervals,
+    error_scores,
+    interval_of,
+)
 from vitlit.weights import checkpoint, load
 
-SHARED_SETTINGS = ("dataset", "data_dir", "labels", *SPLIT_SETTINGS)  # the same for all models
+# the same for all models
+SHARED_SETTINGS = ("dataset", "data_dir", "labels", "task", "target", *SPLIT_SETTINGS)
 # how images are read: asked for once, and of no influence on their pixels
 READING_SETTINGS = ("batch_size", "num_workers", "memory_gb", "on_bad_image", "download")
 SIGNIFICANCE_LEVEL = 0.05  # from this probability on a difference counts as noise
@@ -141,6 +148,8 @@ def comparison_lines(scored: list[Scored], title: str) -> list[str]:
     """The lines of a table of 80 columns: of each model accuracy, 95 % interval, balanced accuracy
     and loss in nats, and below them how it differs from the first.
     """
+    if scored[0].rows.labels.is_floating_point():
+        return _number_lines(scored, title)
     first = scored[0]
     found = [compare(other.right, first.right) for other in scored[1:]]
     raised = holm([difference.p for difference in found])  # each model is compared with the first
@@ -181,10 +190,45 @@ def _difference_line(found: Difference, p: float) -> str:
     )
 
 
+def _number_lines(scored: list[Scored], title: str) -> list[str]:
+    """The lines for models of numbers: MAE, its 95 % interval, RMSE and R2, and the differences."""
+    wanted = scored[0].rows.labels
+    errors = [(one.rows.values - wanted).abs().double() for one in scored]  # each (n, 1)
+    width = max([5, *(len(one.name) for one in scored if len(one.name) <= NAME_WIDTH)])
+    table = [filled(title), "against the first: difference of the MAE (95 % interval)"]
+    table.append(f"{'model':{width}}  MAE       95 % interval         RMSE      R2")
+    for i, one in enumerate(scored):
+        answers, targets = one.rows.values[:, 0], wanted[:, 0]
+        found = error_scores(answers, targets)
+        low, high = error_intervals(answers, targets)["mae"]
+        name = one.name
+        if len(name) > width:
+            table.append(name)
+            name = ""
+        interval = f"{low:.4g} to {high:.4g}"
+        numbers = f"{found['mae']:<8.4g}  {interval:20}  {found['rmse']:<8.4g}  {found['r2']:.4f}"
+        table.append(f"{name:{width}}  {numbers}")
+        against = [] if i == 0 else [_error_difference(errors[i], errors[0])]
+        if remarks := "; ".join([*against, *filter(None, [one.note])]):
+            table.append(filled(f"  {remarks}"))
+    return table
+
+
+def _error_difference(errors: Tensor, first: Tensor) -> str:
+    """How much larger errors ``(n, 1)`` are than those of the first model, on the same images."""
+    difference = errors - first
+    low, high = interval_of(bootstrap_means(difference)[:, 0])
+    verdict = "within noise" if low <= 0 <= high else ("better" if high < 0 else "worse")
+    return f"{float(difference.mean()):+.4g} ({low:+.4g} to {high:+.4g}): {verdict}"
+
+
 def comparison_title(data: ImageData, count: int, *, flip: bool) -> str:
     """The title of the table: what was scored, and how."""
     more = ", each averaged with its mirror image" if flip else ""
-    return f"{count} images of {data.dataset} {data.split}{more}; p by McNemar's exact test"
+    how = "p by McNemar's exact test"
+    if data.task == "regression":
+        how = f"{data.class_names[0]}, intervals by bootstrap over the images"
+    return f"{count} images of {data.dataset} {data.split}{more}; {how}"
 
 
 def shown_paths(paths: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from vitlit import plotting
 from vitlit.errors import InputError
 from vitlit.explain import figures
 from vitlit.explain.analysis import analyse_weights
-from vitlit.explain.explanation import explain_image
+from vitlit.explain.findings import Subjects, explain_image, named, number_words
 from vitlit.explain.overview import attention_overview
 from vitlit.images.preprocess import Preprocess
 
@@ -67,14 +67,15 @@ class AttentionPictures(Callback):
             kind = {"task": module.task}
             found = [explain_image(module.vit, one, preprocess, "mean", **kind) for one in pixels]
         answers = [one.probabilities for one in found if one.probabilities is not None]
-        labels = split.labels[places]
+        shown = Subjects(split.names(places, f"{data.dataset} val"), pixels, split.labels[places])
+        shown = named(shown, number_words(shown, found, module.class_names))
         overview = attention_overview(
             torch.stack([one.shown for one in found]),
             {"rollout": torch.stack([one.rollout for one in found])},
-            probabilities=torch.stack(answers),
+            probabilities=torch.stack(answers) if answers else None,
             class_names=module.class_names,
-            names=split.names(places, f"{data.dataset} val"),
-            labels=labels.tolist() if labels.ndim == 1 else (),
+            names=shown.names,
+            labels=shown.single_labels(),
         )
         similarity, filters = analyse_weights(module.vit)
         drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]

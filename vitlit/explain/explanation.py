@@ -4,8 +4,7 @@ images uint8 (n, C, h, w) -> overview.png heads.png distance.png positions.png f
                              arrays.npz index.html
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlit.errors import InputError
 from vitlit.explain import figures
 from vitlit.explain.analysis import (
     analyse_weights,
@@ -23,90 +21,24 @@ from vitlit.explain.analysis import (
     mean_attention_distance,
     positions_fact,
 )
-from vitlit.explain.attribution import (
-    Fusion,
-    attention_maps,
-    cls_map,
-    patch_map,
-    pooled_shares,
-    relevance,
-    rollout,
+from vitlit.explain.attribution import Fusion, patch_map
+from vitlit.explain.findings import (
+    Answer,
+    Findings,
+    Subjects,
+    class_overview,
+    explain_image,
+    maps_by_class,
+    named,
+    number_words,
 )
-from vitlit.explain.findings import Findings, Subjects, class_overview, maps_by_class
 from vitlit.explain.overview import attention_overview
-from vitlit.explain.page import Example, prefix_names, without_own, write_page
+from vitlit.explain.page import Example, prefix_names, write_page
 from vitlit.explain.page_figures import model_figures
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task
-
-Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
-MAX_IMAGES = 64  # of each, all attention maps are in memory until the page is written
-
-
-def check_count(count: int) -> None:
-    """Refuse more images than fit in memory together, and fewer than one."""
-    if not 1 <= count <= MAX_IMAGES:
-        raise InputError(
-            f"explain takes 1 to {MAX_IMAGES} images, not {count}; give a count in that range",
-            argument="count",
-        )
-
-
-def explain_image(
-    model: ViT,
-    pixels: Tensor,
-    preprocess: Preprocess,
-    fusion: Fusion,
-    answer: Answer | None = None,
-    task: Task = DEFAULT,
-) -> Findings:
-    """Explain one image, uint8 ``(C, h, w)``, on the model's device; the findings are on the CPU.
-
-    answer: computes the logits whose probabilities are shown; by default the model itself; task:
-    what they mean. Raises InputError if the model gives NaN.
-    """
-    device = next(model.parameters()).device
-    x = pixels[None].to(device)
-    # the same cutting and resizing, but neither normalised nor inverted: as the file looks
-    mean, std = (0.0,) * len(preprocess.mean), (1.0,) * len(preprocess.std)
-    plain = replace(preprocess, mean=mean, std=std, invert=False)
-    normalised = preprocess(x)
-    maps, logits = attention_maps(model, normalised)
-    if answer is not None:
-        with torch.no_grad():
-            logits = answer(normalised)
-    if not logits.isfinite().all():
-        raise InputError(
-            "the outputs of the model are not finite, so there is nothing to explain; its weights "
-            "are damaged"
-        )
-    prefix: Any = {"grid": model.grid_size, "prefix": model.num_prefix_tokens}
-    shares = pooled_shares(model, normalised)
-    place = {**prefix, "pool": model.global_pool, "shares": shares}
-    flow = rollout(maps, fusion=fusion, prefix=model.num_prefix_tokens)
-    has_head = model.num_classes > 0
-    # for the class that is shown, even if the model in full precision prefers another one
-    classes = task.shown_classes(logits[0]) if has_head else []
-    each = [relevance(model, normalised, logits.new_tensor([k], dtype=torch.long)) for k in classes]
-    relevant = each[0] if each else None
-    maps_of_classes = [patch_map(without_own(one), **place)[0] for one in each]
-    found = Findings(
-        shown=plain(x)[0],
-        attention=maps[:, 0],
-        flow=flow[0],
-        relevant=None if relevant is None else relevant[0],
-        cls_map=cls_map(maps, **place)[0],
-        rollout=patch_map(flow, **place)[0],
-        relevance=maps_of_classes[0] if each else None,
-        probabilities=task.answers(logits)[0] if has_head else None,
-        distance=mean_attention_distance(maps, patch_size=model.config["patch_size"], **prefix),
-        shares=None if shares is None else shares[0],
-        classes=torch.tensor(classes) if each else None,
-        class_maps=torch.stack(maps_of_classes) if each else None,
-    )
-    return Findings(*(None if part is None else part.cpu() for part in found))  # type: ignore[arg-type]
 
 
 def explain_images(
@@ -129,13 +61,14 @@ def explain_images(
     options: Any = {"leave": False, "disable": None, "dynamic_ncols": True}  # None: none in a file
     with tqdm(subjects.pixels, desc="explaining", unit="img", **options) as bar:
         found = [explain_image(model, one, preprocess, fusion, answer, task) for one in bar]
+    shown = named(subjects, number_words(subjects, found, class_names))
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
     similarity, filters = analyse_weights(model)
     for name, figure in draw_figures(
-        model, subjects, found, class_names, distance, similarity, filters
+        model, shown, found, class_names, distance, similarity, filters
     ):
         figure.savefig(out / name)
-    has_several = task.name != DEFAULT.name and model.num_classes > 0
+    has_several = task.gives == "classes" and model.num_classes > 0
     if has_several:
         class_overview(subjects, found, class_names).savefig(out / "classes.png")
     of_model = {"distance": distance, "filters": filters, "similarity": similarity}
@@ -149,9 +82,9 @@ def explain_images(
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
         out / "index.html",
-        [_page_example(subjects, i, one, class_names) for i, one in enumerate(found)],
+        [_page_example(shown, i, one, class_names) for i, one in enumerate(found)],
         title="What the model looks at",
-        facts=model_facts(model, class_names),
+        facts=model_facts(model, class_names, task),
         grid=model.grid_size,
         prefix=prefix_names(model),
         pool=model.global_pool,
@@ -174,6 +107,7 @@ def arrays_of(model: ViT, found: list[Findings]) -> dict[str, Tensor]:
         "cls_map": torch.stack([one.cls_map for one in found]),
         **_stack_known("relevance", [one.relevance for one in found]),
         **_stack_known("probabilities", [one.probabilities for one in found]),
+        **_stack_known("numbers", [one.number for one in found]),
         **pooled,
     }
 
@@ -207,11 +141,15 @@ def _page_example(
         label=subjects.label_text(number, class_names),
         relevance=found.relevant,
         shares=found.shares,
+        answer=None if found.number is None else subjects.names[number],
     )
 
 
-def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
+def model_facts(model: ViT, class_names: Sequence[str], task: Task = DEFAULT) -> dict[str, str]:
     """Facts about the model, by name, for the head of the page."""
+    answers = {"Classes": str(len(class_names)) if model.num_classes else "none, without a head"}
+    if task.gives == "number":
+        answers = {"Answer": f"a number, {class_names[0]}"}
     height, width = model.img_size
     told, count = model.config, sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -224,7 +162,7 @@ def model_facts(model: ViT, class_names: Sequence[str]) -> dict[str, str]:
         "Blocks": str(told["depth"]),
         "Width": str(model.embed_dim),
         "Parameters": f"{count:,}",
-        "Classes": str(len(class_names)) if model.num_classes else "none, without a head",
+        **answers,
     }
 
 
@@ -246,10 +184,11 @@ def draw_figures(
     filters: Tensor,
 ) -> Iterator[tuple[str, Any]]:
     """Names of files, and figures; one after the other, so that each can be freed."""
+    title = "for its class" if found[0].number is None else "for its answer"
     maps = {
         "last block": torch.stack([one.cls_map for one in found]),
         "rollout": torch.stack([one.rollout for one in found]),
-        **_stack_known("for its class", [one.relevance for one in found]),
+        **_stack_known(title, [one.relevance for one in found]),
     }
     shares = _pooled_patches(model, found)
     if shares is not None:

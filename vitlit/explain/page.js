@@ -164,7 +164,10 @@ function start() {
       element("span", bar).style.width = `${100 * share}%`;
     }
     get("label").replaceChildren(
-      isHeadless ? "The model has no head, so it predicts no classes and has no relevance maps. " : "",
+      example.answer ??
+        (isHeadless
+          ? "The model has no head, so it predicts no classes and has no relevance maps. "
+          : ""),
     );
     if (example.label === null) return;
     get("label").append("True class: ");

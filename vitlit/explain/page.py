@@ -53,7 +53,8 @@ class Example(NamedTuple):
     image: uint8 ``(C, H, W)``, grey or RGB; maps: ``(L, h, N, N)``, rows sum to 1; rollout:
     ``(N, N)``; probabilities: class names and their probabilities, the most probable first;
     label: the true class, None if not known; relevance: ``(N, N)``, for the first class listed;
-    shares: weights of the tokens in the pooling, ``(N,)``, None if the patches' are equal.
+    shares: weights of the tokens in the pooling, ``(N,)``, None if the patches' are equal;
+    answer: of a model that gives a number in place of classes, in words.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Example(NamedTuple):
     label: str | None = None
     relevance: Tensor | None = None
     shares: Tensor | None = None
+    answer: str | None = None
 
 
 def prefix_names(model: ViT) -> list[str]:
@@ -175,6 +177,7 @@ def _describe_one(one: Example) -> dict[str, Any]:
         "small": is_small,
         "probabilities": [[name, round(float(p), 5)] for name, p in one.probabilities],
         "label": one.label,
+        "answer": one.answer,
         "relevance": one.relevance is not None,
     }
 

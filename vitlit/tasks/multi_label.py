@@ -32,6 +32,7 @@ class MultiLabel(Task):
     name = "multi_label"
     dtype = torch.int8
     column, noun = "classes", "classes"
+    gives = "classes"
     monitors = ("map", "f1", "loss")
     shown = ("map", "f1", "loss")
     missing: ClassVar = {

@@ -44,6 +44,7 @@ class Regression(Task):
     dtype = torch.float32
     column = "target"
     noun = "target"
+    gives = "number"
     ignored = math.nan  # any number may be a target
     monitors = ("mae", "rmse", "r2", "loss")
     shown = ("mae", "rmse", "r2", "loss")

@@ -89,6 +89,7 @@ class Task:
     dtype: ClassVar[torch.dtype]  # of the targets
     column: ClassVar[str]  # of labels.csv that people are told of
     noun: ClassVar[str] = "label"  # what one image has, in messages
+    gives: ClassVar[Literal["class", "classes", "number"]] = "class"  # answers of one image
     ignored: ClassVar[float] = -1  # target of rows that do not count
     monitors: ClassVar[tuple[str, ...]]  # names of scores; the first is the default
     shown: ClassVar[tuple[str, ...]]  # names of the scores that the last lines print, loss too
