@@ -242,24 +242,24 @@ def test_a_checkpoint_of_one_task_is_refused_for_another(
 
 
 def test_numbers_in_the_column_of_classes_stay_classes_and_are_told(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = tmp_path / "ages.csv"
     table.write_text("file,class\n" + "".join(f"{i:03}.png,{i / 2}\n" for i in range(20)))
     settings = {"dataset": "folder", "data_dir": str(home / "images"), "labels": str(table)}
     data = ImageData(**settings, img_size=8, in_chans=1, patch_size=4)
     assert (data.task, data.num_classes) == ("single_label", 20)
-    assert "set data.target to class" in capsys.readouterr().err
+    assert "set data.target to class" in caplog.text
     numbers = ImageData(**settings, target="class", img_size=8, in_chans=1, patch_size=4)
     assert (numbers.task, numbers.class_names) == ("regression", ["class"])
 
 
 def test_classes_that_are_small_whole_numbers_are_told_nothing(
-    home: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {"dataset": "folder", "data_dir": str(home / "images")}
     assert ImageData(**settings, labels=str(home / "ink.csv")).num_classes == 10
-    assert "data.target" not in capsys.readouterr().err
+    assert "data.target" not in caplog.text
 
 
 def test_regression_needs_a_table(home: Path) -> None:

@@ -117,12 +117,10 @@ def check_task(data: Any, saved: dict[str, Any], path: Path, command: str) -> No
     """
     if command == "probe":
         return
-    asked = data["task"]
-    if data["target"] is not None and asked != "regression":
+    asked, name = data["task"], f"data.task {data['task']}"
+    if asked in (None, saved["task"]) and data["target"] is not None:
         asked, name = "regression", f"data.target {data['target']}"
-    else:
-        name = f"data.task {asked}"
-    if asked is not None and asked != saved["task"]:
+    if asked not in (None, saved["task"]):
         raise InputError(
             f"{name} asks for {asked}, and {path} was trained for {saved['task']}; leave it out, "
             f"or train for {asked} from its weights: --model.pretrained {path} instead of "

@@ -199,6 +199,8 @@ def hugging_face_files(portable: Portable) -> dict[str, Any]:
         if portable.task.name == "multi_label":
             config["problem_type"] = MULTI_LABEL_PROBLEM
             config["thresholds"] = portable.task.told(len(names))["thresholds"]
+        if portable.task.name == "regression":
+            config["problem_type"] = "regression"
         config["label2id"] = {name: number for number, name in enumerate(names)}
     return {CONFIG_NAME: config, PROCESSOR_NAME: _processor(portable)}
 

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 import vitlit
-from vitlit.deploy.origin import NAMED_LICENCES, Origin
+from vitlit.deploy.origin import NAMED_LICENCES, Origin, headline
 from vitlit.deploy.words import Words
+from vitlit.tasks.task import Task
 
 CARD_NAME = "README.md"
 LIBRARIES = {"onnx": "onnx", "pt2": "pytorch", "web": "vitlit"}  # of formats, as the hub names them
@@ -23,7 +24,13 @@ SCORE_NAMES = {
     "f1": "F1, mean over classes",
     "loss": "loss (nats)",
     "ece": "calibration error",
+    "map": "mean average precision",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R2",
 }
+METRIC_TYPES = {"acc": "accuracy", "map": "mAP", "mae": "mae"}  # as the hub names them
+METHODS = {"acc": "Wilson", "map": "bootstrap", "mae": "bootstrap"}  # of intervals
 SHOWN_CLASSES = 100  # names; the settings beside the card have all of them
 
 
@@ -41,7 +48,7 @@ def model_card(words: Words, origin: Origin, repository: str | None = None) -> s
         *_training(origin),
         "## Scores",
         *_scores(origin),
-        *_classes(words.portable.class_names),
+        *_classes(words.portable.class_names, words.portable.task),
         f"Written by vitlit {vitlit.__version__}.",
     ]
     return (
@@ -95,7 +102,8 @@ def _scores(origin: Origin) -> list[str]:
     if origin.report is None:
         return ["Not measured."]
     scores = origin.report["scores"]
-    low, high = scores["acc_interval"]
+    name = headline(scores)
+    low, high = scores[f"{name}_interval"]
     rows = [
         f"| {label} | {float(scores[key]):.4f} |"
         for key, label in SCORE_NAMES.items()
@@ -103,8 +111,8 @@ def _scores(origin: Origin) -> list[str]:
     ]
     table = "\n".join(["| score | value |", "|---|---|", *rows])
     lines = [
-        f"On {scores['images']:,} held-out test images; 95 % interval of the accuracy (Wilson) "
-        f"from {low:.4f} to {high:.4f}.",
+        f"On {scores['images']:,} held-out test images; 95 % interval of the {SCORE_NAMES[name]} "
+        f"({METHODS[name]}) from {low:.4f} to {high:.4f}.",
         table,
     ]
     if origin.confusions:
@@ -116,9 +124,11 @@ def _scores(origin: Origin) -> list[str]:
     return lines
 
 
-def _classes(names: Sequence[str]) -> list[str]:
+def _classes(names: Sequence[str], task: Task) -> list[str]:
     if not names:
         return ["The model has no head and gives features."]
+    if task.name == "regression":
+        return ["## Output", f"One number: {plain_text(names[0])}, in the unit of its column."]
     shown = ", ".join(map(plain_text, names[:SHOWN_CLASSES]))
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     return ["## Classes", f"{shown}{more}"]
@@ -132,6 +142,9 @@ def _front_matter(words: Words, origin: Origin, name: str) -> str:
         "pipeline_tag": kind,
         "tags": [kind, "vision-transformer", "vitlit"],
     }
+    if words.portable.task.name == "regression":  # for which the hub has no kind of its own
+        found |= {"tags": ["image-regression", "vision-transformer", "vitlit"]}
+        del found["pipeline_tag"]
     if origin.licence is not None:
         is_named = origin.licence in NAMED_LICENCES
         found |= (
@@ -152,17 +165,19 @@ def _front_matter(words: Words, origin: Origin, name: str) -> str:
 def _results(report: Any, name: str) -> dict[str, Any]:
     """The accuracy, as the hub's tables of results read it."""
     scores, dataset = report["scores"], str(report["of"].get("dataset"))
-    low, high = scores["acc_interval"]
+    name_of_score = headline(scores)
+    low, high = scores[f"{name_of_score}_interval"]
     metric = {
-        "type": "accuracy",
-        "value": round(float(scores["acc"]), 4),
-        "name": f"accuracy (95 % interval {low:.4f} to {high:.4f})",
+        "type": METRIC_TYPES[name_of_score],
+        "value": round(float(scores[name_of_score]), 4),
+        "name": f"{SCORE_NAMES[name_of_score]} (95 % interval {low:.4f} to {high:.4f})",
     }
+    kind = "image-regression" if name_of_score == "mae" else "image-classification"
     return {
         "name": name,
         "results": [
             {
-                "task": {"type": "image-classification"},
+                "task": {"type": kind},
                 "dataset": {"name": dataset, "type": dataset, "split": "test"},
                 "metrics": [metric],
             }

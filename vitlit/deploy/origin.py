@@ -28,6 +28,8 @@ LICENCES = (
     (r"augreg|google/vit|deit|dinov2|siglip|beit3|facebook/pe|vit_pe_", "apache-2.0"),
 )
 NAMED_LICENCES = {"apache-2.0", "mit", "cc-by-nc-4.0", "apple-amlr"}  # the hub's own names
+# scores with an interval, one of which a report has: of one class, of several, of numbers
+HEADLINES = ("acc", "map", "mae")
 SHOWN_CONFUSIONS = 5
 
 
@@ -95,7 +97,10 @@ def _data_sentences(data: Mapping[str, Any]) -> tuple[str, ...]:
     """The data set, and how it was split."""
     name, classes = data.get("dataset"), data.get("class_names") or ()
     what = "a folder of images" if name == "folder" else f"the data set `{name}`"
-    sentences = [f"Trained on {what}, with {len(classes)} classes."]
+    labels = f"{len(classes)} classes"
+    if data.get("task") == "regression":
+        labels = "a number for each image"
+    sentences = [f"Trained on {what}, with {labels}."]
     held = {"val": data.get("val_fraction"), "test": data.get("test_fraction")}
     sentences.append(
         f"Where the data set had no split of its own, {_share(held['test'])} of its images were "
@@ -118,14 +123,27 @@ def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
     for folder in sorted(run.glob(f"{REPORT_FOLDER}*")):
         try:
             found = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-            of, (low, high) = found["of"], found["scores"]["acc_interval"]
+            of, scores = found["of"], found["scores"]
+            name = headline(scores)
+            low, high = scores[f"{name}_interval"]
             is_same = Path(of["weights"]).resolve() == checkpoint.resolve()
-            float(low), float(high), float(found["scores"]["acc"]), int(found["scores"]["images"])
-        except (OSError, ValueError, LookupError, TypeError):  # none, or not one of ours
+            float(low), float(high), float(scores[name]), int(scores["images"])
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            StopIteration,
+        ):  # none, or not one of ours
             continue
         if is_same and of.get("split") == "test" and not of.get("flip"):
             return folder, found
     return None, None
+
+
+def headline(scores: Mapping[str, Any]) -> str:
+    """The name of the score that comes first: that which has an interval, by the kind of label."""
+    return next(name for name in HEADLINES if f"{name}_interval" in scores)
 
 
 def _confusions(path: Path) -> tuple[tuple[str, str, int], ...]:

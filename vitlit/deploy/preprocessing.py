@@ -24,7 +24,11 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.tasks.task import TaskName
 
 INPUT, OUTPUT = "image", {"logits": "probabilities", "features": "image_features"}
-STEPS: dict[TaskName, str] = {"single_label": "Softmax <axis = -1>", "multi_label": "Sigmoid"}
+STEPS: dict[TaskName, str] = {
+    "single_label": "Softmax <axis = -1>",
+    "multi_label": "Sigmoid",
+    "regression": "Identity",
+}
 # Sizes (height, width) of the noise by which a program is checked: wide, tall, a panorama, small.
 CHECKED_SIZES = ((240, 321), (333, 197), (40, 1501), (31, 23))
 # of probabilities: pixels that Resize rounds the other way move them by about 1e-3
@@ -51,7 +55,8 @@ def check_with_preprocessing(with_preprocessing: bool, format: str, in_chans: in
 def add_preprocessing(portable: Portable, preprocess: Preprocess, path: Path) -> float:
     """Change the program in place; the maximum difference to predict on pictures of noise.
 
-    Of probabilities, or of features relative to the largest. Raises InputError if it is too large.
+    Of probabilities, or of numbers and features relative to the largest. Raises InputError if it
+    is too large.
     """
     onnx: Any = import_module("onnx")
     model = onnx.load(path)
@@ -63,7 +68,7 @@ def add_preprocessing(portable: Portable, preprocess: Preprocess, path: Path) ->
     whole = onnx.compose.merge_models(before, model, io_map=[("images", "images")])
     whole = onnx.compose.merge_models(whole, after, io_map=[(portable.output, portable.output)])
     del whole.metadata_props[:]
-    output = OUTPUT[portable.output]
+    output = output_name(portable)
     facts |= {
         "input": f"{INPUT}: uint8 (height, width, 3), red, green, blue, of any size",
         "output": f"{output}: float32 ({_width(portable)},)",
@@ -82,13 +87,18 @@ def add_preprocessing(portable: Portable, preprocess: Preprocess, path: Path) ->
     return found
 
 
+def output_name(portable: Portable) -> str:
+    """The name of the program's output: what predict gives, without a head features."""
+    return "numbers" if portable.task.name == "regression" else OUTPUT[portable.output]
+
+
 def _width(portable: Portable) -> int:
     return len(portable.class_names) or portable.model.embed_dim
 
 
 def _after(portable: Portable) -> str:
     """The outputs of one image -> probabilities, or features where there is no head."""
-    name, out, count = portable.output, OUTPUT[portable.output], _width(portable)
+    name, out, count = portable.output, output_name(portable), _width(portable)
     step = STEPS[portable.task.name] if portable.class_names else "Identity"
     return (
         f"\nanswer (float[batch, {count}] {name}) => (float[{count}] {out})\n{{\n"
@@ -108,7 +118,8 @@ def _difference(portable: Portable, preprocess: Preprocess, path: Path) -> float
         picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         (got,) = session.run(None, {INPUT: np.asarray(picture)})
         wanted = _answer(portable, preprocess, picture)
-        largest = 1.0 if portable.class_names else wanted.abs().max().item()
+        is_share = portable.class_names and portable.task.name != "regression"
+        largest = 1.0 if is_share else wanted.abs().max().item()
         worst = max(worst, (torch.from_numpy(got) - wanted).abs().max().item() / largest)
     return worst
 

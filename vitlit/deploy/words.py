@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from vitlit.deploy.portable import Naming, Portable
-from vitlit.deploy.preprocessing import OUTPUT
+from vitlit.deploy.preprocessing import output_name
 from vitlit.deploy.programs import ONNX_NAME, PT2_NAME
 from vitlit.deploy.transformers_kinds import class_of
 from vitlit.deploy.web import WEB_NAME
@@ -64,7 +64,7 @@ class Words(NamedTuple):
         if self.moved is not None:
             return (
                 f"it takes one image, uint8 (height, width, 3) of any size, and returns "
-                f"{OUTPUT[portable.output]} ({width},)"
+                f"{output_name(portable)} ({width},)"
             )
         shape = ", ".join(map(str, portable.input_size))
         rows = (portable.mean, portable.std)
@@ -92,8 +92,8 @@ class Words(NamedTuple):
         if self.moved is not None:
             lines.append(
                 filled(
-                    f"for images of noise, its {OUTPUT[output]} differ by at most {self.moved:.1e} "
-                    f"from those of predict"
+                    f"for images of noise, its {output_name(self.portable)} differ by at most "
+                    f"{self.moved:.1e} from those of predict"
                 )
             )
         return "\n".join(lines)

@@ -14,6 +14,7 @@ from vitlit.deploy.portable import Naming
 from vitlit.deploy.push import check_push, push_folder
 from vitlit.deploy.words import ExportFormat
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import make_task
 from vitlit.tasks.task import Task
 
 
@@ -56,6 +57,8 @@ def write_export(
 
     checkpoint: whose weights the model has; None for published ones.
     """
+    task = make_task({"task": model.task.name, **model.task.told(model.num_classes)})
+    model.vit.load_state_dict(model.task.self_contained(model.vit.state_dict()))
     # remove_head leaves class_names as they were, so the head is asked first.
     names = model.class_names if model.num_classes else []
     found = export_model(
@@ -68,7 +71,7 @@ def write_export(
         with_preprocessing=choices.preprocess,
         origin=origin_of(model.hparams, data.hparams, checkpoint),
         repository=choices.push,
-        task=model.task,
+        task=task,
     )
     lines = [found.message]
     if choices.quantize == "int8":
@@ -76,7 +79,7 @@ def write_export(
         about = {
             "patch_size": model.vit.config["patch_size"],
             "has_head": bool(names),
-            "task": model.task,
+            "task": task,
         }
         lines += int8_lines(folder, data, **about)
     if choices.push is not None:

@@ -35,7 +35,7 @@ from vitlit.evaluation.scores import balanced_accuracy
 from vitlit.evaluation.significance import Difference, compare, holm, wilson
 from vitlit.messages import filled
 from vitlit.model.vit import ViT
-from vitlit.tasks.known import DEFAULT_TASK, KINDS
+from vitlit.tasks.known import DEFAULT_TASK, KINDS, make_task
 from vitlit.tasks.regression_scores import (
     bootstrap_means,
     error_intervals,
@@ -113,7 +113,13 @@ def score_all(
         own.hold_to(PastTraining(first[checkpoint.DATA_KEY], record_of(first)))
         own.setup("test")
         note = _note_seen_images(content, own)
-        found.append(Scored(str(path), run(loaded.model, own, precision), note))
+        task, model = make_task(content[checkpoint.MODEL_KEY]), loaded.model
+        # as test does: a standardised output keeps more digits in bfloat16
+        model.load_state_dict(task.with_settings(model.state_dict()))
+        rows = run(model, own, precision)
+        if task.name == "regression":
+            rows = rows._replace(values=task.answers(rows.values))
+        found.append(Scored(str(path), rows, note))
     return found
 
 

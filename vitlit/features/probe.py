@@ -34,6 +34,8 @@ from vitlit.features.probe_numbers import (
     neighbour_mean,
     number_line,
     number_scores,
+    numbers_task,
+    standardised,
 )
 from vitlit.messages import shorten
 from vitlit.tasks.known import KINDS
@@ -87,12 +89,12 @@ def probe_data_set(
     is_numbers = data.task == "regression"
     how = f", chosen on {len(val.labels)} validation images" if c is None else ""
     # on validation: choosing by the test images would flatter the result
-    if is_numbers:
-        linear, c = (
-            choose_ridge(train[:2], val[:2]) if c is None else (fit_ridge(*train[:2], c=c), c)
-        )
+    if c is None and is_numbers:
+        linear, c = choose_ridge(standardised(train, train), standardised(val, train))
     elif c is None:
         linear, c = choose_linear(train[:2], val[:2], data.num_classes)
+    elif is_numbers:
+        linear = fit_ridge(*standardised(train, train), c=c)
     else:
         linear = fit_linear(*train[:2], data.num_classes, c=c)
     how = f"C {c:g}{how}"
@@ -147,6 +149,7 @@ def _score_numbers(
 ) -> dict[str, Any]:
     """The errors of the neighbours' mean and of the regression, or of a model's outputs."""
     said = answers_of(linear, test.values) if logits is None else logits
+    said = numbers_task(train).answers(said)
     return {
         "knn": number_scores(neighbour_mean(near, train.labels), test.labels),
         "linear": number_scores(said, test.labels),

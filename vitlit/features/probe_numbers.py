@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitlit.evaluation.inference import Rows
 from vitlit.features.probe_classifiers import FIT_ROWS, STRENGTHS, LinearClassifier, Neighbours
+from vitlit.tasks.regression import Regression
 from vitlit.tasks.regression_scores import error_intervals, error_scores
 
 
@@ -52,6 +54,17 @@ def choose_ridge(
 def answers_of(linear: LinearClassifier, features: Tensor) -> Tensor:
     """Answers to features ``(m, D)``: float64 ``(m, 1)``."""
     return F.linear(features.to(linear.weight), linear.weight, linear.bias)
+
+
+def numbers_task(train: Rows) -> Regression:
+    """The task of numbers, with the mean and standard deviation of these training targets."""
+    return Regression(Regression({}).learned(train.labels))
+
+
+def standardised(rows: Rows, train: Rows) -> tuple[Tensor, Tensor]:
+    """Features, and targets as a training learns them, with the statistics of ``train``."""
+    task = numbers_task(train)
+    return rows.values, (rows.labels.double() - task.mean) / task.std
 
 
 def number_scores(answers: Tensor, targets: Tensor) -> dict[str, Any]:

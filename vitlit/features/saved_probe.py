@@ -15,6 +15,7 @@ from vitlit.errors import InputError
 from vitlit.files import CHECKPOINTS_FOLDER, PROBE_FILE, whole_folder
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import make_task
 from vitlit.weights.checkpoint import (
     DATA_KEY,
     LIGHTNING_VERSION,
@@ -54,8 +55,8 @@ def save_classifier(
     which it was probed, so that others score it alike. Returns the file.
     """
     own = {"num_classes": vit.num_classes, "class_names": data.class_names, "pretrained": None}
-    # the head answers in the unit of the column itself
     own |= {"task": data.task, "loss": None, "target_mean": None, "target_std": None}
+    own |= make_task({"task": data.task}).learned(data.splits["train"].labels)
     content = {
         VERSION_KEY: LIGHTNING_VERSION,
         "epoch": 0,

@@ -52,6 +52,8 @@ class Regression(Task):
         "teacher": "teacher gives probabilities of classes, and regression has none; leave it out",
         "abstain_below": "abstain_below compares probabilities of classes, and regression has "
         "none; leave it out",
+        "web": "format web shows probabilities of classes, and regression has none; give format "
+        "onnx or pt2",
         "shots": "shots counts images of each class, and regression has none; give train_fraction",
     }
 
@@ -139,6 +141,12 @@ class Regression(Task):
     def answers(self, logits: Tensor) -> Tensor:
         return logits.float() * self.std + self.mean
 
+    def told(self, outputs: int) -> dict[str, Any]:
+        return {"task": self.name}  # a self-contained head needs no other settings
+
+    def output_words(self) -> str:
+        return ", numbers in the unit of the training's column"
+
     def self_contained(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """With a head whose output is in the unit of the column."""
         if "head.weight" not in state:
@@ -151,9 +159,12 @@ class Regression(Task):
         }
 
     def in_training(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        # a head of zeros is a new one, for the standardised output
+        is_kept = self.settings.get("pretrained") and bool(state["head.weight"].any())
+        return self.with_settings(state) if is_kept else state
+
+    def with_settings(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         weight, bias = state["head.weight"].cpu(), state["head.bias"].cpu()
-        if not self.settings.get("pretrained") or not weight.any():
-            return state
         return {
             **state,
             "head.weight": (weight.double() / self.std).to(state["head.weight"]),

@@ -162,8 +162,12 @@ class Task:
         """The state of a ViT that needs no settings of the task to answer, for other programs."""
         return state
 
+    def with_settings(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse: the state of a ViT whose logits this task's settings turn into answers."""
+        return state
+
     def in_training(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse, for weights that are trained further; a head of zeros is a new one."""
+        """The state with which a training begins, from weights that may be self-contained."""
         return state
 
     def unfitted(self) -> "Task":

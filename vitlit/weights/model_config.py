@@ -25,6 +25,7 @@ from vitlit.weights.reshaping import Rotary
 # in the metadata of an exported safetensors file: JSON of arguments, mean, std, class_names
 METADATA_KEY = "vitlit"
 MULTI_LABEL_PROBLEM = "multi_label_classification"  # of a config.json of transformers
+TASK_SETTINGS = ("task", "thresholds")  # of the model, that say what its outputs mean
 ACTIVATIONS = {  # names in settings -> ViT's; any other is refused, since outputs would be wrong
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",  # timm
@@ -93,9 +94,6 @@ class TimmModel(NamedTuple):
 
     arguments: dict[str, Any]
     rotary: Rotary | None = None
-
-
-TASK_SETTINGS = ("task", "thresholds")  # of the model, that say what its outputs mean
 
 
 class Facts(NamedTuple):
@@ -235,6 +233,8 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
     framing, task = framing_of_processor(processor), dict[str, Any]()
     if config.get("problem_type") == MULTI_LABEL_PROBLEM:
         task = {"task": "multi_label", "thresholds": _numbers(config.get("thresholds"))}
+    if config.get("problem_type") == "regression" and len(labels) == 1:
+        task = {"task": "regression"}
     return Facts(_without_none(arguments), mean, std, names, None, framing, task)
 
 

@@ -150,11 +150,8 @@ def _from_checkpoint(file: Path) -> Weights:
     known = inspect.signature(ViT).parameters.keys()
     arguments = {name: value for name, value in settings.items() if name in known}
     tensors, _ = unwrap({"state_dict": content["state_dict"]}, file)
-    state = {
-        name.removeprefix("vit."): value
-        for name, value in tensors.items()
-        if name.startswith("vit.")
-    }
+    own = [name for name in tensors if name.startswith("vit.")]
+    state = {name.removeprefix("vit."): tensors[name] for name in own}
     check_weights(state, arguments, str(file))
     state = make_task(settings).self_contained(state)
     left = [name for name in tensors if name.startswith("decoder.")]
