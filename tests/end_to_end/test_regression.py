@@ -138,6 +138,101 @@ def test_predict_and_python_give_numbers_in_the_unit(
     assert f"ink {float(row['ink']):.6g}" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def exported(home: Path) -> Path:
+    """The run, exported for transformers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        words = ["--run=ink", "--naming=huggingface", "--out=exported"]
+        assert main(["export", *words, *QUIET]) == 0
+    return home / "exported"
+
+
+def answer_of(home: Path, image: Path) -> float:
+    """What the checkpoint answers, by its own settings."""
+    content = read_checkpoint(home / "lightning_logs/ink/checkpoints/best.ckpt")
+    model, preprocess, _ = load(home / "lightning_logs/ink/checkpoints/best.ckpt")
+    state = {name.removeprefix("vit."): one for name, one in content["state_dict"].items()}
+    model.load_state_dict(state)
+    settings = content[MODEL_KEY]
+    with torch.no_grad():
+        output = model(preprocess(preprocess.read(image)[None])).item()
+    return output * settings["target_std"] + settings["target_mean"]
+
+
+def test_exported_weights_answer_in_the_unit(
+    home: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    image = home / "images" / "011.png"
+    out = tmp_path / "predictions.csv"
+    words = [f"--model.pretrained={exported}", f"--data.images={image}", f"--out={out}"]
+    assert main(["predict", *words, *QUIET]) == 0
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["ink"]) == pytest.approx(answer_of(home, image), rel=1e-4)
+    config = json.loads((exported / "config.json").read_text())
+    assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "ink"})
+
+
+def test_the_card_of_an_export_tells_the_error_and_the_column(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    found = json.loads(
+        (exported.parent / "lightning_logs/ink/test_report/metrics.json").read_text()
+    )
+    assert f"| mean absolute error | {found['scores']['mae']:.4f} |" in card
+    assert "with a number for each image" in card
+    assert "One number: ink" in card
+    assert "classes" not in card
+
+
+@pytest.mark.slow
+def test_transformers_and_onnx_runtime_answer_in_the_unit(
+    home: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime import InferenceSession
+    from transformers import AutoModelForImageClassification
+
+    monkeypatch.chdir(home)
+    image = home / "images" / "011.png"
+    wanted = answer_of(home, image)
+    _, preprocess, _ = load("best")
+    x = preprocess(preprocess.read(image)[None])
+    theirs = AutoModelForImageClassification.from_pretrained(str(exported))
+    with torch.no_grad():
+        assert theirs(x).logits.item() == pytest.approx(wanted, rel=1e-4)
+    words = ["--run=ink", "--format=onnx", "--preprocess=true", "--out=onnx"]
+    assert main(["export", *words, *QUIET]) == 0
+    session = InferenceSession(home / "onnx" / "model.onnx")
+    pixels = np.asarray(Image.open(image).convert("RGB"))
+    assert [one.name for one in session.get_outputs()] == ["numbers"]
+    (found,) = session.run(None, {"image": pixels})
+    assert found.item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_page_of_an_export_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    assert main(["export", "--run=ink", "--format=web", "--out=web", *QUIET]) == 2
+    assert "format web shows probabilities of classes" in capsys.readouterr().err
+
+
+def test_explain_shows_the_number_and_what_supports_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    image, out = home / "images" / "011.png", tmp_path / "explained"
+    words = ["--run=ink", f"--data.images={image}", f"--out={out}"]
+    assert main(["explain", *words, *QUIET]) == 0
+    arrays = np.load(out / "arrays.npz")
+    wanted = answer_of(home, image)
+    assert arrays["numbers"].item() == pytest.approx(wanted, rel=1e-2)  # in bfloat16
+    assert "probabilities" not in arrays
+    assert arrays["relevance"].shape == (1, 2, 2)
+    assert f"011.png: ink {arrays['numbers'].item():.4g}" in (out / "index.html").read_text()
+
+
 def test_fine_tuning_keeps_the_answers_of_the_head(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -128,13 +128,7 @@ def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
             low, high = scores[f"{name}_interval"]
             is_same = Path(of["weights"]).resolve() == checkpoint.resolve()
             float(low), float(high), float(scores[name]), int(scores["images"])
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            StopIteration,
-        ):  # none, or not one of ours
+        except (OSError, ValueError, LookupError, TypeError):  # none, or not one of ours
             continue
         if is_same and of.get("split") == "test" and not of.get("flip"):
             return folder, found
@@ -143,7 +137,7 @@ def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
 
 def headline(scores: Mapping[str, Any]) -> str:
     """The name of the score that comes first: that which has an interval, by the kind of label."""
-    return next(name for name in HEADLINES if f"{name}_interval" in scores)
+    return [name for name in HEADLINES if f"{name}_interval" in scores][0]
 
 
 def _confusions(path: Path) -> tuple[tuple[str, str, int], ...]:
