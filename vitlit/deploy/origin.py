@@ -137,7 +137,8 @@ def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
 
 def headline(scores: Mapping[str, Any]) -> str:
     """The name of the score that comes first: that which has an interval, by the kind of label."""
-    return [name for name in HEADLINES if f"{name}_interval" in scores][0]
+    first, *_ = [name for name in HEADLINES if f"{name}_interval" in scores]
+    return first
 
 
 def _confusions(path: Path) -> tuple[tuple[str, str, int], ...]:
