@@ -35,7 +35,7 @@ TREES = {
     path.relative_to(FOLDER).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8"))
     for path in sorted(FOLDER.rglob("*.py"))
 }
-COMMANDS = ("fit", "pretrain", "test", "predict", "explain", "export", "probe", "anomaly")
+COMMANDS = ("shard", "fit", "pretrain", "test", "predict", "explain", "export", "probe", "anomaly")
 
 
 def strings(tree: ast.AST) -> Iterator[str]:

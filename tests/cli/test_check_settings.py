@@ -192,7 +192,7 @@ def test_a_callback_that_chooses_a_setting_too_late_is_refused(as_list: bool) ->
     harmless = {"class_path": "pytorch_lightning.callbacks.Timer"}
     tuner = {"class_path": "pytorch_lightning.callbacks.BatchSizeFinder"}
     check_trainer({**TRAINER, "callbacks": [harmless] if as_list else harmless}, "fit")
-    with pytest.raises(InputError, match=r"batch size .* give --data\.batch_size a value"):
+    with pytest.raises(InputError, match=r"batch size .* set --data\.batch_size"):
         check_trainer({**TRAINER, "callbacks": [harmless, tuner] if as_list else tuner}, "fit")
 
 

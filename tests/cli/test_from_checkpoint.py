@@ -234,7 +234,7 @@ def test_weights_without_a_head_are_exported_as_a_backbone(
     body: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", body, *QUIET]) == 0
-    assert "gives features (B, 64)" in capsys.readouterr().out
+    assert "returns features (B, 64)" in capsys.readouterr().out
     theirs = timm.create_model("local-dir:export", pretrained=True).state_dict()
     ours = torch.load("body.pth", weights_only=True)
     torch.testing.assert_close(dict(theirs), dict(ours))
@@ -358,7 +358,8 @@ def test_a_setting_that_an_older_checkpoint_does_not_know_is_free() -> None:
 
 def test_a_probe_takes_its_classes_from_its_own_data() -> None:
     data = {"class_names": ["a", "b"], "img_size": 8}
-    folder, files = {"data": {"images": None}}, {"data": {"images": ["a.png"]}}
+    folder = {"data": {"images": None, "labels": None}}
+    files = {"data": {"images": ["a.png"], "labels": None}}
     assert data_of_checkpoint(data, folder, "probe") == {"img_size": 8}
     assert data_of_checkpoint(data, files, "probe") == data
     assert data_of_checkpoint(data, folder, "test") == data

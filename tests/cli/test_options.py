@@ -12,7 +12,7 @@ USUAL = {
     **{"recipe.global_batch": 0, "early_stopping.patience": 0, "early_stopping.min_delta": 0.0},
     **{"ema.decay": 0.0, "pictures.every_n_epochs": 0, "run": None, "nonfinite.skip": 0},
     **{"checkpoints.every_n_steps": 0, "checkpoints.every_minutes": 1.0},
-    **{"checkpoints.monitor": "val/acc", "timeout_seconds": 300.0, "seed_everything": 0},
+    **{"checkpoints.monitor": None, "timeout_seconds": 300.0, "seed_everything": 0},
     **{"output": "probabilities", "layer": None, "pool": None, "out": None},
 }
 WORDS = ("run", "out")  # options that take any word

@@ -652,7 +652,7 @@ def test_files_of_other_kinds_in_class_folders_are_counted_and_named(
     for name in ("cat/1.heic", "dog/2.avif", "dog/3.HEIC"):
         (root / name).touch()
     photos(root)
-    assert f"(1 .avif, 2 .heic), the first is {root}/cat/1.heic; convert" in caplog.text
+    assert f"(1 .avif, 2 .heic), such as {root}/cat/1.heic; convert" in caplog.text
     caplog.clear()
     ready("predict", images=[str(root / "dog")], in_chans=3)
-    assert f"(1 .avif, 1 .heic), the first is {root}/dog/2.avif;" in caplog.text
+    assert f"(1 .avif, 1 .heic), such as {root}/dog/2.avif;" in caplog.text

@@ -20,7 +20,6 @@ from vitlit.training.compiling import (
     compile_training,
     eager_seconds,
     is_worthwhile,
-    known_options,
     should_compile,
     training_seconds,
 )
@@ -163,13 +162,6 @@ def test_only_a_gpu_joins_small_kernels(device: str) -> None:
     expected = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
     expected |= GPU_OPTIONS if device == "cuda" else {}
     assert found == [expected]
-
-
-def test_options_that_this_torch_lacks_are_left_out() -> None:
-    assert known_options(GPU_OPTIONS) == GPU_OPTIONS
-    assert known_options({"combo_kernels": True, "of_another_version": 1}) == {
-        "combo_kernels": True
-    }
 
 
 def scoring_model(graphs: list[Any]) -> Classifier:

@@ -10,6 +10,7 @@ from typing import Any
 from vitlit.cli.can_go_on import check_can_go_on
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.cli.seen_images import tell_seen
+from vitlit.data.csv_labels import task_of
 from vitlit.data.datamodule import ImageData
 from vitlit.data.leakage import (
     PastTraining,
@@ -71,7 +72,7 @@ class FromCheckpoint:
         check_task(settings["data"], self.content[DATA_KEY], self.path, self.command)
         check_checkpoint(settings, self.model, self.path, self.command)
         if self.command != "probe":  # which makes a head of its own
-            check_same_task(settings["data"]["task"], self.past.data["task"], self.path)
+            check_same_task(task_of(settings["data"]), self.past.data["task"], self.path)
         if self.command != "fit":
             self.note = tell_seen(self.past, settings["data"], self.command, self.path)
             return

@@ -146,6 +146,11 @@ def _add_run(parser: ArgumentParser) -> None:
         help="Name of the run: its folder in lightning_logs. In fit, the default is the SLURM job, "
         "or else the date and time, and the same command resumes a run that is not finished.",
     )
+    _add_series(parser)
+    _add_saving(parser)
+
+
+def _add_series(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--folds",
         type=int | None,
@@ -159,6 +164,9 @@ def _add_run(parser: ArgumentParser) -> None:
         default=None,
         help="Train and test this many models, with split_seed and seed_everything counted up.",
     )
+
+
+def _add_saving(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints.every_n_steps",
         type=int,

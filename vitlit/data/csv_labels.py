@@ -5,8 +5,10 @@ labels.csv (a column of files, and those of the task, such as class), data_dir -
 
 import csv
 import unicodedata
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from vitlit.data.catalog import check_class_count
 from vitlit.data.image_folder import UNLABELLED_NAMES, find_class_names, unicode_hint
@@ -62,6 +64,14 @@ def find_task(given: TaskName | None, file: Path | None, target: str | None = No
     if given is not None or file is None:
         return given or DEFAULT_TASK
     return kind_of_table(*read_table(file)).name
+
+
+def task_of(data: Mapping[str, Any]) -> TaskName:
+    """:func:`find_task` for settings of ImageData; null is what nobody gave."""
+    file = data["labels"]
+    return find_task(
+        data["task"], None if file is None else Path(file).expanduser(), data["target"]
+    )
 
 
 def read_labels(

@@ -45,11 +45,11 @@ class MultiLabel(Task):
         "web": "format web shows one class for each image, and this model gives several; give "
         "format onnx",
         "probe_labels": "probe fits one class for each image, and these images have several; train "
-        "the head with `vitlit fit` and freeze_blocks -1",
+        "the head with fit and freeze_blocks -1",
         "inspect": "inspect counts one class for each image, and these images have several; leave "
         "out labels, or inspect the images in class folders",
         "compare": "compare tests accuracies, and these models give an image several classes; "
-        "compare the reports of `vitlit test`",
+        "compare the reports of test",
     }
 
     @classmethod

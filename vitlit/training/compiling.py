@@ -97,12 +97,6 @@ def training_seconds(vit: ViT, trainer: pl.Trainer) -> float:
     return min(left)
 
 
-def known_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that this version of torch has; torch.compile refuses the others."""
-    names = torch._inductor.list_options()
-    return {name: value for name, value in options.items() if name in names}
-
-
 def in_full_batches(model: nn.Module, x: torch.Tensor, size: int) -> torch.Tensor:
     """``model(x)`` of the last, smaller batch too as one of ``size`` images.
 
@@ -127,7 +121,7 @@ def compile_training(
     # of the compiler, which looks at all its inputs: weights that were cast are no leaves
     warnings.filterwarnings("ignore", message=NOT_A_LEAF)
     is_on_gpu = trainer.strategy.root_device.type == "cuda"
-    choices = {**MODES[mode], **(known_options(GPU_OPTIONS) if is_on_gpu else {})}
+    choices = {**MODES[mode], **(GPU_OPTIONS if is_on_gpu else {})}
     options: dict[str, Any] = {"backend": COMPILER, "options": choices}
     # In place: torch.compile(part) would wrap it, and put _orig_mod into every key.
     for part in parts:
