@@ -101,8 +101,9 @@ class VitCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that is asked for: building the parsers of all takes a second."""
-        names = (*OWN_COMMANDS, "pretrain")
-        own = {name: {"model", "datamodule", "precision_of"} for name in names}
+        own = {
+            name: {"model", "datamodule", "precision_of"} for name in (*OWN_COMMANDS, "pretrain")
+        }
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
