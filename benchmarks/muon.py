@@ -101,9 +101,9 @@ def read(path: Path) -> dict[str, Found]:
     return {row["digest"]: Found(row["step"], row["windows"]) for row in rows if "windows" in row}
 
 
-def steps_of(found: Found, goal: float) -> int | None:
-    """Steps until the loss of a window is no higher than the goal."""
-    ends = (WINDOW * (i + 1) for i, loss in enumerate(found.windows) if loss <= goal)
+def steps_of(found: Found, goal: float, limit: int) -> int | None:
+    """Steps until the loss of a window is no higher than the goal; the last window may be short."""
+    ends = (min(limit, WINDOW * (i + 1)) for i, loss in enumerate(found.windows) if loss <= goal)
     return next(ends, None)
 
 
@@ -125,7 +125,7 @@ def mnist(args: argparse.Namespace) -> list[list[str]]:
     lines = []
     for name, rate in best.items():
         found = {seed: train(args, name, rate, seed) for seed in args.seeds}
-        steps = [steps_of(own, goals[seed]) for seed, own in found.items()]
+        steps = [steps_of(own, goals[seed], args.steps) for seed, own in found.items()]
         last_loss = f"{mean(own.windows[-1] for own in found.values()):.4f}"
         lines.append([*label(name, rate), *shown(steps, args.steps), last_loss])
     return lines

@@ -45,7 +45,7 @@ def test_a_student_is_another_training_if_its_teacher_is() -> None:
 
 def test_steps_to_a_loss_end_with_the_first_window_that_has_it() -> None:
     found = muon.Found(None, [2.0, 1.0, 0.5, 0.7])
-    assert [muon.steps_of(found, goal) for goal in (2.0, 0.9, 0.4)] == [100, 300, None]
+    assert [muon.steps_of(found, goal, 250) for goal in (2.0, 0.9, 0.4)] == [100, 250, None]
 
 
 def test_what_another_script_kept_is_not_a_score(tmp_path: Path) -> None:
