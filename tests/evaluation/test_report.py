@@ -20,6 +20,7 @@ from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.callbacks import WriteReport, gather_rows
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring
+from vitlit.tasks.known import DEFAULT
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -261,6 +262,7 @@ class Gathered(Scoring):
     """A module of which little is asked for."""
 
     device, class_names = None, ()  # type: ignore[assignment]
+    task = DEFAULT
 
 
 @pytest.mark.parametrize(("world", "gather"), [(1, None), (2, gather_rows), (3, gather_rows)])
