@@ -741,7 +741,7 @@ def test_the_message_names_the_files_and_how_to_load_them(tmp_path: Path) -> Non
 def test_the_message_tells_size_mean_and_std(tmp_path: Path) -> None:
     message = " ".join(exported(small_vit(), tmp_path / "out").message.split())
     assert "images (B, 3, 16, 16)" in message
-    assert f"gives logits (B, {len(NAMES)})" in message
+    assert f"returns logits (B, {len(NAMES)})" in message
     assert "mean [0.4, 0.5, 0.6] and std [0.2, 0.3, 0.25]" in message
 
 
@@ -803,7 +803,7 @@ def test_we_load_what_we_export_without_a_head(naming: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_programs_without_a_head_say_that_they_give_features(format: Any, tmp_path: Path) -> None:
     result = headless(small_vit(num_classes=0), tmp_path / "out", format=format)
-    assert "gives features (B, 64)" in result.message
+    assert "returns features (B, 64)" in result.message
     assert result.difference <= 1e-4
     if format == "pt2":
         extra: dict[str, Any] = {FACTS_NAME: ""}

@@ -153,7 +153,7 @@ def test_each_class_of_an_image_has_a_map(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        (["test", "--data.task=single_label"], "task single_label contradicts"),
+        (["test", "--data.task=single_label"], "data.task asks for single_label, and"),
         (["test", "--data.labels=one.csv"], "its column class gives each image one class"),
         (["test", "--data.labels=null", "--data.dataset=digits"], "are not 10 different names"),
         (["export", "--format=web"], "format web shows one class for each image"),

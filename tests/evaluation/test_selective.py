@@ -53,7 +53,10 @@ def test_thresholds_leave_at_least_the_share_and_as_little_more_as_can_be() -> N
         assert row["acc_interval"] == list(wilson(right, count))
     assert table["thresholds"][0]["acc"] == int((said == labels).sum()) / 200
     nine = table["thresholds"][4]
-    assert f"below {nine['threshold']:.4f} leaves 90.0% of the images" in selective_words(table)
+    assert (
+        f"below probability {nine['threshold']:.4f} keeps 90.0% of the images"
+        in selective_words(table)
+    )
 
 
 def test_images_of_equal_confidence_go_together() -> None:

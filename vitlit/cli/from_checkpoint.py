@@ -118,7 +118,7 @@ def check_task(data: Any, saved: dict[str, Any], path: Path, command: str) -> No
     """
     if command == "probe":
         return
-    asked, name = data["task"], f"data.task {data['task']}"
+    asked, name = data["task"], "data.task"
     if asked in (None, saved["task"]) and data["target"] is not None:
         asked, name = "regression", f"data.target {data['target']}"
     if asked not in (None, saved["task"]):
