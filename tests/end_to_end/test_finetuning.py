@@ -201,4 +201,4 @@ HEADER = re.compile(r"^# vitlit fit .*--model\.pretrained", re.MULTILINE)
 
 def test_every_finetuning_recipe_is_known_by_its_header() -> None:
     files = [path for path in CONFIGS_FOLDER.rglob("*.yaml") if re.search(HEADER, path.read_text())]
-    assert len(files) == 5
+    assert len(files) == 7

@@ -61,7 +61,7 @@ COMMANDS = [  # words, and parts of the message
     (f"{FIT} --model.warmup_epochs 1 --model.warmup_steps 3", ["exclude each other"]),
     (f"{FIT} --model.pretrained nosuch.pth", ["no weights nosuch.pth; give a file"]),
     (f"{FIT} --model.pretrained .", ["no checkpoint in the folder .; it has no"]),
-    (f"{FIT} --data.dataset mnits", ["data.dataset mnits is not valid", "did you mean mnist?"]),
+    (f"{FIT} --data.dataset mnits", ["unknown dataset 'mnits'", "did you mean mnist?"]),
     (f"{FIT} --data.batch_size 0", ["batch_size 0 is too small; give 1 or more"]),
     (f"{FIT} --data.batch_size many", ["data.batch_size many", "int"]),
     (f"{FIT} --data.num_workers -1", ["num_workers -1 is too small; give 0 or more"]),

@@ -101,9 +101,7 @@ class VitCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that is asked for: building the parsers of all takes a second."""
-        own = {
-            name: {"model", "datamodule", "precision_of"} for name in (*OWN_COMMANDS, "pretrain")
-        }
+        own = dict.fromkeys((*OWN_COMMANDS, "pretrain"), {"model", "datamodule", "precision_of"})
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

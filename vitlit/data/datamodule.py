@@ -166,7 +166,7 @@ class PlainImageData(SplitLoaders):
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
         self.labels = None if labels is None else Path(labels).expanduser().absolute()
-        self.task: TaskName = find_task(task, self.labels, target)
+        self.task: TaskName = find_task(task, None if unlabelled else self.labels, target)
         self.class_names = names_of_classes(
             dataset, self.data_dir, self.labels, class_names, self.task, target,
             unlabelled=unlabelled,
