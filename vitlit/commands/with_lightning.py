@@ -101,7 +101,7 @@ class VitCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that is asked for: building the parsers of all takes a second."""
-        own = dict.fromkeys((*OWN_COMMANDS, "pretrain"), {"model", "datamodule", "precision_of"})
+        own = {one: {"model", "datamodule", "precision_of"} for one in (*OWN_COMMANDS, "pretrain")}
         return {self._command: (LightningCLI.subcommands() | own)[self._command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
