@@ -26,7 +26,7 @@ pytestmark = [
 ]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
 WHERE = {  # of each command, a function that is called when it has begun to write
-    "test --out=report": "vitlit.evaluation.report.write_mistakes",
+    "test --out=report": "vitlit.evaluation.report_files.write_mistakes",
     "explain --count=2": "vitlit.explain.explanation.write_page",
     "export": "vitlit.deploy.export._output_difference",
     "probe --k=1": "vitlit.features.probe._write_data_set",

@@ -335,7 +335,7 @@ def test_a_checkpoint_of_one_task_is_refused_for_another(
     assert main(["test", "--run=classes", "--data.target=ink"]) == 2
     assert "data.target ink asks for regression, and" in capsys.readouterr().err
     assert main(["test", "--run=ink", "--data.task=single_label"]) == 2
-    assert "data.task single_label" in capsys.readouterr().err
+    assert "data.task asks for single_label" in capsys.readouterr().err
 
 
 def test_numbers_in_the_column_of_classes_stay_classes_and_are_told(
