@@ -111,7 +111,7 @@ def run_command(words: list[str]) -> None:
     if args[0] == "pretrain":  # whose own sizes stay
         args += ["--trainer.max_epochs=1", "--data.batch_size=4", "--trainer.accelerator=cpu"]
         args += ["--trainer.devices=1"]
-    quiet = [] if args[0] == "runs" else ["--trainer.enable_progress_bar=false"]
+    quiet = [] if args[0] in ("runs", "shard") else ["--trainer.enable_progress_bar=false"]
     assert main([*args, *quiet]) == 0, words
 
 
