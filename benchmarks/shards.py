@@ -217,10 +217,10 @@ def table(
     lines = [f"| {name} | {value} |" for name, value in rows]
     day = time.strftime("%Y-%m-%d")
     head = f"{day}, {measure.device_name('cpu', 1)}, {measure.packages()}"
+    links = f" (each shard is there {args.copies} times, as links)" if args.copies > 1 else ""
     return (
         f"# Shards\n\n{head}\n\n`{measure.command()}`\n\n{count:,} PNG files of {SIDE}x{SIDE} "
-        f"pixels (each shard is there {args.copies} times, as links) in {CLASSES} classes, read in "
-        f"batches of 256 without worker processes.\n\n"
+        f"pixels{links} in {CLASSES} classes, read in batches of 256 without worker processes.\n\n"
         "| | |\n| --- | --- |\n" + "\n".join(lines) + "\n"
     )
 
