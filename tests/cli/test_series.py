@@ -60,9 +60,9 @@ def test_the_folder_of_runs_is_where_the_config_puts_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("--folds", r"folds \(nothing\) is not 2 to 1000"),
-        ("--folds 1", "folds 1 is not 2 to 1000"),
-        ("--repeats=-3", "repeats -3 is not 2 to 1000"),
+        ("--folds", r"folds \(nothing\) is not between 2 and 1000"),
+        ("--folds 1", "folds 1 is not between 2 and 1000"),
+        ("--repeats=-3", "repeats -3 is not between 2 and 1000"),
         ("--folds five", "folds five is not"),
         ("--folds 5 --repeats 5", "two ways to train several times"),
         ("--folds 5 --ckpt_path a.ckpt", "none that ckpt_path a.ckpt could continue"),

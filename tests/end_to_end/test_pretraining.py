@@ -1,14 +1,12 @@
 """``vitlit pretrain`` in processes of its own: killed, and two of them."""
 
 import csv
-import signal
 import subprocess
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from killed_run import kill_once_saved, last, saved
 from processes import VITLIT, environment
 from trainings import QUIET, SMALL, STATE, same
 
@@ -16,16 +14,6 @@ pytestmark = pytest.mark.slow
 
 PRETRAIN = [VITLIT, "pretrain", "--config=digits_pretrain.yaml", "--trainer.accelerator=cpu"]
 PRETRAIN += [*QUIET, *SMALL, "--model.schedule=constant", "--model.warmup_fraction=0"]
-PATIENCE = 240.0  # seconds, for a machine that does other things
-
-
-def last(folder: Path) -> Path:
-    return folder / "lightning_logs" / "a" / "checkpoints" / "last.ckpt"
-
-
-def saved(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(last(folder), weights_only=True)
-    return found
 
 
 def pretrain(folder: Path, *words: str) -> None:
@@ -39,22 +27,7 @@ def pretrain(folder: Path, *words: str) -> None:
 
 def test_a_killed_pretraining_goes_on_bit_for_bit(tmp_path: Path) -> None:
     words = ["--model.drop_path_rate=0.1", "--ema.decay=0.9", "--checkpoints.every_n_steps=3"]
-    process = subprocess.Popen(
-        [*PRETRAIN, "--run=a", *words, "--trainer.max_epochs=10000"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until = time.monotonic() + PATIENCE
-        while not last(tmp_path).exists():
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.1)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_once_saved([*PRETRAIN, "--run=a", *words, "--trainer.max_epochs=10000"], tmp_path)
     steps = int(saved(tmp_path)["global_step"]) + 7
     words += ["--trainer.max_epochs=10000", f"--trainer.max_steps={steps}"]
     pretrain(tmp_path, *words)

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import signal
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
+from killed_run import PATIENCE, kill_once_saved, last, saved
 from photo_folder import PhotoFolder
 from processes import VITLIT, environment
 from shard_sets import shard
@@ -20,7 +18,6 @@ from vitlit.__main__ import main
 SIZES = ["--data.img_size=8", "--model.patch_size=4", "--trainer.accelerator=cpu"]
 FIT = ["fit", "--data.dataset=shards", "--data.batch_size=4", "--run=a", *SIZES, *SMALL, *QUIET]
 FIT += ["--data.shuffle_shards=2", "--model.schedule=constant", "--model.warmup_fraction=0"]
-PATIENCE = 600  # seconds, for a machine that does other things
 
 
 def test_a_set_of_shards_goes_through_the_commands(
@@ -37,15 +34,6 @@ def test_a_set_of_shards_goes_through_the_commands(
         rows = [row["file"] for row in csv.DictReader(file)]
     assert len({*rows}) == len(rows) == 24
     assert all("s/all-00000" in row for row in rows)
-
-
-def last(folder: Path) -> Path:
-    return folder / "lightning_logs" / "a" / "checkpoints" / "last.ckpt"
-
-
-def saved(folder: Path) -> dict[str, object]:
-    content: dict[str, object] = torch.load(last(folder), weights_only=True)
-    return content
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -75,23 +63,8 @@ def test_a_killed_training_goes_on_within_its_epoch_bit_for_bit(
     place = shard(photo_folder("train+val", count=40), tmp_path / "s", "--images=9")
     words = [f"--data.data_dir={place}", "--checkpoints.every_n_steps=3", "--data.num_workers=2"]
     endless = "--trainer.max_epochs=10000"
-    process = subprocess.Popen(
-        [VITLIT, *FIT, *words, endless],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until = time.monotonic() + PATIENCE
-        while not last(tmp_path).exists():
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    steps = int(str(saved(tmp_path)["global_step"])) + 7
+    kill_once_saved([VITLIT, *FIT, *words, endless], tmp_path)
+    steps = int(saved(tmp_path)["global_step"]) + 7
     words += [endless, f"--trainer.max_steps={steps}"]
     fit(tmp_path, *words)
     fit(tmp_path / "whole", *words)

@@ -45,7 +45,7 @@ def test_rows_of_several_processes_are_put_in_order_without_those_that_fill_up()
     own.add(values[0], batch([0, 2], [True, True]))
     other.add(values[1], batch([1, 2], [True, False]))
     theirs = iter(torch.cat(column) for column in other._columns)
-    found = own.rows(gather=lambda mine: torch.stack([mine, next(theirs)]))
+    found = own.rows(gather=lambda mine: torch.cat([mine, next(theirs)]))
     assert found.values.flatten().tolist() == [0, 1, 2]
     assert found.labels.tolist() == [0, 10, 20]
 

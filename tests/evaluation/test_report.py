@@ -17,7 +17,8 @@ from vitlit import ImageData, load
 from vitlit.__main__ import main
 from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
-from vitlit.evaluation.callbacks import WriteReport, gather_rows
+from vitlit.evaluation.callbacks import WriteReport
+from vitlit.evaluation.inference import gather_rows
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring
 from vitlit.tasks.known import DEFAULT

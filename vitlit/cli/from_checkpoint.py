@@ -21,7 +21,7 @@ from vitlit.data.leakage import (
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, inform, warn
 from vitlit.model.vit import ViT
-from vitlit.tasks.known import DEFAULT_TASK, check_same_task
+from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
 from vitlit.weights.checkpoint import (
@@ -71,8 +71,6 @@ class FromCheckpoint:
         """
         check_task(settings["data"], self.content[DATA_KEY], self.path, self.command)
         check_checkpoint(settings, self.model, self.path, self.command)
-        if self.command != "probe":  # which makes a head of its own
-            check_same_task(task_of(settings["data"]), self.past.data["task"], self.path)
         if self.command != "fit":
             self.note = tell_seen(self.past, settings["data"], self.command, self.path)
             return
@@ -121,7 +119,9 @@ def check_task(data: Any, saved: dict[str, Any], path: Path, command: str) -> No
     asked, name = data["task"], "data.task"
     if asked in (None, saved["task"]) and data["target"] is not None:
         asked, name = "regression", f"data.target {data['target']}"
-    if asked not in (None, saved["task"]):
+    if asked is None:  # null in a config, as in that of a run: as the labels show
+        asked, name = task_of(data), f"data.labels {data['labels']}"
+    if asked != saved["task"]:
         raise InputError(
             f"{name} asks for {asked}, and {path} was trained for {saved['task']}; leave it out, "
             f"or train for {asked} from its weights: --model.pretrained {path} instead of "

@@ -89,7 +89,9 @@ def read_series(words: Sequence[str]) -> Series:
     [(kind, value)] = asked.items()
     count = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0
     if not 2 <= count <= MAX_COUNT:
-        raise InputError(f"{kind} {value or '(nothing)'} is not 2 to {MAX_COUNT} (--{kind})")
+        raise InputError(
+            f"{kind} {value or '(nothing)'} is not between 2 and {MAX_COUNT}; give one that is (--{kind})"
+        )
     given = given_settings(rest)
     _check_clashes(kind, given)
     _check_launcher(kind, count)

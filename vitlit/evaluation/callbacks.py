@@ -15,7 +15,7 @@ from vitlit.data.batch import Batch
 from vitlit.data.splits import Split
 from vitlit.errors import say
 from vitlit.evaluation.figures import SHEET_COLUMNS, Summary, summary_figure
-from vitlit.evaluation.inference import Collector, Processes, Rows
+from vitlit.evaluation.inference import Collector, Processes, Rows, gather_rows
 from vitlit.evaluation.report import Report, Tested
 from vitlit.evaluation.scores import pair_counts
 from vitlit.evaluation.scoring import Scoring
@@ -63,14 +63,6 @@ class WriteReport(Callback):
             task=pl_module.task,
         )
         self.report.finish(tested, trainer.loggers, processes_of(trainer, pl_module))
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Rows ``(b, ...)`` of each process, as many in each -> ``(world, b, ...)``."""
-    # not the module's all_gather: it is differentiable, of which torch 2.15 warns
-    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, rows.contiguous())
-    return torch.stack(parts)
 
 
 def processes_of(trainer: pl.Trainer, module: pl.LightningModule) -> Processes:

@@ -21,7 +21,7 @@ from vitlit.model.vit import ViT
 from vitlit.patches import patchify, unpatchify
 from vitlit.tasks.task import Task
 
-Gather = Callable[[Tensor], Tensor]  # (b, ...) of each process -> (world, b, ...)
+Gather = Callable[[Tensor], Tensor]  # (b, ...) of each process -> (world * b, ...)
 Compute = Callable[[Tensor], Tensor]  # images or patches of a batch -> (B, ...)
 
 
@@ -38,6 +38,14 @@ class Processes(NamedTuple):
 
 
 ALONE = Processes()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows ``(b, ...)`` of each process, as many in each -> ``(world * b, ...)``."""
+    # not a module's all_gather: it is differentiable, of which torch 2.15 warns
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
 
 
 class Rows(NamedTuple):
@@ -74,7 +82,7 @@ class Collector:
         columns = [torch.cat(column) for column in self._columns]
         if gather is not None:
             # EvalOrder gives every process equally many rows, which gathering requires
-            columns = [gather(column).flatten(0, 1) for column in columns]
+            columns = [gather(column) for column in columns]
         *columns, valid = (column.cpu() for column in columns)
         values, labels, sample = (column[valid.bool()] for column in columns)
         order = sample.argsort()  # processes take turns, so their rows interleave

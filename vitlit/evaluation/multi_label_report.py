@@ -8,7 +8,6 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import picture_sheet
 from vitlit.evaluation.inference import Rows
-from vitlit.evaluation.report_page import Mistake, facts_part, mistake_parts, read_asset
+from vitlit.evaluation.report_page import Mistake, Section, facts_part, mistake_parts, write_page
 from vitlit.files import printable
 from vitlit.messages import labelled, shorten
-from vitlit.plotting import BLUE, FONT_TINY, VERMILION, new_figure, page_head, set_title, tidy_axes
+from vitlit.plotting import BLUE, FONT_TINY, VERMILION, new_figure, set_title, tidy_axes
 from vitlit.tasks.loss import binary_cross_entropy
 from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.multi_label_scores import average_precision, counts, f1_scores
+from vitlit.tasks.regression_scores import interval_of
 
 RESAMPLES = 500  # of the images, for the intervals
 MAX_RESAMPLED = 2_000_000  # probabilities; of more there are no intervals, which would take minutes
@@ -37,6 +37,13 @@ SCORE_NAMES = {
     "exact": "images with all labels right",
     "loss": "loss",
 }
+FOOTER = (
+    "An image has a class if its probability is above the threshold of the class. Average "
+    "precision is the area under precision by recall; its mean leaves out classes without images. "
+    f"The intervals are of 95 %, from {RESAMPLES} resamples of the images. The files beside this "
+    "page hold all numbers: metrics.json, classes.csv, mistakes.csv and, for small sets, "
+    "probabilities.npz."
+)
 COLUMNS = ("images", "ap", "f1", "precision", "recall", "threshold", "given")
 HEADINGS = ("images", "average precision", "F1", "precision", "recall", "threshold", "given to")
 
@@ -177,7 +184,7 @@ def bootstrap_intervals(
         right, said, has = counts(given[rows], targets[rows])
         there = (said + has) > 0
         f1.append(float(f1_scores(right, said, has)[there].mean()))
-    ends = (np.nanpercentile(values, (2.5, 97.5)).tolist() for values in (areas, f1))
+    ends = (interval_of(torch.tensor(values, dtype=torch.float64)) for values in (areas, f1))
     return dict(zip(("map_interval", "f1_interval"), ends, strict=True))
 
 
@@ -237,20 +244,12 @@ def class_bars(classes: Mapping[str, Mapping[str, Any]], *, title: str) -> Any:
 def _write_page(
     path: Path, metrics: Mapping[str, Any], shown: Sequence[Mistake], wrong: int, title: str
 ) -> None:
-    facts = {"data": metrics["of"]["dataset"], "split": metrics["of"]["split"]}
-    facts |= {"images": f"{metrics['scores']['images']:,}", "weights": metrics["of"]["weights"]}
-    note = f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else ""
-    page = Template(read_asset("multi_label_report.html")).substitute(
-        head=page_head(title, read_asset("report_page.css")),
-        title=escape(title),
-        facts=facts_part(facts),
-        note=note,
-        score=_score_part(metrics["scores"]),
-        classes="".join(_class_parts(metrics["classes"])),
-        mistakes="".join(mistake_parts(shown, wrong)),
-        resamples=RESAMPLES,
-    )
-    path.write_text(page, encoding="utf-8", errors="replace")
+    sections = [
+        Section("score", "Score", _score_part(metrics["scores"])),
+        Section("classes", "Classes", "".join(_class_parts(metrics["classes"]))),
+        Section("mistakes", "Mistakes", "".join(mistake_parts(shown, wrong))),
+    ]
+    write_page(path, title, metrics, sections, footer=FOOTER)
 
 
 def _score_part(scores: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ import csv
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 import torch
@@ -18,17 +17,31 @@ from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import picture_sheet
 from vitlit.evaluation.inference import Rows
-from vitlit.evaluation.report_page import facts_part, picture_part, read_asset
+from vitlit.evaluation.report_page import (
+    PLOT,
+    Section,
+    facts_part,
+    picture_part,
+    plot_parts,
+    write_page,
+)
 from vitlit.files import printable
 from vitlit.messages import labelled
-from vitlit.plotting import BLUE, GREY, VERMILION, new_figure, page_head, set_title, tidy_axes
+from vitlit.plotting import BLUE, GREY, VERMILION, new_figure, set_title, tidy_axes
 from vitlit.tasks.regression import Regression
 from vitlit.tasks.regression_scores import RESAMPLES, error_intervals, error_scores
 
 SHOWN_WORST = 24  # pictures on the page and on the sheet: four rows of six
 MAX_POINTS = 2000  # of the scatter on the page; of more images, evenly spread ones
 RESIDUAL_BINS = 40
-PLOT, EDGE = 300, 56  # side of the plot in units of its SVG, and room for its labels
+EDGE = 56  # room for the labels of the plot, in units of its SVG
+FOOTER = (
+    "MAE is the mean absolute error, RMSE the root of the mean squared error, both in the unit of "
+    "<bdi>{name}</bdi>. R2 is the share of the variance that the predictions explain: 1 is "
+    "perfect, 0 no better than always giving the mean. The intervals are of 95 %, from "
+    f"{RESAMPLES:,} resamples of the images. The files beside this page hold all numbers: "
+    "metrics.json and predictions.csv."
+)
 SCORE_NAMES = {"rmse": "RMSE", "r2": "R2", "target_mean": "mean of the true values"}
 
 
@@ -130,23 +143,16 @@ class RegressionReport:
         wanted: Tensor,
         title: str,
     ) -> None:
-        of, scores = metrics["of"], metrics["scores"]
-        facts = {"data": of["dataset"], "split": of["split"], "target": self.name}
-        facts |= {"images": f"{scores['images']:,}", "weights": of["weights"]}
-        title = f"Test of {title}"
-        page = Template(read_asset("regression_report.html")).substitute(
-            head=page_head(title, read_asset("report_page.css")),
-            title=escape(title),
-            facts=facts_part(facts),
-            note=f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else "",
-            score=_score_part(scores),
-            scatter="".join(scatter_parts(answers, wanted, self.name)),
-            worst="".join(_worst_parts(shown, scores["images"])),
-            name=escape(self.name),
-            resamples=f"{RESAMPLES:,}",
-        )
-        # bytes of a file name that are not UTF-8 become question marks
-        path.write_text(page, encoding="utf-8", errors="replace")
+        scores = metrics["scores"]
+        scatter = scatter_parts(answers, wanted, self.name)
+        sections = [
+            Section("score", "Score", _score_part(scores)),
+            Section("scatter", "Predicted and true", "".join(scatter)),
+            Section("worst", "Largest errors", "".join(_worst_parts(shown, scores["images"]))),
+        ]
+        footer = FOOTER.format(name=escape(self.name))
+        facts = {"target": self.name}
+        write_page(path, f"Test of {title}", metrics, sections, footer=footer, facts=facts)
 
     @staticmethod
     def lines(metrics: dict[str, Any]) -> list[str]:
@@ -207,20 +213,13 @@ def scatter_parts(answers: Tensor, wanted: Tensor, name: str) -> Iterator[str]:
     """Predicted (upward) by true numbers, as a picture in SVG."""
     low, high = _ends(answers, wanted)
     places = torch.linspace(0, len(wanted) - 1, min(len(wanted), MAX_POINTS)).round().long()
-    side = PLOT + EDGE + 12
-    yield f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="Predicted by true values">'
-    for i in range(6):
-        at, text = PLOT * i / 5, f"{low + (high - low) * i / 5:.4g}"
-        x, y = EDGE + at, PLOT - at + 8
-        yield f'<line class="grid" x1="{EDGE}" x2="{EDGE + PLOT}" y1="{y:g}" y2="{y:g}"/>'
-        yield f'<text class="y" x="{EDGE - 6}" y="{y:g}">{text}</text>'
-        yield f'<text class="x" x="{x:g}" y="{PLOT + 24}">{text}</text>'
-    yield f'<line class="ideal" x1="{EDGE}" y1="{PLOT + 8}" x2="{EDGE + PLOT}" y2="8"/>'
+    ticks = [f"{low + (high - low) * i / 5:.4g}" for i in range(6)]
+    yield from plot_parts("Predicted by true values", "true", ticks, edge=EDGE)
     scale = PLOT / (high - low)
     for true, said in zip(wanted[places].tolist(), answers[places].tolist(), strict=True):
         x, y = EDGE + scale * (true - low), 8 + PLOT - scale * (said - low)
         yield f'<circle class="before" cx="{x:.1f}" cy="{y:.1f}" r="2.2"/>'
-    yield f'<text class="x" x="{EDGE + PLOT / 2:g}" y="{side - 6}">true</text></svg>'
+    yield "</svg>"
     which = "" if len(places) == len(wanted) else f" {len(places):,} of the images are shown."
     yield (
         f'<p class="aside">Predicted <bdi>{escape(name)}</bdi> (upward) by the true one; on the '

@@ -57,23 +57,64 @@ class PageContent(NamedTuple):
     curves: Sequence[Reliability]
 
 
+FOOTER = (
+    "The interval is Wilson's, of 95 %. Calibration error is the mean difference of confidence and "
+    f"accuracy over {CONFIDENCE_BINS} bins of confidence, weighted by their images (Guo et al., "
+    "2017). The files beside this page hold all numbers: metrics.json, mistakes.csv and, for small "
+    "sets, probabilities.npz."
+)
+
+
+class Section(NamedTuple):
+    """A part of a page: a word that names it in the HTML, its heading, and its HTML."""
+
+    key: str
+    heading: str
+    html: str
+
+
 def write_report_page(path: Path, content: PageContent) -> None:
-    """Write the page."""
+    """Write the page of a classifier."""
     metrics = content.metrics
-    facts = {"data": metrics["of"]["dataset"], "split": metrics["of"]["split"]}
-    facts |= {"images": f"{metrics['scores']['images']:,}", "weights": metrics["of"]["weights"]}
-    note = f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else ""
+    mistakes = mistake_parts(content.mistakes, content.mistake_count)
+    calibration = calibration_parts(content.calibration, content.curves)
+    sections = [
+        Section("score", "Score", score_part(metrics["scores"])),
+        Section("mistakes", "Mistakes", "".join(mistakes)),
+        Section("confusion", "Which classes are confused", "".join(confusion_parts(content))),
+        Section("classes", "Classes", "".join(class_parts(metrics["classes"]))),
+        Section("calibration", "Calibration", "".join(calibration)),
+    ]
+    write_page(path, content.title, metrics, sections, footer=FOOTER)
+
+
+def write_page(
+    path: Path,
+    title: str,
+    metrics: Mapping[str, Any],
+    sections: Sequence[Section],
+    *,
+    footer: str,
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write the page of a report on any task.
+
+    metrics: as in metrics.json; footer: HTML; facts: more than data, split, images and weights.
+    """
+    of = metrics["of"]
+    told = {"data": of["dataset"], "split": of["split"], **(facts or {})}
+    told |= {"images": f"{metrics['scores']['images']:,}", "weights": of["weights"]}
     page = Template(read_asset("report_page.html")).substitute(
-        head=page_head(content.title, read_asset("report_page.css")),
-        title=escape(content.title),
-        facts=facts_part(facts),
-        note=note,
-        score=score_part(metrics["scores"]),
-        mistakes="".join(mistake_parts(content.mistakes, content.mistake_count)),
-        confusion="".join(confusion_parts(content)),
-        classes="".join(class_parts(metrics["classes"])),
-        calibration="".join(calibration_parts(content.calibration, content.curves)),
-        bins=CONFIDENCE_BINS,
+        head=page_head(title, read_asset("report_page.css")),
+        title=escape(title),
+        facts=facts_part(told),
+        note=f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else "",
+        sections="\n".join(
+            f'<section aria-labelledby="{one.key}-title">\n<h2 id="{one.key}-title">{one.heading}'
+            f"</h2>\n{one.html}\n</section>"
+            for one in sections
+        ),
+        footer=footer,
     )
     # bytes of a file name that are not UTF-8 become question marks
     path.write_text(page, encoding="utf-8", errors="replace")
@@ -183,25 +224,36 @@ def class_parts(classes: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
+def plot_parts(label: str, below: str, ticks: Sequence[str], *, edge: int) -> Iterator[str]:
+    """The start of a square plot in SVG, without its end: grid, words at both axes, diagonal.
+
+    below: of the horizontal axis; ticks: evenly spaced, from the lower end to the upper one; edge:
+    room for one at the left, and for half of one at the right.
+    """
+    width = PLOT + edge + edge // 2
+    yield f'<svg viewBox="0 0 {width} {PLOT + 52}" role="img" aria-label="{label}">'
+    for i, text in enumerate(ticks):
+        at = PLOT * i / (len(ticks) - 1)
+        x, y = edge + at, PLOT - at + 8
+        yield f'<line class="grid" x1="{edge}" x2="{edge + PLOT}" y1="{y:g}" y2="{y:g}"/>'
+        yield f'<text class="y" x="{edge - 6}" y="{y:g}">{text}</text>'
+        yield f'<text class="x" x="{x:g}" y="{PLOT + 24}">{text}</text>'
+    yield f'<line class="ideal" x1="{edge}" y1="{PLOT + 8}" x2="{edge + PLOT}" y2="8"/>'
+    yield f'<text class="x" x="{edge + PLOT / 2:g}" y="{PLOT + 46}">{below}</text>'
+
+
 def calibration_parts(words: str, curves: Sequence[Reliability]) -> Iterator[str]:
     """The sentence, and accuracy by confidence: dots whose area grows with their images."""
     yield f"<p>{escape(words[:1].upper() + words[1:])}.</p>"
-    side = PLOT + EDGE + 12
-    yield f'<svg viewBox="0 0 {side} {side}" role="img" aria-label="Accuracy by confidence">'
-    for i in range(6):
-        at, text = PLOT * i / 5, f"{i / 5:.1f}"
-        x, y = EDGE + at, PLOT - at + 8
-        yield f'<line class="grid" x1="{EDGE}" x2="{EDGE + PLOT}" y1="{y:g}" y2="{y:g}"/>'
-        yield f'<text class="y" x="{EDGE - 6}" y="{y:g}">{text}</text>'
-        yield f'<text class="x" x="{x:g}" y="{PLOT + 24}">{text}</text>'
-    yield f'<line class="ideal" x1="{EDGE}" y1="{PLOT + 8}" x2="{EDGE + PLOT}" y2="8"/>'
+    ticks = [f"{i / 5:.1f}" for i in range(6)]
+    yield from plot_parts("Accuracy by confidence", "confidence", ticks, edge=EDGE)
     for name, bins in zip(("before", "after"), curves, strict=False):
         most = float(bins.images.max().clamp(min=1))
         for i in torch.nonzero(bins.images)[:, 0].tolist():
             x, y = EDGE + PLOT * float(bins.confidence[i]), 8 + PLOT * (1 - float(bins.accuracy[i]))
             radius = (6 + 60 * float(bins.images[i]) / most) ** 0.5
             yield f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
-    yield f'<text class="x" x="{EDGE + PLOT / 2:g}" y="{side - 2}">confidence</text></svg>'
+    yield "</svg>"
     keys = ["without temperature", "with temperature"][: len(curves)]
     colours = ("--accent", "--warm")
     for colour, text in zip(colours, keys, strict=False):

@@ -4,13 +4,14 @@ Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_c
                                                        | features (B, D), or patch tokens (B, N, D)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.evaluation.inference import answer, flip_average
+from vitlit.evaluation.inference import answer, flip_average, gather_rows
 from vitlit.evaluation.report import metrics_prefix
 from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
@@ -26,6 +27,7 @@ class Scoring(pl.LightningModule):
     """
 
     vit: ViT
+    keep_learned: Callable[[dict[str, Any]], None]  # TrainableViT's
     task: Task
     flip: bool = False
     feature: AnyFeature | None = None
@@ -71,24 +73,11 @@ class Scoring(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         return metrics_prefix(getattr(data, "split", "test"), flip=self.flip)
 
-    def keep_learned(self, learned: dict[str, Any]) -> None:
-        """Keep settings that the task learned from the data."""
-        raise NotImplementedError
-
-    def _gather_rows(self, own: Tensor) -> Tensor:
-        """Rows ``(m, ...)`` of each process, of which each has as many, to those of all."""
-        if self.trainer.world_size == 1:
-            return own
-        found: Any = self.all_gather(own)
-        return found.flatten(0, 1)
-
     def _log_metrics(self, prefix: str, metrics: SplitScores) -> None:
         reduce = self.trainer.strategy.reduce
         # clone: processes reduce in place
-        values = metrics.compute(
-            lambda own: reduce(own.clone(), reduce_op="sum"),
-            self._gather_rows,
-        )
+        several = {"gather": gather_rows} if self.trainer.world_size > 1 else {}
+        values = metrics.compute(lambda own: reduce(own.clone(), reduce_op="sum"), **several)
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.keep_learned(self.task.fitted(metrics))
         self.scored = int(values.pop("count"))

@@ -149,8 +149,8 @@ def bootstrap_means(columns: Tensor, key: int = 0) -> Tensor:
 
 
 def interval_of(values: Tensor) -> list[float]:
-    """The 95 % interval of resampled values ``(r,)``: their quantiles .025 and .975."""
-    ends = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype))
+    """The 95 % interval of resampled values ``(r,)``, some perhaps NaN: quantiles .025, .975."""
+    ends = torch.nanquantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype))
     low, high = ends.tolist()
     return [low, high]
 
