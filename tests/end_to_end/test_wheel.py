@@ -22,7 +22,6 @@ BEST, LAST = (f"lightning_logs/own/checkpoints/{name}.ckpt" for name in ("best",
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: what builds leave behind would be found by the next one."""
-    pytest.importorskip("setuptools", minversion="77")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         ignored = shutil.ignore_patterns("__pycache__")

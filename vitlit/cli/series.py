@@ -90,7 +90,7 @@ def read_series(words: Sequence[str]) -> Series:
     count = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0
     if not 2 <= count <= MAX_COUNT:
         raise InputError(
-            f"{kind} {value or '(nothing)'} is not between 2 and {MAX_COUNT}; give a number that is "
+            f"{kind} {value or '(nothing)'} is not between 2 and {MAX_COUNT}; give another number "
             f"(--{kind})"
         )
     given = given_settings(rest)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import webdataset
 from photo_folder import PhotoFolder
 from PIL import Image
 from shard_sets import opened, pixels_by_name, shard
@@ -19,7 +20,6 @@ from vitlit.data.shards import write_shards
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves its files to the collector
 def test_webdataset_reads_what_is_written(photo_folder: PhotoFolder, tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
     root = photo_folder(count=5)
     place = shard(root, tmp_path / "s", "--images=4")
     urls = [str(path) for path in sorted(place.glob("*.tar"))]
@@ -37,7 +37,6 @@ def test_webdataset_reads_what_is_written(photo_folder: PhotoFolder, tmp_path: P
 
 
 def test_we_read_what_webdataset_writes(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
     (tmp_path / "s").mkdir()
     with webdataset.TarWriter(str(tmp_path / "s" / "a.tar")) as file:
         for i in range(4):
