@@ -98,6 +98,16 @@ def write_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save_for_hf(model, folder, model_args=small, safe_serialization=True)
 
 
+def write_labels(folder: Path) -> None:
+    """The two files of labels of the page on tasks, for the images of a folder."""
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
+    kinds = ["even;loop", "", "loop;prime", "even"]
+    several = [f"{name},{kinds[i % 4]}" for i, name in enumerate(files)]
+    numbers = [f"{name},{i / 4}" for i, name in enumerate(files)]
+    Path("labels.csv").write_text("\n".join(["file,classes", *several]))
+    Path("numbers.csv").write_text("\n".join(["file,target", *numbers]))
+
+
 def run_command(words: list[str]) -> None:
     """One ``vitlit`` command, as a user types it, but small."""
     args = words[1:]
@@ -135,6 +145,7 @@ def test_the_commands_run_one_after_the_other(
     Path("folder").mkdir()
     for name in ("photo.png", "folder/other.jpg"):
         Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(name)
+    write_labels(Path("photos"))
     set_up = BLOCKS[0].text  # .ci/run runs it
     names: dict[str, object] = {}  # of the page's Python
     for block in blocks(path):
