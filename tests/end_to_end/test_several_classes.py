@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 from vitlit import load
 from vitlit.__main__ import main
@@ -150,6 +152,34 @@ def test_each_class_of_an_image_has_a_map(run: Path, tmp_path: Path) -> None:
     assert (out / "classes.png").is_file()
 
 
+def test_a_probe_is_scikit_learns_and_its_saved_model_scores_as_it_said(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", "--ckpt_path", str(run), "--save=linear", "--k=5", *QUIET]) == 0
+    assert "fitted on validation images" in capsys.readouterr().out
+    found = json.loads(Path("probe/metrics.json").read_text())
+    with np.load("probe/features.npz") as arrays:
+        x = dict(arrays)
+    fits = {
+        c: OneVsRestClassifier(LogisticRegression(C=c, tol=1e-8, max_iter=20000)).fit(
+            x["train_features"].astype(np.float64), x["train_labels"]
+        )
+        for c in (0.01, 0.1, 1.0, 10.0, 100.0)
+    }
+
+    def score(c: float, split: str) -> float:
+        said = fits[c].decision_function(x[f"{split}_features"])
+        return float(sk.average_precision_score(x[f"{split}_labels"], said, average="macro"))
+
+    assert found["c"] == max(fits, key=lambda c: score(c, "val"))  # of equal ones the least
+    assert found["linear"]["map"] == pytest.approx(score(found["c"], "test"), abs=1e-6)
+    assert main(["test", "--run=linear", "--out=report", *QUIET]) == 0
+    assert f"test/map {found['linear']['map']:.4f}" in capsys.readouterr().out
+    scores = json.loads(Path("report/metrics.json").read_text())["scores"]
+    names = ("map", "map_interval", "f1", "f1_micro", "exact")
+    assert {name: found["linear"][name] for name in names} == {n: scores[n] for n in names}
+
+
 @pytest.mark.parametrize(
     ("args", "part"),
     [
@@ -158,8 +188,7 @@ def test_each_class_of_an_image_has_a_map(run: Path, tmp_path: Path) -> None:
         (["test", "--data.labels=null", "--data.dataset=digits"], "are not 10 different names"),
         (["export", "--format=web"], "format web shows one class for each image"),
         (["predict", "--data.images=photos", "--abstain_below=0.5"], "each with a threshold"),
-        (["probe", "--data.labels=labels.csv"], "probe fits one class for each image"),
-        (["inspect"], "inspect counts one class for each image"),
+        (["probe", "--data.shots=3"], "shots counts images of one class"),
         (["test", "--model.thresholds=[0.5]"], "are not 3 numbers from 0 to 1"),
     ],
 )
@@ -168,5 +197,5 @@ def test_what_a_model_of_several_classes_cannot_do_is_said(
 ) -> None:
     Path("one.csv").write_text("file,class\n00.png,top\n01.png,left\n")
     start: list[Any] = ["--ckpt_path", str(run)]
-    assert main([args[0], *start, *args[1:], *([] if args[0] == "inspect" else QUIET)]) == 2
+    assert main([args[0], *start, *args[1:], *QUIET]) == 2
     assert part in " ".join(capsys.readouterr().err.split())

@@ -37,8 +37,9 @@ class Painter:
         self.rng = np.random.default_rng(7)
         self.shared = {name: 1.2 * _field(self.rng, 4) for name in CLASSES}
 
-    def paint(self, name: str) -> Image.Image:
-        values = self.shared[name] + _field(self.rng, 9) + 128
+    def paint(self, *names: str) -> Image.Image:
+        """An image of a class, or of several, or of none."""
+        values = sum(self.shared[name] for name in names) + _field(self.rng, 9) + 128
         return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 

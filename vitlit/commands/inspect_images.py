@@ -34,7 +34,6 @@ from vitlit.inspection.report import Subject, statistics_words, write_inspection
 from vitlit.inspection.training_batch import TrainingBatch, first_batch
 from vitlit.messages import labelled
 from vitlit.model.features import Feature
-from vitlit.tasks.known import KINDS
 from vitlit.training.trainable import TrainableViT
 
 INSPECTION_FOLDER = "inspection"
@@ -125,7 +124,6 @@ def _inspect(request: Request) -> list[str]:
     if request.start is None:  # no model, so none whose patches the images must fit
         given |= {"patch_size": 1, "patchify": False}
     data = ImageData(**given)
-    KINDS[data.task].require("inspect", argument="labels")
     data.prepare_data()
     start = request.start
     if isinstance(start, FromCheckpoint):
@@ -151,11 +149,9 @@ def _inspect(request: Request) -> list[str]:
             batch=_training_batch(request, given, bool(inventory.unread)),
         )
         sentences = write_inspection(part, found, subject)
-    counts = inventory.counts().sum(dim=0).tolist()
-    sizes = ", ".join(
-        f"{name} {count:,}" for name, count in zip(inventory.split_names, counts, strict=True)
-    )
-    lines = [labelled("images", f"{len(inventory):,} of {len(data.class_names)} classes: {sizes}")]
+    pairs = zip(inventory.split_names, inventory.sizes(), strict=True)
+    sizes = ", ".join(f"{name} {count:,}" for name, count in pairs)
+    lines = [labelled("images", f"{len(inventory):,}{found.targets.title()}: {sizes}")]
     if not any(one.level == "act" for one in sentences):
         lines.append(labelled("act on", "nothing; no problems were found"))
     lines += [labelled("act on" if one.level == "act" else "know", one.text) for one in sentences]

@@ -193,8 +193,8 @@ class Commands(AnomalyCommand):
             datamodule: The data set; or, with --data.images, the files to search for neighbours.
             ckpt_path: Checkpoint whose features are probed.
             k: Number of nearest training images, by cosine similarity, that vote for a class.
-            c: Inverse strength of the L2 penalty of the logistic regression, as in scikit-learn;
-                by default the value from 0.01 to 100 with the best validation accuracy.
+            c: Inverse strength of the L2 penalty of the regression, as in scikit-learn; by default
+                the value from 0.01 to 100 with the best validation score.
             layer: Block whose features are used, counted from 0, or from the end: -1, -2, …
             pool: Features of the class token, or the mean of the patches.
             query: With --data.images: files whose nearest neighbours are wanted.
@@ -233,13 +233,13 @@ class Commands(AnomalyCommand):
                 weights = ckpt_path or model.hparams["pretrained"]
                 about = {"weights": weights, "layer": layer, "pool": pool}
                 fitted = answer if run is not None else None
-                found = probe_data_set(
-                    datamodule, extract, part, k=k, c=c, about=about, answer=fitted
-                )
+                how = {"k": k, "c": c, "about": about, "answer": fitted}
+                found = probe_data_set(datamodule, extract, part, **how)
                 lines = found.lines
         self._print(*lines, f"wrote       {folder}")
         if run is not None and self.is_global_zero:
-            file = save_classifier(run, vit, model.hparams, datamodule, self.precision)
+            cuts = found.metrics["linear"].get("thresholds")
+            file = save_classifier(run, vit, model.hparams, datamodule, self.precision, cuts)
             self._print(f"saved       {relative_path(file)}: use it with --run {run.name}")
 
     def _print(self, *lines: str) -> None:

@@ -253,13 +253,14 @@ def neighbour_sheet(
     alike: Sequence[Sequence[bool]] | None,
     *,
     title: str,
+    legend: str = "",
 ) -> Figure:
     """Each query with its neighbours to its right.
 
     queries: ``(q, C, H, W)`` in [0, 1], with ``names``; neighbours: ``(q, k, C, H, W)``, with
     ``words``, of which a row may be shorter than k: the pictures after it are not shown; alike:
     which neighbours have the query's class, for the colour of their frames, None if classes are not
-    known.
+    known; legend: what the colours say.
     """
     count, near, _, height, width = neighbours.shape
     panel = WIDTH_INCHES / (near + 1.2)
@@ -278,7 +279,5 @@ def neighbour_sheet(
                 colour = BLUE if alike[i][j] else VERMILION
                 axes.spines[:].set(visible=True, color=colour, linewidth=2)
     if alike is not None:
-        figure.supxlabel(
-            "blue: of the same class, orange: of another", fontsize=FONT_TINY, color=GREY
-        )
+        figure.supxlabel(legend, fontsize=FONT_TINY, color=GREY)
     return figure

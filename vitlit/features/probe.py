@@ -6,6 +6,7 @@ ImageData -> features of train, val and the split to score -> probe/: metrics.js
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,24 +24,37 @@ from vitlit.features.probe_classifiers import (
     LinearClassifier,
     Neighbours,
     choose_linear,
+    count_right,
     fit_linear,
     nearest,
     vote,
 )
+from vitlit.features.probe_multi_label import (
+    class_lines,
+    linear_scores,
+    mean_precision,
+    neighbour_scores,
+    neighbour_shares,
+)
 from vitlit.features.probe_numbers import (
-    answers_of,
     choose_ridge,
     fit_ridge,
     neighbour_mean,
-    number_line,
+    number_lines,
     number_scores,
     numbers_task,
     standardised,
 )
-from vitlit.messages import shorten
+from vitlit.messages import labelled, shorten
 from vitlit.tasks.known import KINDS
+from vitlit.tasks.task import TaskName
 
 SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the picture, and neighbours in each
+SHEET_LEGENDS: dict[TaskName, str] = {  # what the frames of neighbours say
+    "single_label": "blue: of the same class, orange: of another",
+    "multi_label": "blue: of the same classes, orange: of others",
+    "regression": "",
+}
 MAX_FEATURE_VALUES = 5 * 10**7  # in features.npz: 200 MB; with more it is not written
 
 Extract = Callable[[ImageData, Split], Rows]  # features (n, D) of a split
@@ -86,21 +100,17 @@ def probe_data_set(
     # one search for the vote, which takes k, and for the picture, which shows seven
     near = nearest(test.values, train.values, max(k, SHEET_NEIGHBOURS))
     chosen = Neighbours(near.similarity[:, :k], near.row[:, :k])
-    is_numbers = data.task == "regression"
     how = f", chosen on {len(val.labels)} validation images" if c is None else ""
-    # on validation: choosing by the test images would flatter the result
-    if c is None and is_numbers:
-        linear, c = choose_ridge(standardised(train, train), standardised(val, train))
-    elif c is None:
-        linear, c = choose_linear(train[:2], val[:2], data.num_classes)
-    elif is_numbers:
-        linear = fit_ridge(*standardised(train, train), c=c)
-    else:
-        linear = fit_linear(*train[:2], data.num_classes, c=c)
+    linear, c = _fit(data, rows, c)
     how = f"C {c:g}{how}"
-    score = _score_numbers if is_numbers else _score_classes
-    logits = None if answer is None else answer(linear)(data, data.splits["test"]).values
-    found = score(chosen, linear, logits, train, test)
+
+    def logits(name: str) -> Tensor:
+        if answer is None:
+            return linear.logits(rows[name].values)
+        return answer(linear)(data, data.splits[name]).values
+
+    score, line = SCORES[data.task]
+    found = score(Fitted(chosen, logits, rows, data.class_names))
     metrics: dict[str, Any] = {
         "of": about | _describe(data),
         "train_images": len(train.labels),
@@ -113,12 +123,11 @@ def probe_data_set(
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
-    line = number_line if is_numbers else _line
+    counts = f"{len(train.labels)} images to learn from, {len(test.labels)} to score"
     lines = [
-        f"data        {data.dataset}: {len(train.labels)} images to learn from, "
-        f"{len(test.labels)} to score",
-        line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
-        line("linear", metrics["linear"], how),
+        labelled("data", f"{data.dataset}: {counts}"),
+        *line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
+        *line("linear", metrics["linear"], how),
         *kept,
     ]
     return Probed(metrics, lines)
@@ -133,26 +142,59 @@ def _describe(data: ImageData) -> dict[str, Any]:
     }
 
 
-def _score_classes(
-    near: Neighbours, linear: LinearClassifier, logits: Tensor | None, train: Rows, test: Rows
-) -> dict[str, Any]:
-    """The accuracies of neighbours and of the linear classifier, or of a model's logits."""
-    said = linear.predict(test.values) if logits is None else logits.argmax(dim=1)
+class Fitted(NamedTuple):
+    """What is scored. near: neighbours of the test images among the training images; logits: of a
+    split by its name, by the linear classifier or by a model with it as its head; rows: features
+    and labels of each split."""
+
+    near: Neighbours
+    logits: Callable[[str], Tensor]
+    rows: dict[str, Rows]
+    class_names: Sequence[str]
+
+
+def _fit(data: ImageData, rows: dict[str, Rows], c: float | None) -> tuple[LinearClassifier, float]:
+    """The linear classifier and its C, by default the best one on the validation images."""
+    # on validation: choosing by the test images would flatter the result
+    train, val = rows["train"], rows["val"]
+    if data.task == "regression":
+        own = standardised(train, train)
+        if c is None:
+            return choose_ridge(own, standardised(val, train))
+        return fit_ridge(*own, c=c), c
+    if c is None:
+        score = mean_precision if data.task == "multi_label" else count_right
+        return choose_linear(train[:2], val[:2], data.num_classes, score)
+    return fit_linear(*train[:2], data.num_classes, c=c), c
+
+
+def _score_classes(fitted: Fitted) -> dict[str, Any]:
+    """The accuracies of the neighbours' votes and of the linear classifier."""
+    wanted, known = fitted.rows["test"].labels, fitted.rows["train"].labels
+    voted = vote(fitted.near, known, len(fitted.class_names))
     return {
-        "knn": _accuracy(vote(near, train.labels, len(linear.bias)) == test.labels),
-        "linear": _accuracy(said == test.labels),
+        "knn": _accuracy(voted == wanted),
+        "linear": _accuracy(fitted.logits("test").argmax(dim=1) == wanted),
     }
 
 
-def _score_numbers(
-    near: Neighbours, linear: LinearClassifier, logits: Tensor | None, train: Rows, test: Rows
-) -> dict[str, Any]:
-    """The errors of the neighbours' mean and of the regression, or of a model's outputs."""
-    said = answers_of(linear, test.values) if logits is None else logits
-    said = numbers_task(train).answers(said)
+def _score_several(fitted: Fitted) -> dict[str, Any]:
+    """Average precision and F1 of the linear classifier, and the former of neighbours' shares."""
+    wanted, known = fitted.rows["test"].labels, fitted.rows["train"].labels
+    val = fitted.logits("val"), fitted.rows["val"].labels
     return {
-        "knn": number_scores(neighbour_mean(near, train.labels), test.labels),
-        "linear": number_scores(said, test.labels),
+        "knn": neighbour_scores(neighbour_shares(fitted.near, known), wanted),
+        "linear": linear_scores(fitted.logits("test"), wanted, val, fitted.class_names),
+    }
+
+
+def _score_numbers(fitted: Fitted) -> dict[str, Any]:
+    """The errors of the neighbours' mean and of the regression."""
+    train, wanted = fitted.rows["train"], fitted.rows["test"].labels
+    said = numbers_task(train).answers(fitted.logits("test"))
+    return {
+        "knn": number_scores(neighbour_mean(fitted.near, train.labels), wanted),
+        "linear": number_scores(said, wanted),
     }
 
 
@@ -168,20 +210,30 @@ def set_up_probe(data: ImageData, k: int) -> None:
         raise InputError(
             f"probe scores the test split, not {data.split}; leave out split", argument="split"
         )
-    KINDS[data.task].require("probe_labels")
     data.prepare_data()
     for stage in ("fit", "test"):
         data.setup(stage)
-    count = len(data.splits["train"])
+    train = data.splits["train"]
+    KINDS[data.task].check_training(train.labels, data.class_names)
+    count = len(train)
     if k > count:
         raise InputError(
             f"k {k} is more than the {count} training images; give {count} or less", argument="k"
         )
 
 
-def _line(name: str, found: dict[str, Any], how: str) -> str:
+def _accuracy_lines(name: str, found: dict[str, Any], how: str) -> list[str]:
     low, high = found["acc_interval"]
-    return f"{name:12}test/acc {found['acc']:.4f} ({low:.4f} to {high:.4f}, 95 %)  {how}"
+    text = f"test/acc {found['acc']:.4f} ({low:.4f} to {high:.4f}, 95 %)  {how}"
+    return [labelled(name, text)]
+
+
+# by task: scores for metrics.json, and the lines that report them
+SCORES: dict[TaskName, tuple[Callable[[Fitted], dict[str, Any]], Callable[..., list[str]]]] = {
+    "single_label": (_score_classes, _accuracy_lines),
+    "multi_label": (_score_several, class_lines),
+    "regression": (_score_numbers, number_lines),
+}
 
 
 def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str]) -> list[str]:
@@ -201,31 +253,23 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
     places = test.balanced_places(SHEET_QUERIES)
     index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)
-    labels, own = train.labels[index], test.labels[places]
-    alike: Any = (labels == own[:, None]).tolist()
-    if data.task == "regression":  # numbers are seldom equal
-        alike, names = None, None
-        labels, own = labels[..., 0], own[:, 0]
-    else:
-        names = [shorten(name, 14) for name in data.class_names]
+    labels, own = train.labels[index], test.labels[places]  # (q, 7) or (q, 7, k); (q,) or (q, k)
+    kind, alike = KINDS[data.task], None
+    if data.task != "regression":  # numbers are seldom equal
+        # of several classes all must agree
+        alike = (labels == own[:, None]).view(*index.shape, -1).all(dim=2).tolist()
+    words = partial(kind.target_words, names=[shorten(name, 14) for name in data.class_names])
+    mark = ":" if alike is None else ""  # between two numbers
+    similarity = near.similarity[places, :SHEET_NEIGHBOURS].tolist()
     return figures.neighbour_sheet(
         test.pictures(torch.tensor(places)),
-        [_label_words(label, names) for label in own.tolist()],
+        [f"{words(label)}{mark}" for label in own],
         train.pictures(index),
         [
-            [
-                f"{_label_words(label, names)} {value:.2f}"
-                for label, value in zip(*pair, strict=True)
-            ]
-            for pair in zip(
-                labels.tolist(), near.similarity[places, :SHEET_NEIGHBOURS].tolist(), strict=True
-            )
+            [f"{words(label)}{mark} {value:.2f}" for label, value in zip(*pair, strict=True)]
+            for pair in zip(labels, similarity, strict=True)
         ],
         alike,
+        legend=SHEET_LEGENDS[data.task],
         title="test images, and the training images nearest to them (cosine)",
     )
-
-
-def _label_words(label: float, names: Sequence[str] | None) -> str:
-    """A class by its name, or a number."""
-    return f"{label:.4g}:" if names is None else names[int(label)]

@@ -1,8 +1,11 @@
-"""Classifiers that measure features: k nearest neighbours, and multinomial logistic regression.
+"""Classifiers that measure features: k nearest neighbours, and logistic regression.
 
 features (n, D), labels (n,) of training images -> predictions (m,) for other features (m, D)
+features (n, D), targets (n, K) of several classes -> logits (m, K) of each class by itself
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,9 +32,9 @@ class LinearClassifier(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def predict(self, features: Tensor) -> Tensor:
-        """Classes of features ``(m, D)``: int64 ``(m,)``, on the CPU."""
-        return F.linear(features.to(self.weight), self.weight, self.bias).argmax(dim=1).cpu()
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of features ``(m, D)``: ``(m, K)``, on the CPU, in the type of the weight."""
+        return F.linear(features.to(self.weight), self.weight, self.bias).cpu()
 
 
 def nearest(queries: Tensor, rows: Tensor, k: int) -> Neighbours:
@@ -64,10 +67,12 @@ def fit_linear(
     c: float,
     start: LinearClassifier | None = None,
 ) -> LinearClassifier:
-    """Multinomial logistic regression with an L2 penalty, all images in each step (LBFGS).
+    """Logistic regression with an L2 penalty, all images in each step (LBFGS).
 
-    Minimises c * (sum of the cross-entropies) + |weight|^2 / 2, as scikit-learn's
-    LogisticRegression(C=c) does; the bias is not penalised. start: initial weights, else zeros.
+    labels: classes int64 ``(n,)``, for a multinomial regression; or targets of 0 and 1 ``(n, K)``,
+    for one regression of each class. Minimises c * (sum of the cross-entropies) + |weight|^2 / 2,
+    as scikit-learn's LogisticRegression(C=c) does, within its OneVsRestClassifier for targets; the
+    bias is not penalised. start: initial weights, else zeros.
     """
     # float64 as in scikit-learn, for the tolerance below; Apple's GPUs have no float64
     is_exact = features.numel() <= FLOAT32_FROM and features.device.type != "mps"
@@ -92,7 +97,7 @@ def fit_linear(
         total.backward()  # type: ignore[no-untyped-call]
         loss = total.detach()
         for part, target in zip(torch.split(x, FIT_ROWS), torch.split(y, FIT_ROWS), strict=True):
-            share = F.cross_entropy(F.linear(part, weight, bias), target, reduction="sum") / len(y)
+            share = _summed_loss(F.linear(part, weight, bias), target) / len(y)
             share.backward()  # type: ignore[no-untyped-call]  # part by part: frees its logits
             loss = loss + share.detach()
         return loss
@@ -103,20 +108,36 @@ def fit_linear(
     return LinearClassifier(weight.detach(), bias.detach())
 
 
-def choose_linear(
-    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], num_classes: int
-) -> tuple[LinearClassifier, float]:
-    """The linear classifier with the highest validation accuracy, and its C.
+def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropies of images, or of all their classes for targets ``(n, K)``, summed."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, reduction="sum")
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="sum")
 
-    train, val: features and labels. In a tie the stronger penalty wins.
+
+def count_right(logits: Tensor, labels: Tensor) -> float:
+    """The number of images ``(n, K)`` whose highest logit is that of their class ``(n,)``."""
+    return float((logits.argmax(dim=1) == labels.cpu()).sum())
+
+
+def choose_linear(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    num_classes: int,
+    score: Callable[[Tensor, Tensor], float] = count_right,
+) -> tuple[LinearClassifier, float]:
+    """The linear classifier with the highest score on the validation images, and its C.
+
+    train, val: features and labels; score: of logits and labels, the accuracy by default. In a tie
+    the stronger penalty wins.
     """
-    best, best_c, most = None, STRENGTHS[0], -1
+    best, best_c, most = None, STRENGTHS[0], -math.inf
     fitted: LinearClassifier | None = None
     for c in STRENGTHS:
         # from the solution before, which is near: the loss is convex, so only the time changes
         fitted = fit_linear(*train, num_classes, c=c, start=fitted)
-        right = int((fitted.predict(val[0]) == val[1].cpu()).sum())
-        if right > most:  # not ">=": strengths are in order, and a tie keeps the stronger penalty
-            best, best_c, most = fitted, c, right
+        found = score(fitted.logits(val[0]), val[1])
+        if found > most:  # not ">=": strengths are in order, and a tie keeps the stronger penalty
+            best, best_c, most = fitted, c, found
     assert best is not None
     return best, best_c

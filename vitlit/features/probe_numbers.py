@@ -6,11 +6,11 @@ features (n, D), targets (n, 1) of training images -> answers (m, 1) for other f
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.evaluation.inference import Rows
 from vitlit.features.probe_classifiers import FIT_ROWS, STRENGTHS, LinearClassifier, Neighbours
+from vitlit.messages import labelled
 from vitlit.tasks.regression import Regression
 from vitlit.tasks.regression_scores import error_intervals, error_scores
 
@@ -47,13 +47,8 @@ def choose_ridge(
     train, val: features and targets. In a tie the stronger penalty wins.
     """
     found = [(fit_ridge(*train, c=c), c) for c in STRENGTHS]  # the strongest penalty first
-    errors = [float((answers_of(one, val[0]) - val[1]).square().mean()) for one, _ in found]
+    errors = [float((one.logits(val[0]) - val[1]).square().mean()) for one, _ in found]
     return found[errors.index(min(errors))]
-
-
-def answers_of(linear: LinearClassifier, features: Tensor) -> Tensor:
-    """Answers to features ``(m, D)``: float64 ``(m, 1)``."""
-    return F.linear(features.to(linear.weight), linear.weight, linear.bias)
 
 
 def numbers_task(train: Rows) -> Regression:
@@ -74,8 +69,8 @@ def number_scores(answers: Tensor, targets: Tensor) -> dict[str, Any]:
     return {**error_scores(*pair), **ends}
 
 
-def number_line(name: str, found: dict[str, Any], how: str) -> str:
+def number_lines(name: str, found: dict[str, Any], how: str) -> list[str]:
     """The line that reports scores. how: what computed them."""
     low, high = found["mae_interval"]
     text = f"{found['mae']:.4f} ({low:.4f} to {high:.4f}, 95 %), R2 {found['r2']:.4f}"
-    return f"{name:12}test/mae {text}  {how}"
+    return [labelled(name, f"test/mae {text}  {how}")]

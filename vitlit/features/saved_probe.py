@@ -3,7 +3,7 @@
 ViT, its settings, data -> lightning_logs/NAME/checkpoints/best.ckpt, as a training writes them
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,22 @@ def check_can_save(run: Path, data: ImageData, feature: Feature) -> None:
 
 
 def save_classifier(
-    run: Path, vit: ViT, settings: Mapping[str, Any], data: ImageData, precision: str
+    run: Path,
+    vit: ViT,
+    settings: Mapping[str, Any],
+    data: ImageData,
+    precision: str,
+    thresholds: Sequence[float] | None,
 ) -> Path:
     """Write the run's best.ckpt, which test, predict, explain and export take.
 
     vit: with the fitted head; settings: of the model, as a checkpoint keeps them; precision: in
-    which it was probed, so that others score it alike. Returns the file.
+    which it was probed, so that others score it alike; thresholds: of several classes an image,
+    fitted on validation. Returns the file.
     """
     own = {"num_classes": vit.num_classes, "class_names": data.class_names, "pretrained": None}
     own |= {"task": data.task, "loss": None, "target_mean": None, "target_std": None}
+    own |= {"thresholds": thresholds}
     own |= make_task({"task": data.task}).learned(data.splits["train"].labels)
     content = {
         VERSION_KEY: LIGHTNING_VERSION,

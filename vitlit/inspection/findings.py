@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitlit.errors import first_few
 from vitlit.inspection.duplicates import (
     ALIKE_BY_FEATURES,
     LOOKS_SAME,
@@ -29,13 +28,13 @@ from vitlit.inspection.duplicates import (
 from vitlit.inspection.file_facts import FileFacts, read_facts
 from vitlit.inspection.fingerprints import centred
 from vitlit.inspection.inventory import Inventory
-from vitlit.inspection.label_check import LabelCheck, check_labels, nearest_others
+from vitlit.inspection.label_check import LabelCheck, nearest_others
+from vitlit.inspection.target_facts import FACTS, ClassFacts
 
 PIXEL_SIDE = 8  # of the thumbnails whose pixels stand in for features
 MAX_SEARCHED = 100_000  # images whose features are compared with all others
 FEATURE_FACTOR = 0.1  # of needed_correlation, for features
 FEATURE_NEIGHBOURS = 3  # of an image, that may be duplicates by their features
-UNEQUAL = 20  # times as many images as the smallest class has, from which on the largest is named
 MEAN_GAP, STD_RATIO = 0.1, 1.5  # by which the statistics in use may differ from the data's
 
 
@@ -51,6 +50,7 @@ class Findings:
 
     def __init__(self, inventory: Inventory, features: Tensor | None) -> None:
         self.inventory, self.features = inventory, features
+        self.targets: ClassFacts = FACTS[inventory.kind.name](inventory)
 
     @cached_property
     def facts(self) -> dict[str, FileFacts]:
@@ -100,28 +100,16 @@ class Findings:
     @cached_property
     def two_labels(self) -> list[Duplicate]:
         """The duplicates with different labels."""
-        label = self.inventory.label
-        return [pair for pair in self.duplicates if label[pair.first] != label[pair.second]]
+        same = self.inventory.has_same_label
+        return [pair for pair in self.duplicates if not same(pair.first, pair.second)]
 
     @cached_property
     def labels(self) -> LabelCheck:
         """Labels that the neighbours contradict."""
-        prints = self.inventory.prints
         features = self.features
         if features is None:
-            features = centred(prints.thumbnails, PIXEL_SIDE)
-        return check_labels(features, self.inventory.label, prints.digests)
-
-    @cached_property
-    def empty(self) -> dict[str, list[str]]:
-        """The classes of which a split has no image, by split."""
-        counts, own = self.inventory.counts(), self.inventory
-        rows = {name: counts[:, i] == 0 for i, name in enumerate(own.split_names)}
-        found = {
-            name: [own.class_names[i] for i in none.nonzero()[:, 0].tolist()]
-            for name, none in rows.items()
-        }
-        return {name: classes for name, classes in found.items() if classes}
+            features = centred(self.inventory.prints.thumbnails, PIXEL_SIDE)
+        return self.targets.check(features)
 
     def kinds(self) -> Counter[str]:
         """How many files store their colours in which way."""
@@ -131,25 +119,21 @@ class Findings:
         self, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
     ) -> list[Finding]:
         """Those to act on first. size: (height, width) of the model's input; mean, std: in use."""
-        act = [*self._of_files(), *self._of_duplicates(), *self._of_labels()]
-        know = [*self._of_copies(), *self._of_kinds(size), *self._of_classes()]
+        targets = self.targets.remarks()
+        act = [*self._of_files(), *targets.act, *self._of_duplicates(), *self._of_labels()]
+        know = [*self._of_copies(), *self._of_kinds(size), *targets.know]
         know += self._of_statistics(mean, std)
         return [Finding("act", text) for text in act] + [Finding("know", text) for text in know]
 
     def _of_files(self) -> list[str]:
-        found = []
-        if unread := self.inventory.unread:
-            found.append(
-                f"{_count(len(unread), 'file')} cannot be read. Training refuses to start until "
-                f"{'it is' if len(unread) == 1 else 'they are'} fixed or removed, unless "
-                f"on_bad_image is skip."
-            )
-        for name, classes in self.empty.items():
-            found.append(
-                f"The {name} split has no image of class {first_few(classes)}. Its scores say "
-                f"nothing about that class."
-            )
-        return found
+        unread = self.inventory.unread
+        if not unread:
+            return []
+        return [
+            f"{_count(len(unread), 'file')} cannot be read. Training refuses to start until "
+            f"{'it is' if len(unread) == 1 else 'they are'} fixed or removed, unless "
+            f"on_bad_image is skip."
+        ]
 
     def _of_duplicates(self) -> list[str]:
         found = []
@@ -165,10 +149,8 @@ class Findings:
                     f"({self._places(pairs)}). Scores on them are too high: keep one of each pair."
                 )
         if self.two_labels:
-            found.append(
-                f"{_count(len(self.two_labels), 'pair')} of duplicates with two different labels. "
-                f"At least one label of each pair is wrong."
-            )
+            wrong = self.targets.contradictions([pair[:2] for pair in self.two_labels])
+            found.append(f"{_count(len(self.two_labels), 'pair')} of duplicates {wrong}")
         return found
 
     def _places(self, pairs: Sequence[Duplicate]) -> str:
@@ -180,10 +162,7 @@ class Findings:
         count = len(self.labels.doubts)
         if not count:
             return []
-        return [
-            f"{_count(count, 'label')} may be wrong: all nearest neighbours of the image agree "
-            f"on another class. Check them."
-        ]
+        return [f"{_count(count, 'label')} may be wrong: {self.targets.doubt}. Check them."]
 
     def _of_copies(self) -> list[str]:
         count = len(self.duplicates) - len(self.between_splits)
@@ -211,18 +190,6 @@ class Findings:
                 f"{size[0]} x {size[1]} pixels: they are enlarged, which adds no detail."
             )
         return found
-
-    def _of_classes(self) -> list[str]:
-        counts, own = self.inventory.counts(), self.inventory
-        train = counts[:, own.split_names.index("train")]
-        low, high = int(train.argmin()), int(train.argmax())
-        if not train[low] or train[high] < UNEQUAL * train[low]:
-            return []
-        return [
-            f"Class {own.class_names[high]} has {int(train[high]):,} training images, class "
-            f"{own.class_names[low]} has {int(train[low]):,}. class_weights balanced helps the "
-            f"rare ones."
-        ]
 
     def _of_statistics(self, mean: Sequence[float], std: Sequence[float]) -> list[str]:
         own_mean, own_std = self.inventory.statistics("train")

@@ -19,16 +19,18 @@ from vitlit.data.splits import Split
 from vitlit.files import printable
 from vitlit.images.image_store import BadFile, FileImages, Images, is_among
 from vitlit.inspection.fingerprints import Fingerprints, fingerprints, joined
+from vitlit.tasks.known import kind_of_targets
+from vitlit.tasks.task import Task
 
 CHUNK_IMAGES = 512  # that are gathered at a time
 CHUNK_VALUES = 1 << 22  # of images whose fingerprints are computed at a time: 16 MB of float32
 
 
 class Unread(NamedTuple):
-    """A file that cannot be read: the split and the class that it would be in, and why."""
+    """A file that cannot be read: the split that it would be in, its target, and why."""
 
     split: str
-    label: int
+    label: Tensor
     file: BadFile
 
 
@@ -37,7 +39,7 @@ class Inventory:
     """All images that can be read, split after split.
 
     splits: without the files in ``unread``; split, place: int64 ``(n,)``, the number of each
-    image's split and its place there; label: int64 ``(n,)``.
+    image's split and its place there; label: targets of any task, ``(n,)`` or ``(n, k)``.
     """
 
     class_names: Sequence[str]
@@ -60,9 +62,18 @@ class Inventory:
         """The name of an image's split."""
         return self.split_names[int(self.split[image])]
 
-    def class_of(self, image: int) -> str:
-        """The name of an image's class."""
-        return self.class_names[int(self.label[image])]
+    @property
+    def kind(self) -> type[Task]:
+        """The task whose targets the labels are."""
+        return kind_of_targets(self.label)
+
+    def label_of(self, image: int) -> str:
+        """An image's class, classes or number, in words."""
+        return self.kind.target_words(self.label[image], self.class_names)
+
+    def has_same_label(self, first: int, second: int) -> bool:
+        """Whether two images have the same class, the same classes or the same number."""
+        return torch.equal(self.label[first], self.label[second])
 
     def file_of(self, image: int) -> str:
         """The path of an image; empty if the set is not made of files."""
@@ -86,11 +97,9 @@ class Inventory:
         split = self.splits[self.split_of(image)]
         return split.images.gather(split.members[self.place[image : image + 1]])[0]
 
-    def counts(self) -> Tensor:
-        """Images by class and split: int64 ``(K, splits)``."""
-        count = len(self.splits)
-        cells = self.label * count + self.split
-        return cells.bincount(minlength=len(self.class_names) * count).view(-1, count)
+    def sizes(self) -> list[int]:
+        """How many images each split has."""
+        return [len(split) for split in self.splits.values()]
 
     def statistics(self, split: str) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, of the split's pixels in [0, 1]."""
@@ -113,7 +122,7 @@ def take_inventory(splits: Mapping[str, Split], class_names: Sequence[str]) -> I
         part = parts[id(images)]
         is_bad = is_among(part.bad, split.members)
         files = {file.place: file for file in part.bad}
-        bad = zip(split.members[is_bad].tolist(), split.labels[is_bad].tolist(), strict=True)
+        bad = zip(split.members[is_bad].tolist(), split.labels[is_bad], strict=True)
         unread += [Unread(name, label, files[member]) for member, label in bad]
         good = split.members[~is_bad]
         found[name] = (

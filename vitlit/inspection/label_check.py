@@ -1,6 +1,8 @@
 """Labels that the neighbours of an image contradict.
 
 features (n, D), labels (n,) -> images whose nearest neighbours all have one other class
+features (n, D), targets (n, K) of several classes -> images that have a class that none of their
+                                                      neighbours has, or lack one that all have
 
 An image is doubtful only if all of its neighbours agree on a class that is not its own, and if
 neighbours that agree are nearly always right in this set. Where the features do not tell the
@@ -14,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitlit.errors import first_few
+
 NEIGHBOURS, FEW_NEIGHBOURS = 10, 5  # that have to agree; fewer where classes are small
 LARGE_CLASS = 50  # images in the median class, from which on the former are asked
 CHUNK_ROWS = 256  # images compared with all others at a time
@@ -21,19 +25,26 @@ MAX_IMAGES = 100_000  # that are compared; of more, these are chosen evenly
 # Shares of the images with agreeing neighbours that may have another label, in the whole set and in
 # the class that the neighbours name: with more, neighbours cannot be trusted.
 MAX_SHARE, MAX_CLASS_SHARE = 0.05, 0.2
+# Share of the images with a class, or without it, that agreeing neighbours may contradict: of a
+# rare class that the features do not show, they contradict every image that has it.
+MAX_OWN_SHARE = 0.1
 
 
 class Doubt(NamedTuple):
-    """An image whose neighbours have another class: its place, that class, and their places."""
+    """An image whose neighbours have another class: its place, that class, and their places.
+
+    has: whether they have the class; of several classes an image may have one that they lack.
+    """
 
     image: int
     label: int
     neighbours: Sequence[int]
+    has: bool = True
 
 
 class LabelCheck(NamedTuple):
-    """The doubts, the clearest first; checked: images that were compared; reason: why there are no
-    doubts if the neighbours cannot be trusted, else empty."""
+    """The doubts, the clearest first; checked: images that were compared; reason: which labels were
+    not checked, or why none were if the neighbours cannot be trusted, else empty."""
 
     doubts: Sequence[Doubt]
     checked: int
@@ -45,17 +56,10 @@ def check_labels(features: Tensor, labels: Tensor, digests: Sequence[bytes]) -> 
 
     features: ``(n, D)``; digests: of the pixels; of equal images the first alone is a neighbour.
     """
-    first: dict[bytes, int] = {}
-    for place, digest in enumerate(digests):
-        first.setdefault(digest, place)
-    rows = torch.tensor(sorted(first.values()), dtype=torch.long)
-    if len(rows) > MAX_IMAGES:
-        rows = rows[torch.linspace(0, len(rows) - 1, MAX_IMAGES).round().long()]
-    found = labels[rows].bincount()
-    usual = int(found[found > 0].median()) if len(rows) else 0
-    k = NEIGHBOURS if usual >= LARGE_CLASS else FEW_NEIGHBOURS
-    if usual <= k:
-        return LabelCheck([], 0, f"half of the classes have {usual} images or fewer")
+    rows = _different(digests)
+    k, reason = _needed(labels[rows].bincount())
+    if reason:
+        return LabelCheck([], 0, reason)
     near, similarity = nearest_others(features[rows], k)
     theirs = labels[rows][near]  # (n, k)
     agree = (theirs == theirs[:, :1]).all(dim=1)
@@ -72,6 +76,70 @@ def check_labels(features: Tensor, labels: Tensor, digests: Sequence[bytes]) -> 
     order = places[similarity[places].mean(dim=1).argsort(descending=True, stable=True)]
     doubts = [Doubt(int(rows[i]), int(theirs[i, 0]), rows[near[i]].tolist()) for i in order]
     return LabelCheck(doubts, len(rows), "")
+
+
+def check_each_class(
+    features: Tensor, targets: Tensor, class_names: Sequence[str], digests: Sequence[bytes]
+) -> LabelCheck:
+    """Search for images of several classes that have a doubtful one, or lack one.
+
+    features: ``(n, D)``; targets: ``(n, K)`` of 0 and 1; digests: of the pixels.
+    """
+    rows = _different(digests)
+    has = targets[rows] > 0  # (n, K)
+    k, reason = _needed(has.sum(dim=0))
+    if reason:
+        return LabelCheck([], 0, reason)
+    near, similarity = nearest_others(features[rows], k)
+    closeness = similarity.mean(dim=1)
+    found: list[tuple[float, Doubt]] = []
+    unsure = []
+    for label, name in enumerate(class_names):
+        own = has[:, label]
+        theirs = own[near]  # (n, k)
+        all_have, none_has = theirs.all(dim=1), ~theirs.any(dim=1)
+        lacking, odd = all_have & ~own, none_has & own
+        shares = (
+            _share(lacking | odd, all_have | none_has) / MAX_SHARE,
+            _share(lacking, all_have) / MAX_CLASS_SHARE,
+            _share(lacking, (all_have | none_has) & ~own) / MAX_OWN_SHARE,
+            _share(odd, (all_have | none_has) & own) / MAX_OWN_SHARE,
+        )
+        if max(shares) > 1:
+            unsure.append(name)
+            continue
+        for i in (lacking | odd).nonzero()[:, 0].tolist():
+            doubt = Doubt(int(rows[i]), label, rows[near[i]].tolist(), bool(lacking[i]))
+            found.append((float(closeness[i]), doubt))
+    found.sort(key=lambda pair: -pair[0])  # stable: of one image by class
+    which = f"neighbours do not tell reliably which images have {first_few(unsure)}"
+    return LabelCheck([doubt for _, doubt in found], len(rows), which if unsure else "")
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return int(part.sum()) / max(1, int(whole.sum()))
+
+
+def _different(digests: Sequence[bytes]) -> Tensor:
+    """The places of different images, of equal ones the first; of very many some, evenly spread."""
+    first: dict[bytes, int] = {}
+    for place, digest in enumerate(digests):
+        first.setdefault(digest, place)
+    rows = torch.tensor(sorted(first.values()), dtype=torch.long)
+    if len(rows) > MAX_IMAGES:
+        rows = rows[torch.linspace(0, len(rows) - 1, MAX_IMAGES).round().long()]
+    return rows
+
+
+def _needed(images: Tensor) -> tuple[int, str]:
+    """How many neighbours have to agree, and why labels cannot be checked, else empty.
+
+    images: of each class.
+    """
+    found = images[images > 0]
+    usual = int(found.median()) if len(found) else 0
+    k = NEIGHBOURS if usual >= LARGE_CLASS else FEW_NEIGHBOURS
+    return k, "" if usual > k else f"half of the classes have {usual} images or fewer"
 
 
 def nearest_others(features: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from vitlit.files import printable
 from vitlit.inspection.duplicates import MAX_BITS
 from vitlit.inspection.findings import Finding, Findings
-from vitlit.inspection.label_check import FEW_NEIGHBOURS, NEIGHBOURS
 from vitlit.inspection.sheets import mosaic
 from vitlit.plotting import image_uri, page_head
 
@@ -53,14 +52,15 @@ class PageContent(NamedTuple):
 
 def write_inspection_page(path: Path, content: PageContent) -> None:
     """Write the page."""
+    targets = content.found.targets
     parts = {
         "Duplicates": duplicate_parts(content.found),
         "Doubtful labels": label_parts(content.found),
         "Files that cannot be read": unread_parts(content.found),
-        "Images by class and split": count_parts(content.found),
+        f"Images by {targets.column} and split": count_parts(content.found),
         "Sizes and colours": file_parts(content.found),
         "Mean and standard deviation": iter([f"<pre>{escape(content.statistics)}</pre>"]),
-        "Some images of each class": class_parts(content.classes),
+        f"Some images {targets.rows_are}": class_parts(content.classes, targets.column),
         "The first training batch": batch_parts(content.examples, content.no_batch),
     }
     sections = []
@@ -82,7 +82,7 @@ def write_inspection_page(path: Path, content: PageContent) -> None:
         findings="".join(finding_parts(content.sentences)),
         sections="\n".join(sections),
         bits=MAX_BITS,
-        neighbours=f"{NEIGHBOURS}, or {FEW_NEIGHBOURS} in small sets",
+        rule=targets.rule,
     )
     # bytes of a file name that are not UTF-8 become question marks
     path.write_text(page, encoding="utf-8", errors="replace")
@@ -131,7 +131,7 @@ def _image(found: Findings, image: int) -> Tensor:
 def _about(found: Findings, image: int) -> str:
     own = found.inventory
     return (
-        f"{own.split_of(image)}, <bdi>{escape(own.class_of(image))}</bdi>: "
+        f"{own.split_of(image)}, <bdi>{escape(own.label_of(image))}</bdi>: "
         f"<bdi>{escape(own.name_of(image))}</bdi>"
     )
 
@@ -149,8 +149,8 @@ def duplicate_parts(found: Findings) -> Iterator[str]:
         words = escape(pair.kind)
         if own.split[pair.first] != own.split[pair.second]:
             words = f"<em>{words}, in two splits</em>"
-        if own.label[pair.first] != own.label[pair.second]:
-            words += " <em>with two labels</em>"
+        if not own.has_same_label(pair.first, pair.second):
+            words += f" <em>with two {found.targets.noun}s</em>"
         lines = [words, _about(found, pair.first), _about(found, pair.second)]
         cards.append((images, "<br>".join(lines)))
     yield from _cards(cards)
@@ -168,7 +168,7 @@ def label_parts(found: Findings) -> Iterator[str]:
     cards = []
     for doubt in check.doubts[:MAX_CARDS]:
         images = [_image(found, image) for image in (doubt.image, doubt.neighbours[0])]
-        theirs = escape(found.inventory.class_names[doubt.label])
+        theirs = escape(found.targets.doubt_words(doubt))
         words = f"<br>its {len(doubt.neighbours)} nearest are <em><bdi>{theirs}</bdi></em>"
         cards.append((images, _about(found, doubt.image) + words))
     yield from _cards(cards)
@@ -203,21 +203,28 @@ def unread_parts(found: Findings) -> Iterator[str]:
 
 
 def count_parts(found: Findings) -> Iterator[str]:
-    """A row for each class; a 0 is marked."""
+    """A row for each class, or for each part of the range of numbers; a 0 is marked."""
     own = found.inventory
-    counts = own.counts()
-    order = range(len(own.class_names))
+    names, counts = found.targets.counts()
+    order = range(len(names))
     if len(order) > MAX_ROWS:
         order = counts.sum(dim=1).argsort(stable=True)[:MAX_ROWS].tolist()  # type: ignore[assignment]
-        yield f"<p>The {MAX_ROWS} smallest of {len(own.class_names):,} classes.</p>"
-    rows = [("all", *(f"<td>{int(total):,}</td>" for total in counts.sum(dim=0)))]
+        yield f"<p>The {MAX_ROWS} smallest of {len(names):,} classes.</p>"
+    rows = [("all", *(f"<td>{total:,}</td>" for total in own.sizes()))]
     for i in order:
         cells = (
             f'<td class="none">{count}</td>' if not count else f"<td>{count:,}</td>"
             for count in counts[i].tolist()
         )
-        rows.append((f"<bdi>{escape(own.class_names[i])}</bdi>", *cells))
-    yield from _table(("class", *own.split_names), rows)
+        rows.append((f"<bdi>{escape(names[i])}</bdi>", *cells))
+    yield from _table((found.targets.column, *own.split_names), rows)
+    if quantiles := found.targets.quantiles():
+        shares = next(iter(quantiles.values()))
+        lines = [
+            (name.replace("_", " "), *(f"<td>{one[name]:.6g}</td>" for one in quantiles.values()))
+            for name in shares
+        ]
+        yield from _table((f"{found.targets.column}s", *quantiles), lines)
 
 
 def file_parts(found: Findings) -> Iterator[str]:
@@ -244,14 +251,14 @@ def file_parts(found: Findings) -> Iterator[str]:
     )
 
 
-def class_parts(classes: Mapping[str, Tensor]) -> Iterator[str]:
-    """A row of pictures for each class."""
+def class_parts(classes: Mapping[str, Tensor], column: str) -> Iterator[str]:
+    """A row of pictures for each class; column: the heading of their names."""
     rows = [
         (f"<bdi>{escape(name)}</bdi>", f"<td>{picture_row(images)}</td>")
         for name, images in classes.items()
     ]
     if rows:
-        yield from _table(("class", "training images"), rows, "sheet")
+        yield from _table((column, "training images"), rows, "sheet")
 
 
 def picture_row(images: Tensor) -> str:

@@ -47,7 +47,8 @@ def write_inspection(folder: Path, found: Findings, subject: Subject) -> list[Fi
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
     classes = _class_pictures(found)
     examples = _examples(found, subject)
-    _draw(folder, classes, examples, subject.title)
+    title = f"{subject.title}: training images {found.targets.rows_are}"
+    _draw(folder, classes, examples, subject.title, title)
     facts = {name: str(value) for name, value in subject.of.items() if value is not None}
     facts["images"] = f"{len(found.inventory):,}"
     content = PageContent(
@@ -75,13 +76,11 @@ def statistics_words(found: Findings, between: str) -> str:
 
 def _numbers(found: Findings, subject: Subject, sentences: Sequence[Finding]) -> dict[str, Any]:
     own = found.inventory
-    counts = own.counts().tolist()
-    rows = zip(own.class_names, counts, strict=True)
     numbers: dict[str, Any] = {
         "of": dict(subject.of),
         "images": len(own),
         "findings": [one._asdict() for one in sentences],
-        "counts": {name: dict(zip(own.split_names, row, strict=True)) for name, row in rows},
+        **found.targets.numbers(),
         "unreadable": len(own.unread),
         "duplicates": len(found.duplicates),
         "duplicates_between_splits": len(found.between_splits),
@@ -94,24 +93,25 @@ def _numbers(found: Findings, subject: Subject, sentences: Sequence[Finding]) ->
 
 
 def _write_tables(folder: Path, found: Findings) -> None:
-    own = found.inventory
-    rows = zip(own.class_names, own.counts().tolist(), strict=True)
-    counts = [(name, *row) for name, row in rows]
-    _write_csv(folder / "counts.csv", ("class", *own.split_names), counts)
-    pair_columns = [f"{name}_{one}" for one in "ab" for name in ("file", "split", "class")]
+    own, column = found.inventory, found.targets.column
+    names, table = found.targets.counts()
+    counts = [(name, *row) for name, row in zip(names, table.tolist(), strict=True)]
+    _write_csv(folder / "counts.csv", (column, *own.split_names), counts)
+    pair_columns = [f"{name}_{one}" for one in "ab" for name in ("file", "split", column)]
     pairs = [_pair_row(found, pair) for pair in found.duplicates]
     _write_csv(folder / "duplicates.csv", ("kind", "bits", *pair_columns), pairs)
     labels = [
-        (*_image_row(found, one.image), own.class_names[one.label], len(one.neighbours))
+        (*_image_row(found, one.image), found.targets.doubt_words(one), len(one.neighbours))
         for one in found.labels.doubts
     ]
-    columns = ("file", "split", "class", "neighbours_class", "neighbours")
+    columns = ("file", "split", column, f"neighbours_{column}", "neighbours")
     _write_csv(folder / "labels.csv", columns, labels)
+    words = own.kind.target_words
     unread = [
-        (one.file.path, one.split, own.class_names[one.label], one.file.reason)
+        (one.file.path, one.split, words(one.label, own.class_names), one.file.reason)
         for one in own.unread
     ]
-    _write_csv(folder / "unreadable.csv", ("file", "split", "class", "reason"), unread)
+    _write_csv(folder / "unreadable.csv", ("file", "split", column, "reason"), unread)
     files = [(path, *facts) for path, facts in found.facts.items()]
     _write_csv(folder / "files.csv", ("file", "format", "height", "width", "colours"), files)
 
@@ -119,7 +119,7 @@ def _write_tables(folder: Path, found: Findings) -> None:
 def _image_row(found: Findings, image: int) -> tuple[str, str, str]:
     own = found.inventory
     file = own.file_of(image) or own.name_of(image)
-    return file, own.split_of(image), own.class_of(image)
+    return file, own.split_of(image), own.label_of(image)
 
 
 def _pair_row(found: Findings, pair: Duplicate) -> tuple[Any, ...]:
@@ -137,11 +137,9 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 def _class_pictures(found: Findings) -> dict[str, Tensor]:
     """Some training images of each class, evenly spread: ``(k, C, h, w)`` in [0, 1]."""
-    own = found.inventory
     pictures: dict[str, Tensor] = {}
-    split = own.splits["train"]
-    for label, name in enumerate(own.class_names):
-        places = (split.labels == label).nonzero()[:, 0]
+    split = found.inventory.splits["train"]
+    for name, places in found.targets.groups().items():
         if len(places) and len(pictures) < MAX_SHEET_CLASSES:
             step = max(1, len(places) // SHEET_COLUMNS)
             pictures[name] = split.pictures(places[::step][:SHEET_COLUMNS])
@@ -153,17 +151,22 @@ def _examples(found: Findings, subject: Subject) -> list[Example]:
     if isinstance(batch, str):
         return []
     shown = shown_inputs(batch, subject.preprocess)[:SHOWN_BATCH]
-    words = target_words(batch.targets[:SHOWN_BATCH], found.inventory.class_names)
+    own = found.inventory
+    words = target_words(batch.targets[:SHOWN_BATCH], own.class_names, own.kind)
     originals = batch.originals[:SHOWN_BATCH].float() / 255
     return [Example(*row) for row in zip(originals, shown, words, strict=True)]
 
 
 def _draw(
-    folder: Path, classes: Mapping[str, Tensor], examples: Sequence[Example], title: str
+    folder: Path,
+    classes: Mapping[str, Tensor],
+    examples: Sequence[Example],
+    title: str,
+    classes_title: str,
 ) -> None:
     if classes:
         rows, names = list(classes.values()), list(classes)
-        sheet = class_sheet(rows, names, title=f"{title}: training images of each class")
+        sheet = class_sheet(rows, names, title=classes_title)
         sheet.savefig(folder / "classes.png")
     if examples:
         sheet = pair_sheet(

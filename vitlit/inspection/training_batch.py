@@ -12,13 +12,15 @@ from torch import Tensor
 from vitlit.data.datamodule import ImageData
 from vitlit.images.preprocess import Preprocess
 from vitlit.patches import pair, unpatchify
+from vitlit.tasks.known import DEFAULT_TASK, KINDS
+from vitlit.tasks.task import Task
 
 MIN_SHARE = 0.005  # of a class in a target, from which on it is shown
 
 
 class TrainingBatch(NamedTuple):
     """originals: uint8 ``(B, C, h, w)``, not augmented; inputs: float ``(B, C, H, W)``, as the
-    model gets them; targets: labels ``(B,)`` or shares of the classes ``(B, K)``."""
+    model gets them; targets: labels ``(B,)``, shares of the classes ``(B, K)``, or numbers."""
 
     originals: Tensor
     inputs: Tensor
@@ -50,10 +52,12 @@ def shown_inputs(batch: TrainingBatch, preprocess: Preprocess) -> Tensor:
     return (1 - values if preprocess.invert else values).clamp(0, 1)
 
 
-def target_words(targets: Tensor, class_names: Sequence[str]) -> list[str]:
-    """Each target in words: ``cat``, or ``cat 0.70, dog 0.30``."""
-    if targets.ndim == 1:
-        return [class_names[i] for i in targets.tolist()]
+def target_words(
+    targets: Tensor, class_names: Sequence[str], kind: type[Task] = KINDS[DEFAULT_TASK]
+) -> list[str]:
+    """Each target in words: ``cat``, or ``cat 0.70, dog 0.30``; of other kinds as these say."""
+    if targets.ndim == 1 or kind is not KINDS[DEFAULT_TASK]:
+        return [kind.target_words(target, class_names) for target in targets]
     found = []
     for row in targets:
         order = row.argsort(descending=True, stable=True).tolist()

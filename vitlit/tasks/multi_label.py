@@ -23,6 +23,8 @@ from vitlit.tasks.task import Label, Row, Task
 
 SEPARATORS = ";|"
 FILE_COLUMN, ONE_CLASS_COLUMN = "file", "class"
+NO_CLASS = "none"  # in words, of an image that has none of the classes
+MIN_SHARE = 0.005  # of a class in a mixed target, from which on it is named
 COMMON_SET = 10  # images of one set of labels from which on it is a stratum of its own
 
 
@@ -44,10 +46,6 @@ class MultiLabel(Task):
         "several, each with a threshold; give thresholds",
         "web": "format web shows one class for each image, and this model gives several; give "
         "format onnx",
-        "probe_labels": "probe fits one class for each image, and these images have several; train "
-        "the head with fit and freeze_blocks -1",
-        "inspect": "inspect counts one class for each image, and these images have several; leave "
-        "out labels, or inspect the images in class folders",
         "compare": "compare tests accuracies, and these models give an image several classes; "
         "compare the reports of test",
     }
@@ -90,7 +88,7 @@ class MultiLabel(Task):
 
     @classmethod
     def words(cls, label: Label) -> str:
-        return ";".join(sorted(label)) or "none"
+        return ";".join(sorted(label)) or NO_CLASS
 
     @classmethod
     def names_in(cls, labels: Iterable[Label], columns: Sequence[str]) -> list[str]:
@@ -105,6 +103,14 @@ class MultiLabel(Task):
         for place, label in enumerate(labels):
             targets[place, [numbers[name] for name in label]] = 1
         return targets
+
+    @classmethod
+    def target_words(cls, target: Tensor, names: Sequence[str]) -> str:
+        """Its classes, separated as in labels.csv, with a share where mixing has left a part."""
+        places = (target >= MIN_SHARE).nonzero()[:, 0].tolist()
+        shares = [(names[k], float(target[k])) for k in places]
+        words = [name if share > 1 - MIN_SHARE else f"{name} {share:.2f}" for name, share in shares]
+        return f"{SEPARATORS[0]} ".join(words) or NO_CLASS
 
     @classmethod
     def strata(cls, targets: Tensor) -> Tensor:

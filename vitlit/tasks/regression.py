@@ -91,6 +91,10 @@ class Regression(Task):
         return torch.tensor(labels, dtype=cls.dtype)[:, None]
 
     @classmethod
+    def target_words(cls, target: Tensor, names: Sequence[str]) -> str:
+        return f"{float(target):.6g}"
+
+    @classmethod
     def strata(cls, targets: Tensor) -> Tensor:
         """Groups of equally many images, from the lowest targets to the highest."""
         groups = max(1, min(STRATA, len(targets) // 2))

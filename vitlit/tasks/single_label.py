@@ -51,6 +51,10 @@ class SingleLabel(Task):
         return torch.tensor([numbers[label] for label in labels])
 
     @classmethod
+    def target_words(cls, target: Tensor, names: Sequence[str]) -> str:
+        return names[int(target)]
+
+    @classmethod
     def strata(cls, targets: Tensor) -> Tensor:
         return targets
 

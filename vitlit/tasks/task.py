@@ -129,6 +129,11 @@ class Task:
         raise NotImplementedError
 
     @classmethod
+    def target_words(cls, target: Tensor, names: Sequence[str]) -> str:
+        """The target of one image in words, for outputs of these names."""
+        raise NotImplementedError
+
+    @classmethod
     def strata(cls, targets: Tensor) -> Tensor:
         """A group of each image, int64 ``(n,)``: images of a group are alike."""
         raise NotImplementedError
