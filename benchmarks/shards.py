@@ -57,7 +57,13 @@ def main() -> None:
         text = table(args, *write(args, at), *started(at, args.batches))
     print(text)
     if args.write:
-        PAGE.write_text(text, encoding="utf-8")
+        PAGE.write_text(text + second_part(PAGE), encoding="utf-8")
+
+
+def second_part(page: Path) -> str:
+    """What shard_counts.py has written below the table, from the empty line on; perhaps nothing."""
+    _, heading, rest = page.read_text(encoding="utf-8").partition("\n## ")
+    return heading + rest
 
 
 def write(args: argparse.Namespace, at: Path) -> tuple[dict[str, float], float]:

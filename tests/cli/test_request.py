@@ -44,6 +44,12 @@ def test_a_folder_to_fit_brings_its_recipe(
     assert name_folder(["fit", "photos", *rest]) == ["fit", *config, *rest, *photos]
 
 
+def test_a_folder_to_inspect_by_weights_has_no_sizes_of_another_model(photos: list[str]) -> None:
+    weights = "--model.pretrained=w.pth"
+    found = name_folder(["inspect", "photos", weights])
+    assert found == ["inspect", "--config=finetune.yaml", weights, *photos]
+
+
 @pytest.mark.parametrize("words", [["fit"], ["fit", "--config=a.yaml"], ["test", "photos"], []])
 def test_other_words_are_left_as_they_are(words: list[str], photos: list[str]) -> None:
     assert name_folder(words) == words

@@ -14,6 +14,7 @@ from vitlit.deploy.origin import Origin, licence_of, origin_of
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.cost import cost_by_part
 from vitlit.model.vit import ViT
+from vitlit.tasks.known import make_task
 
 SMALL: dict[str, Any] = {
     "img_size": 16, "patch_size": 8, "num_classes": 2, "embed_dim": 8, "depth": 1, "num_heads": 2,
@@ -39,7 +40,11 @@ def card_of(
     return ModelCard.load(str(folder / "README.md"))
 
 
-def make_report(run: Path, **of: Any) -> Path:
+SEVERAL = {"images": 9, "map": 0.8, "f1": 0.7, "map_interval": None, "f1_interval": None}
+CLASS = {"images": 3, "ap": 0.8, "f1": 0.7, "threshold": 0.25}
+
+
+def make_report(run: Path, content: dict[str, Any] | None = None, **of: Any) -> Path:
     """A run with a checkpoint and the report of a test of it."""
     (run / "checkpoints").mkdir(parents=True)
     checkpoint = run / "checkpoints" / "best.ckpt"
@@ -47,8 +52,8 @@ def make_report(run: Path, **of: Any) -> Path:
     report = run / "test_report"
     report.mkdir()
     about = {"weights": str(checkpoint), "dataset": "folder", "split": "test", "flip": False}
-    content = {"scores": SCORES, "of": {**about, **of}}
-    (report / "metrics.json").write_text(json.dumps(content))
+    found = {"scores": SCORES, **(content or {}), "of": {**about, **of}}
+    (report / "metrics.json").write_text(json.dumps(found))
     rows = ["image,file,class,predicted,probability", *["1,a.png,cat,dog,0.9"] * 3]
     (report / "mistakes.csv").write_text("\n".join([*rows, "2,b.png,dog,cat,0.8"]))
     return checkpoint
@@ -78,6 +83,35 @@ def test_the_card_tells_data_scores_and_mistakes(tmp_path: Path) -> None:
     assert (result.metric_type, result.metric_value, result.dataset_split) == (
         "accuracy", 0.9, "test",
     )  # fmt: skip
+
+
+def test_scores_of_several_classes_need_no_interval(tmp_path: Path) -> None:
+    classes = {"cat": CLASS, "a|b": {**CLASS, "ap": None}}  # of which there was no image
+    checkpoint = make_report(tmp_path / "run", {"scores": SEVERAL, "classes": classes})
+    origin = origin_of({}, {**DATA, "task": "multi_label"}, str(checkpoint))
+    task = make_task({"task": "multi_label", "thresholds": [0.25, 0.5]})
+    card = card_of(tmp_path / "out", origin, ["cat", "a|b"], task=task)
+    assert "On 9 held-out test images.\n" in card.text
+    assert "| mean average precision | 0.8000 |  |" in card.text
+    assert "| cat | 3 | 0.8000 | 0.7000 | 0.2500 |" in card.text
+    assert "| a\\|b | 3 |  | 0.7000 | 0.2500 |" in card.text
+    assert "the thresholds are 0.25, 0.5." in card.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"scores": SEVERAL},
+        {"scores": SEVERAL, "classes": {"cat": {**CLASS, "threshold": None}}},
+        {"scores": {**SEVERAL, "f1_interval": [0.1]}, "classes": {}},
+        {"scores": {"images": 9, "mae": 1.0, "mae_interval": [0.5, 1.5]}},
+    ],
+)
+def test_a_report_without_some_of_its_numbers_is_left_out(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = make_report(tmp_path / "run", content)
+    assert origin_of({}, DATA, str(checkpoint)).report is None
 
 
 def test_where_files_lie_is_nobodys_business(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pair import Command, run_pair
 from PIL import Image
 from processes import TORCHRUN, VITLIT, environment, free_port
 from programs import save_program, small_cnn
+from recorder import RECORDED, losses_in
 from trainings import STATE, same
 
 from vitlit import ImageData
@@ -174,17 +175,9 @@ def test_two_processes_test_61_samples_as_61(
     assert re.findall(SCORES, both) == [expected]
 
 
-RECORDER = "{class_path: recorder.LossRecorder, init_args: {folder: .}}"
 TRAIN = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=50"]
 TRAIN += ["--trainer.precision=32-true"]
-TRAIN += ["--data.crop_padding=1", "--data.flip=true", f"--trainer.callbacks=[{RECORDER}]"]
-TRAIN += ["--allow_classes_of=recorder"]
-
-
-def losses_in(folder: Path, world: int) -> torch.Tensor:
-    files = sorted(folder.glob("losses-*.json"))
-    assert len(files) == world
-    return torch.stack([torch.tensor(json.loads(file.read_text())) for file in files]).mean(dim=0)
+TRAIN += ["--data.crop_padding=1", "--data.flip=true", *RECORDED]
 
 
 def test_two_processes_train_as_one(

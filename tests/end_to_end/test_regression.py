@@ -180,7 +180,10 @@ def test_the_card_of_an_export_tells_the_error_and_the_column(exported: Path) ->
     found = json.loads(
         (exported.parent / "lightning_logs/ink/test_report/metrics.json").read_text()
     )
-    assert f"| mean absolute error | {found['scores']['mae']:.4f} |" in card
+    for name, words in (("mae", "mean absolute error"), ("r2", "R2")):
+        low, high = found["scores"][f"{name}_interval"]
+        row = f"| {words} | {found['scores'][name]:.4f} | {low:.4f} to {high:.4f} |"
+        assert row in card
     assert "with a number for each image" in card
     assert "One number: ink" in card
     assert "classes" not in card
@@ -324,6 +327,31 @@ def test_settings_that_do_not_fit_are_refused_in_one_sentence(
     error = capsys.readouterr().err.strip()
     assert reason in error
     assert "Traceback" not in error
+
+
+def test_label_smoothing_of_a_shipped_recipe_is_turned_off_and_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(home)
+    table = ["--data.labels=ink.csv", "--data.target=ink", "--data.img_size=8", "--data.in_chans=1"]
+    words = [*table, *SMALL, *QUIET, "--trainer.max_steps=1", "--run=recipe"]
+    assert main(["fit", "images", *words]) == 0
+    told = "label_smoothing 0.1 of photos.yaml is for classes, and is not used for regression"
+    assert [one for one in caplog.messages if "smoothing" in one] == [told]
+    settings = read_checkpoint(home / "lightning_logs/recipe/checkpoints/last.ckpt")[MODEL_KEY]
+    assert settings["label_smoothing"] == 0
+    assert main(["test", "--run=recipe", "--config=photos.yaml", *table[2:], *SMALL, *QUIET]) == 0
+
+
+def test_label_smoothing_that_the_user_asks_for_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    Path("own.yaml").write_text("model: {label_smoothing: 0.2}\n")
+    for words in (["--config=photos.yaml", "--config=own.yaml"], ["--model.label_smoothing=0.2"]):
+        table = ["--data.labels=ink.csv", "--data.target=ink"]
+        assert main(["fit", "images", *words, *table, "--run=refused", *QUIET]) == 2
+        assert "label_smoothing 0.2 spreads the target" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_one_task_is_refused_for_another(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
@@ -137,6 +138,22 @@ def test_an_export_keeps_task_and_thresholds(run: Path, tmp_path: Path) -> None:
     for one, two in zip(*(path.read_text().splitlines() for path in (file, other)), strict=True):
         theirs, own = json.loads(one), json.loads(two)
         assert [pair["class"] for pair in theirs["classes"]] == [p["class"] for p in own["classes"]]
+
+
+def test_the_card_of_an_export_has_the_scores_of_test(run: Path, tmp_path: Path) -> None:
+    assert main(["test", "--ckpt_path", str(run), *QUIET]) == 0
+    assert main(["export", "--ckpt_path", str(run), f"--out={tmp_path / 'out'}", *QUIET]) == 0
+    report = json.loads((run / "test_report" / "metrics.json").read_text())
+    card = ModelCard.load(str(tmp_path / "out" / "README.md"))
+    scores = report["scores"]
+    for name, words in (("map", "mean average precision"), ("f1", "F1, mean over classes")):
+        low, high = scores[f"{name}_interval"]
+        assert f"| {words} | {scores[name]:.4f} | {low:.4f} to {high:.4f} |" in card.text
+    for name, one in report["classes"].items():
+        assert f"| {name} | {one['images']} | {one['ap']:.4f} | {one['f1']:.4f} |" in card.text
+        assert f" | {one['threshold']:.4f} |\n" in card.text
+    found = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    assert found == {"mAP": round(scores["map"], 4), "f1": round(scores["f1"], 4)}
 
 
 def test_each_class_of_an_image_has_a_map(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+
+# words of a training that writes its losses to the folder in which it runs
+RECORDED = [
+    "--trainer.callbacks=[{class_path: recorder.LossRecorder, init_args: {folder: .}}]",
+    "--allow_classes_of=recorder",
+]
 
 
 class LossRecorder(pl.Callback):
@@ -29,3 +36,10 @@ class LossRecorder(pl.Callback):
         if self.folder is not None:
             path = Path(self.folder) / f"losses-{trainer.global_rank}.json"
             path.write_text(json.dumps(self.losses))
+
+
+def losses_in(folder: Path, world: int) -> torch.Tensor:
+    """The mean loss of each step over the processes that trained in a folder."""
+    files = sorted(folder.glob("losses-*.json"))
+    assert len(files) == world
+    return torch.stack([torch.tensor(json.loads(file.read_text())) for file in files]).mean(dim=0)

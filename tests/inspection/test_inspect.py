@@ -5,10 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from planted_folder import CLASSES, COPIES, COUNTS, CUT, ODD, SWAPPED, write_clean, write_planted
+from small_vit import preprocess_of, small
 
 from vitlit.__main__ import main
+from vitlit.deploy.export import export_model
 
 SETTINGS = ("--data.img_size", "32", "--data.batch_size", "8", "--out", "found")
 
@@ -73,3 +77,32 @@ def test_every_planted_fault_is_found_and_nothing_else(
     assert len(sentences) == len(starts)
     shown = capsys.readouterr().out
     assert shown.index("act on ") < shown.index("know ") < shown.index("statistics ")
+
+
+def write_blind_weights(folder: Path) -> None:
+    """Weights of a model that has no positions: it sees the patches, not where they are."""
+    options: Any = {"img_size": [32, 32], "patch_size": 8, "in_chans": 3, "num_classes": 3}
+    model = small(**options, pos_embed="none", global_pool="avg")
+    export_model(model, preprocess_of(model), CLASSES, folder, naming="vitlit")
+
+
+def test_a_pair_that_only_features_find_is_reported(here: Path) -> None:
+    root = here / "photos"
+    image = write_clean(root).paint("bees").resize((32, 32))
+    image.save(root / "train/bees/whole.png")
+    moved = np.roll(np.asarray(image), (16, 8), axis=(0, 1))  # whole patches of 8 pixels
+    Image.fromarray(moved).save(root / "test/bees/moved.png")
+    write_blind_weights(here / "weights")
+    found = inspect(root)
+    assert (rows("duplicates.csv"), found["duplicates"]) == ([], 0)
+    Path("found").rename("without")
+    found = inspect(root, f"--model.pretrained={here / 'weights'}")
+    (pair,) = rows("duplicates.csv")
+    files = {Path(pair[name]).relative_to(root).as_posix() for name in ("file_a", "file_b")}
+    assert files == {"train/bees/whole.png", "test/bees/moved.png"}
+    assert pair["kind"] == "nearly equal features"
+    assert int(pair["bits"]) > 7  # its fingerprint is another one
+    sentences = [one["text"] for one in found["findings"] if one["level"] == "act"]
+    start = "1 pair of images with nearly equal features in two splits (train and test: 1)"
+    assert sum(text.startswith(start) for text in sentences) == 1
+    assert "nearly equal features" in Path("found", "index.html").read_text()

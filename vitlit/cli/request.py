@@ -28,10 +28,12 @@ from vitlit.cli.from_weights import (
 )
 from vitlit.cli.overview import TRAINING_COMMANDS
 from vitlit.cli.parser import join_lists, keys_of, name_checkpoints, refuse_linked
+from vitlit.data.csv_labels import task_of
 from vitlit.data.image_folder import is_own_folder
 from vitlit.errors import InputError, inform
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
 from vitlit.files import relative_path
+from vitlit.tasks.known import KINDS
 from vitlit.training.runs import find_start
 
 PRECISION_OPTION = "--trainer.precision"
@@ -133,6 +135,7 @@ def read_request(
     if kind != "fit":  # others merge adapters into their weights
         settings["model"]["lora_rank"], settings["model"]["lora_alpha"] = 0, None
     check_first(settings)
+    turn_off_unused(settings, origins(args))
     check_place(settings, command)
     if has_own_folder:
         check_own_folder(settings["data"])
@@ -151,10 +154,37 @@ def read_request(
     return Request(command, config, run_folder, ckpt_path, start, place)
 
 
+def turn_off_unused(settings: Any, where: dict[str, str]) -> None:
+    """Turn off what a shipped recipe sets for other tasks than that of the labels, and say so.
+
+    The user's own settings stay, and the task refuses them. where: the place that sets each
+    setting, as :func:`origins` finds it.
+    """
+    model = settings["model"]
+    names = {name for kind in KINDS.values() for name in kind.unused if name in model}
+    places = {name: where.get(f"model.{name}", "--") for name in sorted(names)}
+    shipped = {name: place for name, place in places.items() if is_shipped(place)}
+    if not shipped:  # the usual case, in which nothing is read
+        return
+    task = task_of(settings["data"])
+    for name, nothing in KINDS[task].unused.items():
+        if name in shipped and (value := model[name]) != nothing:
+            model[name] = nothing
+            inform(
+                f"{name} {value} of {shown_config(shipped[name])} is for classes, and is not used "
+                f"for {task}"
+            )
+
+
+def is_shipped(place: str) -> bool:
+    """Whether the place of a setting is a config of the package."""
+    is_option = place.startswith("--")
+    return not is_option and Path(place).resolve().is_relative_to(CONFIGS_FOLDER.resolve())
+
+
 def shown_config(place: str) -> str:
     """The place of a setting as people name it: a shipped config by its name, else a short path."""
-    is_shipped = Path(place).is_relative_to(CONFIGS_FOLDER)
-    return Path(place).name if is_shipped else relative_path(place)
+    return Path(place).name if is_shipped(place) else relative_path(place)
 
 
 def name_folder(args: list[str]) -> list[str]:
@@ -178,7 +208,7 @@ def name_folder(args: list[str]) -> list[str]:
         )
     config: list[str] = []
     if not named & {*CONFIG_FLAGS, "--ckpt_path"}:
-        is_finetuning = command == "fit" and "--model.pretrained" in named
+        is_finetuning = command != "pretrain" and "--model.pretrained" in named
         name = FINETUNE_RECIPE if is_finetuning else FOLDER_RECIPES[command]
         config = [f"--config={name}"]
         inform(f"using the recipe {name}, since no --config is given")

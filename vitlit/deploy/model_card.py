@@ -4,14 +4,15 @@ Words, Origin -> front matter in YAML, and Markdown
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 import vitlit
-from vitlit.deploy.origin import NAMED_LICENCES, Origin, headline
+from vitlit.deploy.origin import HUB_SCORES, NAMED_LICENCES, Origin, headline
 from vitlit.deploy.words import Words
+from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.task import Task
 
 CARD_NAME = "README.md"
@@ -21,15 +22,16 @@ SCORE_NAMES = {
     "acc": "accuracy",
     "acc5": "top-5 accuracy",
     "balanced_acc": "balanced accuracy",
+    "map": "mean average precision",
     "f1": "F1, mean over classes",
+    "f1_micro": "F1 of all labels",
+    "exact": "images with all labels right",
     "loss": "loss (nats)",
     "ece": "calibration error",
-    "map": "mean average precision",
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
     "r2": "R2",
 }
-METRIC_TYPES = {"acc": "accuracy", "map": "mAP", "mae": "mae"}  # as the hub names them
 METHODS = {"acc": "Wilson", "map": "bootstrap", "mae": "bootstrap"}  # of intervals
 SHOWN_CLASSES = 100  # names; the settings beside the card have all of them
 
@@ -103,18 +105,18 @@ def _scores(origin: Origin) -> list[str]:
         return ["Not measured."]
     scores = origin.report["scores"]
     name = headline(scores)
-    low, high = scores[f"{name}_interval"]
     rows = [
-        f"| {label} | {float(scores[key]):.4f} |"
+        f"| {label} | {float(scores[key]):.4f} | {_interval_words(scores, key)} |"
         for key, label in SCORE_NAMES.items()
         if isinstance(scores.get(key), float | int)
     ]
-    table = "\n".join(["| score | value |", "|---|---|", *rows])
-    lines = [
-        f"On {scores['images']:,} held-out test images; 95 % interval of the {SCORE_NAMES[name]} "
-        f"({METHODS[name]}) from {low:.4f} to {high:.4f}.",
-        table,
-    ]
+    sentence = f"On {scores['images']:,} held-out test images"
+    if interval := _interval_words(scores, name):
+        sentence += f"; 95 % interval of the {SCORE_NAMES[name]} ({METHODS[name]}) from {interval}"
+    table = ["| score | value | 95 % interval |", "|---|---|---|", *rows]
+    lines = [f"{sentence}.", "\n".join(table)]
+    if name == "map":
+        lines.append(_class_scores(origin.report["classes"]))
     if origin.confusions:
         pairs = ", ".join(
             f"{plain_text(true)} taken for {plain_text(other)} ({count})"
@@ -124,6 +126,22 @@ def _scores(origin: Origin) -> list[str]:
     return lines
 
 
+def _interval_words(scores: Mapping[str, Any], name: str) -> str:
+    """The interval of a score; empty if it has none."""
+    interval = scores.get(f"{name}_interval")
+    return "{:.4f} to {:.4f}".format(*interval) if interval else ""
+
+
+def _class_scores(classes: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of the classes that an image has if its probability is above a threshold."""
+    rows = ["| class | images | average precision | F1 | threshold |", "|---|---|---|---|---|"]
+    for name, one in list(classes.items())[:SHOWN_CLASSES]:
+        precision = "" if one["ap"] is None else f"{one['ap']:.4f}"
+        numbers = f"{one['images']:,} | {precision} | {one['f1']:.4f} | {one['threshold']:.4f}"
+        rows.append(f"| {plain_text(name)} | {numbers} |")
+    return "\n".join(rows)
+
+
 def _classes(names: Sequence[str], task: Task) -> list[str]:
     if not names:
         return ["The model has no head and gives features."]
@@ -131,7 +149,14 @@ def _classes(names: Sequence[str], task: Task) -> list[str]:
         return ["## Output", f"One number: {plain_text(names[0])}, in the unit of its column."]
     shown = ", ".join(map(plain_text, names[:SHOWN_CLASSES]))
     more = f", and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
-    return ["## Classes", f"{shown}{more}"]
+    lines = ["## Classes", f"{shown}{more}"]
+    if isinstance(task, MultiLabel):
+        cuts = ", ".join(f"{cut:.4g}" for cut in task.thresholds(len(names))[:SHOWN_CLASSES])
+        lines.append(
+            f"An image has a class if the sigmoid of its logit is above the threshold of the "
+            f"class. In the same order, the thresholds are {cuts}{more}."
+        )
+    return lines
 
 
 def _front_matter(words: Words, origin: Origin, name: str) -> str:
@@ -163,23 +188,23 @@ def _front_matter(words: Words, origin: Origin, name: str) -> str:
 
 
 def _results(report: Any, name: str) -> dict[str, Any]:
-    """The accuracy, as the hub's tables of results read it."""
+    """The main scores, as the hub's tables of results read them."""
     scores, dataset = report["scores"], str(report["of"].get("dataset"))
-    name_of_score = headline(scores)
-    low, high = scores[f"{name_of_score}_interval"]
-    metric = {
-        "type": METRIC_TYPES[name_of_score],
-        "value": round(float(scores[name_of_score]), 4),
-        "name": f"{SCORE_NAMES[name_of_score]} (95 % interval {low:.4f} to {high:.4f})",
-    }
-    kind = "image-regression" if name_of_score == "mae" else "image-classification"
+    first = headline(scores)
+    metrics = []
+    for key, kind_of_score in HUB_SCORES[first].items():
+        interval = _interval_words(scores, key)
+        words = SCORE_NAMES[key] + (f" (95 % interval {interval})" if interval else "")
+        value = round(float(scores[key]), 4)
+        metrics.append({"type": kind_of_score, "value": value, "name": words})
+    kind = "image-regression" if first == "mae" else "image-classification"
     return {
         "name": name,
         "results": [
             {
                 "task": {"type": kind},
                 "dataset": {"name": dataset, "type": dataset, "split": "test"},
-                "metrics": [metric],
+                "metrics": metrics,
             }
         ],
     }

@@ -28,8 +28,13 @@ LICENCES = (
     (r"augreg|google/vit|deit|dinov2|siglip|beit3|facebook/pe|vit_pe_", "apache-2.0"),
 )
 NAMED_LICENCES = {"apache-2.0", "mit", "cc-by-nc-4.0", "apple-amlr"}  # the hub's own names
-# scores with an interval, one of which a report has: of one class, of several, of numbers
-HEADLINES = ("acc", "map", "mae")
+# Scores with an interval, one of which a report has: of one class, of several, of numbers. Of each,
+# the scores in the hub's tables of results, with the hub's names of them.
+HUB_SCORES = {
+    "acc": {"acc": "accuracy"},
+    "map": {"map": "mAP", "f1": "f1"},
+    "mae": {"mae": "mae", "r2": "r_squared"},
+}
 SHOWN_CONFUSIONS = 5
 
 
@@ -123,21 +128,35 @@ def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
     for folder in sorted(run.glob(f"{REPORT_FOLDER}*")):
         try:
             found = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-            of, scores = found["of"], found["scores"]
-            name = headline(scores)
-            low, high = scores[f"{name}_interval"]
+            of = found["of"]
+            _check_numbers(found)
             is_same = Path(of["weights"]).resolve() == checkpoint.resolve()
-            float(low), float(high), float(scores[name]), int(scores["images"])
-        except (OSError, ValueError, LookupError, TypeError):  # none, or not one of ours
-            continue
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue  # none, or not one of ours
         if is_same and of.get("split") == "test" and not of.get("flip"):
             return folder, found
     return None, None
 
 
+def _check_numbers(report: Mapping[str, Any]) -> None:
+    """Raise an error of some kind if a report lacks a number that cards show."""
+    scores = report["scores"]
+    name = headline(scores)
+    shown = [scores[key] for key in ("images", *HUB_SCORES[name])]
+    for key in scores:
+        if key.endswith("_interval") and scores[key] is not None:  # large sets are not resampled
+            low, high = scores[key]
+            shown += [low, high]
+    if name == "map":
+        for one in report["classes"].values():
+            shown += [one["images"], one["f1"], one["threshold"], one["ap"] or 0]
+    if not all(isinstance(number, int | float) for number in shown):
+        raise TypeError(f"{report} has no numbers")
+
+
 def headline(scores: Mapping[str, Any]) -> str:
     """The name of the score that comes first: that which has an interval, by the kind of label."""
-    first, *_ = [name for name in HEADLINES if f"{name}_interval" in scores]
+    first, *_ = [name for name in HUB_SCORES if f"{name}_interval" in scores]
     return first
 
 

@@ -29,9 +29,7 @@ ELEMENT_LOSSES: dict[str, Callable[..., Tensor]] = {
 STRATA = 10  # groups of equally many images, by their rank
 MIN_SPREAD = 1e-5  # standard deviation over size: below it float32 hardly tells targets apart
 MAX_SIZE = 1e30  # of a target: its square must be a float32
-# settings that only classes have, and their values that ask for nothing
-OF_CLASSES = {"class_weights": "none", "label_smoothing": 0}
-WHY = {
+WHY_UNUSED = {  # by the name of a setting
     "class_weights": "weights classes, and regression has none",
     "label_smoothing": "spreads the target over classes, and regression has none",
 }
@@ -56,12 +54,15 @@ class Regression(Task):
         "onnx or pt2",
         "shots": "shots counts images of each class, and regression has none; give train_fraction",
     }
+    unused: ClassVar = {"class_weights": "none", "label_smoothing": 0}
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
-        for name, nothing in OF_CLASSES.items():
+        for name, nothing in self.unused.items():
             if (value := settings.get(name, nothing)) != nothing:
-                raise InputError(f"{name} {value} {WHY[name]}; give {nothing}", argument=name)
+                raise InputError(
+                    f"{name} {value} {WHY_UNUSED[name]}; give {nothing}", argument=name
+                )
         self.loss_name = settings.get("loss") or DEFAULT_LOSS
         check_choice(tuple(ELEMENT_LOSSES), loss=self.loss_name)
         # of exported weights, whose head gives the unit itself, there are none

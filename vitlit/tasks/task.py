@@ -94,6 +94,8 @@ class Task:
     monitors: ClassVar[tuple[str, ...]]  # names of scores; the first is the default
     shown: ClassVar[tuple[str, ...]]  # names of the scores that the last lines print, loss too
     missing: ClassVar[Mapping[str, str]] = {}  # command or option -> why there is none
+    # settings of the model that only other tasks have, and their values that ask for nothing
+    unused: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
