@@ -37,7 +37,7 @@ from vitlit.features.probe_numbers import (
     numbers_task,
     standardised,
 )
-from vitlit.messages import shorten
+from vitlit.messages import labelled, shorten
 from vitlit.tasks.known import KINDS
 
 SHEET_QUERIES, SHEET_NEIGHBOURS = 6, 7  # rows of the picture, and neighbours in each
@@ -114,9 +114,9 @@ def probe_data_set(
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
     line = number_line if is_numbers else _line
+    learnt = f"{len(train.labels)} images to learn from"
     lines = [
-        f"data        {data.dataset}: {len(train.labels)} images to learn from, "
-        f"{len(test.labels)} to score",
+        labelled("data", f"{data.dataset}: {learnt}, {len(test.labels)} to score"),
         line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),
         line("linear", metrics["linear"], how),
         *kept,
@@ -181,16 +181,15 @@ def set_up_probe(data: ImageData, k: int) -> None:
 
 def _line(name: str, found: dict[str, Any], how: str) -> str:
     low, high = found["acc_interval"]
-    return f"{name:12}test/acc {found['acc']:.4f} ({low:.4f} to {high:.4f}, 95 %)  {how}"
+    return labelled(name, f"test/acc {found['acc']:.4f} ({low:.4f} to {high:.4f}, 95 %)  {how}")
 
 
 def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str]) -> list[str]:
     """Write features and labels by split, unless they are too many; returns lines to report."""
     numbers = sum(part.values.numel() for part in rows.values())
     if numbers > MAX_FEATURE_VALUES:
-        return [
-            f"features    not written: {numbers:.1e} numbers are more than {MAX_FEATURE_VALUES:.0e}"
-        ]
+        why = f"not written: {numbers:.1e} numbers are more than {MAX_FEATURE_VALUES:.0e}"
+        return [labelled("features", why)]
     arrays = {f"{name}_features": part.values.numpy() for name, part in rows.items()}
     arrays |= {f"{name}_labels": part.labels.numpy() for name, part in rows.items()}
     np.savez(path, allow_pickle=False, class_names=np.array(class_names), **arrays)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitlit.evaluation.inference import Rows
 from vitlit.features.probe_classifiers import FIT_ROWS, STRENGTHS, LinearClassifier, Neighbours
+from vitlit.messages import labelled
 from vitlit.tasks.regression import Regression
 from vitlit.tasks.regression_scores import error_intervals, error_scores
 
@@ -78,4 +79,4 @@ def number_line(name: str, found: dict[str, Any], how: str) -> str:
     """The line that reports scores. how: what computed them."""
     low, high = found["mae_interval"]
     text = f"{found['mae']:.4f} ({low:.4f} to {high:.4f}, 95 %), R2 {found['r2']:.4f}"
-    return f"{name:12}test/mae {text}  {how}"
+    return labelled(name, f"test/mae {text}  {how}")
