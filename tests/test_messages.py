@@ -9,10 +9,14 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from vitlit.__main__ import main
+from vitlit.commands.own_commands import explain_lines
+from vitlit.images.bad_images import print_bad_images
+from vitlit.images.image_store import BadFile
 from vitlit.messages import filled, fitted, labelled, labelled_command, short_number, short_time
 
 LONG = "a file of pixels is damaged; " * 9 + "run `vitlit fit --config digits.yaml` again"
@@ -88,6 +92,33 @@ def test_a_command_in_a_message_and_its_indent_stay_whole(columns: int) -> None:
     assert sum("`vitlit fit --config digits.yaml`" in line for line in lines) == 1
     assert " ".join(map(str.strip, lines[1:-1])) == LONG
     assert lines[-1] == ""
+
+
+def test_a_list_of_bad_images_fits_into_a_terminal_and_stays_whole_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad = [BadFile(0, "bad.jpg", f"not an image of a known format, {LONG}")]
+    with terminal(80) as shown:
+        monkeypatch.setattr(sys, "stdout", sys.stderr)
+        print_bad_images(bad, 3)
+        lines = read_screen(shown).splitlines()
+    assert lines[0] == "1 of 4 images cannot be read:"
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 80
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with terminal(80):  # of standard error alone
+        print_bad_images(bad, 3)
+        assert len(sys.stdout.getvalue().splitlines()) == 2  # type: ignore[attr-defined]
+
+
+def test_the_files_of_an_explanation_are_listed_within_80_columns(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / f"picture-{number}.png").touch()
+    first, *lines = explain_lines(tmp_path, has_head=False)
+    assert first.startswith("wrote       ")
+    assert " ".join(first.split()[2:]) == " ".join(sorted(p.name for p in tmp_path.iterdir()))
+    assert all(len(line) <= 80 for line in first.splitlines()[1:])
+    assert [len(line) <= 80 for line in lines] == [True]
 
 
 def test_a_file_of_messages_keeps_them_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import textwrap
+from typing import TextIO
 
 LINE_WIDTH, WORD_WIDTH = 80, 12
 MIN_WIDTH = 20  # columns of a terminal in which lines are broken
@@ -40,12 +41,13 @@ def filled(text: str) -> str:
     )
 
 
-def fitted(text: str) -> str:
-    """Text for standard error: in a terminal broken at its width, else as it is, for ``grep``.
+def fitted(text: str, stream: TextIO | None = None) -> str:
+    """Text for standard error, or ``stream``: in a terminal broken at its width, else as it is, for
+    ``grep``.
 
     A line that goes on is indented by two more; commands in backquotes and long words stay whole.
     """
-    width = _terminal_width()
+    width = terminal_width(stream or sys.stderr)
     if not width:
         return text
     whole = re.sub(r"`[^`\n]*`", lambda found: found[0].replace(" ", KEPT_SPACE), text)
@@ -68,12 +70,12 @@ def _broken(line: str, width: int) -> str:
     )
 
 
-def _terminal_width() -> int:
-    """Columns of the terminal that shows standard error; 0 if it is a file or a pipe."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def terminal_width(stream: TextIO | None) -> int:
+    """Columns of the terminal that shows the stream; 0 if it is a file, a pipe or none."""
+    if stream is None or not stream.isatty():
         return 0
     try:
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        columns = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # a stream of another program, without a handle of the system
         return LINE_WIDTH
     return columns if columns >= MIN_WIDTH else LINE_WIDTH  # 0: unknown, as within some editors

@@ -430,7 +430,7 @@ def test_the_precision_follows_the_device_and_is_said(
     with caplog.at_level("INFO"):
         assert main([*args, "--trainer.fast_dev_run=1"]) == 0
     [said] = [text for text in caplog.messages if text.startswith("precision")]
-    assert said.startswith(f"precision {precision}, chosen for this device")
+    assert said.startswith(f"precision   {precision}, chosen for this device")
 
 
 def test_a_precision_that_is_given_is_kept(
@@ -440,7 +440,7 @@ def test_a_precision_that_is_given_is_kept(
     with caplog.at_level("INFO"):
         assert main([*FIT, *CPU, "--trainer.fast_dev_run=1", "--trainer.precision=64-true"]) == 0
     [said] = [text for text in caplog.messages if text.startswith("precision")]
-    assert said.startswith("precision 64-true, as --trainer.precision")
+    assert said.startswith("precision   64-true, as --trainer.precision")
 
 
 def test_a_config_may_name_a_class_by_the_path_it_had_before_the_packages(

@@ -118,7 +118,7 @@ def test_features_are_those_of_the_loaded_model(run: Path, probed: Path) -> None
 
 
 def test_other_data_with_other_classes_can_be_probed(
-    run: Path, photo_folder: PhotoFolder, tmp_path: Path
+    run: Path, photo_folder: PhotoFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = photo_folder("train+test", classes=("ant", "bee", "cat"), count=6)
     data = ["--data.dataset=folder", f"--data.data_dir={root}"]
@@ -132,6 +132,9 @@ def test_other_data_with_other_classes_can_be_probed(
     ]
     assert same[0]["class_names"].tolist() == ["ant", "bee", "cat"]
     np.testing.assert_allclose(same[0]["test_features"], same[1]["test_features"], rtol=1e-4)
+    said = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("wrote")]
+    assert any(line.startswith("linear ") for line in said)
+    assert max(map(len, said)) <= 80
 
 
 @pytest.mark.parametrize(

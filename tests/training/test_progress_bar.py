@@ -58,10 +58,26 @@ def test_the_bar_is_drawn_twice_a_second_with_the_loss_of_the_step(
         bar.on_train_batch_end(trainer, None, {"loss": 0.25 * batch}, None, batch)
         drawn.append(len(screen.getvalue()) > before)
     assert drawn == [True, False, False, True, False]
+    assert screen.getvalue().count("epoch 1/3") == 2  # once each time, the first time too
     assert "loss 3.000" in screen.getvalue()  # 4 times the share of 3 * 0.25
     assert "epoch 1/3" in screen.getvalue()
     bar.close()
     assert lines(screen)[-1] == ""  # nothing is left of it
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_bar_leaves_room_for_what_the_terminal_echoes(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = screen_of(monkeypatch)
+    monkeypatch.setattr("vitlit.training.progress_bar.terminal_width", lambda _: columns)
+    bar = Bar()
+    bar.draw("epoch 1/3", 2, 20, "loss 2.303")
+    bar.draw("epoch 1/3", 4, 20, "loss 2.202")
+    *_, first, second = screen.getvalue().split("\r")
+    bar.close()
+    assert len(first.rstrip()) == len(second.rstrip()) == columns - len("^C") - 1
+    assert lines(screen)[-1] == ""
 
 
 def test_log_lines_and_warnings_come_above_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from vitlit.features.saved_probe import check_can_save, save_classifier
 from vitlit.files import named_or_free, new_folder, printable, relative_path
 from vitlit.images.bad_images import refuse_bad_images
 from vitlit.images.image_store import FileImages
+from vitlit.messages import labelled
 from vitlit.model.features import Feature, FeaturePool
 from vitlit.model.vit import ViT
 from vitlit.training.runs import named_folder
@@ -240,7 +241,7 @@ class Commands(AnomalyCommand):
         if run is not None and self.is_global_zero:
             cuts = found.metrics["linear"].get("thresholds")
             file = save_classifier(run, vit, model.hparams, datamodule, self.precision, cuts)
-            self._print(f"saved       {relative_path(file)}: use it with --run {run.name}")
+            self._print(labelled("saved", f"{relative_path(file)}: use it with --run {run.name}"))
 
     def _print(self, *lines: str) -> None:
         if self.is_global_zero:
@@ -294,7 +295,6 @@ def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
 def explain_lines(folder: Path, *, has_head: bool) -> list[str]:
     """After ``explain``: the files, and what they lack for a model without a head."""
     names = " ".join(sorted(file.name for file in folder.iterdir()))
-    lines = [f"wrote       {relative_path(folder)}: {names}"]
-    if not has_head:
-        lines.append("left out    predicted classes and relevance to them: there is no head")
-    return lines
+    wrote = labelled("wrote", f"{relative_path(folder)}: {names}")
+    lack = "left out    predicted classes and relevance to them: there is no head"
+    return [wrote] if has_head else [wrote, lack]

@@ -13,7 +13,6 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_info
 
 from vitlit.cli.batch_size import choose_batch_size
 from vitlit.cli.check_settings import (
@@ -41,7 +40,7 @@ from vitlit.commands.trainer import (
     Unprofiled,
     skip_idle_hooks,
 )
-from vitlit.errors import LostProcessError
+from vitlit.errors import LostProcessError, inform
 from vitlit.evaluation.callbacks import WriteReport
 from vitlit.evaluation.report import make_report
 from vitlit.evaluation.run_logger import RunTensorBoard
@@ -138,7 +137,7 @@ class VitCLI(LightningCLI):
         self.precision = f"{choice.name}, {choice.why}{self.request.precision_hint()}"
         # The summary of a training says it too.
         if self.request.kind != "fit" or trainer["enable_model_summary"] is False:
-            rank_zero_info(f"precision {self.precision}")
+            inform(f"precision   {self.precision}")
 
     def after_instantiate_classes(self) -> None:
         settings = self.request.settings

@@ -81,7 +81,7 @@ def _run(request: Request, parser: Parser, names: list[str]) -> None:
     rule = request.precision_rule()
     choice = rule(None if start is None else start.precision)
     settings["trainer"]["precision"] = choice.name
-    inform(f"precision {choice.name}, {choice.why}{request.precision_hint()}")
+    inform(f"precision   {choice.name}, {choice.why}{request.precision_hint()}")
     torch.manual_seed(settings["seed_everything"])
     made = parser.instantiate_classes(request.config)[request.command]
     model, data, machine = made["model"], made["data"], Machine(**settings["trainer"])

@@ -6,6 +6,7 @@ Scanner, files of normal and of new images -> anomaly/: scores.csv maps.npy metr
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from vitlit.features.anomaly import (
 from vitlit.files import printable
 from vitlit.images.bad_images import list_bad_images, refuse_bad_images
 from vitlit.images.image_store import FileImages
+from vitlit.messages import fitted, labelled
 from vitlit.prediction.row_file import RowFile
 
 MAX_SHOWN = 64  # images in the picture
@@ -201,24 +203,23 @@ def _lines(
 ) -> list[str]:
     bank, patches = len(normal.bank), normal.patches
     kept = "all" if not normal.radius else f"{bank:,}"
-    lines = [f"normal      {normal.images:,} images; the bank holds {kept} of {patches:,} patches"]
+    text = f"{normal.images:,} images; the bank holds {kept} of {patches:,} patches"
+    lines = [labelled("normal", text)]
     if normal.radius:
-        lines.append(
-            "            (those farthest apart; a larger bank keeps more and takes more time)"
-        )
+        why = "(those farthest apart; a larger bank keeps more and takes more time)"
+        lines.append(labelled("", why))
     highest = metrics["highest_normal_score"]
     scores = scored.scores.values()
-    lines.append(
-        f"new         {len(scores):,} images; scores {min(scores):.4f} to {max(scores):.4f}"
-    )
+    text = f"{len(scores):,} images; scores {min(scores):.4f} to {max(scores):.4f}"
+    lines.append(labelled("new", text))
     if highest is not None:
         above = sum(score > highest for score in scores)
-        lines.append(
-            f"            {above:,} score higher than each of {len(normal.scores):,} normal images "
-            f"({highest:.4f})"
-        )
+        others = f"each of {len(normal.scores):,} normal images ({highest:.4f})"
+        lines.append(labelled("", f"{above:,} score higher than {others}"))
     if left_out:
-        lines.append(f"left out    {left_out:,} images that are also among the normal ones")
+        lines.append(
+            labelled("left out", f"{left_out:,} images that are also among the normal ones")
+        )
     lines += _auroc_lines(metrics)
     for kind, bad, good in (
         ("normal", normal.bad, normal.images),
@@ -226,9 +227,8 @@ def _lines(
     ):
         if bad:
             total = good + len(bad)
-            lines.append(
-                list_bad_images(f"{len(bad)} of {total} {kind} images cannot be read:", bad)
-            )
+            count = f"{len(bad)} of {total} {kind} images cannot be read:"
+            lines.append(fitted(list_bad_images(count, bad), sys.stdout))
     return lines
 
 
@@ -237,10 +237,9 @@ def _auroc_lines(metrics: dict[str, Any]) -> list[str]:
         return []
     good, parts = metrics["normal_class"], metrics["auroc_of"]
     count = sum(part["images"] for part in parts.values())
-    lines = [
-        f"AUROC       {metrics['auroc']:.4f}  {count:,} images against {metrics['good_images']:,} "
-        f"of {printable(good)}"
-    ]
+    against = f"{metrics['good_images']:,} of {printable(good)}"
+    text = f"{metrics['auroc']:.4f}  {count:,} images against {against}"
+    lines = [labelled("AUROC", text)]
     if 1 < len(parts) <= MAX_LINES:
         width = max(len(printable(name)) for name in parts)
         lines += [

@@ -240,9 +240,8 @@ def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str
     """Write features and labels by split, unless they are too many; returns lines to report."""
     numbers = sum(part.values.numel() for part in rows.values())
     if numbers > MAX_FEATURE_VALUES:
-        return [
-            f"features    not written: {numbers:.1e} numbers are more than {MAX_FEATURE_VALUES:.0e}"
-        ]
+        why = f"not written: {numbers:.1e} numbers are more than {MAX_FEATURE_VALUES:.0e}"
+        return [labelled("features", why)]
     arrays = {f"{name}_features": part.values.numpy() for name, part in rows.items()}
     arrays |= {f"{name}_labels": part.labels.numpy() for name, part in rows.items()}
     np.savez(path, allow_pickle=False, class_names=np.array(class_names), **arrays)

@@ -3,6 +3,7 @@
 Images, members of a split -> members that can be read
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from vitlit.errors import InputError, say
 from vitlit.files import printable
 from vitlit.images.image_store import BadFile, Images, is_among
+from vitlit.messages import fitted
 from vitlit.tasks.known import kind_of_targets
 
 OnBadImage = Literal["refuse", "skip"]
@@ -41,7 +43,8 @@ def say_unread(paths: Sequence[str]) -> None:
 def print_bad_images(bad: Sequence[BadFile], good: int) -> None:
     """Print which files could not be read, and why, beside ``good`` others that could."""
     if bad:
-        print(list_bad_images(f"{len(bad)} of {good + len(bad)} images cannot be read:", bad))
+        count = f"{len(bad)} of {good + len(bad)} images cannot be read:"
+        print(fitted(list_bad_images(count, bad), sys.stdout))
 
 
 def refuse_bad_images(bad: Sequence[BadFile], total: int, way_out: str, *, argument: str) -> None:

@@ -17,7 +17,10 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from vitlit.messages import terminal_width
+
 REDRAW_SECONDS = 0.5  # between two drawings of the bar
+KEPT_COLUMNS = 3  # right of the bar: the ^C that a terminal echoes must not break its line
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
 
 
@@ -74,6 +77,9 @@ class Bar(ProgressBar):
 
     def draw(self, title: str, done: int, total: float, words: str = "") -> None:
         """Draw the bar of ``title`` with ``done`` of ``total`` batches, and words behind it."""
+        # of each drawing: people resize windows; None: not a terminal
+        width = terminal_width(sys.stderr)
+        columns = width - KEPT_COLUMNS if width else None
         if self._bar is None or self._title != title:
             self.close()
             self._title = title
@@ -84,11 +90,13 @@ class Bar(ProgressBar):
                 file=sys.stderr,
                 disable=False,  # not left to tqdm: its environment variable is for other bars
                 leave=False,
-                dynamic_ncols=True,
+                ncols=columns,
                 smoothing=0,
                 bar_format=BAR_FORMAT,
+                postfix=words,  # at once: tqdm draws a new bar, which would be drawn twice
             )
-        self._bar.n = done
+            return
+        self._bar.n, self._bar.ncols = done, columns
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.refresh()
 
