@@ -96,6 +96,7 @@ SAID: dict[str, Callable[[], str]] = {  # by the installed version, when asked
     "allocate memory": lambda: message_of(torch.empty, 2**60),
     r"^torch\._dynamo": lambda: module_of("_dynamo"),
     r"^torch\._inductor": lambda: module_of("_inductor"),
+    r"unrecognized arguments: [^-]": lambda: refused("word"),
     "^MisconfigurationException$": lambda: MisconfigurationException.__name__,
     "(?i)weights[ _]only": lambda: message_of(load_code),
     "(?i)truncated": lambda: message_of(read_cut_png),
@@ -152,6 +153,10 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "recommended to use `self.log",
     ),
     "LeafSpec": ("torch/utils/_pytree.py", "LeafSpec"),
+    r"^No supported (\w+) backend found": (
+        "pytorch_lightning/**/accelerator_connector.py",
+        "No supported gpu backend found!",
+    ),
     "Checkpoint directory .* exists and is not empty": (
         "pytorch_lightning/callbacks/model_checkpoint.py",
         "exists and is not empty",
@@ -161,7 +166,7 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "pytorch_lightning/loops/training_epoch_loop.py",
         "not resumable",
     ),
-    "callbacks used to create the checkpoint need to be provided": (
+    "callbacks used to create the checkpoint need": (
         "pytorch_lightning/trainer/call.py",
         "callbacks used to create the checkpoint need to be provided",
     ),

@@ -217,6 +217,7 @@ FOREIGN_TEXTS = (
     ForeignText("compiler module", r"^torch\._dynamo", TORCH),
     ForeignText("compiler module", r"^torch\._inductor", TORCH),
     ForeignText("slurm tasks", "--ntasks=", LIGHTNING),
+    ForeignText("no accelerator", r"^No supported (\w+) backend found", LIGHTNING),
     ForeignText("refused setting", "^MisconfigurationException$", LIGHTNING),
     ForeignText("unknown class", "given class_path", JSONARGPARSE),
     ForeignText("code in file", "(?i)weights[ _]only", TORCH),
@@ -244,6 +245,7 @@ FOREIGN_TEXTS = (
     ForeignText("expected", r"(?m)Expected an? (.*?)(?:\. Got|$)", JSONARGPARSE),
     ForeignText("unknown option", r"does not accept option '([\w.]+)'", JSONARGPARSE),
     ForeignText("unknown option", r"unrecognized arguments: --([\w.]+)", JSONARGPARSE),
+    ForeignText("stray words", r"unrecognized arguments: [^-]", JSONARGPARSE),
     ForeignText(
         "no config", r"Unable to load config '(.*?)' - Parser key \"([\w.]+)\"", JSONARGPARSE
     ),
@@ -260,11 +262,7 @@ FOREIGN_TEXTS = (
     ForeignText("needless warning", "Glyph .* missing from", "matplotlib 3.11.2"),
     # the order of its batches is resumable
     ForeignText("needless warning", "your dataloader is not resumable", LIGHTNING),
-    ForeignText(
-        "needless warning",
-        "callbacks used to create the checkpoint need to be provided",
-        LIGHTNING,
-    ),
+    ForeignText("needless warning", "callbacks used to create the checkpoint need", LIGHTNING),
     # only the size in MB is off
     ForeignText("needless warning", "is not supported by the model summary", LIGHTNING),
     # more batches than steps between two values for a logger: those of an epoch are written anyway

@@ -40,6 +40,10 @@ LOADING = "DataLoader worker (pid 7) is killed by signal: Killed.\nmore"
         (OSError(errno.ENOSPC, "No space left"), "cannot write all files: No space left"),
         (OSError(errno.EACCES, "No permission", "a"), "cannot use a: No permission; check the"),
         (ValueError("You set `--ntasks=2` in your SLURM"), "SLURM has --ntasks without"),
+        (
+            MisconfigurationException("No supported gpu backend found!"),
+            "PyTorch finds no GPU on this machine; leave out --trainer.accelerator or give cpu",
+        ),
         (MisconfigurationException("No such strategy"), "No such strategy"),
         (
             ValueError("x\n - Import of given class_path a.B failed\n- why\n  - it\n - is not"),

@@ -43,7 +43,7 @@ def test_fit_takes_a_folder_and_a_recipe_for_it(
     found = data_of("first")
     assert (found["dataset"], found["data_dir"]) == ("folder", str(photos))
     assert (found["class_names"], found["flip"]) == (["cat", "dog"], True)
-    assert "next        vitlit test --ckpt_path" in capsys.readouterr().out
+    assert "next        vitlit test --run first" in capsys.readouterr().out
 
 
 def test_fit_takes_a_folder_beside_a_recipe_of_another_data_set(photos: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_next_command_is_no_test_where_nothing_is_to_be_tested(
     assert main([*FIT, "--data.data_dir=photos"]) == 0
     text = capsys.readouterr().out
     assert "vitlit test" not in text
-    assert "next        vitlit predict --ckpt_path lightning_logs" in text
+    assert "next        vitlit predict --run " in text
 
 
 def test_what_commands_write_into_the_data_folder_is_never_read_as_images(

@@ -48,6 +48,11 @@ def advice(error: Exception) -> str | None:
             "SLURM has --ntasks without --ntasks-per-node; write --ntasks-per-node in the batch "
             "script, equal to --trainer.devices"
         )
+    if missing := find_text("no accelerator", text):
+        return (
+            f"PyTorch finds no {missing[1].upper()} on this machine; leave out "
+            f"--trainer.accelerator or give cpu, or install a PyTorch and a driver that support it"
+        )
     if find_text("refused setting", type(error).__name__):
         return text
     if find_text("unknown class", text):

@@ -33,6 +33,16 @@ PARSE_LINKS: dict[str, tuple[str, Any]] = {
     "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
     "data.seed": ("seed_everything", None),
 }
+# what other programs call an option, if its name here is not similar
+USUAL_NAMES = {
+    "epochs": "trainer.max_epochs",
+    "batch": "data.batch_size",
+    "imgsz": "data.img_size",
+    "device": "trainer.accelerator",
+    "workers": "data.num_workers",
+    "source": "data.images",
+    "name": "run",
+}
 COMMAND_LINK = "data.unlabelled"  # follows from the command
 INSTANTIATE_LINKS = {
     "model.num_classes": "data.num_classes",
@@ -263,12 +273,20 @@ def plain_message(message: str, known: list[str]) -> str:
         return f"{key[1]} {got} is not valid; expected {choices}{hint}"
     if unknown := find_text("unknown option", message):
         is_of_labels = unknown[1].startswith(LABEL_OPTIONS) and PRETRAINING_OPTION in known
-        hint = PRETRAINING_HINT if is_of_labels else did_you_mean(unknown[1], known)
+        hint = PRETRAINING_HINT if is_of_labels else _known_option(unknown[1], known)
         return f"unknown option {unknown[1]}{hint}"
     message = " ".join(message.split())
+    if find_text("stray words", message):
+        return f"{message}; name a run with --run NAME, and images with --data.images FILE_OR_FOLDER"
     if group := find_text("no config", message):
         return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
     return message
+
+
+def _known_option(word: str, known: list[str]) -> str:
+    """A hint at the option that is meant: by its name in other programs, or the most similar."""
+    usual = USUAL_NAMES.get(word)
+    return f"; did you mean {usual}?" if usual in known else did_you_mean(word, known)
 
 
 def _plain_type(text: str) -> str:

@@ -128,7 +128,8 @@ def read_request(
         if command == "compare":
             raise InputError(f"compare needs checkpoints: `vitlit compare A B`, each {kinds}")
         raise InputError(
-            f"{command} needs --ckpt_path: {kinds}; or --model.pretrained: published weights"
+            f"{command} needs --ckpt_path: {kinds}; or --run: the name of a run; "
+            f"or --model.pretrained: published weights"
         )
     config = parser.parse_args(args)
     settings = config[command]

@@ -14,7 +14,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from vitlit.commands.fit_callbacks import is_debug
 from vitlit.commands.hints import Facts, hints
-from vitlit.commands.score_lines import format_scores, predict_line, short_name
+from vitlit.commands.score_lines import (
+    checkpoint_option,
+    format_scores,
+    predict_line,
+    short_name,
+)
 from vitlit.data.catalog import may_change
 from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
@@ -66,7 +71,7 @@ def fit_lines(trainer: pl.Trainer, run: Path | None, settings: Any) -> list[str]
         lines.append(labelled_command("next", "vitlit fit --config CONFIG", weights))
     elif kept:
         has_test = _has_test_images(trainer.datamodule)  # type: ignore[attr-defined]
-        weights = f"--ckpt_path {shlex.quote(short_name(kept[0]))}"
+        weights = checkpoint_option(kept[0])
         test = labelled_command("next", "vitlit test", weights)
         lines.append(test if has_test else predict_line(weights))
     return lines

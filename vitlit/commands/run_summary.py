@@ -3,6 +3,7 @@
 trainer, module, data -> lines, each a word in a column of 12 and its text
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.image_io import open_image
 from vitlit.images.image_store import file_paths
 from vitlit.images.plain_image import upright_size
-from vitlit.messages import labelled, short_number
+from vitlit.messages import KEPT_SPACE, labelled, short_number
 from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
@@ -167,6 +168,7 @@ def model_lines(vit: ViT) -> Iterator[str]:
     yield labelled("parameters", f"{total:,}: {each}{frozen}")
     flops = short_number(sum(cost.flops for cost in parts.values()))
     each = ", ".join(f"{name} {short_number(cost.flops)}" for name, cost in parts.items())
+    each = re.sub(r"(?<=\d) (?=[kMGT])", KEPT_SPACE, each)  # a number and its unit stay on one line
     yield labelled("FLOPs", f"{flops} per image, forward: {each}")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vitlit.files import CHECKPOINTS_FOLDER, relative_path
+from vitlit.files import CHECKPOINTS_FOLDER, RUNS_FOLDER, relative_path
 from vitlit.messages import labelled, labelled_command
+from vitlit.training.runs import RUN_NAME
 
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
 # those of all tasks, of which a model has some
@@ -23,10 +24,19 @@ def predict_line(weights: str) -> str:
 
 
 def weights_option(checkpoint: str | None, pretrained: str | None) -> str:
-    """The option that names the weights in use: --ckpt_path if there is one."""
+    """The option that names the weights in use."""
     if checkpoint is None:
         return f"--model.pretrained {shlex.quote(str(pretrained))}"
-    return f"--ckpt_path {shlex.quote(short_name(Path(checkpoint)))}"
+    return checkpoint_option(Path(checkpoint))
+
+
+def checkpoint_option(checkpoint: Path) -> str:
+    """--run for the best checkpoint of a run in ./lightning_logs, --ckpt_path for all others."""
+    name = short_name(checkpoint)
+    place, _, run = name.partition("/")
+    if place == RUNS_FOLDER and RUN_NAME.fullmatch(run):
+        return f"--run {shlex.quote(run)}"
+    return f"--ckpt_path {shlex.quote(name)}"
 
 
 def score_lines(
@@ -41,7 +51,7 @@ def score_lines(
     return [
         labelled("reached", f"{format_scores(metrics, names)}  ({count} images)"),
         *more,
-        labelled("weights", weights.partition(" ")[2]),
+        labelled("weights", weights.replace("--run ", f"--run {RUNS_FOLDER}/", 1).partition(" ")[2]),
         predict_line(weights),
     ]
 
