@@ -233,9 +233,9 @@ class Commands(AnomalyCommand):
             else:
                 weights = ckpt_path or model.hparams["pretrained"]
                 about = {"weights": weights, "layer": layer, "pool": pool}
-                fitted = answer if run is not None else None
-                how = {"k": k, "c": c, "about": about, "answer": fitted}
-                found = probe_data_set(datamodule, extract, part, **how)
+                found = probe_data_set(
+                    datamodule, extract, part, k=k, c=c, about=about, answer=answer if run else None
+                )
                 lines = found.lines
         self._print(*lines, f"wrote       {folder}")
         if run is not None and self.is_global_zero:
