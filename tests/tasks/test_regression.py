@@ -220,6 +220,11 @@ def test_settings_of_classes_are_refused(settings: dict[str, object], reason: st
         task(**settings)
 
 
+def test_inspect_is_refused() -> None:
+    with pytest.raises(InputError, match="inspect counts images of each class"):
+        Regression.require("inspect")
+
+
 def test_a_loss_of_numbers_is_refused_for_classes() -> None:
     with pytest.raises(InputError, match="loss l1 is of regression, and the labels are classes"):
         make_task({"loss": "l1"})
