@@ -116,7 +116,7 @@ def test_empty_lines_are_left_out_and_repeats_are_told(
     file = photos.parent / "again.csv"
     file.write_text("file,class\n00.png,cat\n01.png,dog\n00.png,cat\n,\n")
     assert list(read_labels(file, photos)[0].values()) == ["cat", "dog"]
-    assert "names an image again, with the same class, in 1 of its lines" in caplog.text
+    assert "again.csv repeats images, with the same class, in lines left out: 1" in caplog.text
 
 
 def test_classes_that_are_no_text_are_refused(photos: Path) -> None:

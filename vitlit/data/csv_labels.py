@@ -96,7 +96,7 @@ def read_labels(
         )
     for row in rows:
         if any(row.cells.get(EXTRA) or ()):
-            raise InputError(f"{row.place}: more cells than columns; put cells with a comma in quotes")
+            raise InputError(f"{row.place}: more cells than columns; quote cells with commas")
         there = [text for text in (row.name, *(row.cells[name] for name in columns)) if text]
         if len(head) > 1 and len(there) == 1 and (hint := _separator_hint(there)):
             raise InputError(f"{row.place}: {there[0]!r} is one column{hint}")
@@ -115,7 +115,7 @@ def read_labels(
     if task == DEFAULT_TASK:
         _tell_numbers(file, [*found.values()])
     if repeats:
-        say_once(f"{file} names an image again, with the same {kind.noun}, in {repeats} of its lines; each is used once")
+        say_once(f"{file} repeats images, with the same {kind.noun}, in lines left out: {repeats}")
     return found, columns
 
 

@@ -54,8 +54,8 @@ class Regression(Task):
         "none; leave it out",
         "web": "format web shows probabilities of classes, and regression has none; give format "
         "onnx or pt2",
-        "inspect": "inspect counts images of each class, and regression has none; leave out labels, "
-        "or inspect the images in class folders",
+        "inspect": "inspect counts images of each class, and regression has none; leave out "
+        "labels, or inspect the images in class folders",
         "shots": "shots counts images of each class, and regression has none; give train_fraction",
     }
 
