@@ -74,6 +74,7 @@ def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
         ("file,class\n00.png\n", "line 2: 00.png has no class"),
         ("file,class\n99.png,cat\n", "line 2: no file"),
         ("file,class\n../x.png,cat\n", "is not a file below"),
+        ("file,class\n00.png,cat\n\n01.png,1,5\n", "line 4: more cells than columns"),
         ("file,class\n,cat\n", "is not a file below"),
         ("file;class\n00.png;cat\n", "separated by a comma, .* and has 'file;class'"),
         ("file;class\n00.png;cat\n", "semicolons separate its columns"),
@@ -115,7 +116,7 @@ def test_empty_lines_are_left_out_and_repeats_are_told(
     file = photos.parent / "again.csv"
     file.write_text("file,class\n00.png,cat\n01.png,dog\n00.png,cat\n,\n")
     assert list(read_labels(file, photos)[0].values()) == ["cat", "dog"]
-    assert "again.csv repeats 1 images with the same class" in caplog.text
+    assert "again.csv: 1 line repeats an image with the same class" in caplog.text
 
 
 def test_classes_that_are_no_text_are_refused(photos: Path) -> None:

@@ -93,7 +93,7 @@ def run_shard(args: Sequence[str]) -> None:
     print(
         labelled_command(
             "train",
-            "vitlit fit --config finetune.yaml",
+            "vitlit fit --config photos.yaml",
             "--data.dataset shards",
             f"--data.data_dir {place}",
         )

@@ -21,6 +21,7 @@ from vitlit.tasks.multi_label import SEPARATORS
 from vitlit.tasks.task import Label, Row, TaskName
 
 FILE_COLUMN = "file"
+EXTRA = "\0"  # key of the cells, a list, that have no column
 MANY_NUMBERS = 30  # as names of classes, from which on they are likelier to be quantities
 say_once = cache(say)  # the file is read twice, for the class names and for the images
 
@@ -34,16 +35,15 @@ def read_table(file: Path) -> tuple[list[str], list[Row]]:
     # encodings get as far as check_label_names, which names the class.
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-            reader = csv.DictReader(lines)
+            reader = csv.DictReader(lines, restkey=EXTRA)
             head = [*(reader.fieldnames or ())]
-            cells = list(reader) if FILE_COLUMN in head else []
+            cells = [(reader.line_num, row) for row in reader] if FILE_COLUMN in head else []
     except (OSError, csv.Error) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(
             f"cannot read labels {file}: {reason}; give a CSV file", argument="labels"
         ) from error
-    numbered = enumerate(cells, start=2)  # line 1 names the columns
-    rows = [Row(f"{file}, line {i}", row[FILE_COLUMN] or "", row) for i, row in numbered]
+    rows = [Row(f"{file}, line {i}", row[FILE_COLUMN] or "", row) for i, row in cells]
     # spreadsheets leave empty lines at the end
     return head, [row for row in rows if any(row.cells.values())]
 
@@ -95,6 +95,8 @@ def read_labels(
             f"{printable(','.join(head))[:80]!r}{_separator_hint(head) or kind.hint(head)}"
         )
     for row in rows:
+        if any(row.cells.get(EXTRA) or ()):
+            raise InputError(f"{row.place}: more cells than columns; quote cells with commas")
         there = [text for text in (row.name, *(row.cells[name] for name in columns)) if text]
         if len(head) > 1 and len(there) == 1 and (hint := _separator_hint(there)):
             raise InputError(f"{row.place}: {there[0]!r} is one column{hint}")
@@ -113,7 +115,8 @@ def read_labels(
     if task == DEFAULT_TASK:
         _tell_numbers(file, [*found.values()])
     if repeats:
-        say_once(f"{file} repeats {repeats} images with the same {kind.noun}; each is used once")
+        lines = "line repeats" if repeats == 1 else "lines repeat"
+        say_once(f"{file}: {repeats} {lines} an image with the same {kind.noun}; they are left out")
     return found, columns
 
 

@@ -137,7 +137,8 @@ class MultiLabelReport:
         else:
             text = f"mAP from {interval[0]:.4f} to {interval[1]:.4f} (95 %, bootstrap)"
         cuts = [one["threshold"] for one in metrics["classes"].values()]
-        chosen = f"{min(cuts):.3f} to {max(cuts):.3f}, fitted on the validation images"
+        # "by default": --model.thresholds may have given others
+        chosen = f"{min(cuts):.3f} to {max(cuts):.3f}, by default fitted on the validation images"
         if not metrics["thresholds_fitted"]:
             chosen = f"{cuts[0]:.3f} for every class, as the weights come with none"
         return [labelled("interval", text), labelled("thresholds", chosen)]
