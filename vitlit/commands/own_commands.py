@@ -233,13 +233,13 @@ class Commands(AnomalyCommand):
                 weights = ckpt_path or model.hparams["pretrained"]
                 about = {"weights": weights, "layer": layer, "pool": pool}
                 fitted = answer if run is not None else None
-                how = {"k": k, "c": c, "about": about, "answer": fitted}
-                found = probe_data_set(datamodule, extract, part, **how)
+                found = probe_data_set(
+                    datamodule, extract, part, k=k, c=c, about=about, answer=fitted
+                )
                 lines = found.lines
         self._print(*lines, f"wrote       {folder}")
         if run is not None and self.is_global_zero:
-            cuts = found.metrics["linear"].get("thresholds")
-            file = save_classifier(run, vit, model.hparams, datamodule, self.precision, cuts)
+            file = save_classifier(run, vit, model.hparams, datamodule, self.precision, found)
             self._print(f"saved       {relative_path(file)}: use it with --run {run.name}")
 
     def _print(self, *lines: str) -> None:
