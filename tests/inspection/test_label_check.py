@@ -5,7 +5,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from vitlit.inspection.label_check import check_labels, nearest_others
+from vitlit.inspection.label_check import check_each_class, check_labels, nearest_others
 
 
 def clusters(apart: float) -> tuple[Tensor, Tensor]:
@@ -44,6 +44,20 @@ def test_nothing_is_doubted_where_neighbours_do_not_tell_the_classes() -> None:
     found = check_labels(features, labels, digests(90))
     assert found.doubts == []
     assert "nearest agree on a class" in found.reason
+
+
+def test_classes_are_doubted_one_by_one_and_not_those_that_the_features_do_not_show() -> None:
+    features, labels = clusters(8.0)
+    rare = torch.arange(90) % 17 == 3  # of which neighbours know nothing
+    targets = torch.stack([labels == 0, labels != 2, rare], dim=1).to(torch.int8)
+    assert check_each_class(features, targets, ["a", "b", "rare"], digests(90)).doubts == []
+    wrong = targets.clone()
+    wrong[6, 1] = 0  # of cluster 0
+    wrong[31, 0] = 1  # of cluster 1
+    found = check_each_class(features, wrong, ["a", "b", "rare"], digests(90))
+    doubts = {(doubt.image, doubt.label, doubt.has) for doubt in found.doubts}
+    assert doubts == {(6, 1, True), (31, 0, False)}
+    assert found.reason.endswith("which images have rare")
 
 
 @pytest.mark.parametrize("copies", [1, 6])

@@ -239,8 +239,7 @@ class Commands(AnomalyCommand):
                 lines = found.lines
         self._print(*lines, f"wrote       {folder}")
         if run is not None and self.is_global_zero:
-            cuts = found.metrics["linear"].get("thresholds")
-            file = save_classifier(run, vit, model.hparams, datamodule, self.precision, cuts)
+            file = save_classifier(run, vit, model.hparams, datamodule, self.precision, found)
             self._print(labelled("saved", f"{relative_path(file)}: use it with --run {run.name}"))
 
     def _print(self, *lines: str) -> None:

@@ -61,7 +61,7 @@ Extract = Callable[[ImageData, Split], Rows]  # features (n, D) of a split
 
 
 class Probed(NamedTuple):
-    """Accuracies on the test images, as written to metrics.json, and lines that report them."""
+    """Scores on the test images, as written to metrics.json, and lines that report them."""
 
     metrics: dict[str, Any]
     lines: list[str]

@@ -3,7 +3,7 @@
 ViT, its settings, data -> lightning_logs/NAME/checkpoints/best.ckpt, as a training writes them
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.split_record import RECORD_KEY
 from vitlit.errors import InputError
+from vitlit.features.probe import Probed
 from vitlit.files import CHECKPOINTS_FOLDER, PROBE_FILE, whole_folder
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
@@ -52,17 +53,17 @@ def save_classifier(
     settings: Mapping[str, Any],
     data: ImageData,
     precision: str,
-    thresholds: Sequence[float] | None,
+    probed: Probed,
 ) -> Path:
     """Write the run's best.ckpt, which test, predict, explain and export take.
 
     vit: with the fitted head; settings: of the model, as a checkpoint keeps them; precision: in
-    which it was probed, so that others score it alike; thresholds: of several classes an image,
-    fitted on validation. Returns the file.
+    which it was probed, so that others score it alike; probed: with the thresholds of several
+    classes an image. Returns the file.
     """
     own = {"num_classes": vit.num_classes, "class_names": data.class_names, "pretrained": None}
     own |= {"task": data.task, "loss": None, "target_mean": None, "target_std": None}
-    own |= {"thresholds": thresholds}
+    own |= {"thresholds": probed.metrics["linear"].get("thresholds")}
     own |= make_task({"task": data.task}).learned(data.splits["train"].labels)
     content = {
         VERSION_KEY: LIGHTNING_VERSION,
