@@ -277,7 +277,9 @@ def plain_message(message: str, known: list[str]) -> str:
         return f"unknown option {unknown[1]}{hint}"
     message = " ".join(message.split())
     if find_text("stray words", message):
-        return f"{message}; name a run with --run NAME, and images with --data.images FILE_OR_FOLDER"
+        return (
+            f"{message}; name a run with --run NAME, and images with --data.images FILE_OR_FOLDER"
+        )
     if group := find_text("no config", message):
         return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
     return message

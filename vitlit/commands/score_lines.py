@@ -51,7 +51,9 @@ def score_lines(
     return [
         labelled("reached", f"{format_scores(metrics, names)}  ({count} images)"),
         *more,
-        labelled("weights", weights.replace("--run ", f"--run {RUNS_FOLDER}/", 1).partition(" ")[2]),
+        labelled(
+            "weights", weights.replace("--run ", f"--run {RUNS_FOLDER}/", 1).partition(" ")[2]
+        ),
         predict_line(weights),
     ]
 

@@ -168,7 +168,10 @@ class Report:
         """Lines for the end of the command: interval, calibration, and where the report is."""
         if self.folder is None:
             return []
-        return [*self._lines(self.metrics), labelled("report", relative_path(self.folder / "index.html"))]
+        return [
+            *self._lines(self.metrics),
+            labelled("report", relative_path(self.folder / "index.html")),
+        ]
 
 
 def make_report(settings: Any, note: str, trained: int) -> Report:
