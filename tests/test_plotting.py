@@ -1,9 +1,12 @@
 """Words above pictures: whole where there is room, and else never wider than it."""
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 
-from vitlit.plotting import cut_text, name_line, text_width, verdict_line
+from vitlit.evaluation.multi_label_report import class_bars
+from vitlit.evaluation.regression_report import residual_figure, scatter_figure
+from vitlit.plotting import cut_text, name_line, round_ticks, text_width, verdict_line
 
 LONG = "/home/somebody/photographs/IMG_20240812_0001.jpeg"
 
@@ -53,3 +56,36 @@ def test_the_verdict_is_in_words(is_right: bool | None, end: str) -> None:
 
 def test_what_cannot_be_printed_becomes_an_escape() -> None:
     assert name_line("a\nb\udcff.png", None, 300, 9) == r"a\nb\udcff.png"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (22.77, 85.92, [30, 40, 50, 60, 70, 80]),
+        (0.21, 0.83, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
+        (-0.31, 0.29, [-0.3, -0.2, -0.1, 0, 0.1, 0.2]),
+    ],
+)
+def test_ticks_are_round_and_within_the_range(low: float, high: float, ticks: list[float]) -> None:
+    found = round_ticks(low, high)
+    assert found == pytest.approx(ticks)
+    assert 0.0 not in ticks or 0.0 in found  # itself, not a sum of steps near it
+
+
+def test_numbers_in_a_small_range_have_ticks_on_both_axes() -> None:
+    values = torch.linspace(0.21, 0.83, 20)
+    axes = scatter_figure(values, values, "ripeness", title="20 images").axes[0]
+    assert axes.get_xticks().tolist() == axes.get_yticks().tolist()
+    assert len(axes.get_xticks()) > 3
+    left = residual_figure(values, values, "ripeness", title="20 images").axes[0]
+    low, high = left.get_xlim()
+    assert sum(low <= tick <= high for tick in left.get_xticks()) > 3
+
+
+def test_no_bar_is_behind_the_legend() -> None:
+    classes = {name: {"ap": 0.9, "f1": 0.9} for name in "abc"}
+    figure = class_bars(classes, title="3 classes")
+    axes = figure.axes[0]
+    figure.draw_without_rendering()
+    below = axes.get_legend().get_window_extent().y0
+    assert all(bar.get_window_extent().y1 <= below for bar in axes.patches)

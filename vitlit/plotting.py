@@ -251,17 +251,28 @@ def shrink_colorbar(bar: Any) -> None:
     bar.ax.yaxis.label.set_fontsize(FONT_SMALL)
 
 
-def tidy_axes(axes: Axes) -> None:
-    """Ticks at whole numbers of the horizontal axis, a light grid, no box around it."""
+def tidy_axes(axes: Axes, *, whole: bool = True) -> None:
+    """Ticks at whole numbers of the horizontal axis, if so, a light grid, no box around it."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=FONT_TINY)
     axes.xaxis.label.set_fontsize(FONT_SMALL)
     axes.yaxis.label.set_fontsize(FONT_SMALL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Some round numbers from ``low`` to ``high``, evenly spaced."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = map(float, MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(low, high))
+    # 0 itself, where the sum of steps is 5e-17
+    near = [0.0 if abs(one) < 1e-9 * (high - low) else one for one in ticks]
+    return [one for one in near if low <= one <= high]
 
 
 def to_array(figure: Figure) -> Any:

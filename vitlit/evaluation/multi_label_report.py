@@ -235,8 +235,11 @@ def class_bars(classes: Mapping[str, Mapping[str, Any]], *, title: str) -> Any:
     axes.set_yticks(places, names, fontsize=FONT_TINY)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.legend(fontsize=FONT_TINY, frameon=False, loc="lower left")
-    tidy_axes(axes)
+    # above the axes: the bars may be long anywhere
+    axes.legend(
+        fontsize=FONT_TINY, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1)
+    )
+    tidy_axes(axes, whole=False)
     which = "" if len(shown) == len(classes) else f"; {len(shown)} of {len(classes)} classes"
     set_title(figure, title + which)
     return figure
@@ -269,7 +272,13 @@ def _class_parts(classes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield '<table class="classes"><thead><tr><th scope="col">class</th>'
     yield "".join(f'<th scope="col">{text}</th>' for text in HEADINGS) + "</tr></thead><tbody>"
     for name, one in classes.items():
-        cells = ("" if one[key] is None else f"{one[key]:,.4g}" for key in COLUMNS)
-        texts = "".join(f"<td>{text}</td>" for text in cells)
+        texts = "".join(f"<td>{_cell_text(one[key])}</td>" for key in COLUMNS)
         yield f'<tr><th scope="row"><bdi>{escape(name)}</bdi></th>{texts}</tr>'
     yield "</tbody></table></div>"
+
+
+def _cell_text(value: float | None) -> str:
+    """A count, or a share with four decimals; nothing where there is none."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

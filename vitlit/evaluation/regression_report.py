@@ -27,7 +27,15 @@ from vitlit.evaluation.report_page import (
 )
 from vitlit.files import printable
 from vitlit.messages import labelled
-from vitlit.plotting import BLUE, GREY, VERMILION, new_figure, set_title, tidy_axes
+from vitlit.plotting import (
+    BLUE,
+    GREY,
+    VERMILION,
+    new_figure,
+    round_ticks,
+    set_title,
+    tidy_axes,
+)
 from vitlit.tasks.regression import Regression
 from vitlit.tasks.regression_scores import RESAMPLES, error_intervals, error_scores
 
@@ -179,11 +187,12 @@ def scatter_figure(answers: Tensor, wanted: Tensor, name: str, *, title: str) ->
     low, high = _ends(answers, wanted)
     axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1)
     axes.scatter(wanted.numpy(), answers.numpy(), s=9, color=BLUE, alpha=0.5, linewidths=0)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    ticks = round_ticks(low, high)
+    axes.set(xlim=(low, high), ylim=(low, high), xticks=ticks, yticks=ticks, aspect="equal")
     # parse_math: a column's name may hold a $, which would start a formula
     axes.set_xlabel(f"true {printable(name)}", parse_math=False)
     axes.set_ylabel(f"predicted {printable(name)}", parse_math=False)
-    tidy_axes(axes)
+    tidy_axes(axes, whole=False)
     set_title(figure, title)
     return figure
 
@@ -202,9 +211,10 @@ def residual_figure(answers: Tensor, wanted: Tensor, name: str, *, title: str) -
     right.hist(error, bins=RESIDUAL_BINS, color=BLUE, alpha=0.7)
     right.set_xlabel("predicted minus true")
     right.set_ylabel("images")
+    right.yaxis.get_major_locator().set_params(integer=True)
     right.legend(frameon=False)
     for axes in (left, right):
-        tidy_axes(axes)
+        tidy_axes(axes, whole=False)
     set_title(figure, title)
     return figure
 
@@ -213,7 +223,7 @@ def scatter_parts(answers: Tensor, wanted: Tensor, name: str) -> Iterator[str]:
     """Predicted (upward) by true numbers, as a picture in SVG."""
     low, high = _ends(answers, wanted)
     places = torch.linspace(0, len(wanted) - 1, min(len(wanted), MAX_POINTS)).round().long()
-    ticks = [f"{low + (high - low) * i / 5:.4g}" for i in range(6)]
+    ticks = {(one - low) / (high - low): f"{one:.6g}" for one in round_ticks(low, high)}
     yield from plot_parts("Predicted by true values", "true", ticks, edge=EDGE)
     scale = PLOT / (high - low)
     for true, said in zip(wanted[places].tolist(), answers[places].tolist(), strict=True):

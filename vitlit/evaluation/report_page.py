@@ -224,17 +224,16 @@ def class_parts(classes: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
-def plot_parts(label: str, below: str, ticks: Sequence[str], *, edge: int) -> Iterator[str]:
+def plot_parts(label: str, below: str, ticks: Mapping[float, str], *, edge: int) -> Iterator[str]:
     """The start of a square plot in SVG, without its end: grid, words at both axes, diagonal.
 
-    below: of the horizontal axis; ticks: evenly spaced, from the lower end to the upper one; edge:
-    room for one at the left, and for half of one at the right.
+    below: of the horizontal axis; ticks: by their place, 0 at the lower end and 1 at the upper one;
+    edge: room for one at the left, and for half of one at the right.
     """
     width = PLOT + edge + edge // 2
     yield f'<svg viewBox="0 0 {width} {PLOT + 52}" role="img" aria-label="{label}">'
-    for i, text in enumerate(ticks):
-        at = PLOT * i / (len(ticks) - 1)
-        x, y = edge + at, PLOT - at + 8
+    for share, text in ticks.items():
+        x, y = edge + PLOT * share, PLOT * (1 - share) + 8
         yield f'<line class="grid" x1="{edge}" x2="{edge + PLOT}" y1="{y:g}" y2="{y:g}"/>'
         yield f'<text class="y" x="{edge - 6}" y="{y:g}">{text}</text>'
         yield f'<text class="x" x="{x:g}" y="{PLOT + 24}">{text}</text>'
@@ -245,7 +244,7 @@ def plot_parts(label: str, below: str, ticks: Sequence[str], *, edge: int) -> It
 def calibration_parts(words: str, curves: Sequence[Reliability]) -> Iterator[str]:
     """The sentence, and accuracy by confidence: dots whose area grows with their images."""
     yield f"<p>{escape(words[:1].upper() + words[1:])}.</p>"
-    ticks = [f"{i / 5:.1f}" for i in range(6)]
+    ticks = {i / 5: f"{i / 5:.1f}" for i in range(6)}
     yield from plot_parts("Accuracy by confidence", "confidence", ticks, edge=EDGE)
     for name, bins in zip(("before", "after"), curves, strict=False):
         most = float(bins.images.max().clamp(min=1))

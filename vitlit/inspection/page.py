@@ -197,7 +197,7 @@ def unread_parts(found: Findings) -> Iterator[str]:
         )
         for one in unread[:MAX_ROWS]
     ]
-    yield from _table(("file", "split", "reason"), rows)
+    yield from _table(("file", "split", "reason"), rows, "words")
     if len(unread) > MAX_ROWS:
         yield f"<p>{MAX_ROWS} of {len(unread):,}; all of them are in unreadable.csv.</p>"
 
