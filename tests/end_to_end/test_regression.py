@@ -213,12 +213,24 @@ def test_transformers_and_onnx_runtime_answer_in_the_unit(
     assert found.item() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_the_page_of_an_export_is_refused(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["export", "--run=ink", "--format=web"], "format web shows probabilities of classes"),
+        (["inspect", "images", "--data.labels=ink.csv", "--data.target=ink"], "inspect counts the"),
+        (["inspect", "--run=ink"], "inspect counts the images of each class, and regression has"),
+    ],
+)
+def test_what_numbers_do_not_have_is_refused(
+    words: list[str],
+    reason: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(home)
-    assert main(["export", "--run=ink", "--format=web", "--out=web", *QUIET]) == 2
-    assert "format web shows probabilities of classes" in capsys.readouterr().err
+    assert main([*words, "--out=refused"]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
 
 
 def test_explain_shows_the_number_and_what_supports_it(

@@ -53,6 +53,8 @@ class Regression(Task):
         "web": "format web shows probabilities of classes, and regression has none; give format "
         "onnx or pt2",
         "shots": "shots counts images of each class, and regression has none; give train_fraction",
+        "inspect": "inspect counts the images of each class, and regression has none; inspect the "
+        "images in class folders, without labels and target",
     }
     unused: ClassVar = {"class_weights": "none", "label_smoothing": 0}
 
