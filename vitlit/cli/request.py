@@ -165,7 +165,7 @@ def turn_off_unused(settings: Any, where: dict[str, str]) -> None:
     names = {name for kind in KINDS.values() for name in kind.unused if name in model}
     places = {name: where.get(f"model.{name}", "--") for name in sorted(names)}
     shipped = {name: place for name, place in places.items() if is_shipped(place)}
-    if not shipped:  # the usual case, in which nothing is read
+    if not shipped:  # or the file of labels would be read for nothing
         return
     task = task_of(settings["data"])
     for name, nothing in KINDS[task].unused.items():
