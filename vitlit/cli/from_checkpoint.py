@@ -185,7 +185,8 @@ def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
         raise InputError(
             f"{path} was trained with a moving average of its weights; give --ema.decay again"
         )
-    if "averaging_state" not in content and ema["decay"]:
+    is_training = "optimizer_states" in content  # else check_can_go_on says what it lacks
+    if is_training and "averaging_state" not in content and ema["decay"]:
         raise InputError(
             f"{path} was trained without a moving average of its weights; leave out --ema.decay"
         )

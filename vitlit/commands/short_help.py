@@ -36,7 +36,8 @@ OPTIONS = {  # the options that most people need
     "validate": f"{MODEL} run data.dataset data.data_dir data.num_workers {COMMON}",
     "test": f"{MODEL} run data.split data.data_dir flip out {COMMON}",
     "compare": f"data.split data.data_dir data.num_workers flip {COMMON}",
-    "predict": f"{MODEL} run data.images out output top_k abstain_below {COMMON}",
+    "predict": f"{MODEL} run data.images out output top_k abstain_below"
+    " data.batch_size trainer.accelerator",
     "probe": f"{MODEL} data.dataset data.data_dir data.images k c query save out",
     "anomaly": f"{MODEL} normal data.images good bank layer count out trainer.accelerator",
     "explain": f"{MODEL} run data.images data.data_dir count fusion out trainer.accelerator",
