@@ -4,8 +4,9 @@
     python benchmarks/muon.py mnist --data-dir DIR --write
     python benchmarks/muon.py digits --quick       # does it run?
 
-digits: a model of the size of digits.yaml, with fixed positions, in 120 epochs; the first step, of every
-twentieth, after which 95 % of the validation images, a quarter of the training images, are right.
+digits: a model of the size of digits.yaml, with fixed positions, in 120 epochs; the first step, of
+every twentieth, after which 95 % of the validation images, a quarter of the training images, are
+right.
 
 mnist: the first hundred steps whose mean training loss is no higher than that of the last hundred
 of AdamW at its best rate. The best rate of each optimiser is the one of three with the lowest loss
