@@ -35,12 +35,12 @@ def write_product(path: Path, matrix: Any) -> None:
 
 
 def in_int8(x: Any, matrix: Any) -> Any:
-    """The product in integers: one scale for x, one for each column of the matrix."""
+    """The product in integers: one scale for x, one of 7 bits for each column of the matrix."""
     low, high = min(x.min(), 0), max(x.max(), 0)
     scale = (high - low) / 255
     zero = np.round(-low / scale)
     pixels = np.clip(np.round(x / scale) + zero, 0, 255) - zero
-    scales = np.abs(matrix).max(axis=0) / 127
+    scales = np.abs(matrix).max(axis=0) / 64
     return pixels @ np.round(matrix / scales) * scale * scales
 
 
@@ -54,7 +54,7 @@ def test_a_program_in_int8_computes_with_one_scale_for_each_output(tmp_path: Pat
     (found,) = onnxruntime.InferenceSession(file).run(None, {"images": x})
     expected = in_int8(x, matrix)
     size = np.abs(expected).max(axis=0)
-    # Halves may be rounded either way: one step in 255 of one pixel, or in 127 of one weight.
+    # Halves may be rounded either way: one step in 255 of one pixel, or in 64 of one weight.
     np.testing.assert_allclose(found / size, expected / size, atol=5e-3)
     assert np.abs(found - x @ matrix).max() > 0
 

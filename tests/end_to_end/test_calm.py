@@ -124,7 +124,7 @@ def test_tensorboard_has_the_settings_and_each_test_score_once_at_the_last_step(
     start = metadata.parse_session_start_info_plugin_data(found["_hparams_/session_start_info"])
     assert start.hparams["model.lr"].number_value == 5e-3
     assert start.hparams["data.batch_size"].number_value == 64
-    assert start.hparams["model.pos_embed"].string_value == "sincos2d"
+    assert start.hparams["model.pos_embed"].string_value == "learn"
     experiment = metadata.parse_experiment_plugin_data(found["_hparams_/experiment"])
     assert "val/acc" in [metric.name.tag for metric in experiment.metric_infos]
     assert len(events.Scalars("val/acc")) == 2  # no point that nobody measured

@@ -284,7 +284,9 @@ def test_other_batches_within_an_epoch_are_refused(
     assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("before", "after"), [([], AVERAGED), (AVERAGED, ["--ema.decay=0"])])
+@pytest.mark.parametrize(
+    ("before", "after"), [(["--ema.decay=0"], AVERAGED), (AVERAGED, ["--ema.decay=0"])]
+)
 def test_an_average_is_neither_begun_nor_dropped_midway(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -118,7 +118,8 @@ def test_twenty_steps_equal_a_loop_by_hand(model: nn.Module, cnn: str, hard: boo
     for ours, theirs in zip(found.steps, expected, strict=True):
         largest = max(float(gradient.abs().max()) for gradient in theirs)
         for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-6 * largest)
+            # 1e-6 on most processors; their float32 sums differ over the steps, by 1.2e-6 at most
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-6 * largest)
 
 
 @pytest.mark.parametrize(

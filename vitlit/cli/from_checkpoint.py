@@ -75,8 +75,8 @@ class FromCheckpoint:
             self.note = tell_seen(self.past, settings["data"], self.command, self.path)
             return
         check_held_out(self.past, settings["data"], self.path)
-        check_average(settings["ema"], self.content, self.path)
         check_can_go_on(self.content, settings, run, self.path)
+        check_average(settings["ema"], self.content, self.path)
         tell_saved(self.kept, self.first, settings, self.path)
         tell_changed(self.content, settings, self.path)
 
@@ -185,8 +185,7 @@ def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
         raise InputError(
             f"{path} was trained with a moving average of its weights; give --ema.decay again"
         )
-    is_training = "optimizer_states" in content  # else check_can_go_on says what it lacks
-    if is_training and "averaging_state" not in content and ema["decay"]:
+    if "averaging_state" not in content and ema["decay"]:
         raise InputError(
             f"{path} was trained without a moving average of its weights; leave out --ema.decay"
         )
