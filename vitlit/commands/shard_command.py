@@ -60,9 +60,9 @@ def run_shard(args: Sequence[str]) -> None:
     asked = make_shard_parser().parse_args(args)
     for name in ("images", "megabytes"):
         if getattr(asked, name) < 1:
-            raise InputError(f"{name} {getattr(asked, name)} is too small; give 1 or more")
+            raise InputError(f"--{name} {getattr(asked, name)} is too small; give 1 or more")
     if asked.bad_images not in ("refuse", "skip"):
-        raise InputError(f"bad_images {asked.bad_images!r} is neither refuse nor skip")
+        raise InputError(f"--bad_images {asked.bad_images!r} is neither refuse nor skip")
     root, to = (Path(one).expanduser().absolute() for one in (asked.folder, asked.to))
     if to.is_relative_to(root):
         raise InputError(
