@@ -50,6 +50,7 @@ class FromCheckpoint:
         self.content[DATA_KEY] = with_split_rule(data)
         self.past = PastTraining(self.content[DATA_KEY], record_of(self.content))
         self.model = self.content[checkpoint.MODEL_KEY]
+        self.thresholds = self.model.get("thresholds")
         check_kind(self.model, first["model"], path)
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = training_settings_of(self.content) if command == "fit" else {}
