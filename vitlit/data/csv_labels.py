@@ -68,10 +68,8 @@ def find_task(given: TaskName | None, file: Path | None, target: str | None = No
 
 def task_of(data: Mapping[str, Any]) -> TaskName:
     """:func:`find_task` for settings of ImageData; null is what nobody gave."""
-    file = data["labels"]
-    return find_task(
-        data["task"], None if file is None else Path(file).expanduser(), data["target"]
-    )
+    file = None if data["labels"] is None else Path(data["labels"]).expanduser()
+    return find_task(data["task"], file, data["target"])
 
 
 def read_labels(
