@@ -51,11 +51,13 @@ def sending_lost_again(forget: Callable[[], None]) -> Iterator[None]:
     Python prints and drops an exception that is raised within a ``__del__``, a callback of a
     weak reference or one from C. ``forget`` is called first: it makes the handler raise once more.
     """
-    before, is_over = sys.unraisablehook, threading.Event()
+    before, is_over, lock = sys.unraisablehook, threading.Event(), threading.Lock()
 
     def send(signum: int) -> None:
-        if not is_over.wait(AGAIN_SECONDS):
-            os.kill(os.getpid(), signum)
+        is_over.wait(AGAIN_SECONDS)
+        with lock:  # it may have ended since, and the handlers with it
+            if not is_over.is_set():
+                os.kill(os.getpid(), signum)
 
     def take(lost: Any) -> None:
         if not isinstance(lost.exc_value, Stopped):
@@ -69,8 +71,9 @@ def sending_lost_again(forget: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        is_over.set()
         sys.unraisablehook = before
+        with lock:
+            is_over.set()
 
 
 @contextmanager

@@ -36,6 +36,7 @@ INDIFFERENT = {
     "timeout_seconds",
     "recipe.global_batch",
     "data.dataset",  # has a column
+    "checkpoints.monitor",  # is the name of the score
     "data.split",
     "data.images",
     "data.num_workers",
