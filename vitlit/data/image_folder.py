@@ -156,8 +156,8 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
         )
     if not first and (data_dir / LIST_FILE).is_file():
         raise InputError(
-            f"{data_dir} holds shards, and is read as a folder of images; name the folder by "
-            f"data_dir, with the dataset shards",
+            f"{data_dir} holds shards, and is read as a folder of images; give dataset shards, and "
+            f"data_dir {data_dir}",
             argument=("dataset", "data_dir"),
         )
     if not first:
