@@ -17,9 +17,22 @@ from vitlit.__main__ import main
 from vitlit.commands.own_commands import explain_lines
 from vitlit.images.bad_images import print_bad_images
 from vitlit.images.image_store import BadFile
-from vitlit.messages import filled, fitted, labelled, labelled_command, short_number, short_time
+from vitlit.messages import (
+    counted,
+    filled,
+    fitted,
+    labelled,
+    labelled_command,
+    short_number,
+    short_time,
+)
 
 LONG = "a file of pixels is damaged; " * 9 + "run `vitlit fit --config digits.yaml` again"
+
+
+def test_a_noun_is_in_the_plural_unless_there_is_one() -> None:
+    found = [counted(*one) for one in ((1, "image"), (1200, "image"), (1, "class"), (0, "class"))]
+    assert found == ["1 image", "1,200 images", "1 class", "0 classes"]
 
 
 def test_text_stays_in_its_column_within_80_letters() -> None:

@@ -105,6 +105,12 @@ def shorten(name: str, maximum: int) -> str:
     return name if len(name) <= maximum else f"{name[: maximum - 1 - end]}…{name[-end:]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """The number and its noun, in the plural unless it is one: 1 image, 1,200 classes."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending * (number != 1)}"
+
+
 def short_number(value: float) -> str:
     """Three digits and a unit: 950, 85.6 k, 2.86 M, 35.1 G."""
     for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):

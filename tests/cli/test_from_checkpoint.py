@@ -413,6 +413,8 @@ def test_settings_that_are_not_those_of_the_checkpoint_are_told(
     with caplog.at_level("INFO"):
         tell_changed(content, now, CKPT)
         tell_changed(content, {"model": {"lr": 0.1}, "data": {}}, CKPT)  # nothing differs
+        place = {checkpoint.MODEL_KEY: {}, checkpoint.DATA_KEY: {"data_dir": str(Path.cwd() / "x")}}
+        tell_changed(place, {"model": {}, "data": {"data_dir": "no/../x"}}, CKPT)  # the same place
     assert caplog.messages == [
         "changed since a.ckpt: model.lr 0.2 (was 0.1), data.batch_size 4 (was 8)"
     ]

@@ -113,6 +113,22 @@ def test_a_lower_loss_is_the_better_score() -> None:
     assert [run.name for run in sort_runs(runs, "score")] == ["b", "a"]
 
 
+def test_each_run_of_several_tasks_has_the_score_that_chose_its_best_epoch() -> None:
+    runs = [record("a", 0.1, 1, 1), record("b", 0.9, 1, 2)]
+    for name, low, high in (("mae", 5.65, 7.0), ("map", 0.5, 0.754)):
+        rows = [{"epoch": 0.0, f"val/{name}": low}, {"epoch": 1.0, f"val/{name}": high}]
+        settings = {"checkpoints.monitor": f"val/{name}"}
+        runs.append(RunRecord(name, "finished", settings=settings, rows=rows))
+    lines = table_lines(runs)
+    assert lines[0].split()[3] == "score"
+    assert [line.split()[3:6] for line in lines if line.split()[0] in ("b", "mae", "map")] == [
+        ["acc", "0.9000", "1"],
+        ["mae", "5.6500", "1"],
+        ["map", "0.7540", "2"],
+    ]
+    assert [run.name for run in sort_runs(runs, "score")] == ["b", "a", "mae", "map"]
+
+
 def test_the_table_has_80_columns_and_names_are_whole() -> None:
     settings = {f"model.setting_{i}": "v" * 30 for i in range(40)}
     other = dict.fromkeys(settings, "w" * 30)

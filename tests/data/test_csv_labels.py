@@ -95,6 +95,23 @@ def test_a_file_that_makes_no_sense_is_refused(text: str, part: str, photos: Pat
         label_names(file, photos)
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("file,red,round,by\n00.png,0,1,Ann\n01.png,1,1,Bo\n", "remove what is none of them: by"),
+        ("file,classes\n00.png,\n01.png,\n", "names no class; give an image one, in the column c"),
+        ("file,class\n00.png,cat\n01.png,cat\n", "one class, cat, .*; name other classes too"),
+    ],
+)
+def test_a_file_without_two_classes_is_refused_with_a_way_out(
+    text: str, part: str, photos: Path
+) -> None:
+    file = photos.parent / "odd.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=part):
+        of(photos, labels=str(file))
+
+
 def test_an_absolute_path_below_the_folder_is_said_as_it_should_be(photos: Path) -> None:
     file = photos.parent / "absolute.csv"
     file.write_text(f"file,class\n{photos / '00.png'},cat\n")

@@ -192,10 +192,17 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
         find_class_names("folder", tmp_path)
 
 
+def test_a_folder_of_shards_is_told_from_class_folders(tmp_path: Path) -> None:
+    (tmp_path / "shards.json").write_text("{}")
+    with pytest.raises(InputError, match="holds shards, and is read as a folder") as caught:
+        find_class_names("folder", tmp_path)
+    assert caught.value.arguments == ("dataset", "data_dir")
+
+
 def test_a_class_without_images_is_named(photo_folder: PhotoFolder) -> None:
     root = photo_folder()
     (root / "emu").mkdir()
-    with pytest.raises(InputError, match=r"no images in .* for class emu.*\.png"):
+    with pytest.raises(InputError, match=r"no images in .* for class emu.*\.png.*add images, or "):
         read("folder", "all", root, num_classes=3)
 
 

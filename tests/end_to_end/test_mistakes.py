@@ -290,7 +290,7 @@ SITUATIONS = [  # words, and parts of the message, in the folder of odd_folder.p
     (f"explain {OK} --count many", ["count many is not valid; expected int"]),
     (f"explain {OK} --out file.txt", ["file.txt exists; give another name", "(--out)"]),
     (f"explain {OK} --out=", ["out '' names no file; give a name", "(--out)"]),
-    (f"explain {OK} --data.images bad/a/0.png", ["1 of 1 images cannot be read"]),
+    (f"explain {OK} --data.images bad/a/0.png", ["1 of 1 image cannot be read"]),
     (f"explain {OK} --fusion men", ["fusion men is not valid", "did you mean mean?"]),
     (f"export {OK} --format safetensor", ["did you mean safetensors?"]),
     (f"export {OK} --out file.txt", ["file.txt exists; give another name", "(--out)"]),

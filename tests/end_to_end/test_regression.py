@@ -175,6 +175,27 @@ def test_exported_weights_answer_in_the_unit(
     assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "ink"})
 
 
+def test_a_test_of_exported_weights_has_the_scores_of_the_run_but_no_loss(
+    home: Path,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(home)
+    words = [f"--model.pretrained={exported}", *data_words(home)]
+    words += ["--data.target=ink", f"--out={tmp_path / 'of_export'}"]
+    assert main(["test", *words, *QUIET]) == 0
+    said = capsys.readouterr().out
+    assert "test/mae" in said
+    assert "test/loss" not in said
+    scores = json.loads((tmp_path / "of_export" / "metrics.json").read_text())["scores"]
+    own = home / "lightning_logs" / "ink" / "test_report" / "metrics.json"
+    expected = json.loads(own.read_text())["scores"]
+    assert scores["mae"] == pytest.approx(expected["mae"], rel=1e-4)
+    assert scores["loss"] is None
+
+
 def test_the_card_of_an_export_tells_the_error_and_the_column(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     found = json.loads(

@@ -110,6 +110,17 @@ def test_the_report_is_scikit_learns(run: Path, capsys: pytest.CaptureFixture[st
     rows = read_rows(run / "test_report" / "mistakes.csv")
     assert len(rows) == int((given != targets.bool()).sum())
     assert "fitted on the validation images" in capsys.readouterr().out
+    assert report["thresholds_from"] == "fitted"
+
+
+def test_thresholds_that_were_given_are_not_called_fitted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model.thresholds=[.5,.5,.5]", f"--out={tmp_path / 'report'}"]
+    assert main(["test", "--ckpt_path", str(run), *words, *QUIET]) == 0
+    report = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert report["thresholds_from"] == "given"
+    assert "0.500 to 0.500, as given" in capsys.readouterr().out
 
 
 def test_predictions_are_the_classes_above_their_thresholds(run: Path, tmp_path: Path) -> None:

@@ -157,8 +157,8 @@ def test_normal_images_among_the_new_ones_are_left_out(
         pytest.param("--normal bare --data.images test", "no images in bare", marks=SLOW),
         pytest.param("--normal train --data.images test --good no", "good 'no' is", marks=SLOW),
         pytest.param("--normal train --data.images test --layer 9", "no block 9", marks=SLOW),
-        ("--normal test/empty/bad.png --data.images test/good", "1 of 1 images cannot be read"),
-        ("--normal train --data.images test/empty/bad.png", "1 of 1 images cannot be read"),
+        ("--normal test/empty/bad.png --data.images test/good", "1 of 1 image cannot be read"),
+        ("--normal train --data.images test/empty/bad.png", "1 of 1 image cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

@@ -151,7 +151,7 @@ def test_predict_of_bad_files_alone_is_an_error(
 
 def test_one_bad_file_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     bad = [BadFile(0, "notes.txt", "not an image")]
-    with pytest.raises(InputError, match=r"1 of 1 images .* notes\.txt \(not an image\); fix it"):
+    with pytest.raises(InputError, match=r"1 of 1 image .* notes\.txt \(not an image\); fix it"):
         refuse_bad_images(bad, 1, "fix it", argument="images")
     assert capsys.readouterr() == ("", "")
 

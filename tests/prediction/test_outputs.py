@@ -142,7 +142,7 @@ def test_an_error_leaves_no_part_of_the_tokens() -> None:
     assert list(Path().iterdir()) == []
     other = PatchWriter(None)
     other.add(torch.ones(1, 2, 2), batch([1], [False], [(1, "no image")]))
-    with pytest.raises(InputError, match="1 of 1 images cannot be read"):
+    with pytest.raises(InputError, match="1 of 1 image cannot be read"):
         other.finish(FILES)
     assert list(Path().iterdir()) == []
 

@@ -30,6 +30,7 @@ from vitlit.augment.layers import Shape
 from vitlit.augment.mixing import mixing_plan
 from vitlit.augment.policies import Policy, check_policy, policy_draws, policy_layers
 from vitlit.augment.setting_checks import (
+    check_degrees,
     check_finite,
     check_off_last,
     check_shares,
@@ -115,7 +116,8 @@ class Augmentation:
     ) -> None:
         check_at_least(0, crop_padding=crop_padding)
         check_at_least(1, repeated_augment=repeated_augment)
-        check_finite(rotation=rotation, mixup=mixup, cutmix=cutmix)
+        check_degrees(rotation=rotation)
+        check_finite(mixup=mixup, cutmix=cutmix)
         check_shares(erasing=erasing, mix_prob=mix_prob)
         check_off_last(off_last or {}, STAGES)
         check_policy(auto_augment, rand_augment_ops, rand_augment_magnitude)

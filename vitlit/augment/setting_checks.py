@@ -25,6 +25,15 @@ def check_finite(**values: float) -> None:
             )
 
 
+def check_degrees(**angles: float) -> None:
+    """Raise InputError for an angle that is not from 0 to 180 degrees either way."""
+    for name, value in angles.items():
+        if not 0.0 <= value <= 180.0:
+            raise InputError(
+                f"{name} {value} is not from 0 to 180 degrees; give such an angle", argument=name
+            )
+
+
 def check_shares(**shares: float) -> None:
     """Raise InputError for a setting that is not from 0 to 1."""
     for name, value in shares.items():

@@ -18,6 +18,7 @@ from vitlit.data.leakage import (
     may_have_shifted,
     with_split_rule,
 )
+from vitlit.data.shards.places import is_url
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, inform, warn
 from vitlit.model.vit import ViT
@@ -49,6 +50,7 @@ class FromCheckpoint:
         self.content[DATA_KEY] = with_split_rule(data)
         self.past = PastTraining(self.content[DATA_KEY], record_of(self.content))
         self.model = self.content[checkpoint.MODEL_KEY]
+        self.thresholds = self.model.get("thresholds")
         check_kind(self.model, first["model"], path)
         check_one_model(weights_asked_for(first["model"]), self.model, path, command)
         self.kept = training_settings_of(self.content) if command == "fit" else {}
@@ -262,10 +264,19 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
         f"{group}.{name} {settings[group][name]} (was {value})"
         for group, part in (("model", MODEL_KEY), ("data", DATA_KEY))
         for name, value in content[part].items()
-        if name in settings[group] and settings[group][name] != value and is_plain_value(value)
+        if name in settings[group]
+        and not _is_same(name, settings[group][name], value)
+        and is_plain_value(value)
     ]
     if changed:
         inform(f"changed since {path}: {', '.join(changed)}")
+
+
+def _is_same(name: str, now: Any, then: Any) -> bool:
+    """Whether a setting has not changed; a place may be written in several ways."""
+    if name == "data_dir" and not is_url(str(now)):
+        now, then = (Path(str(one)).expanduser().resolve() for one in (now, then))
+    return bool(now == then)
 
 
 def check_held_out(past: PastTraining, data: Any, path: Path) -> None:

@@ -192,6 +192,8 @@ class FromWeights:
         self.source, self.first, self.command = source, first, command
         self.where = origins(args)
         self.weights = load_weights(source, given_arguments(first, self.where))
+        thresholds = self.weights.task.get("thresholds")
+        self.thresholds = None if thresholds is None else list(thresholds)
         self.words = tuple(small_depth(self.weights, self.where))
         self.headless = command not in DATA_COMMANDS and not self.weights.arguments["num_classes"]
 
@@ -205,9 +207,8 @@ class FromWeights:
         if self.weights.framing is not None and is_file_set(dataset):
             data |= framing_words(self.weights.framing)
         if "class_names" in data:  # the head is used as it is
-            thresholds = self.weights.task.get("thresholds")
             data["task"] = self.weights.task.get("task", DEFAULT_TASK)
-            model = {**model, "thresholds": thresholds and list(thresholds)}
+            model = {**model, "thresholds": self.thresholds}
         return by_dotted_name(self.first, model=model, data=data)
 
     def check(self, settings: Any, run: Path | None) -> None:

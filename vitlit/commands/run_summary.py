@@ -23,7 +23,7 @@ from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.image_io import open_image
 from vitlit.images.image_store import file_paths
 from vitlit.images.plain_image import upright_size
-from vitlit.messages import KEPT_SPACE, labelled, short_number
+from vitlit.messages import KEPT_SPACE, counted, labelled, short_number
 from vitlit.model.cost import cost_by_part, token_count
 from vitlit.model.vit import ViT
 from vitlit.patches import pair
@@ -138,7 +138,7 @@ def batch_line(trainer: pl.Trainer, data: ImageData) -> str:
     count, each = trainer.num_training_batches, data.batch_size
     accumulated, world = trainer.accumulate_grad_batches, trainer.world_size
     text = f"{count:,} per epoch, " if count < float("inf") else ""
-    text += f"{each * world * accumulated:,} images per update"
+    text += f"{counted(each * world * accumulated, 'image')} per update"
     factors = [f"{each} per batch"] if world * accumulated > 1 else []
     factors += [f"{world} processes"] if world > 1 else []
     factors += [f"{accumulated} accumulated"] if accumulated > 1 else []

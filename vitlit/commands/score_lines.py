@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vitlit.files import CHECKPOINTS_FOLDER, RUNS_FOLDER, relative_path
-from vitlit.messages import labelled, labelled_command
+from vitlit.messages import counted, labelled, labelled_command
 from vitlit.training.runs import RUN_NAME
 
 ACCURACY_GAP = 0.01  # difference from balanced accuracy from which on both are shown
@@ -49,7 +49,7 @@ def score_lines(
     """
     names = [f"{split}/{name}" for name in SHOWN_SCORES]
     return [
-        labelled("reached", f"{format_scores(metrics, names)}  ({count} images)"),
+        labelled("reached", f"{format_scores(metrics, names)}  ({counted(count, 'image')})"),
         *more,
         labelled(
             "weights", weights.replace("--run ", f"--run {RUNS_FOLDER}/", 1).partition(" ")[2]

@@ -4,6 +4,7 @@ words -> images of each part of a folder -> shards; the lines to print
 """
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,13 @@ from vitlit.errors import InputError, Stopped
 from vitlit.files import relative_path
 from vitlit.images.image_store import FileImages
 from vitlit.messages import labelled, labelled_command
+
+# What the arguments of ImageData are called here, where messages name them.
+OWN_WORDS = {
+    "give data_dir": "give shard",
+    "data_dir": "the folder",
+    "on_bad_image skip": "--bad_images skip",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,9 +68,9 @@ def run_shard(args: Sequence[str]) -> None:
     asked = make_shard_parser().parse_args(args)
     for name in ("images", "megabytes"):
         if getattr(asked, name) < 1:
-            raise InputError(f"{name} {getattr(asked, name)} is too small; give 1 or more")
+            raise InputError(f"--{name} {getattr(asked, name)} is too small; give 1 or more")
     if asked.bad_images not in ("refuse", "skip"):
-        raise InputError(f"bad_images {asked.bad_images!r} is neither refuse nor skip")
+        raise InputError(f"--bad_images {asked.bad_images!r} is neither refuse nor skip")
     root, to = (Path(one).expanduser().absolute() for one in (asked.folder, asked.to))
     if to.is_relative_to(root):
         raise InputError(
@@ -70,8 +78,8 @@ def run_shard(args: Sequence[str]) -> None:
             f"folder"
         )
     labels = None if asked.labels is None else Path(asked.labels).expanduser().absolute()
-    names = names_of_classes("folder", root, labels, None)
     try:
+        names = names_of_classes("folder", root, labels, None)
         done = write_shards(
             _parts(root, labels, names),
             names,
@@ -80,6 +88,8 @@ def run_shard(args: Sequence[str]) -> None:
             max_bytes=asked.megabytes * 10**6,
             on_bad_image=asked.bad_images,
         )
+    except InputError as error:
+        raise InputError(_in_own_words(str(error))) from error
     except Stopped as stop:
         stop.where = "before all shards were written; those that are complete are kept"
         stop.way_on = shlex.join(["vitlit", "shard", *args])
@@ -99,6 +109,13 @@ def run_shard(args: Sequence[str]) -> None:
         )
     )
     sys.stdout.flush()
+
+
+def _in_own_words(message: str) -> str:
+    """A message about the arguments of ImageData, which this command calls otherwise."""
+    for pattern, word in OWN_WORDS.items():
+        message = re.sub(f"(?<= ){pattern}(?=[ ;,]|$)", word, message)
+    return message
 
 
 def _parts(root: Path, labels: Path | None, names: list[str]) -> dict[str, tuple[FileImages, Path]]:

@@ -202,7 +202,7 @@ class VitCLI(LightningCLI):
                 return Writers(run=run, guards=fit_callbacks.make_guards(settings))
             case "test":
                 assert request.start is not None
-                report = make_report(settings, request.start.note, request.start.steps)
+                report = make_report(settings, request.start)
                 return Writers(report=WriteReport(report))
             case "predict":
                 writer = make_writer(settings, self.datamodule.class_names, self.model.task)

@@ -93,7 +93,7 @@ def _run(request: Request, parser: Parser, names: list[str]) -> None:
             given["feature"] = feature_of(settings, model.vit)
         case "test":
             assert start is not None  # or read_request would have refused
-            given["report"] = make_report(settings, start.note, start.steps)
+            given["report"] = make_report(settings, start)
         case "compare":
             given["precision_of"] = lambda trained: rule(trained).name
     if request.command == "predict":

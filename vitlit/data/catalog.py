@@ -116,16 +116,18 @@ def may_change(dataset: str) -> bool:
     return dataset in ("folder", "shards") or is_hub(dataset)
 
 
-def check_class_count(dataset: str, names: list[str], place: object) -> None:
+def check_class_count(
+    dataset: str, names: list[str], place: object, *, is_file: bool = False
+) -> None:
     """Raise InputError unless the class names are different, and as many as the set has.
 
-    place: the folder or file that they come from.
+    place: the folder or file that they come from; is_file: it is a file of labels.
     """
     if may_change(dataset) and len(names) == 1:
+        way = "name other classes too" if is_file else "give each class a folder of its own"
         raise InputError(
-            f"{place} has one class, {names[0]}, and a classifier needs two or more; give each "
-            f"class a folder of its own",
-            argument="data_dir",
+            f"{place} has one class, {names[0]}, and a classifier needs two or more; {way}",
+            argument="labels" if is_file else "data_dir",
         )
     expected = len(source_of(dataset).class_names) or max(2, len(names))
     if len(set(names)) != len(names) or len(names) != expected:

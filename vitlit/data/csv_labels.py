@@ -31,8 +31,8 @@ def read_table(file: Path) -> tuple[list[str], list[Row]]:
 
     Raises InputError if it cannot be read, or has no column of files.
     """
-    # utf-8-sig: spreadsheets write a mark before the first column's name. surrogateescape: other
-    # encodings get as far as check_label_names, which names the class.
+    # utf-8-sig: spreadsheets write a mark before the first column's name. surrogateescape: names in
+    # other encodings are told by check_label_names.
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
             reader = csv.DictReader(lines, restkey=EXTRA)
@@ -68,10 +68,8 @@ def find_task(given: TaskName | None, file: Path | None, target: str | None = No
 
 def task_of(data: Mapping[str, Any]) -> TaskName:
     """:func:`find_task` for settings of ImageData; null is what nobody gave."""
-    file = data["labels"]
-    return find_task(
-        data["task"], None if file is None else Path(file).expanduser(), data["target"]
-    )
+    file = None if data["labels"] is None else Path(data["labels"]).expanduser()
+    return find_task(data["task"], file, data["target"])
 
 
 def read_labels(
@@ -92,7 +90,7 @@ def read_labels(
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
             f"columns {FILE_COLUMN} and {kind.column}, separated by a comma, in UTF-8, and has "
-            f"{printable(','.join(head))[:80]!r}{_separator_hint(head) or kind.hint(head)}"
+            f"{printable(','.join(head))[:80]!r}{_separator_hint(head) or kind.hint(head, rows)}"
         )
     for row in rows:
         if any(row.cells.get(EXTRA) or ()):
@@ -201,6 +199,8 @@ def label_names(
     """
     found, columns = read_labels(file, data_dir, task, target)
     names = KINDS[task].names_in(found.values(), columns)
+    if not names:
+        raise InputError(f"{file} names no class; give an image one, in the column {columns[0]}")
     if hint := unicode_hint(names):
         raise InputError(f"{file} has two classes of one name{hint}")
     return names
@@ -238,7 +238,7 @@ def names_of_classes(
     if task == "regression":
         _check_one_output(names, labels, dataset)
     else:
-        check_class_count(dataset, names, labels or data_dir)
+        check_class_count(dataset, names, labels or data_dir, is_file=labels is not None)
     return names
 
 

@@ -16,7 +16,7 @@ from vitlit.data.catalog import SOURCES
 from vitlit.data.published.hub_name import is_hub
 from vitlit.data.published.index import INDEX_FILE, read_index
 from vitlit.data.shards.open_shards import find_shard_classes
-from vitlit.data.shards.shard_list import find_shards
+from vitlit.data.shards.shard_list import LIST_FILE, find_shards
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.bad_images import say_unread
 from vitlit.images.find_images import (
@@ -154,6 +154,12 @@ def find_class_names(dataset: str, data_dir: Path) -> list[str]:
             f"{f' beside {first_few(beside)}' if beside else ''}, rename its folder, else put the "
             f"images of each class into a folder with its name, below {roots['train']}"
         )
+    if not first and (data_dir / LIST_FILE).is_file():
+        raise InputError(
+            f"{data_dir} holds shards, and is read as a folder of images; give dataset shards, and "
+            f"data_dir {data_dir}",
+            argument=("dataset", "data_dir"),
+        )
     if not first:
         raise InputError(
             f"no class folders in {roots[first_part]}; put the images of each class into a folder "
@@ -246,8 +252,9 @@ def scan_class_folders(
     empty = [folder.name for folder, paths in zip(folders, found, strict=True) if not paths]
     if empty and not (allow_empty and any(found)):
         raise InputError(
-            f"no images in {root} for class {first_few(empty)}; "
-            f"known extensions: {' '.join(EXTENSIONS)}"
+            f"no images in {root} for class {first_few(empty)}; known extensions: "
+            f"{' '.join(EXTENSIONS)}; add images, or remove the folder of that class from every "
+            f"part of the data"
         )
     counts = torch.tensor([len(paths) for paths in found])
     labels = torch.arange(count).repeat_interleave(counts)

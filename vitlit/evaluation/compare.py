@@ -33,7 +33,7 @@ from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, lo
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.evaluation.scores import balanced_accuracy
 from vitlit.evaluation.significance import Difference, compare, holm, wilson
-from vitlit.messages import filled
+from vitlit.messages import counted, filled
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT_TASK, KINDS, make_task
 from vitlit.tasks.regression_scores import (
@@ -234,7 +234,7 @@ def comparison_title(data: ImageData, count: int, *, flip: bool) -> str:
     how = "p by McNemar's exact test"
     if data.task == "regression":
         how = f"{data.class_names[0]}, intervals by bootstrap over the images"
-    return f"{count} images of {data.dataset} {data.split}{more}; {how}"
+    return f"{counted(count, 'image')} of {data.dataset} {data.split}{more}; {how}"
 
 
 def shown_paths(paths: list[str]) -> list[str]:

@@ -49,21 +49,32 @@ HEADINGS = ("images", "average precision", "F1", "precision", "recall", "thresho
 
 
 class MultiLabelReport:
-    """The parts of a report, for names of classes and their data."""
+    """The parts of a report, for names of classes and their data.
+
+    are_given: whether the user gave other thresholds than those that come with the weights.
+    """
 
     has_temperature, has_probabilities = False, True
 
-    def __init__(self, task: MultiLabel, class_names: list[str], data: ImageData) -> None:
+    def __init__(
+        self,
+        task: MultiLabel,
+        class_names: list[str],
+        data: ImageData,
+        *,
+        are_given: bool = False,
+    ) -> None:
         self.task, self.class_names, self.data = task, class_names, data
+        has_any = task.settings.get("thresholds") is not None
+        self.thresholds_from = ("given" if are_given else "fitted") if has_any else "default"
 
     def tables(self, rows: Rows, calibration: Calibration | str) -> dict[str, Any]:
         """The content of metrics.json, except for the subject of the report."""
         thresholds = self.task.thresholds(len(self.class_names))
-        fitted = self.task.settings.get("thresholds") is not None
         return {
             "task": self.task.name,
             "scores": summary_scores(rows.values, rows.labels, thresholds),
-            "thresholds_fitted": fitted,
+            "thresholds_from": self.thresholds_from,
             "classes": class_table(rows.values, rows.labels, thresholds, self.class_names),
         }
 
@@ -137,10 +148,12 @@ class MultiLabelReport:
         else:
             text = f"mAP from {interval[0]:.4f} to {interval[1]:.4f} (95 %, bootstrap)"
         cuts = [one["threshold"] for one in metrics["classes"].values()]
-        # "by default": --model.thresholds may have given others
-        chosen = f"{min(cuts):.3f} to {max(cuts):.3f}, by default fitted on the validation images"
-        if not metrics["thresholds_fitted"]:
-            chosen = f"{cuts[0]:.3f} for every class, as the weights come with none"
+        ends = f"{min(cuts):.3f} to {max(cuts):.3f}"
+        chosen = {
+            "fitted": f"{ends}, fitted on the validation images",
+            "given": f"{ends}, as given",
+            "default": f"{cuts[0]:.3f} for every class, as the weights come with none",
+        }[metrics["thresholds_from"]]
         return [labelled("interval", text), labelled("thresholds", chosen)]
 
     @staticmethod

@@ -88,12 +88,18 @@ class RegressionReport:
                 "images": len(wanted),
                 **scores,
                 **{f"{name}_interval": interval for name, interval in ends.items()},
-                "loss": float(self.task.loss(rows.values.double(), rows.labels.double())),
+                "loss": self._loss(rows),
                 "target_mean": float(values.mean()),
                 "target_std": float(values.std(correction=0)),
                 "target_range": [float(values.min()), float(values.max())],
             },
         }
+
+    def _loss(self, rows: Rows) -> float | None:
+        """None for exported weights, which do not hold what the training divided by."""
+        if not self.task.has_loss:
+            return None
+        return float(self.task.loss(rows.values.double(), rows.labels.double()))
 
     def write(
         self,
@@ -169,10 +175,13 @@ class RegressionReport:
         (low, high), (least, most) = found["mae_interval"], found["r2_interval"]
         text = f"MAE from {low:.4f} to {high:.4f}, R2 from {least:.4f} to {most:.4f}"
         ends = " to ".join(f"{value:.6g}" for value in found["target_range"])
-        return [
+        lines = [
             labelled("interval", f"{text} (95 %, bootstrap)"),
             labelled("target", f"{printable(metrics['target'])}, {ends} in these images"),
         ]
+        if found["loss"] is None:
+            lines.append(labelled("loss", "not known: exported weights do not hold its unit"))
+        return lines
 
     @staticmethod
     def logged(metrics: dict[str, Any]) -> dict[str, float]:

@@ -48,7 +48,7 @@ from vitlit.files import (
     relative_path,
     whole_folder,
 )
-from vitlit.messages import labelled
+from vitlit.messages import counted, labelled
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task, TaskName
 
@@ -83,8 +83,9 @@ class Report:
     weights: the checkpoint, or the name of published weights; out: folder to make in place of
     test_report; flip: whether logits are averaged with those of mirror images; note: for
     metrics.json, about what was scored; trained: steps of the training, at which loggers put the
-    scores. A report on the same weights and data is replaced, any other is kept. An ``out`` that
-    exists or cannot be written to is refused before anything is scored.
+    scores; gave_thresholds: whether the user gave other thresholds than those of the weights. A
+    report on the same weights and data is replaced, any other is kept. An ``out`` that exists or
+    cannot be written to is refused before anything is scored.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class Report:
         flip: bool = False,
         note: str = "",
         trained: int = 0,
+        gave_thresholds: bool = False,
     ) -> None:
+        self.gave_thresholds = gave_thresholds
         self.weights, self.out, self.flip, self.note = weights, out, flip, note
         self.run = run_folder_of(weights)
         self.step = _last_step(self.run, trained)
@@ -130,7 +133,9 @@ class Report:
     ) -> None:
         names, data = tested.class_names, tested.data
         subject = self._subject(data)
-        parts = REPORTS[tested.task.name](tested.task, names, data)
+        kind = REPORTS[tested.task.name]
+        more = {"are_given": self.gave_thresholds} if kind is MultiLabelReport else {}
+        parts = kind(tested.task, names, data, **more)
         self._lines = parts.lines
         self.metrics = parts.tables(rows, calibration) | {"of": subject, "note": self.note}
         self.folder = (
@@ -174,11 +179,13 @@ class Report:
         ]
 
 
-def make_report(settings: Any, note: str, trained: int) -> Report:
-    """The report that the settings of ``test`` ask for."""
+def make_report(settings: Any, start: Any) -> Report:
+    """The report that the settings of ``test`` ask for. start: the weights that are tested."""
     path, out, flip = settings["ckpt_path"], settings["out"], settings["flip"]
     weights = settings["model"]["pretrained"] if path is None else Path(path)
-    return Report(weights, out, flip=flip, note=note, trained=trained)
+    gave = settings["model"].get("thresholds") != start.thresholds
+    note, steps = start.note, start.steps
+    return Report(weights, out, flip=flip, note=note, trained=steps, gave_thresholds=gave)
 
 
 def metrics_prefix(split: str, *, flip: bool) -> str:
@@ -213,7 +220,7 @@ def _calibrate(tested: Tested, processes: Processes) -> Calibration | str:
 
 def _figure_title(subject: dict[str, Any], count: int) -> str:
     flip = ", each averaged with its mirror image" if subject["flip"] else ""
-    return f"{count} images, {subject['dataset']} {subject['split']}{flip}"
+    return f"{counted(count, 'image')}, {subject['dataset']} {subject['split']}{flip}"
 
 
 def run_folder_of(weights: Path | str) -> Path | None:

@@ -3,9 +3,11 @@
 a signal -> Stopped, in the main thread
 """
 
+import _thread
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ CAUGHT_SIGNALS = (signal.SIGINT, signal.SIGTERM) + (
 )
 # Within this time a further signal is the same request: SLURM and torchrun both pass signals on.
 SAME_WISH_SECONDS = 1.0
+# After which a signal is sent again that came during a __del__, which should be done by then.
+AGAIN_SECONDS = 0.05
 UNFINISHED = "before it was done; no unfinished files are left"
 
 
@@ -38,6 +42,38 @@ def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def sending_lost_again(forget: Callable[[], None]) -> Iterator[None]:
+    """Within it, send a signal again if the Stopped that its handler raised was lost.
+
+    Python prints and drops an exception that is raised within a ``__del__``, a callback of a
+    weak reference or one from C. ``forget`` is called first: it makes the handler raise once more.
+    """
+    before, is_over, lock = sys.unraisablehook, threading.Event(), threading.Lock()
+
+    def send(signum: int) -> None:
+        is_over.wait(AGAIN_SECONDS)
+        with lock:  # it may have ended since, and the handlers with it
+            if not is_over.is_set():
+                os.kill(os.getpid(), signum)
+
+    def take(lost: Any) -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            before(lost)
+            return
+        forget()
+        # not threading.Thread: starting one takes locks, which the interrupted code may hold
+        _thread.start_new_thread(send, (lost.exc_value.signum,))
+
+    sys.unraisablehook = take
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        with lock:
+            is_over.set()
 
 
 @contextmanager
@@ -62,7 +98,11 @@ def ending_at_signals() -> Iterator[None]:
             print_now(f"ended by another {signal.Signals(signum).name}")
             os._exit(128 + signum)
 
-    with handling_signals(end):
+    def forget() -> None:
+        nonlocal came
+        came = math.inf
+
+    with handling_signals(end), sending_lost_again(forget):
         yield
 
 

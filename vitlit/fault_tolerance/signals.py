@@ -25,6 +25,7 @@ from vitlit.fault_tolerance.ending import (
     SAME_WISH_SECONDS,
     handling_signals,
     print_now,
+    sending_lost_again,
 )
 from vitlit.fault_tolerance.heartbeat import watching_launcher
 from vitlit.fault_tolerance.signal_thread import watching_signals
@@ -107,6 +108,7 @@ class Stopping(Callback):
             return
         with (
             handling_signals(self._note),
+            sending_lost_again(self._forget),
             watching_signals(self._hear),
             watching_launcher(self._lose_launcher),
         ):
@@ -136,6 +138,10 @@ class Stopping(Callback):
         if self._is_first and not is_child:
             name = signal.Signals(signum).name
             print_now(f"{name}: saving after this step; a second signal ends without saving")
+
+    def _forget(self) -> None:
+        """Wait for the first signal, as before the one whose exception was lost."""
+        self.signum, self._came = 0, math.inf
 
     def _end_unless_saving(self, signum: int) -> None:
         """Act on a second signal: end the process, unless it is writing a checkpoint.

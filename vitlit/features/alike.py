@@ -21,7 +21,7 @@ from vitlit.features.probe_classifiers import nearest
 from vitlit.files import printable
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import FileImages
-from vitlit.messages import labelled, shorten
+from vitlit.messages import counted, labelled, shorten
 
 
 def find_alike(
@@ -54,7 +54,9 @@ def find_alike(
     left_out = len(found) - len(good)
     bad = f"; {left_out} cannot be read" if left_out else ""
     noun = "query" if len(asked) == 1 else "queries"
-    return [labelled("nearest", f"among {len(files)} images, of {len(asked)} {noun}{bad}")]
+    return [
+        labelled("nearest", f"among {counted(len(files), 'image')}, of {len(asked)} {noun}{bad}")
+    ]
 
 
 def _evenly_spread(files: list[str]) -> list[str]:

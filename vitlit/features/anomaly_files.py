@@ -32,7 +32,7 @@ from vitlit.features.anomaly import (
 from vitlit.files import printable
 from vitlit.images.bad_images import list_bad_images, refuse_bad_images
 from vitlit.images.image_store import FileImages
-from vitlit.messages import fitted, labelled
+from vitlit.messages import counted, fitted, labelled
 from vitlit.prediction.row_file import RowFile
 
 MAX_SHOWN = 64  # images in the picture
@@ -203,18 +203,20 @@ def _lines(
 ) -> list[str]:
     bank, patches = len(normal.bank), normal.patches
     kept = "all" if not normal.radius else f"{bank:,}"
-    text = f"{normal.images:,} images; the bank holds {kept} of {patches:,} patches"
+    text = f"{counted(normal.images, 'image')}; the bank holds {kept} of {patches:,} patches"
     lines = [labelled("normal", text)]
     if normal.radius:
         why = "(those farthest apart; a larger bank keeps more and takes more time)"
         lines.append(labelled("", why))
     highest = metrics["highest_normal_score"]
     scores = scored.scores.values()
-    text = f"{len(scores):,} images; scores {min(scores):.4f} to {max(scores):.4f}"
+    text = f"{counted(len(scores), 'image')}; scores {min(scores):.4f} to {max(scores):.4f}"
     lines.append(labelled("new", text))
     if highest is not None:
         above = sum(score > highest for score in scores)
-        others = f"each of {len(normal.scores):,} normal images ({highest:.4f})"
+        count = len(normal.scores)
+        which = "the normal image" if count == 1 else f"each of {count:,} normal images"
+        others = f"{which} ({highest:.4f})"
         lines.append(labelled("", f"{above:,} score higher than {others}"))
     if left_out:
         lines.append(
@@ -238,12 +240,13 @@ def _auroc_lines(metrics: dict[str, Any]) -> list[str]:
     good, parts = metrics["normal_class"], metrics["auroc_of"]
     count = sum(part["images"] for part in parts.values())
     against = f"{metrics['good_images']:,} of {printable(good)}"
-    text = f"{metrics['auroc']:.4f}  {count:,} images against {against}"
+    text = f"{metrics['auroc']:.4f}  {counted(count, 'image')} against {against}"
     lines = [labelled("AUROC", text)]
     if 1 < len(parts) <= MAX_LINES:
         width = max(len(printable(name)) for name in parts)
         lines += [
-            f"            {part['auroc']:.4f}  {printable(name):{width}}  {part['images']:,} images"
+            f"            {part['auroc']:.4f}  {printable(name):{width}}  "
+            f"{counted(part['images'], 'image')}"
             for name, part in parts.items()
         ]
     return lines

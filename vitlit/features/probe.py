@@ -45,7 +45,7 @@ from vitlit.features.probe_numbers import (
     numbers_task,
     standardised,
 )
-from vitlit.messages import labelled, shorten
+from vitlit.messages import counted, labelled, shorten
 from vitlit.tasks.known import KINDS
 from vitlit.tasks.task import TaskName
 
@@ -123,7 +123,7 @@ def probe_data_set(
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     kept = _write_data_set(folder / "features.npz", rows, data.class_names)
     _sheet_of_data_set(data, near).savefig(folder / "nearest.png")
-    counts = f"{len(train.labels)} images to learn from, {len(test.labels)} to score"
+    counts = f"{counted(len(train.labels), 'image')} to learn from, {len(test.labels)} to score"
     lines = [
         labelled("data", f"{data.dataset}: {counts}"),
         *line("k-NN", metrics["knn"], f"{k} nearest of {len(train.labels)} by cosine"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitlit.errors import InputError, say
 from vitlit.files import printable
 from vitlit.images.image_store import BadFile, Images, is_among
-from vitlit.messages import fitted
+from vitlit.messages import counted, fitted
 from vitlit.tasks.known import kind_of_targets
 
 OnBadImage = Literal["refuse", "skip"]
@@ -43,7 +43,7 @@ def say_unread(paths: Sequence[str]) -> None:
 def print_bad_images(bad: Sequence[BadFile], good: int) -> None:
     """Print which files could not be read, and why, beside ``good`` others that could."""
     if bad:
-        count = f"{len(bad)} of {good + len(bad)} images cannot be read:"
+        count = f"{len(bad)} of {counted(good + len(bad), 'image')} cannot be read:"
         print(fitted(list_bad_images(count, bad), sys.stdout))
 
 
@@ -55,7 +55,7 @@ def refuse_bad_images(bad: Sequence[BadFile], total: int, way_out: str, *, argum
     """
     if not bad:
         return
-    count = f"{len(bad)} of {total} images cannot be read"
+    count = f"{len(bad)} of {counted(total, 'image')} cannot be read"
     if len(bad) > 1:  # the message below names the first
         # A list of its own: the command line cuts an error to a few lines.
         say(list_bad_images(f"{count}:", bad))

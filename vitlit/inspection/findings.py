@@ -30,6 +30,7 @@ from vitlit.inspection.fingerprints import centred
 from vitlit.inspection.inventory import Inventory
 from vitlit.inspection.label_check import LabelCheck, nearest_others
 from vitlit.inspection.target_facts import FACTS, ClassFacts
+from vitlit.messages import counted
 
 PIXEL_SIDE = 8  # of the thumbnails whose pixels stand in for features
 MAX_SEARCHED = 100_000  # images whose features are compared with all others
@@ -130,7 +131,7 @@ class Findings:
         if not unread:
             return []
         return [
-            f"{_count(len(unread), 'file')} cannot be read. Training refuses to start until "
+            f"{counted(len(unread), 'file')} cannot be read. Training refuses to start until "
             f"{'it is' if len(unread) == 1 else 'they are'} fixed or removed, unless "
             f"on_bad_image is skip."
         ]
@@ -145,12 +146,12 @@ class Findings:
             pairs = [pair for pair in self.between_splits if pair.kind in kinds]
             if pairs:
                 found.append(
-                    f"{_count(len(pairs), 'pair')} of {words} in two splits "
+                    f"{counted(len(pairs), 'pair')} of {words} in two splits "
                     f"({self._places(pairs)}). Scores on them are too high: keep one of each pair."
                 )
         if self.two_labels:
             wrong = self.targets.contradictions([pair[:2] for pair in self.two_labels])
-            found.append(f"{_count(len(self.two_labels), 'pair')} of duplicates {wrong}")
+            found.append(f"{counted(len(self.two_labels), 'pair')} of duplicates {wrong}")
         return found
 
     def _places(self, pairs: Sequence[Duplicate]) -> str:
@@ -162,13 +163,13 @@ class Findings:
         count = len(self.labels.doubts)
         if not count:
             return []
-        return [f"{_count(count, 'label')} may be wrong: {self.targets.doubt}. Check them."]
+        return [f"{counted(count, 'label')} may be wrong: {self.targets.doubt}. Check them."]
 
     def _of_copies(self) -> list[str]:
         count = len(self.duplicates) - len(self.between_splits)
         if not count:
             return []
-        return [f"{_count(count, 'pair')} of duplicates within a split: such images count twice."]
+        return [f"{counted(count, 'pair')} of duplicates within a split: such images count twice."]
 
     def _of_kinds(self, size: tuple[int, int]) -> list[str]:
         odd = {
@@ -180,13 +181,13 @@ class Findings:
         if odd:
             listing = ", ".join(f"{count} {kind}" for kind, count in odd.items())
             found.append(
-                f"{_count(sum(odd.values()), 'file')} with unusual colours ({listing}), converted "
+                f"{counted(sum(odd.values()), 'file')} with unusual colours ({listing}), converted "
                 f"to 8 bits when read. Check on the sheet that they look right."
             )
         small = sum(one.height < size[0] or one.width < size[1] for one in self.facts.values())
         if small:
             found.append(
-                f"{_count(small, 'file')} of {len(self.facts):,} smaller than the model's input, "
+                f"{counted(small, 'file')} of {len(self.facts):,} smaller than the model's input, "
                 f"{size[0]} x {size[1]} pixels: they are enlarged, which adds no detail."
             )
         return found
@@ -201,10 +202,6 @@ class Findings:
             "The mean or the standard deviation in use is far from that of the training images. "
             "To train from scratch, use the values below; published weights need their own."
         ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _file_digest(path: str) -> bytes:

@@ -16,6 +16,7 @@ from vitlit.errors import InputError
 from vitlit.evaluation.inference import ALONE, Collector, Processes, Rows
 from vitlit.files import free_path, naming_full_disk, new_path, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
+from vitlit.messages import counted
 from vitlit.model.features import AnyFeature, Feature, PatchFeature
 from vitlit.model.vit import ViT
 from vitlit.prediction.multi_label import MultiLabelJsonWriter, MultiLabelWriter
@@ -184,7 +185,7 @@ class PatchWriter(PredictionWriter):
             refuse_bad_images(bad, len(bad), "fix them, or give other images", argument="images")
         self._write_so_far(files)
         tokens, width = self._shape
-        print(f"{len(self._places)} images of {tokens} patch tokens of {width} numbers")
+        print(f"{counted(len(self._places), 'image')} of {tokens} patch tokens of {width} numbers")
         print_bad_images(bad, len(self._places))
 
     def _write_so_far(self, files: list[str]) -> int:

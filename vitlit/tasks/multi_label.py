@@ -64,13 +64,13 @@ class MultiLabel(Task):
         return columns if len(columns) > 1 and is_table else []
 
     @classmethod
-    def hint(cls, head: Sequence[str]) -> str:
+    def hint(cls, head: Sequence[str], rows: Sequence[Row]) -> str:
         if ONE_CLASS_COLUMN in head:
             return (
                 f"; its column {ONE_CLASS_COLUMN} gives each image one class: name the column "
                 f"{cls.column} if an image has no others"
             )
-        return ""
+        return table_hint(head, rows)
 
     @classmethod
     def read_labels(cls, columns: Sequence[str], rows: Sequence[Row]) -> list[Label]:
@@ -193,6 +193,19 @@ def check_thresholds(thresholds: list[float], task: str, outputs: int) -> None:
             f"to 1, one for each class; give these, or leave them out",
             argument="thresholds",
         )
+
+
+def table_hint(head: Sequence[str], rows: Sequence[Row]) -> str:
+    """What to add for a table of 0 and 1 that has other columns too; empty for other tables."""
+    names = [name for name in head if name != FILE_COLUMN]
+    odd = {name for name in names for row in rows if (row.cells[name] or "") not in ("0", "1", "")}
+    if not odd or len(names) - len(odd) < 2:
+        return ""
+    found = first_few([printable(name) for name in names if name in odd])
+    return (
+        f"; to give each image several classes by columns of 0 and 1, remove what is none of "
+        f"them: {found}"
+    )
 
 
 def _marked_classes(row: Row, columns: Sequence[str]) -> frozenset[str]:

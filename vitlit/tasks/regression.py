@@ -68,6 +68,7 @@ class Regression(Task):
         # of exported weights, whose head gives the unit itself, there are none
         self.mean = settings.get("target_mean") or 0.0
         self.std = settings.get("target_std") or 1.0
+        self.has_loss = settings.get("target_std") is not None
 
     @classmethod
     def label_columns(cls, head: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -141,7 +142,8 @@ class Regression(Task):
         return RegressionSums(device, self.mean, self.std)
 
     def scores(self, outputs: int) -> RegressionScores:
-        return RegressionScores(ELEMENT_LOSSES[self.loss_name], self.mean, self.std)
+        element = ELEMENT_LOSSES[self.loss_name]
+        return RegressionScores(element, self.mean, self.std, has_loss=self.has_loss)
 
     def answers(self, logits: Tensor) -> Tensor:
         return logits.float() * self.std + self.mean

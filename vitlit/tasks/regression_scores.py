@@ -63,11 +63,14 @@ class RegressionScores:
 
     element: the loss function, with ``reduction``; mean, std: those that standardise targets. MAE
     and RMSE are in the unit of the targets; R2 is 0 where all targets are equal, which leaves it
-    undefined.
+    undefined. has_loss: whether mean and std are those of a training, without which its loss cannot
+    be told.
     """
 
-    def __init__(self, element: Callable[..., Tensor], mean: float, std: float) -> None:
-        self.element, self.mean, self.std = element, mean, std
+    def __init__(
+        self, element: Callable[..., Tensor], mean: float, std: float, *, has_loss: bool = True
+    ) -> None:
+        self.element, self.mean, self.std, self.has_loss = element, mean, std, has_loss
         self.reset()
 
     def reset(self, device: torch.device | None = None) -> None:
@@ -102,7 +105,7 @@ class RegressionScores:
     def compute(
         self, sum_up: Combine = lambda own: own, gather: Combine = lambda own: own
     ) -> dict[str, Tensor]:
-        """loss, count, mae, rmse and r2; with several processes each must call it."""
+        """loss if known, count, mae, rmse, r2; with several processes each must call it."""
         count, loss, error, squares, total, total_squares = sum_up(self.totals).unbind()
         images = count.clamp(min=1)
         spread = total_squares - total.square() / images
@@ -116,6 +119,8 @@ class RegressionScores:
             "rmse": (squares / images).sqrt() * self.std,
             "r2": r2,
         }
+        if not self.has_loss:
+            del found["loss"]
         return {name: value.float() for name, value in found.items()}
 
 

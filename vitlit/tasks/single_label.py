@@ -11,6 +11,7 @@ from torch import Tensor
 from vitlit.errors import InputError
 from vitlit.tasks.loss import balanced_weights, cross_entropy
 from vitlit.tasks.metrics import Scores, TrainSums
+from vitlit.tasks.multi_label import table_hint
 from vitlit.tasks.task import Label, Row, Task
 
 
@@ -28,8 +29,10 @@ class SingleLabel(Task):
         return [cls.column] if cls.column in head else []
 
     @classmethod
-    def hint(cls, head: Sequence[str]) -> str:
-        return "; its column classes is of the task multi_label" if "classes" in head else ""
+    def hint(cls, head: Sequence[str], rows: Sequence[Row]) -> str:
+        if "classes" in head:
+            return "; its column classes is of the task multi_label"
+        return table_hint(head, rows)
 
     @classmethod
     def read_labels(cls, columns: Sequence[str], rows: Sequence[Row]) -> list[Label]:

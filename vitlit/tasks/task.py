@@ -106,7 +106,7 @@ class Task:
         raise NotImplementedError
 
     @classmethod
-    def hint(cls, head: Sequence[str]) -> str:
+    def hint(cls, head: Sequence[str], rows: Sequence[Row]) -> str:
         """What to add to the message that a table has no columns of this task."""
         return ""
 

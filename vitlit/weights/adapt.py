@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, first_few
+from vitlit.messages import counted
 from vitlit.model.low_rank import without_adapters
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT, config_of
@@ -238,7 +239,8 @@ def _adapt_head(
             rows = [old.index(name) for name in new]  # the head's row for each class of the model
             is_moved = rows != sorted(rows)
             how = ", its rows put into the order of the data" if is_moved else ""
-            notes.append(f"head kept for the same {classes} classes{how}")
+            same = counted(classes, "class").removeprefix("1 ")
+            notes.append(f"head kept for the same {same}{how}")
             state |= {name: state[name][rows] for name in HEAD_KEYS if is_moved}
         elif new is not None:
             notes.append(f"head kept; {untold_names(new)}")
@@ -247,8 +249,8 @@ def _adapt_head(
     state |= {name: torch.zeros_like(own[name]) for name in HEAD_KEYS}
     had = "the weights have none"
     if head is not None:
-        had = f"dropped the weights' head of {head.shape[0]} classes{_quoted_names(old)}"
-    notes.append(f"head set to zeros for {classes} classes{_quoted_names(new)}; {had}")
+        had = f"dropped the weights' head of {counted(head.shape[0], 'class')}{_quoted_names(old)}"
+    notes.append(f"head set to zeros for {counted(classes, 'class')}{_quoted_names(new)}; {had}")
 
 
 def _is_same(old: list[str] | None, new: list[str] | None) -> bool:

@@ -22,7 +22,7 @@ from vitlit.files import (
     relative_path,
     replacing,
 )
-from vitlit.messages import labelled
+from vitlit.messages import counted, labelled
 
 Scores = dict[str, float]  # by name; images, how many were tested, is among them
 SECOND_SCORE = "loss"  # shown beside the main one
@@ -50,7 +50,7 @@ def find_report(run: Path, fold: str | None = None) -> Scores | None:
 def score_line(name: str, scores: Scores) -> str:
     """What the test of one training found."""
     shown = [f"test/{key} {scores[key]:.4f}" for key in _shown([scores])]
-    return labelled(name, f"{'  '.join(shown)}  ({scores['images']} images)")
+    return labelled(name, f"{'  '.join(shown)}  ({counted(scores['images'], 'image')})")
 
 
 def _score_names(reports: Sequence[Scores]) -> list[str]:

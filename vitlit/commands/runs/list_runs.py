@@ -36,6 +36,7 @@ INDIFFERENT = {
     "timeout_seconds",
     "recipe.global_batch",
     "data.dataset",  # has a column
+    "checkpoints.monitor",  # is the name of the score
     "data.split",
     "data.images",
     "data.num_workers",
@@ -105,23 +106,30 @@ def list_runs(args: Sequence[str]) -> None:
         print(*table_lines(runs), sep="\n")
 
 
-def shared_score(runs: Sequence[RunRecord]) -> str:
-    """The score to show and to sort by: that which chose the best epochs, or val/acc if several."""
-    monitors = {run.monitor for run in runs if run.best}
-    return monitors.pop() if len(monitors) == 1 else "val/acc"
+def shared_score(runs: Sequence[RunRecord]) -> str | None:
+    """The score that chose the best epochs of all runs; None if they differ in it."""
+    monitors = {run.monitor for run in runs if run.best} or {"val/acc"}
+    return monitors.pop() if len(monitors) == 1 else None
 
 
 def sort_runs(runs: Sequence[RunRecord], order: str) -> list[RunRecord]:
-    """The runs in an order of ORDERS; those without a score come last."""
-    score = shared_score(runs)
-    worst, sign = float("-inf"), -1 if score in LOWER_IS_BETTER else 1
+    """The runs in an order of ORDERS; those without a score come last, and the same scores stand
+    together."""
     keys: dict[str, Callable[[RunRecord], Any]] = {
         "began": lambda run: (run.began, run.name),
         "name": lambda run: run.name,
         "time": lambda run: -run.seconds,
-        "score": lambda run: -(sign * run.best[score] if score in run.best else worst),
+        "score": _rank,
     }
     return sorted(runs, key=keys[order])
+
+
+def _rank(run: RunRecord) -> tuple[bool, str, float]:
+    """Key that sorts by the kind of score, and the best first."""
+    if not run.best:
+        return True, "", 0.0
+    sign = 1 if run.monitor in LOWER_IS_BETTER else -1
+    return False, run.monitor, sign * run.best[run.monitor]
 
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:
@@ -140,8 +148,9 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
 def table_lines(runs: Sequence[RunRecord]) -> list[str]:
     """The table, at most 80 columns wide: a line for each run, and what belongs to it below."""
     score = shared_score(runs)
-    headings = [score.removeprefix("val/") if name == "score" else name for name in HEADINGS]
-    table = [headings, *(_cells(run, score) for run in runs)]
+    word = "score" if score is None else score.removeprefix("val/")
+    headings = [word if name == "score" else name for name in HEADINGS]
+    table = [headings, *(_cells(run, with_name=score is None) for run in runs)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # what the other columns leave to the names; a longer one has a line to itself
     widths[0] = min(widths[0], LINE_WIDTH - sum(width + 2 for width in widths[1:]))
@@ -155,14 +164,15 @@ def table_lines(runs: Sequence[RunRecord]) -> list[str]:
     return lines
 
 
-def _cells(run: RunRecord, score: str) -> list[str]:
+def _cells(run: RunRecord, *, with_name: bool) -> list[str]:
     best = run.best
+    name = f"{run.monitor.removeprefix('val/')} " if with_name else ""
     planned = f"/{run.planned_epochs}" if run.planned_epochs else ""
     return [
         printable(run.name),
         printable(shorten(run.data, DATA_LETTERS)) or "-",
         f"{run.epochs}{planned}" if run.settings or run.rows else "-",
-        f"{best[score]:.4f}" if score in best else "-",
+        f"{name}{best[run.monitor]:.4f}" if best else "-",
         f"{best['epoch'] + 1:.0f}" if best else "-",
         short_time(run.seconds) if run.rows else "-",
         run.state,
@@ -274,9 +284,11 @@ CSV_COLUMNS: dict[str, Callable[[RunRecord], Any]] = {
     "planned_epochs": lambda run: run.planned_epochs,
     "seconds": lambda run: round(run.seconds, 1),
     "monitor": lambda run: run.monitor if run.best else None,
+    "score": lambda run: run.best.get(run.monitor),
     "best_epoch": lambda run: round(run.best["epoch"]) + 1 if run.best else None,
     "val/acc": lambda run: run.best.get("val/acc"),
     "val/balanced_acc": lambda run: run.best.get("val/balanced_acc"),
+    "val/map": lambda run: run.best.get("val/map"),
     "val/mae": lambda run: run.best.get("val/mae"),
     "val/r2": lambda run: run.best.get("val/r2"),
     "val/loss": lambda run: run.best.get("val/loss"),
