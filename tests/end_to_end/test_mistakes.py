@@ -38,7 +38,10 @@ COMMANDS = [  # words, and parts of the message
     (f"{FIT} --model.depth 1.5", ["model.depth 1.5", "int"]),
     (f"{FIT} --model.depth 0", ["depth 0 is too small", "(--model.depth)"]),
     (f"{FIT} --model.depth -1", ["depth -1 is too small", "(--model.depth)"]),
-    (f"{FIT} --model.embed_dim 15 --model.pos_embed sincos2d", ["embed_dim 15", "multiple of"]),
+    (
+        f"{FIT} --model.embed_dim 15 --model.pos_embed sincos2d --model.attention_init xavier",
+        ["embed_dim 15", "multiple of"],
+    ),
     (f"{FIT} --model.lr fast", ["model.lr fast", "float"]),
     (f"{FIT} --model.lr 0", ["lr 0.0 is not positive", "(--model.lr)"]),
     (f"{FIT} --model.lr nan", ["model.lr nan is not valid; expected float"]),

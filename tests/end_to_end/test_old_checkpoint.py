@@ -9,7 +9,7 @@ import pytest
 EXPECTED = json.loads((old_checkpoint.STORED / "expected.json").read_text(encoding="utf-8"))
 # processors differ in the last digits of float32; over the steps of a training they add up
 # of exports: sums of equal weights, whose order is the processor's
-TOLERANCE = {"test": 1e-5, "explain": 1e-5, "export": 1e-15, "resume": 5e-4}
+TOLERANCE = {"test": 1e-5, "explain": 1e-5, "export": 1e-13, "resume": 5e-4}
 
 
 def test_every_figure_was_recorded() -> None:
