@@ -42,8 +42,12 @@ def in_callback_of_a_reference() -> None:
     assert reference() is None
 
 
+def listen_as_fit() -> AbstractContextManager[None]:
+    return Stopping(timedelta(minutes=1)).listening()  # one for each test: it keeps its signal
+
+
 @pytest.mark.parametrize("lose", [in_del, in_callback_of_a_reference])
-@pytest.mark.parametrize("listen", [ending_at_signals, Stopping(timedelta(minutes=1)).listening])
+@pytest.mark.parametrize("listen", [ending_at_signals, listen_as_fit])
 def test_a_signal_that_comes_where_no_exception_can_leave_still_ends_the_command(
     listen: Callable[[], AbstractContextManager[None]], lose: Callable[[], None]
 ) -> None:
