@@ -214,8 +214,8 @@ def _lines(
     lines.append(labelled("new", text))
     if highest is not None:
         above = sum(score > highest for score in scores)
-        count = len(normal.scores)
-        which = "the normal image" if count == 1 else f"each of {count:,} normal images"
+        known = len(normal.scores)
+        which = "the normal image" if known == 1 else f"each of {known:,} normal images"
         others = f"{which} ({highest:.4f})"
         lines.append(labelled("", f"{above:,} score higher than {others}"))
     if left_out:

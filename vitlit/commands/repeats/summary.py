@@ -50,7 +50,7 @@ def find_report(run: Path, fold: str | None = None) -> Scores | None:
 def score_line(name: str, scores: Scores) -> str:
     """What the test of one training found."""
     shown = [f"test/{key} {scores[key]:.4f}" for key in _shown([scores])]
-    return labelled(name, f"{'  '.join(shown)}  ({counted(scores['images'], 'image')})")
+    return labelled(name, f"{'  '.join(shown)}  ({counted(int(scores['images']), 'image')})")
 
 
 def _score_names(reports: Sequence[Scores]) -> list[str]:
