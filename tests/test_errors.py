@@ -213,7 +213,7 @@ def test_an_error_of_a_process_that_loads_says_what_it_would_say_here(
         ("--model.depth=0", "depth 0 is too small; give 1 or more (--model.depth)"),
         (
             "--data.rotation=-1",
-            "rotation -1.0 is negative or not finite; give 0 or more (--data.rotation)",
+            "rotation -1.0 is not from 0 to 180 degrees; give such an angle (--data.rotation)",
         ),
         ("--ema.decay=2", "ema.decay 2.0 is not in [0, 1); give another (--ema.decay)"),
         (

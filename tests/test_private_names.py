@@ -32,7 +32,8 @@ TREES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 PRIVATE = re.compile(r"_(?!_)\w*[a-zA-Z0-9]\w*(?<!__)")
-PUBLIC = {"_exit", "_replace", "_asdict", "_fields", "_make"}  # documented: of os, of namedtuple
+# documented: of os, of namedtuple, and a module of Python's
+PUBLIC = {"_exit", "_replace", "_asdict", "_fields", "_make", "_thread"}
 BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "__setattr__", "__getattribute__"}
 
 

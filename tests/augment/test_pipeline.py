@@ -206,7 +206,7 @@ def test_the_share_of_a_run_without_an_end_is_refused(epochs: int | None) -> Non
         ({"mixup": -1.0}, r"mixup -1\.0 is negative or not finite; give 0 or more"),
         ({"rotation": -1.0}, r"rotation -1\.0 is not from 0 to 180 degrees"),
         ({"rotation": 400.0}, r"rotation 400\.0 is not from 0 to 180 degrees"),
-        ({"rotation": float("inf")}, "rotation inf is negative or not finite"),
+        ({"rotation": float("inf")}, "rotation inf is not from 0 to 180 degrees"),
         ({"mixup": -0.1}, r"mixup -0\.1 is negative or not finite"),
         ({"cutmix": float("nan")}, "cutmix nan is negative or not finite"),
         ({"resized_crop": []}, r"resized_crop \[\] must be two numbers"),

@@ -148,7 +148,7 @@ def test_any_split_can_be_scored(
     path = str(checkpoint(home))
     assert main(["test", "--ckpt_path", path, f"--data.split={split}", *QUIET]) == 0
     out = capsys.readouterr().out
-    assert f"({count} images)" in out
+    assert f"({count:,} images)" in out
     assert f"{split}/acc" in out
 
 
