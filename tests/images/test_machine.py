@@ -92,7 +92,7 @@ keep_freed_memory()
 def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 found = []
-for _ in range(5):  # a freed block may be a few bytes short for the next, but two make one
+for _ in range(40):  # a freed block may be a few bytes short for the next, but some make one
     before = pages()
     torch.ones(40, 1 << 20, dtype=torch.uint8)
     found.append(pages() - before)
