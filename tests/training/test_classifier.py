@@ -22,7 +22,7 @@ from vitlit import ImageData
 from vitlit.cli.advice import advice
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError
-from vitlit.training import classifier
+from vitlit.training import classifier, muon
 from vitlit.training.classifier import Classifier
 
 SIZE: dict[str, Any] = {
@@ -146,8 +146,11 @@ def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, fl
 
 
 @pytest.mark.parametrize("clip", [None, 1e-3])
-def test_muon_and_adamw_update_as_they_do_apart(clip: float | None) -> None:
+def test_muon_and_adamw_update_as_they_do_apart(
+    clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Layer decay, a frozen block, clipping and the schedule of the two rates included."""
+    monkeypatch.setattr(muon, "has_bf16_units", lambda _: True)  # torch's always takes bfloat16
     size = {**SIZE, "depth": 2}
     model = Classifier(
         optimizer="muon", lr=0.02, muon_lr=0.04, weight_decay=0.1, layer_decay=0.5,
@@ -163,17 +166,17 @@ def test_muon_and_adamw_update_as_they_do_apart(clip: float | None) -> None:
     weights = {n: p for n, p in model.vit.named_parameters() if p.requires_grad}
     matrices = [p for n, p in weights.items() if n.startswith("blocks.1.") and p.ndim == 2]
     rest = {n: p for n, p in weights.items() if not any(p is m for m in matrices)}
-    muon = torch.optim.Muon(matrices, 0.04 * 0.5, 0.1, adjust_lr_fn="match_rms_adamw")
+    by_torch = torch.optim.Muon(matrices, 0.04 * 0.5, 0.1, adjust_lr_fn="match_rms_adamw")
     groups = [
         {"params": [p], "lr": 0.02 * (0.5 if n.startswith("blocks") else 1), "weight_decay": 0.1 * (p.ndim == 2)}  # noqa: E501
         for n, p in rest.items()
     ]  # fmt: skip
     adamw = torch.optim.AdamW(groups, fused=True)
     assert len(matrices) == 4
-    rates = [[group["lr"] for group in one.param_groups] for one in (muon, adamw)]
+    rates = [[group["lr"] for group in one.param_groups] for one in (by_torch, adamw)]
     factors = [0.5, 1.0, 1.0, 0.5]  # two steps of warmup; then a cosine over two
     for factor, batch in zip(factors, data.train_dataloader(), strict=False):
-        for one, given in zip((muon, adamw), rates, strict=True):
+        for one, given in zip((by_torch, adamw), rates, strict=True):
             for group, rate in zip(one.param_groups, given, strict=True):
                 group["lr"] = rate * factor
             one.zero_grad()
@@ -181,7 +184,7 @@ def test_muon_and_adamw_update_as_they_do_apart(clip: float | None) -> None:
         F.cross_entropy(model.vit(batch.x), batch.y).backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(weights.values(), clip)
-        muon.step()
+        by_torch.step()
         adamw.step()
     for key, value in model.vit.state_dict().items():
         torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitlit.errors import InputError
+from vitlit.training.muon import MuonAdamW
 
 if TYPE_CHECKING:  # commands that do not train need none of Lightning, which takes seconds
     import pytorch_lightning as pl
@@ -54,6 +55,15 @@ def freeze(module: nn.Module, blocks: int, depth: int) -> None:
             parameter.requires_grad_(layer_of(name, depth) > blocks)
 
 
+def is_for_muon(name: str) -> bool:
+    """Whether Muon updates this matrix: in a block, or a filter of a convolutional stem.
+
+    The first convolution is AdamW's, as Jordan (2024) has it for first and last layers.
+    """
+    parts = name.split(".")
+    return "blocks" in parts or ("convs" in parts and parts[parts.index("convs") + 1] != "0")
+
+
 def parameter_groups(
     module: nn.Module,
     *,
@@ -69,7 +79,8 @@ def parameter_groups(
     decay: ``matrices`` spares biases, norms, positions and tokens; ``all`` spares none.
     layer_decay: each layer has this factor times the rate of the layer above it, as in BEiT; the
     last groups have the rate ``lr``. depth: number of blocks. muon_lr: if given, the rate of the
-    matrices of the blocks, whose groups are marked for :class:`MuonAdamW`.
+    matrices of the blocks and the filters of a stem, whose groups are marked for
+    :class:`~vitlit.training.muon.MuonAdamW`.
     """
     found: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -78,7 +89,7 @@ def parameter_groups(
         is_matrix = parameter.ndim > 1 and name.rpartition(".")[2] not in NOT_MATRICES
         # One group for all layers where they share a rate: each group costs a kernel launch.
         layer = layer_of(name, depth) if layer_decay != 1.0 else depth + 1
-        is_muons = muon_lr is not None and is_matrix and "blocks" in name.split(".")
+        is_muons = muon_lr is not None and is_matrix and is_for_muon(name)
         found.setdefault((layer, not is_muons, decay == "all" or is_matrix), []).append(parameter)
     # A fixed order: optimisers save their state by the position of a parameter in the groups, and
     # logging reads the head's rate from the last group.
@@ -92,57 +103,6 @@ def parameter_groups(
         }
         groups.append(group if muon_lr is None else {**group, "is_muon": not is_adamws})
     return groups
-
-
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon (Jordan, 2024) for groups with ``is_muon``, AdamW for the others, as one optimiser.
-
-    One state, one schedule and one checkpoint, as Lightning and gradient accumulation expect them.
-    The updates are those of torch's two optimisers. Muon's rates are in the units of AdamW's: an
-    update has the size that AdamW's usually has (Liu et al., 2025, arXiv 2502.16982, section 2.2).
-    """
-
-    found_inf: Tensor | None = None  # set, to 1, before a step that must change nothing
-
-    def __init__(self, groups: list[dict[str, Any]], *, lr: float, fused: bool | None) -> None:
-        muon = [group for group in groups if group["is_muon"]]
-        others = [group for group in groups if not group["is_muon"]]
-        self._muon = torch.optim.Muon(muon, lr=lr, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(others, lr=lr, fused=fused)
-        super().__init__(groups, {})  # the same dicts, which the two have filled with defaults
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part, is_muon in ((self._muon, True), (self._adamw, False)):
-            # each time: loading a state replaces both
-            part.param_groups = [g for g in self.param_groups if g["is_muon"] == is_muon]
-            part.state = self.state
-        self._adamw.found_inf = self.found_inf  # type: ignore[attr-defined]
-        self._adamw.step()
-        if self.found_inf is None:
-            self._muon.step()  # type: ignore[no-untyped-call]
-            return loss
-        before = self._muons_tensors(copied=True)
-        self._muon.step()  # type: ignore[no-untyped-call]
-        # chosen on the device: reading the flag would wait for it
-        for old, new in zip(before, self._muons_tensors(), strict=True):
-            new.copy_(torch.where(self.found_inf == 0, new, old))
-        return loss
-
-    def _muons_tensors(self, *, copied: bool = False) -> list[Tensor]:
-        """The matrices with a gradient, and their momentum, which is zero before the first step."""
-        found: list[Tensor] = []
-        for group in self._muon.param_groups:
-            for matrix in (p for p in group["params"] if p.grad is not None):
-                state = self.state[matrix]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                found += [matrix, state["momentum_buffer"]]
-        return [value.clone() for value in found] if copied else found
 
 
 def make_optimizer(

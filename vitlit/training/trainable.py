@@ -35,7 +35,8 @@ class TrainableViT(nn.Module):
     Args:
         lr: Maximum learning rate.
         optimizer: adamw (decoupled weight decay), adam (L2 penalty in the gradient), sgd, or muon:
-            Muon for the matrices of the blocks, and AdamW for everything else.
+            Muon for the matrices of the blocks and the filters of a convolutional stem, and AdamW
+            for everything else.
         muon_lr: Maximum learning rate of Muon; by default lr, since Muon's updates are scaled to
             the size of AdamW's. lr then applies to everything else; both follow one schedule.
         momentum: Momentum of sgd; Muon's is 0.95.
