@@ -32,7 +32,7 @@ import measure
 import pytorch_lightning as pl
 import torch
 from bias_scores import CNN, Score, append, draw, read, table
-from recipe import write_section
+from recipe_record import write_section
 from torch import Tensor, nn
 
 from vitlit import ImageData

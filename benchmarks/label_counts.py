@@ -22,7 +22,7 @@ import kept_scores
 from bias_scores import COLOURS, MARKERS
 from few_labels import STEM, TASKS, Training, Workplace, workplace
 from kept_scores import Score
-from recipe import write_section
+from recipe_record import write_section
 
 STEPS = {10: 200, 30: 200, 100: 300, 540: 300}  # by labels of each class; 540 are a tenth of all
 PRETRAINING = 3000  # steps, as in pretrain.py

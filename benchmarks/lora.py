@@ -23,7 +23,8 @@ from typing import NamedTuple
 import measure
 import torch
 from PIL import Image
-from recipe import reached, write_section
+from recipe import reached
+from recipe_record import write_section
 
 from vitlit import ImageData, ViT
 from vitlit.__main__ import main as vitlit

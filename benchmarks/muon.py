@@ -1,5 +1,6 @@
-"""How many steps Muon and AdamW need, on the digits and on MNIST.
+"""How many steps Muon and AdamW need, on the digits and on MNIST, and how long a step takes.
 
+    python benchmarks/muon.py step --write
     python benchmarks/muon.py digits --write
     python benchmarks/muon.py mnist --data-dir DIR --write
     python benchmarks/muon.py digits --quick       # does it run?
@@ -12,6 +13,9 @@ mnist: the first hundred steps whose mean training loss is no higher than that o
 of AdamW at its best rate. The best rate of each optimiser is the one of three with the lowest loss
 at the end of a training on another seed.
 
+step: a whole training step of two recipes with AdamW, with Muon by torch's class, which computes in
+bfloat16, and with Muon by ours. All take turns; one thread computes, in float32.
+
 What a training found is kept in few_labels.jsonl: the same command trains only what is missing.
 --write replaces a section of muon.md.
 """
@@ -19,19 +23,24 @@ What a training found is kept in few_labels.jsonl: the same command trains only 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import kept_scores
+import measure
 import torch
+import torch.nn.functional as F
 from few_labels import Training, trainer_for
 from pytorch_lightning.callbacks import Callback
-from recipe import write_section
+from recipe_record import write_section
 
 from vitlit.evaluation.inference import collect, loader_of
+from vitlit.model.vit import ViT
+from vitlit.training.muon import MuonAdamW
+from vitlit.training.optim import parameter_groups
 
 GOAL, LOOK_EVERY, WINDOW = 0.95, 20, 100  # accuracy, and steps
 STEPS = {"digits": 2440, "mnist": 843}  # 120 epochs of the digits; one of MNIST
@@ -45,6 +54,39 @@ RATES = {
     "digits": {"adamw": (2.5e-3, 5e-3, 1e-2), "muon": (5e-3, 1e-2, 2e-2)},
     "mnist": {"adamw": (1e-3, 2e-3, 4e-3), "muon": (2e-3, 5e-3, 1e-2)},
 }
+
+COMMON: dict[str, Any] = {"num_classes": 10, "pos_embed": "sincos2d", "global_pool": "avg"}
+RECIPES: dict[str, tuple[int, dict[str, Any]]] = {  # images of a step, arguments of the model
+    "digits.yaml": (
+        64,
+        {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 48, "depth": 3,
+         "num_heads": 3, "patch_embed": "linear"},
+    ),
+    "cifar10_cpu.yaml": (
+        128,
+        {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3,
+         "mlp_ratio": 2, "patch_embed": "conv_stem", "stem_convs": 2},
+    ),
+}  # fmt: skip
+
+
+class TorchsMuon:
+    """torch.optim.Muon, for matrices and for copies of filters as matrices, and AdamW."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        own = [p for group in groups if group["is_muon"] for p in group["params"]]
+        self.filters = [(p, torch.nn.Parameter(p.detach().flatten(1))) for p in own if p.ndim > 2]
+        matrices = [p for p in own if p.ndim == 2] + [twin for _, twin in self.filters]
+        self.muon = torch.optim.Muon(matrices, 0.01, 0.05, adjust_lr_fn="match_rms_adamw")
+        rest = [{"params": group["params"]} for group in groups if not group["is_muon"]]
+        self.adamw = torch.optim.AdamW(rest, 1e-3, fused=True)
+
+    def step(self) -> None:
+        for p, twin in self.filters:
+            assert p.grad is not None
+            twin.grad = p.grad.flatten(1)
+        self.muon.step()  # type: ignore[no-untyped-call]
+        self.adamw.step()
 
 
 class Watch(Callback):
@@ -159,15 +201,60 @@ def text_of(args: argparse.Namespace) -> str:
     return f"{kept_scores.about()}\n\n{about[args.task]}\n\n{kept_scores.table(heads, lines)}"
 
 
+def training_step(recipe: str, name: str) -> Callable[[], None]:
+    """Forward, backward and update of a model of its own."""
+    size, arguments = RECIPES[recipe]
+    torch.manual_seed(0)
+    model = ViT(**COMMON, **arguments)
+    images = torch.randn(size, model.in_chans, *model.img_size)
+    labels = torch.randint(10, (size,))
+    groups = parameter_groups(
+        model, weight_decay=0.05, decay="matrices", muon_lr=None if name == "AdamW" else 0.01
+    )
+    optimizer: Any
+    if name == "AdamW":
+        optimizer = torch.optim.AdamW(groups, 1e-3, fused=True)
+    elif name == "torch's Muon":
+        optimizer = TorchsMuon(groups)
+    else:
+        optimizer = MuonAdamW(groups, lr=1e-3, fused=True)
+
+    def step() -> None:
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def step(args: argparse.Namespace) -> str:
+    """The table of seconds."""
+    names = ["AdamW", "torch's Muon", "Muon"]
+    lines = []
+    for recipe in RECIPES:
+        rounds = 2 if args.quick else 9
+        calls = {name: training_step(recipe, name) for name in names}
+        found = measure.take_turns(calls, rounds=rounds, warmup=1, device="cpu")
+        times = [median(found[name]) for name in names]
+        cells = [f"{1000 * seconds:.1f}" for seconds in times]
+        lines.append([recipe, *cells, *(f"{seconds / times[0]:.2f}" for seconds in times[1:])])
+    heads = ["recipe", *(f"{name}, ms" for name in names)]
+    heads += [f"{name} / AdamW" for name in names[1:]]
+    return (
+        f"{kept_scores.about()}\n\nProcessor milliseconds of a training step, medians of steps "
+        f"that took turns.\n\n{kept_scores.table(heads, lines)}"
+    )
+
+
 def main() -> None:
     parser = kept_scores.parser(__doc__)
-    parser.add_argument("task", choices=list(STEPS))
+    parser.add_argument("task", choices=["step", *STEPS])
     args = kept_scores.parsed(parser)
     if args.task == "mnist" and args.data_dir is None:
         parser.error("give --data-dir, the folder that holds MNIST/raw")
-    args.steps = 40 if args.quick else STEPS[args.task]
+    args.steps = 40 if args.quick else STEPS.get(args.task)
     args.file = Path("/dev/null") if args.quick else Path(__file__).parent / "few_labels.jsonl"
-    text = text_of(args)
+    text = step(args) if args.task == "step" else text_of(args)
     print(text)
     if args.write:
         write_section(Path(__file__).with_suffix(".md"), args.task, text)

@@ -21,7 +21,7 @@ from pathlib import Path
 import kept_scores
 from few_labels import NAMES, TASKS, Training, Workplace, workplace
 from kept_scores import Score
-from recipe import write_section
+from recipe_record import write_section
 from torch import nn
 
 from vitlit.model.vit import ViT

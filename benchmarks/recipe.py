@@ -7,11 +7,15 @@ it is no lower than the figure less twice its spread, or less 0.003 where that i
     python benchmarks/recipe.py digits.yaml --split-seeds 0 1 2
     python benchmarks/recipe.py mnist.yaml --data-dir ~/data --seeds 0 1 2 --verify
     python benchmarks/recipe.py cifar10.yaml --data-dir DIR --folder --budget-minutes 8 --write
+    python benchmarks/recipe.py cifar10_cpu.yaml --data-dir DIR --folder --trained RUN --write
 
 images/s are training images over the median epoch's seconds, from the end of one epoch to the end
 of the next as TensorBoard's log has them: validation and checkpoints count, start-up does not.
 --folder takes DIR/train/CLASS and DIR/test/CLASS in place of the recipe's own files, at its size
-and with its mean and standard deviation. What follows `--` goes to `vitlit fit` as it is.
+and with its mean and standard deviation. --trained takes a finished run of `vitlit fit`; its time
+is that of the median epoch, times the epochs, since it may have been stopped. --write adds a
+section to recipe.md, keeps all predictions in predictions/, and puts the figures into README's
+table and the recipe's first lines. What follows `--` goes to `vitlit fit` as it is.
 """
 
 import argparse
@@ -22,16 +26,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from typing import Any
 
 import measure
 import torch
 import yaml
+from recipe_record import (
+    Energy,
+    Predictions,
+    duration,
+    expected,
+    how_often,
+    keep_predictions,
+    predictions_of,
+    set_expected,
+    set_row,
+    spread,
+    verdict,
+    write_section,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,8 +58,6 @@ from vitlit import load
 from vitlit.cli.configs import find_config
 from vitlit.data.catalog import SOURCES
 from vitlit.errors import InputError
-
-SLACK = 0.003  # a spread below this half is not believed
 
 
 @dataclass
@@ -54,6 +70,9 @@ class Run:
     epochs: int
     speed: float  # training images a second, validation and logging included, start-up not
     petaflops: float  # 10**15 operations of all training steps
+    precision: str
+    predictions: Predictions  # of the last epoch
+    joules: float | None = None  # of the processor, by `vitlit fit`, where it can be read
 
 
 def vitlit(args: list[str], folder: Path) -> str:
@@ -99,21 +118,32 @@ def training_petaflops(checkpoint: Path, images: int) -> float:
 
 def train(options: list[str], tests: list[str], folder: Path) -> Run:
     folder.mkdir(parents=True)
-    start = time.perf_counter()
+    energy, start = Energy(), time.perf_counter()
     vitlit(["fit", *options, "--run=recipe", "--trainer.enable_progress_bar=false"], folder)
-    seconds = time.perf_counter() - start
-    run = folder / "lightning_logs" / "recipe"
-    scores = {
-        name: reached(vitlit(["test", "--ckpt_path", name, *tests], folder))
-        for name in ("last", "best")
-    }
+    seconds, joules = time.perf_counter() - start, energy.joules()
+    return replace(scored(folder / "lightning_logs" / "recipe", tests, seconds), joules=joules)
+
+
+def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
+    """What a finished run reached; seconds: of the training, by default by its median epoch."""
+    checkpoints, scores = run.absolute() / "checkpoints", {}
+    for name in ("best", "last"):  # the report of the last is the one that stays
+        command = ["test", f"--ckpt_path={checkpoints / name}.ckpt", *tests]
+        scores[name] = reached(vitlit(command, run.parent.parent))
     config = yaml.safe_load((run / "config.yaml").read_text())
     batch = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    steps, _ = epochs_of(run)
-    flops = training_petaflops(checkpoint, batch * steps[-1])
-    speed = images_per_second(run, batch) if len(steps) > 1 else float("nan")
-    return Run(scores["last"], scores["best"], seconds, len(steps), speed, flops)
+    steps, times = epochs_of(run)
+    own = [b - a for a, b in pairwise(times)]
+    return Run(
+        scores["last"],
+        scores["best"],
+        seconds or (median(own) * len(steps) if own else float("nan")),
+        len(steps),
+        images_per_second(run, batch) if own else float("nan"),
+        training_petaflops(checkpoints / "last.ckpt", batch * steps[-1]),
+        config["trainer"]["precision"],
+        predictions_of(run / "test_report"),
+    )
 
 
 def epochs_within(minutes: float, options: list[str], folder: Path) -> int:
@@ -130,23 +160,6 @@ def epochs_within(minutes: float, options: list[str], folder: Path) -> int:
     return found
 
 
-def expected(config: str) -> tuple[float, float] | None:
-    """Accuracy and spread in the recipe's first lines; None for "not measured"."""
-    text = find_config(config).read_text()
-    found = re.search(r"^# expected: test/acc (0\.\d+)(?: \+- (0\.\d+))?", text, re.MULTILINE)
-    return (float(found[1]), float(found[2] or 0.0)) if found else None
-
-
-def verdict(config: str, scores: list[float]) -> int:
-    """Print pass or fail of a recipe that says what it reaches; the exit status: 0 or 1."""
-    goal = expected(config)
-    assert goal is not None
-    least = goal[0] - max(2 * goal[1], SLACK)
-    passed = mean(scores) >= least
-    print(f"{'PASS' if passed else 'FAIL'}: {mean(scores):.4f}, expected at least {least:.4f}")
-    return 0 if passed else 1
-
-
 def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
     """Where the images are, for `vitlit fit`, and the data set's name for the table."""
     source = yaml.safe_load(find_config(args.config).read_text())["data"]["dataset"]
@@ -156,19 +169,20 @@ def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
     row = SOURCES[source]
     options += ["--data.dataset=folder", f"--data.img_size={row.size}"]
     options += [f"--data.mean={list(row.mean)}", f"--data.std={list(row.std)}"]
-    return options, f"{source} (folder {args.data_dir.name})"
+    return options, args.called or f"{source} (files)"
 
 
 def table(runs: dict[str, Run]) -> str:
     heads = ["seed", "last epoch", "best epoch", "fit, s", "epochs", "images/s", "PFLOP"]
+    heads += ["precision", "energy, kJ"]
     lines = [measure.row(heads), measure.row(["---"] * len(heads))]
     for name, run in runs.items():
         cells = [name, f"{run.last:.4f}", f"{run.best:.4f}", f"{run.seconds:.0f}"]
-        cells += [str(run.epochs), f"{run.speed:,.0f}", f"{run.petaflops:.3g}"]
+        cells += [str(run.epochs), f"{run.speed:,.0f}", f"{run.petaflops:.3g}", run.precision]
+        cells += ["not readable" if run.joules is None else f"{run.joules / 1000:.1f}"]
         lines.append(measure.row(cells))
-    scores = [run.last for run in runs.values()]
-    spread = f" +- {stdev(scores):.4f} ({len(scores)} runs)" if len(scores) > 1 else " (1 run)"
-    lines += ["", f"last epoch: {mean(scores):.4f}{spread}"]
+    scores, often = [run.last for run in runs.values()], f"{len(runs)} run{'s' * (len(runs) > 1)}"
+    lines += ["", f"last epoch: {spread(scores, '+-')} ({often})"]
     return "\n".join(lines) + "\n"
 
 
@@ -181,20 +195,13 @@ def records(title: str, run: Run) -> list[dict[str, Any]]:
         "epochs": run.epochs,
         "images/s": run.speed,
         "PFLOP": run.petaflops,
+        "J": float("nan") if run.joules is None else run.joules,
     }
     return [
         {"name": title, "value": value, "unit": unit, "ratio_to": None, "ratio": None}
         for unit, value in values.items()
-        if not math.isnan(value)  # the speed of a single epoch
+        if not math.isnan(value)  # the speed of a single epoch, energy that cannot be read
     ]
-
-
-def write_section(path: Path, title: str, text: str) -> None:
-    """Replace the section of this title, or add it."""
-    old = path.read_text() if path.exists() else f"# {path.stem.replace('_', ' ').capitalize()}\n"
-    parts = re.split(r"^(?=## )", old, flags=re.MULTILINE)
-    kept = [part.rstrip() for part in parts if not part.startswith(f"## {title}\n")]
-    path.write_text("\n\n".join([*kept, f"## {title}\n\n{text.strip()}"]) + "\n")
 
 
 def parse_args() -> argparse.Namespace:
@@ -205,8 +212,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="name of a shipped recipe, or a path")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--folder", action="store_true", help="DIR/train/CLASS, DIR/test/CLASS")
+    parser.add_argument("--called", metavar="NAME", help="what the tables call the folder's images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split-seeds", type=int, nargs="+", help="vary these in place of seeds")
+    parser.add_argument("--trained", type=Path, metavar="RUN", help="score this run; train none")
     parser.add_argument("--budget-minutes", type=float, help="as many epochs as fit, each seed")
     parser.add_argument("--verify", action="store_true", help="pass or fail: exit status 0 or 1")
     parser.add_argument("--quick", action="store_true", help="one seed, two epochs: does it run?")
@@ -233,6 +242,12 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
         parser.error(f"--budget-minutes {known.budget_minutes} is not positive")
     if known.json and not known.json.absolute().parent.is_dir():
         parser.error(f"--json {known.json}: there is no such folder")
+    if known.trained and (known.budget_minutes or known.rest or known.quick or known.keep):
+        parser.error("--trained trains nothing, and takes no option of a training")
+    if known.trained and not (known.trained / "checkpoints" / "last.ckpt").is_file():
+        parser.error(f"--trained {known.trained}: there is no checkpoints/last.ckpt")
+    if known.called and not known.folder:
+        parser.error("--called is for --folder: other data sets have names")
     if known.folder and known.data_dir is None:
         parser.error("--folder needs --data-dir")
     if known.keep and known.keep.exists():
@@ -250,6 +265,10 @@ def main() -> None:
     if args.quick:
         seeds, options = seeds[:1], [*options, "--trainer.max_epochs=2"]
     runs: dict[str, Run] = {}
+    if args.trained:
+        seed = yaml.safe_load((args.trained / "config.yaml").read_text())["seed_everything"]
+        seeds, runs = [], {f"seed_everything {seed}": scored(args.trained, data[:1])}
+        print(table(runs), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         name = args.keep or temporary
         if args.budget_minutes:
@@ -275,8 +294,26 @@ def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
     if args.write:
         text = f"{datetime.now(UTC).date()}, `{measure.command()}`\n\n{table(runs)}"
         write_section(Path(__file__).with_suffix(".md"), title, text)
+        record(args, runs, source, where)
     if args.verify:
         sys.exit(verdict(args.config, scores))
+
+
+def record(args: argparse.Namespace, runs: dict[str, Run], source: str, where: str) -> None:
+    """Keep the predictions, and put the figures into README and into a shipped recipe."""
+    here, config = Path(__file__).parent, find_config(args.config).absolute()
+    shipped = here.parent / "configs"
+    if shipped not in config.parents:
+        return
+    name = config.relative_to(shipped)
+    file = here / "predictions" / name.with_suffix(".csv")
+    keep_predictions(file, {seed: run.predictions for seed, run in runs.items()})
+    scores = [run.last for run in runs.values()]
+    how = ", ".join([*([source] if args.folder else []), how_often(runs), "last epoch"])
+    cost = f"{duration(max(run.seconds for run in runs.values()))}, {where}, "
+    cost += next(iter(runs.values())).precision
+    set_expected(config, f"test/acc {spread(scores, '+-')} ({how}; {cost})")
+    set_row(here.parent / "README.md", str(name), [spread(scores, "±"), how, cost])
 
 
 if __name__ == "__main__":

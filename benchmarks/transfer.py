@@ -18,7 +18,8 @@ from statistics import mean, stdev
 
 import measure
 import torch
-from recipe import reached, vitlit, write_section
+from recipe import reached, vitlit
+from recipe_record import write_section
 
 MODEL = ["--model.patch_size=8", "--model.embed_dim=128", "--model.depth=6", "--model.num_heads=4"]
 MODEL += ["--model.global_pool=avg"]

@@ -11,9 +11,11 @@ from io import StringIO
 from pathlib import Path
 
 import measure
+import numpy as np
 import peers
 import pytest
 import recipe
+import recipe_record
 import run_all
 import torch
 
@@ -147,7 +149,7 @@ def test_a_recipe_says_what_it_expects(
     tmp_path: Path, line: str, found: tuple[float, float] | None
 ) -> None:
     (tmp_path / "own.yaml").write_text(f"# A recipe.\n{line}\ndata: {{dataset: digits}}\n")
-    assert recipe.expected(str(tmp_path / "own.yaml")) == found
+    assert recipe_record.expected(str(tmp_path / "own.yaml")) == found
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_recipe_passes_within_its_spread(
     tmp_path: Path, line: str, scores: list[float], status: int
 ) -> None:
     (tmp_path / "own.yaml").write_text(f"# expected: {line}\n")
-    assert recipe.verdict(str(tmp_path / "own.yaml"), scores) == status
+    assert recipe_record.verdict(str(tmp_path / "own.yaml"), scores) == status
 
 
 def vitlit_here(args: list[str], folder: Path) -> str:
@@ -180,6 +182,12 @@ def test_a_recipe_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.Monk
     run = recipe.train(options, [], tmp_path / "run")
     assert run.epochs == 2
     assert 0 < run.last < 1
+    assert run.last == pytest.approx(
+        (run.predictions.labels == run.predictions.predicted).mean(), abs=5e-5
+    )
+    assert run.precision == "32-true"
+    again = recipe.scored(tmp_path / "run" / "lightning_logs" / "recipe", [])
+    assert (again.last, again.best, again.petaflops) == (run.last, run.best, run.petaflops)
     assert run.seconds > 0
     assert run.speed > 100
     images = 2 * (1295 // 50) * 50
@@ -187,3 +195,58 @@ def test_a_recipe_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.Monk
     block = 2 * tokens * width * (3 * width + width + 8 * width) + 4 * tokens**2 * width
     forward = 2 * tokens * 4 * width + block + 2 * width * 10
     assert run.petaflops == pytest.approx(3 * forward * images / 1e15, rel=1e-6)
+
+
+def test_scores_can_be_computed_from_the_kept_predictions(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 2, 2])
+    runs = {
+        "seed_everything 0": recipe_record.Predictions(labels, np.array([0, 1, 2, 0])),
+        "seed_everything 1": recipe_record.Predictions(labels, np.array([1, 1, 0, 0])),
+    }
+    file = tmp_path / "reference" / "own.csv"
+    recipe_record.keep_predictions(file, runs)
+    assert file.read_text().startswith("run,label,predicted\nseed_everything 0,0,0\n")
+    assert recipe_record.accuracies(file) == {"seed_everything 0": 0.75, "seed_everything 1": 0.25}
+
+
+def test_figures_go_into_a_recipe_and_a_readme(tmp_path: Path) -> None:
+    own, readme = tmp_path / "own.yaml", tmp_path / "README.md"
+    own.write_text("# A recipe.\n# expected: not measured\ndata: {}\n")
+    text = f"test/acc {recipe_record.spread([0.5, 0.75], '+-')} (2 seeds)"
+    recipe_record.set_expected(own, text)
+    assert "\n# expected: test/acc 0.6250 +- 0.1768 (2 seeds)\n" in own.read_text()
+    with pytest.raises(ValueError, match="has 0 lines"):
+        recipe_record.set_expected(readme if readme.exists() else Path(__file__), "x")
+    readme.write_text("# Own\n\n| config | accuracy |\n|---|---|\n| `a.yaml` | 0.1 |\n\nMore\n")
+    recipe_record.set_row(readme, "a.yaml", ["0.2"])
+    recipe_record.set_row(readme, "b.yaml", ["0.3"])
+    table = "| config | accuracy |\n|---|---|\n| `a.yaml` | 0.2 |\n| `b.yaml` | 0.3 |"
+    assert readme.read_text() == f"# Own\n\n{table}\n\nMore\n"
+
+
+def test_a_readme_without_a_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Own\n")
+    with pytest.raises(ValueError, match="no table"):
+        recipe_record.set_row(tmp_path / "README.md", "a.yaml", ["0.2"])
+
+
+def test_energy_is_the_sum_of_the_packages_and_outlives_an_overflow(tmp_path: Path) -> None:
+    assert recipe_record.Energy(tmp_path).joules() is None
+    counts = {"intel-rapl:0": (900_000, 100_000), "intel-rapl:1": (0, 5_000_000)}
+    for name in (*counts, "intel-rapl:0:0"):  # the last is a part of the first
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(str(counts.get(name, (7, 7))[0]))
+        (tmp_path / name / "max_energy_range_uj").write_text("1000000")
+    energy = recipe_record.Energy(tmp_path)
+    for name, (_, after) in counts.items():
+        (tmp_path / name / "energy_uj").write_text(f"{after}\n")
+    assert energy.joules() == pytest.approx(0.2 + 5.0)
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("predictions/**/*.csv")), ids=str)
+def test_kept_predictions_have_the_score_that_the_recipe_states(file: Path) -> None:
+    scores = recipe_record.accuracies(file).values()
+    stated = recipe.find_config(
+        str(file.relative_to(BENCHMARKS / "predictions").with_suffix(".yaml"))
+    )
+    assert f"test/acc {recipe_record.spread(scores, '+-')} (" in stated.read_text()

@@ -1,6 +1,6 @@
 """Muon for matrices and filters, AdamW for everything else, as one optimiser.
 
-groups with gradients -> updated weights; a matrix (rows, columns) -> one with singular values near 1
+groups with gradients -> updated weights; matrix (rows, columns) -> singular values near 1
 """
 
 import math
@@ -23,9 +23,10 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon (Jordan, 2024) for groups with ``is_muon``, AdamW for the others, as one optimiser.
 
     One state, one schedule and one checkpoint, as Lightning and gradient accumulation expect them.
-    The updates are those of ``torch.optim.Muon`` and ``torch.optim.AdamW``. Filters ``(D, C, h, w)``
-    are updated as matrices ``(D, C*h*w)``. Muon's rates are in the units of AdamW's: an update has
-    the size that AdamW's usually has (Liu et al., 2025, arXiv 2502.16982, section 2.2).
+    The updates are those of ``torch.optim.Muon`` and ``torch.optim.AdamW``; filters
+    ``(D, C, h, w)`` are updated as matrices ``(D, C*h*w)``. Muon's rates are in the units of
+    AdamW's: an update has the size that AdamW's usually has (Liu et al., 2025, arXiv 2502.16982,
+    section 2.2).
     """
 
     found_inf: Tensor | None = None  # set, to 1, before a step that must change nothing
@@ -54,11 +55,11 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _update(self, weight: Tensor, lr: float, weight_decay: float) -> None:
         """One weight and its momentum, which is zero before the first step."""
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight.grad)
-        momentum, gradient = state["momentum_buffer"], weight.grad
+        state, gradient = self.state[weight], weight.grad
         assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum = state["momentum_buffer"]
         moved = momentum.lerp(gradient, 1 - MOMENTUM)
         change = orthogonal(gradient.lerp(moved, MOMENTUM).flatten(1))  # Nesterov's momentum
         size = 0.2 * math.sqrt(max(change.shape))  # the usual size of AdamW's updates
