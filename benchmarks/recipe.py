@@ -309,7 +309,7 @@ def record(args: argparse.Namespace, runs: dict[str, Run], source: str, where: s
     file = here / "predictions" / name.with_suffix(".csv")
     keep_predictions(file, {seed: run.predictions for seed, run in runs.items()})
     scores = [run.last for run in runs.values()]
-    how = ", ".join([*([source] if args.folder else []), how_often(runs), "last epoch"])
+    how = ", ".join([*([source] if args.folder else []), how_often(runs), "final epoch"])
     cost = f"{duration(max(run.seconds for run in runs.values()))}, {where}, "
     cost += next(iter(runs.values())).precision
     set_expected(config, f"test/acc {spread(scores, '+-')} ({how}; {cost})")
