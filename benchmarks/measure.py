@@ -184,7 +184,7 @@ def command() -> str:
     """What was typed, without where this machine has its files."""
     words = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     words = re.sub(r" --(json|keep)[ =]\S+", "", words)
-    words = re.sub(r"(--teacher)[ =]\S+", r"\1 RUN", words)
+    words = re.sub(r"(--(?:teacher|trained))[ =]\S+", r"\1 RUN", words)
     return re.sub(r"(--(?:data|pretrain)-dir)[ =]\S+", r"\1 DIR", words)
 
 

@@ -281,10 +281,17 @@ def main() -> None:
     finish(args, source, runs)
 
 
+def shipped_name(config: str) -> str:
+    """A recipe's path in configs/, if it is from there, in this tree or in the installed one."""
+    path = find_config(config).absolute()
+    folder = next((one for one in path.parents if one.name == "configs"), path.parent)
+    return path.relative_to(folder).as_posix()
+
+
 def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     where = measure.device_name(kind, torch.get_num_threads())
-    title = f"{args.config}, {source}, {where}"
+    title = f"{shipped_name(args.config)}, {source}, {where}"
     scores = [run.last for run in runs.values()]
     if args.json:
         found = [
@@ -301,11 +308,10 @@ def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
 
 def record(args: argparse.Namespace, runs: dict[str, Run], source: str, where: str) -> None:
     """Keep the predictions, and put the figures into README and into a shipped recipe."""
-    here, config = Path(__file__).parent, find_config(args.config).absolute()
-    shipped = here.parent / "configs"
-    if shipped not in config.parents:
+    here, name = Path(__file__).parent, Path(shipped_name(args.config))
+    config = here.parent / "configs" / name
+    if not config.is_file():  # a recipe of one's own
         return
-    name = config.relative_to(shipped)
     file = here / "predictions" / name.with_suffix(".csv")
     keep_predictions(file, {seed: run.predictions for seed, run in runs.items()})
     scores = [run.last for run in runs.values()]

@@ -23,7 +23,7 @@ from vitlit.cli.configs import find_config
 
 ENERGY = Path("/sys/class/powercap")  # of Linux, where the processor counts its energy
 SLACK = 0.003  # a spread below this half is not believed
-HEADS = ["run", "label", "predicted"]
+HEADS = ["seed", "label", "predicted"]
 Labels = npt.NDArray[np.int64]
 
 
@@ -41,22 +41,22 @@ def predictions_of(report: Path) -> Predictions:
 
 
 def keep_predictions(path: Path, runs: Mapping[str, Predictions]) -> None:
-    """One line for each image of each training; run: its seed, as in the table."""
+    """One line for each image of each training; runs: by seeds such as ``data.split_seed 3``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADS)
         for name, found in runs.items():
             pairs = zip(found.labels.tolist(), found.predicted.tolist(), strict=True)
-            writer.writerows((name, *pair) for pair in pairs)
+            writer.writerows((name.split()[-1], *pair) for pair in pairs)
 
 
 def accuracies(path: Path) -> dict[str, float]:
-    """Of each training of such a file, in its order."""
+    """Of each seed of such a file, in its order."""
     right: dict[str, list[bool]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            right.setdefault(row["run"], []).append(row["label"] == row["predicted"])
+            right.setdefault(row["seed"], []).append(row["label"] == row["predicted"])
     return {name: mean(found) for name, found in right.items()}
 
 
@@ -163,7 +163,7 @@ def main() -> None:
         found = accuracies(args.file)
     except OSError as error:
         sys.exit(f"{args.file}: {error.strerror}")
-    print(*(f"{name}: {accuracy:.4f}" for name, accuracy in found.items()), sep="\n")
+    print(*(f"seed {name}: {accuracy:.4f}" for name, accuracy in found.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -205,8 +205,8 @@ def test_scores_can_be_computed_from_the_kept_predictions(tmp_path: Path) -> Non
     }
     file = tmp_path / "reference" / "own.csv"
     recipe_record.keep_predictions(file, runs)
-    assert file.read_text().startswith("run,label,predicted\nseed_everything 0,0,0\n")
-    assert recipe_record.accuracies(file) == {"seed_everything 0": 0.75, "seed_everything 1": 0.25}
+    assert file.read_text().startswith("seed,label,predicted\n0,0,0\n")
+    assert recipe_record.accuracies(file) == {"0": 0.75, "1": 0.25}
 
 
 def test_figures_go_into_a_recipe_and_a_readme(tmp_path: Path) -> None:
