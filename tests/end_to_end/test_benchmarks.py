@@ -22,6 +22,7 @@ import torch
 from vitlit.__main__ import main
 
 BENCHMARKS = Path(measure.__file__).parent
+KEPT = BENCHMARKS / "predictions"
 SECONDS = {"timm": [2.0, 4.0, 3.0], "vitlit": [1.0, 4.0, 2.0]}
 
 
@@ -82,12 +83,13 @@ def test_a_table_does_not_say_where_this_machine_has_its_files(
         "--keep=/k",
         "--teacher",
         "/t",
+        "--trained=/r",
         "--write",
     ]
     monkeypatch.setattr(sys, "argv", typed)
     assert (
         measure.command()
-        == "python benchmarks/recipe.py a.yaml --data-dir DIR --teacher RUN --write"
+        == "python benchmarks/recipe.py a.yaml --data-dir DIR --teacher RUN --trained RUN --write"
     )
 
 
@@ -243,10 +245,10 @@ def test_energy_is_the_sum_of_the_packages_and_outlives_an_overflow(tmp_path: Pa
     assert energy.joules() == pytest.approx(0.2 + 5.0)
 
 
-@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("predictions/**/*.csv")), ids=str)
-def test_kept_predictions_have_the_score_that_the_recipe_states(file: Path) -> None:
-    scores = recipe_record.accuracies(file).values()
-    stated = recipe.find_config(
-        str(file.relative_to(BENCHMARKS / "predictions").with_suffix(".yaml"))
-    )
+@pytest.mark.parametrize(
+    "name", [str(path.relative_to(KEPT)) for path in sorted(KEPT.glob("**/*.csv"))]
+)
+def test_kept_predictions_have_the_score_that_the_recipe_states(name: str) -> None:
+    scores = recipe_record.accuracies(KEPT / name).values()
+    stated = BENCHMARKS.parent / "configs" / Path(name).with_suffix(".yaml")
     assert f"test/acc {recipe_record.spread(scores, '+-')} (" in stated.read_text()
