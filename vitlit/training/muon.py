@@ -77,8 +77,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """The matrix with singular values near 1, between .7 and 1.2: ``(rows, columns)``.
 
     By Newton-Schulz iterations (Jordan, 2024), as in ``torch.optim.Muon``. That computes in
-    bfloat16; on a processor without units for it this takes float32, which is then 7 to 40 times as
-    fast (benchmarks/muon.md).
+    bfloat16, which would double the time of a training step on a processor without units for it
+    (benchmarks/muon.md); there this takes float32.
     """
     a, b, c = COEFFICIENTS
     x = matrix.bfloat16() if has_bf16_units(matrix.device.type) else matrix.float()
