@@ -5,14 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from vitlit.model.vit import ViT
-from vitlit.training import muon
-from vitlit.training.muon import MuonAdamW, orthogonal
-from vitlit.training.optim import parameter_groups
+from vitlit.training import optim
+from vitlit.training.optim import MuonAdamW, orthogonal, parameter_groups
 
 
 @pytest.fixture
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(muon, "has_bf16_units", lambda _: request.param)
+    monkeypatch.setattr(optim, "has_bf16_units", lambda _: request.param)
     return bool(request.param)
 
 
