@@ -151,7 +151,7 @@ SCORES = r"reached .*(?:\n {12}.*)*"  # with the lines that go on in the next co
 @pytest.mark.parametrize(
     "launch",
     [
-        by_console_script,
+        pytest.param(by_console_script, marks=pytest.mark.slow),
         pytest.param(by_torchrun, marks=pytest.mark.slow),
         pytest.param(by_module, marks=pytest.mark.slow),
         pytest.param(by_srun, marks=pytest.mark.slow),

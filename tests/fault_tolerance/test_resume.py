@@ -126,14 +126,13 @@ def in_step(settings: str) -> int:
 
 
 CUTS = [5, 9]  # in the first epoch, in the second
-BOTH = ("averaged and accumulated", "validated often")  # of the others, each has one in turn
 ENDS, LAST = {"ended by steps": 16}, 18  # batches of a whole training
 SLOW = [1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 17]
 
 
 def cuts_of(settings: str) -> list[int]:
     """Those that are not slow."""
-    return CUTS if settings in BOTH else [CUTS[list(SETTINGS).index(settings) % 2]]
+    return [CUTS[list(SETTINGS).index(settings) % 2]]  # each has one, in turn
 
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
