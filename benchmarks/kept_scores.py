@@ -45,9 +45,11 @@ def read(path: Path) -> dict[str, Score]:
     return {key: Score(**{name: row[name] for name in names}) for key, row in found.items()}
 
 
-def spread(scores: Iterable[float]) -> str:
+def spread(scores: Iterable[float], sign: str = "+-") -> str:
+    """Mean and standard deviation; of a single score that alone."""
     values = list(scores)
-    return f"{mean(values):.4f} +- {stdev(values):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
+    several = f" {sign} {stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{mean(values):.4f}{several}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

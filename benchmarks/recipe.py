@@ -36,6 +36,7 @@ from typing import Any
 import measure
 import torch
 import yaml
+from kept_scores import spread
 from recipe_record import (
     Energy,
     Predictions,
@@ -46,7 +47,6 @@ from recipe_record import (
     predictions_of,
     set_expected,
     set_row,
-    spread,
     verdict,
     write_section,
 )
@@ -182,7 +182,7 @@ def table(runs: dict[str, Run]) -> str:
         cells += ["not readable" if run.joules is None else f"{run.joules / 1000:.1f}"]
         lines.append(measure.row(cells))
     scores, often = [run.last for run in runs.values()], f"{len(runs)} run{'s' * (len(runs) > 1)}"
-    lines += ["", f"last epoch: {spread(scores, '+-')} ({often})"]
+    lines += ["", f"last epoch: {spread(scores)} ({often})"]
     return "\n".join(lines) + "\n"
 
 
@@ -318,7 +318,7 @@ def record(args: argparse.Namespace, runs: dict[str, Run], source: str, where: s
     how = ", ".join([*([source] if args.folder else []), how_often(runs), "final epoch"])
     cost = f"{duration(max(run.seconds for run in runs.values()))}, {where}, "
     cost += next(iter(runs.values())).precision
-    set_expected(config, f"test/acc {spread(scores, '+-')} ({how}; {cost})")
+    set_expected(config, f"test/acc {spread(scores)} ({how}; {cost})")
     set_row(here.parent / "README.md", str(name), [spread(scores, "±"), how, cost])
 
 

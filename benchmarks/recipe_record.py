@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -58,13 +58,6 @@ def accuracies(path: Path) -> dict[str, float]:
         for row in csv.DictReader(file):
             right.setdefault(row["seed"], []).append(row["label"] == row["predicted"])
     return {name: mean(found) for name, found in right.items()}
-
-
-def spread(scores: Iterable[float], sign: str) -> str:
-    """Mean and standard deviation; of a single score that alone."""
-    values = list(scores)
-    several = f" {sign} {stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{mean(values):.4f}{several}"
 
 
 def duration(seconds: float) -> str:

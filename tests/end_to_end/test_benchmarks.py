@@ -10,6 +10,7 @@ from contextlib import chdir, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import kept_scores
 import measure
 import numpy as np
 import peers
@@ -214,7 +215,7 @@ def test_scores_can_be_computed_from_the_kept_predictions(tmp_path: Path) -> Non
 def test_figures_go_into_a_recipe_and_a_readme(tmp_path: Path) -> None:
     own, readme = tmp_path / "own.yaml", tmp_path / "README.md"
     own.write_text("# A recipe.\n# expected: not measured\ndata: {}\n")
-    text = f"test/acc {recipe_record.spread([0.5, 0.75], '+-')} (2 seeds)"
+    text = f"test/acc {kept_scores.spread([0.5, 0.75])} (2 seeds)"
     recipe_record.set_expected(own, text)
     assert "\n# expected: test/acc 0.6250 +- 0.1768 (2 seeds)\n" in own.read_text()
     with pytest.raises(ValueError, match="has 0 lines"):
@@ -251,4 +252,4 @@ def test_energy_is_the_sum_of_the_packages_and_outlives_an_overflow(tmp_path: Pa
 def test_kept_predictions_have_the_score_that_the_recipe_states(name: str) -> None:
     scores = recipe_record.accuracies(KEPT / name).values()
     stated = BENCHMARKS.parent / "configs" / Path(name).with_suffix(".yaml")
-    assert f"test/acc {recipe_record.spread(scores, '+-')} (" in stated.read_text()
+    assert f"test/acc {kept_scores.spread(scores)} (" in stated.read_text()

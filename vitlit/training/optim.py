@@ -166,7 +166,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with singular values near 1, between .7 and 1.2: ``(rows, columns)``.
+    """The matrix with its singular values brought near 1: ``(rows, columns)``.
 
     By Newton-Schulz iterations (Jordan, 2024), as in ``torch.optim.Muon``. That computes in
     bfloat16, which would double the time of a training step on a processor without units for it
