@@ -1,13 +1,21 @@
-"""Attention that starts as a convolution, against slow loops and least squares in NumPy."""
+"""Attention and stems that start as convolutions, against slow loops, NumPy and SciPy."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
 
 from vitlit.errors import InputError
-from vitlit.model.initial_values import CELLS, impulse_logits, nearest_factors
+from vitlit.model.initial_values import (
+    CELLS,
+    SMALLEST_VARIANCE,
+    cosines,
+    impulse_logits,
+    nearest_factors,
+    whitening_filters,
+)
 from vitlit.model.vit import ViT
 
 GRID = (3, 4)
@@ -103,3 +111,54 @@ def test_attention_that_positions_do_not_decide_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=reason):
         ViT(**SMALL | changes)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_cosines_are_scipys_transform(size: int) -> None:
+    expected = dct(np.eye(size), norm="ortho", axis=0)
+    np.testing.assert_allclose(cosines(size).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_filters_whiten_images_whose_neighbours_are_alike(channels: int) -> None:
+    filters = whitening_filters(channels).double().numpy()
+    assert filters.shape == (18 * channels, channels, 3, 3)
+    np.testing.assert_array_equal(filters[1::2], -filters[::2])
+    places = [(c, y, x) for c in range(channels) for y in range(3) for x in range(3)]
+    correlation = np.array(
+        [
+            [0.9 ** (abs(y - v) + abs(x - u)) * (1 if c == d else 0.9) for d, v, u in places]
+            for c, y, x in places
+        ]
+    )
+    rows = filters[::2].reshape(len(places), -1)
+    # of the cosines, which are the main directions all but exactly: each one's own variance
+    variance = 1 / (rows**2).sum(1) - SMALLEST_VARIANCE
+    found = rows @ correlation @ rows.T
+    np.testing.assert_allclose(
+        np.diag(found), variance / (variance + SMALLEST_VARIANCE), rtol=1e-4
+    )
+    assert (np.diff(variance) < 1e-6).all()  # the largest first
+    others = found - np.diag(np.diag(found))
+    assert abs(others).max() < 0.16, abs(others).max()
+
+
+@pytest.mark.parametrize(
+    ("in_chans", "known", "drawn"), [(3, 12, 0), (1, 12, 0), (3, 54, 10), (1, 18, 14)]
+)
+def test_a_deep_stem_starts_by_whitening(in_chans: int, known: int, drawn: int) -> None:
+    first = known + drawn
+    torch.manual_seed(0)
+    vit = ViT(
+        img_size=8, patch_size=4, in_chans=in_chans, num_classes=2, embed_dim=2 * first,
+        depth=1, num_heads=1, patch_embed="conv_stem", stem_convs=2,
+    )  # fmt: skip
+    filters = vit.patch_embed.filters()
+    assert len(filters) == first
+    torch.testing.assert_close(
+        filters[:known].detach(), whitening_filters(in_chans)[:known], rtol=0, atol=0
+    )
+    assert not (filters[known:] == 0).any()
+    vit = ViT(**{**vit.config, "stem_convs": 1})  # CCT's stem stays as CCT draws it
+    assert vit.patch_embed.filters().shape[0] == 64
+    assert not torch.equal(vit.patch_embed.filters()[:12], whitening_filters(in_chans)[:12])

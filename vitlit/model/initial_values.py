@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitlit.model.blocks import Block
 from vitlit.model.local_attention import GatedPositionalAttention
-from vitlit.model.patch_embed import PatchEmbed
+from vitlit.model.patch_embed import ConvStem, PatchEmbed
 from vitlit.model.pooling import AttentionPool, SequencePool
 from vitlit.patches import Grid
 
@@ -25,6 +25,9 @@ CELLS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (
 IMPULSE, NOISE = 1000.0, 1.8  # logit of the one patch, standard deviation of all others
 QUERY_NORM = 7.0  # Frobenius norm of a head's queries and keys
 POSITIONS = 18.0  # times what learned positions are else: 0.36 in place of 0.02
+# Correlations that whitening expects of an image: of neighbouring pixels, and of two channels.
+NEIGHBOURS, CHANNELS = 0.9, 0.9
+SMALLEST_VARIANCE = 5e-4  # added to each, so that what is hardly there is not made as large as all
 COPIED = 0.4  # values times projection: minus this part of the token, and noise of the same size
 
 
@@ -50,7 +53,8 @@ def init_weights(model: nn.Module) -> None:
     * learned positions and registers: normal with standard deviation 0.02;
     * ``patch_embed=linear``: Xavier uniform on the flattened patch;
     * ``patch_embed=conv``: left as PyTorch initialises a Conv2d (Kaiming uniform, a = sqrt 5);
-    * the layers of ``patch_embed=conv_stem``: Kaiming normal, as in CCT's code;
+    * the layers of ``patch_embed=conv_stem``: Kaiming normal, as in CCT's code; with
+      ``stem_convs`` above 1 the first of them whitens the image, see ``whitening_filters``;
     * ``attention=gpsa``: as in ConViT, see ``GatedPositionalAttention.start_local``;
     * the scores of ``global_pool=seq``: normal with standard deviation 0.02, as in CCT's code;
     * the query of ``global_pool=map``: normal with standard deviation 1 / sqrt(D), as in timm.
@@ -67,6 +71,10 @@ def init_weights(model: nn.Module) -> None:
             nn.init.xavier_uniform_(module.proj.weight.flatten(1))
             if module.proj.bias is not None:
                 nn.init.zeros_(module.proj.bias)
+        if isinstance(module, ConvStem) and module.norms:
+            first = module.filters()
+            known = whitening_filters(first.shape[1])[: len(first)]
+            first[: len(known)] = known  # a wide stem keeps its other filters as they were drawn
     tables = dict(model.named_parameters(recurse=False))
     for name in ("pos_embed", "reg_token"):  # equal registers would get equal gradients
         if name in tables:
@@ -79,6 +87,41 @@ def init_weights(model: nn.Module) -> None:
     head = dict(model.named_children())["head"]
     if isinstance(head, nn.Linear):  # last: the loop above gave it Xavier's values
         nn.init.zeros_(head.weight)
+
+
+def whitening_filters(channels: int, size: int = 3) -> Tensor:
+    """Filters whose outputs on a usual image are uncorrelated and of variance 1, and their negatives.
+
+    Whitening as the first layer is from Jordan (2024, arXiv 2404.00498, section 3.2), who finds the
+    filters as principal components of the training images. Here they are those of the images that
+    the cosine transform is made for (Ahmed, Natarajan and Rao, 1974): pixels correlate by
+    ``NEIGHBOURS ** distance`` along each axis, channels by ``CHANNELS``. So they need no images,
+    are the same on every machine, and begin with brightness, its two gradients, and colours.
+
+    Returns ``(2 * channels * size * size, channels, size, size)``, each filter followed by its
+    negative, the largest variance first.
+    """
+    apart = (torch.arange(size)[:, None] - torch.arange(size)).abs()
+    pixels, colours = cosines(size), cosines(channels)
+    along = variances(pixels, NEIGHBOURS**apart.double())
+    across = variances(colours, CHANNELS + (1 - CHANNELS) * torch.eye(channels).double())
+    basis = torch.einsum("ac,bi,dj->abdcij", colours, pixels, pixels).flatten(0, 2)
+    spread = torch.einsum("a,b,d->abd", across, along, along).flatten()
+    order = spread.round(decimals=9).argsort(descending=True, stable=True)  # equal ones in order
+    filters = (basis / (spread + SMALLEST_VARIANCE).sqrt()[:, None, None, None])[order]
+    return torch.stack([filters, -filters], dim=1).flatten(0, 1).float()
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II), float64 ``(size, size)``, a row per frequency."""
+    steps = torch.arange(size, dtype=torch.float64)
+    table = torch.cos(math.pi / size * steps[:, None] * (steps + 0.5))
+    return F.normalize(table, dim=1)
+
+
+def variances(basis: Tensor, correlation: Tensor) -> Tensor:
+    """Variance of each row's product with numbers that correlate so: ``(n,)``."""
+    return torch.einsum("ai,ij,aj->a", basis, correlation, basis)
 
 
 @torch.no_grad()
