@@ -135,9 +135,7 @@ def test_filters_whiten_images_whose_neighbours_are_alike(channels: int) -> None
     # of the cosines, which are the main directions all but exactly: each one's own variance
     variance = 1 / (rows**2).sum(1) - SMALLEST_VARIANCE
     found = rows @ correlation @ rows.T
-    np.testing.assert_allclose(
-        np.diag(found), variance / (variance + SMALLEST_VARIANCE), rtol=1e-4
-    )
+    np.testing.assert_allclose(np.diag(found), variance / (variance + SMALLEST_VARIANCE), rtol=1e-4)
     assert (np.diff(variance) < 1e-6).all()  # the largest first
     others = found - np.diag(np.diag(found))
     assert abs(others).max() < 0.16, abs(others).max()

@@ -11,7 +11,7 @@ from vitlit.model.blocks import ActName, MlpName
 from vitlit.model.initial_values import AttentionInitName
 from vitlit.model.local_attention import AttentionName, usual_gpsa_blocks
 from vitlit.model.norms import NormName
-from vitlit.model.patch_embed import PatchEmbedName
+from vitlit.model.patch_embed import PatchEmbedName, StemNormName
 from vitlit.model.positions import ROPE_BASE, RopeName
 from vitlit.patches import pair
 
@@ -20,6 +20,7 @@ PoolName = Literal["token", "avg", "seq", "map"]
 SubNormName = Literal["none", "mlp", "both"]
 VIT_CHOICES = {
     "patch_embed": PatchEmbedName,
+    "stem_norm": StemNormName,
     "attention": AttentionName,
     "attention_init": AttentionInitName,
     "pos_embed": PosEmbedName,
@@ -33,6 +34,7 @@ VIT_CHOICES = {
 # What an argument is without the one that it belongs to: it would have no effect there.
 IDLE = {
     "stem_convs": ("no patch_embed conv_stem", 1),
+    "stem_norm": ("stem_convs 1", "group"),
     "rope_base": ("rope none", ROPE_BASE),
     "rope_grid": ("rope none", None),
     "rope_offset": ("rope none", 0.0),
@@ -141,6 +143,7 @@ def _check_idle(told: dict[str, Any]) -> None:
     """Refuse arguments that would have no effect: whoever gives one expects an effect."""
     without = {
         "no patch_embed conv_stem": told["patch_embed"] != "conv_stem",
+        "stem_convs 1": told["stem_convs"] == 1,
         "rope none": told["rope"] == "none",
         "no global_pool map": told["global_pool"] != "map",
     }

@@ -103,7 +103,7 @@ def whitening_filters(channels: int, size: int = 3) -> Tensor:
     """
     apart = (torch.arange(size)[:, None] - torch.arange(size)).abs()
     pixels, colours = cosines(size), cosines(channels)
-    along = variances(pixels, NEIGHBOURS**apart.double())
+    along = variances(pixels, NEIGHBOURS ** apart.double())
     across = variances(colours, CHANNELS + (1 - CHANNELS) * torch.eye(channels).double())
     basis = torch.einsum("ac,bi,dj->abdcij", colours, pixels, pixels).flatten(0, 2)
     spread = torch.einsum("a,b,d->abd", across, along, along).flatten()

@@ -6,7 +6,7 @@ images (B, C, H, W) or patches (B, N, C*P*P) -> tokens (B, N, D)
 import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from vitlit.model.norms import MakeNorm
 from vitlit.patches import patchify
 
 PatchEmbedName = Literal["linear", "conv", "conv_stem", "shifted"]
+StemNormName = Literal["group", "batch"]
 STEM_WIDTH = 64  # channels of every layer of CCT's convolutional stem but the last, as in its code
 STEM_GROUPS = 8  # of a stem's GroupNorm, where they divide the channels
 
@@ -86,16 +87,24 @@ class PatchEmbed(Embedding):
         return F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, N, D)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """As torch's; while it is frozen it also keeps its statistics, and answers by them."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and self.weight.requires_grad)
+
+
 class ConvStem(Embedding):
     """Convolutions in place of separate patches; each stage of them halves the image.
 
     With one convolution a stage it is the stem of the Compact Convolutional Transformer (CCT;
     Hassani et al., 2021, section 3.3): a 3x3 convolution without bias, a ReLU and a 3x3 max
     pooling, until one token is left of each patch; CCT-7/3x1 has one stage, for patches of 2
-    pixels. With more, a GroupNorm (Wu and He, 2018) follows each convolution, and the stages
-    double in width: embed_dim/4, embed_dim/2, embed_dim for patches of 8 pixels. There is no batch
-    normalisation, so the tokens of an image depend on no other image. Raises InputError if
-    patch_size is not a power of 2, or embed_dim cannot be halved that often.
+    pixels. With more, a norm follows each convolution, and the stages double in width: embed_dim/4,
+    embed_dim/2, embed_dim for patches of 8 pixels. The norm is a GroupNorm (Wu and He, 2018), with
+    which the tokens of an image depend on no other image, or a batch norm (Ioffe and Szegedy,
+    2015), which learns faster from batches that are large enough. Raises InputError if patch_size
+    is not a power of 2, or embed_dim cannot be halved that often.
     """
 
     odd = "convs.0.weight"
@@ -108,6 +117,7 @@ class ConvStem(Embedding):
         in_chans: int,
         embed_dim: int,
         stem_convs: int = 1,
+        stem_norm: StemNormName = "group",
     ) -> None:
         super().__init__(kind, patch_size)
         stages = patch_size.bit_length() - 1  # log2 of a power of 2
@@ -125,7 +135,10 @@ class ConvStem(Embedding):
                 nn.init.kaiming_normal_(conv.weight)
             self.convs.append(conv)
             if stem_convs > 1:
-                self.norms.append(nn.GroupNorm(math.gcd(STEM_GROUPS, following), following))
+                groups = math.gcd(STEM_GROUPS, following)
+                is_batch = stem_norm == "batch"
+                norm = BatchNorm(following) if is_batch else nn.GroupNorm(groups, following)
+                self.norms.append(norm)
 
     def _widths(self, stages: int, in_chans: int, embed_dim: int) -> list[int]:
         """Channels of the image and after each convolution."""
@@ -225,11 +238,12 @@ def make_embedding(
     norm_eps: float,
     norm: MakeNorm | None = None,
     stem_convs: int = 1,
+    stem_norm: StemNormName = "group",
 ) -> Embedding:
     """The patch embedding of this kind; norm_eps applies to the LayerNorm of shifted patches.
 
-    norm: see PatchEmbed. stem_convs: convolutions in each stage of conv_stem. Raises InputError if
-    norm is given for another kind than linear and conv.
+    norm: see PatchEmbed. stem_convs: convolutions in each stage of conv_stem; stem_norm: see
+    ConvStem. Raises InputError if norm is given for another kind than linear and conv.
     """
     shape: dict[str, Any] = {
         "kind": kind,
@@ -245,5 +259,5 @@ def make_embedding(
             argument=("embed_norm", "patch_embed"),
         )
     if kind == "conv_stem":
-        return ConvStem(**shape, stem_convs=stem_convs)
+        return ConvStem(**shape, stem_convs=stem_convs, stem_norm=stem_norm)
     return ShiftedPatches(**shape, norm_eps=norm_eps)

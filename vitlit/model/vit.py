@@ -24,7 +24,7 @@ from vitlit.model.encoder import encoder
 from vitlit.model.initial_values import AttentionInitName, init_structured, init_weights
 from vitlit.model.local_attention import AttentionName
 from vitlit.model.norms import MakeNorm, NormName, make_norm
-from vitlit.model.patch_embed import Embedding, PatchEmbedName, make_embedding
+from vitlit.model.patch_embed import Embedding, PatchEmbedName, StemNormName, make_embedding
 from vitlit.model.pooling import AttentionPool, SequencePool
 from vitlit.model.positions import ROPE_BASE, RopeName, fixed_table, rope2d
 from vitlit.patches import grid_size, pair
@@ -52,7 +52,8 @@ class ViT(nn.Module):
             al., 2021; patch_size is a power of 2) or shifted (each patch with four copies moved
             by half a patch along the diagonals: SPT, Lee et al., 2021).
         stem_convs: Convolutions of conv_stem before each halving of the image. 1 is CCT's stem;
-            with more, a GroupNorm follows each, and widths double up to embed_dim.
+            with more, a norm follows each, and widths double up to embed_dim.
+        stem_norm: Norm of that stem: group (GroupNorm), or batch (batch norm, learns faster).
         attention: softmax, lsa (locality self-attention: heads learn their temperature, and no
             token attends to itself; Lee et al., 2021), gpsa (gated positional self-attention:
             heads weigh content against distance; ConViT, d'Ascoli et al., 2021) or relative (a
@@ -117,6 +118,7 @@ class ViT(nn.Module):
         qkv_bias: bool = True,
         patch_embed: PatchEmbedName = "conv",
         stem_convs: int = 1,
+        stem_norm: StemNormName = "group",
         attention: AttentionName = "softmax",
         gpsa_blocks: int | None = None,
         attention_init: AttentionInitName = "xavier",
@@ -167,6 +169,7 @@ class ViT(nn.Module):
             norm_eps=norm_eps,
             norm=new_norm if embed_norm else None,
             stem_convs=stem_convs,
+            stem_norm=stem_norm,
         )
         self._add_prefix(self.config["class_token"], reg_tokens, embed_dim)
         self._add_positions(self.config["pos_embed"], embed_dim)
@@ -223,10 +226,7 @@ class ViT(nn.Module):
         self.reg_token = nn.Parameter(torch.zeros(1, reg_tokens, dim)) if reg_tokens else None
 
     def _add_positions(self, kind: str, dim: int) -> None:
-        """Set ``pos_embed`` ``(1, prefix+N, D)``: a parameter, a fixed buffer, or None.
-
-        A fixed table is saved too, so that the state dict is complete for timm.
-        """
+        """Set ``pos_embed`` ``(1, prefix+N, D)``: a parameter, a buffer (saved, for timm) or None."""
         prefix = self.num_prefix_tokens
         self.pos_embed: Tensor | None
         if kind == "learn":
@@ -241,8 +241,7 @@ class ViT(nn.Module):
             return None
         return rope2d(
             self.grid_size,
-            # Attention refuses num_heads below 1, later
-            self.embed_dim // max(1, told["num_heads"]),
+            self.embed_dim // max(1, told["num_heads"]),  # Attention refuses 0, later
             kind=told["rope"],
             base=told["rope_base"],
             reference=told["rope_grid"] and pair(told["rope_grid"]),

@@ -6,6 +6,7 @@ Lightning's and torch's averages count their steps in a tensor on the device, an
 each step wait (PyTorch pull request 175085). Here the count is a plain number.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,7 +29,7 @@ class MovingAverage(Callback):
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self._average: list[Tensor] = []  # of each parameter, in their order
+        self._average: list[Tensor] = []  # of each of _values, in their order
         self._groups: list[tuple[list[Tensor], list[Tensor]]] = []  # averages and weights
         self._aside: list[Tensor] | None = None  # the weights, while the model holds the average
         self._count, self._latest_step = 0, 0  # optimiser steps in the average; the last of them
@@ -38,12 +39,12 @@ class MovingAverage(Callback):
             # A copy from before the weights take the precision of the run: an average of bfloat16
             # weights that is itself in bfloat16 would round small changes away.
             device = pl_module.device  # to which Lightning will move the weights
-            weights = pl_module.parameters()
-            self._average = [p.detach().to(device, copy=True) for p in weights]
+            values = _values(pl_module).values()
+            self._average = [value.to(device, copy=True) for value in values]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         groups: dict[tuple[torch.dtype, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        for average, weight in zip(self._average, _values(pl_module), strict=True):
+        for average, weight in zip(self._average, _values(pl_module).values(), strict=True):
             averages, weights = groups.setdefault((average.dtype, weight.dtype), ([], []))
             averages.append(average)
             weights.append(weight)
@@ -74,16 +75,16 @@ class MovingAverage(Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._average and self._aside is None:
-            self._aside = [weight.clone() for weight in _values(pl_module)]
-            _copy(self._average, _values(pl_module))
+            self._aside = [weight.clone() for weight in _values(pl_module).values()]
+            _copy(self._average, _values(pl_module).values())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._aside is not None:
-            _copy(self._aside, _values(pl_module))
+            _copy(self._aside, _values(pl_module).values())
             self._aside = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _copy(self._average, _values(pl_module))
+        _copy(self._average, _values(pl_module).values())
 
     def state_dict(self) -> dict[str, Any]:
         return {"latest_update_step": self._latest_step}
@@ -94,11 +95,11 @@ class MovingAverage(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        names = [name for name, _ in pl_module.named_parameters()]
+        names = _values(pl_module)
         current = checkpoint["state_dict"]
         if self._aside is not None:  # within a validation
             current = {**current, **dict(zip(names, self._aside, strict=True))}
-        # Buffers are constants (class weights, fixed positions): there is nothing to average.
+        # All other buffers are constants, or count: there is nothing to average.
         averages = dict(zip(names, self._average, strict=True))
         checkpoint["state_dict"] = {
             name: averages.get(name, value) for name, value in current.items()
@@ -110,8 +111,7 @@ class MovingAverage(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Lightning has loaded the average into the model already."""
-        names = [name for name, _ in pl_module.named_parameters()]
-        _copy([checkpoint["state_dict"][name] for name in names], self._average)
+        _copy([checkpoint["state_dict"][name] for name in _values(pl_module)], self._average)
         if "current_model_state" not in checkpoint or "averaging_state" not in checkpoint:
             rank_zero_warn("the checkpoint has no moving average; it starts from its weights")
             return
@@ -119,11 +119,16 @@ class MovingAverage(Callback):
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
-def _values(module: pl.LightningModule) -> list[Tensor]:
-    """The parameters without gradients: writing to these changes the module."""
-    return [parameter.detach() for parameter in module.parameters()]
+def _values(module: pl.LightningModule) -> dict[str, Tensor]:
+    """What is averaged, without gradients: writing to these changes the module.
+
+    The parameters, and the means and variances of batch norms.
+    """
+    found = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    buffers = dict(module.named_buffers())
+    return found | {name: one for name, one in buffers.items() if ".running_" in name}
 
 
-def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source, non_blocking=True)

@@ -114,9 +114,10 @@ def _check_embedding(weights: Weights, model: ViT) -> None:
         )
     if isinstance(model.patch_embed, PatchEmbed):  # _adapt_filters resizes it
         return
-    for name in ("patch_size", "in_chans", "stem_convs"):
+    usual = {"stem_convs": 1, "stem_norm": "group"}  # of weights from before these arguments
+    for name in ("patch_size", "in_chans", *usual):
         value = model.config[name]
-        had = told.get(name, 1 if name == "stem_convs" else value)
+        had = told.get(name, usual.get(name, value))
         if had != value:
             raise InputError(
                 f"{name} {value} contradicts the weights, which have {had}; the filters of "
