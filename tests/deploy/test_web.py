@@ -34,6 +34,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "registers and LayerScale": {"reg_tokens": 2, "init_values": 0.1, "act": "gelu_tanh"},
     "sequence pooling of a stem": {"global_pool": "seq", "patch_embed": "conv_stem"},
     "stem of several convolutions": {"patch_embed": "conv_stem", "stem_convs": 2},
+    "stem with batch norms": {
+        "patch_embed": "conv_stem",
+        "stem_convs": 2,
+        "stem_norm": "batch",
+    },
     "SPT and LSA": {"patch_embed": "shifted", "attention": "lsa", "pos_embed": "sincos2d"},
     "CLIP": {"pre_norm": True, "act": "quick_gelu", "norm_eps": 1e-5, "global_pool": "avg"},
     "gated, RMS": {"mlp": "swiglu", "norm": "rms", "sub_norm": "both", "qk_norm": True},

@@ -25,6 +25,9 @@ def small(**changes: Any) -> ViT:
     model = ViT(**{**SMALL, **changes}).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
+    for name, seen in model.named_buffers():  # of batch norms
+        if name.endswith(("running_mean", "running_var")):
+            nn.init.uniform_(seen, 0.5, 2.0)
     return model.eval()
 
 

@@ -39,14 +39,16 @@ def test_the_stem_computes_what_vit_pytorchs_cct_does(patch_size: int) -> None:
     torch.testing.assert_close(stem(IMAGES), theirs(IMAGES))
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("stem_convs", [2, 3])
-def test_a_deep_stem_is_torchs_layers_one_after_the_other(stem_convs: int) -> None:
-    stem = embedding("conv_stem", embed_dim=32, stem_convs=stem_convs)
+def test_a_deep_stem_is_torchs_layers_one_after_the_other(stem_convs: int, norm: str) -> None:
+    stem = embedding("conv_stem", embed_dim=32, stem_convs=stem_convs, stem_norm=norm)
     width, layers = 3, []
     for stage in (16, 32):
         for _ in range(stem_convs):
             conv = nn.Conv2d(width, stage, 3, padding=1, bias=False)
-            layers += [conv, nn.GroupNorm(8, stage), nn.ReLU()]
+            theirs_norm = nn.GroupNorm(8, stage) if norm == "group" else nn.BatchNorm2d(stage)
+            layers += [conv, theirs_norm, nn.ReLU()]
             width = stage
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     theirs = nn.Sequential(*layers).double()
@@ -55,9 +57,21 @@ def test_a_deep_stem_is_torchs_layers_one_after_the_other(stem_convs: int) -> No
         for mine, their in zip(
             ours, [one for one in layers if list(one.parameters())], strict=True
         ):
-            their.load_state_dict(mine.state_dict())
-        expected = theirs(IMAGES).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(stem(IMAGES), expected)
+            their.load_state_dict(mine.state_dict(), strict=norm == "group")  # see BatchNorm
+        for _ in range(2):  # batch norms keep what they have seen, and answer by it
+            expected = theirs(IMAGES).flatten(2).transpose(1, 2)
+            torch.testing.assert_close(stem(IMAGES), expected)
+        expected = theirs.eval()(IMAGES).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(stem.eval()(IMAGES), expected)
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    stem = embedding("conv_stem", embed_dim=32, stem_convs=2, stem_norm="batch")
+    stem(IMAGES)
+    stem.requires_grad_(False).train()
+    before = {name: value.clone() for name, value in stem.state_dict().items()}
+    torch.testing.assert_close(stem(IMAGES)[:1], stem(IMAGES[:1]))
+    assert all(torch.equal(value, before[name]) for name, value in stem.state_dict().items())
 
 
 def test_a_width_that_a_deep_stem_cannot_halve_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -98,6 +99,30 @@ def test_an_average_takes_weights_of_any_precision(tmp_path: Path, precision: An
         callbacks=[MovingAverage(0.5)],
     ).fit(model, torch.zeros(5, 1), torch.zeros(1, 1))
     assert model.weight.item() == pytest.approx(averaged(0.5, 5)[-1], rel=0.01)
+
+
+def test_the_statistics_of_batch_norms_are_averaged_too(tmp_path: Path) -> None:
+    average, trainer = MovingAverage(0.5), Mock(global_step=0)
+    model: Any = Stepper()
+    model.norm = torch.nn.BatchNorm1d(1)
+    average.setup(trainer, model, "fit")
+    average.on_train_start(trainer, model)
+    seen, expected = 0.0, []
+    for step in range(1, 6):
+        model.norm(torch.full((2, 1), float(step)))
+        seen = 0.9 * seen + 0.1 * step  # torch's own average
+        kept = min(0.5, step / (9 + step)) if step > 1 else 0
+        expected.append(kept * (expected[-1] if expected else 0) + (1 - kept) * seen)
+        trainer.global_step = step
+        average.on_train_batch_end(trainer, model, None, None, 0)
+    content = {"state_dict": model.state_dict()}
+    average.on_save_checkpoint(trainer, model, content)
+    assert content["state_dict"]["norm.running_mean"].item() == pytest.approx(expected[-1])
+    assert content["current_model_state"]["norm.running_mean"].item() == pytest.approx(seen)
+    average.on_validation_epoch_start(trainer, model)
+    assert model.norm.running_mean.item() == pytest.approx(expected[-1])
+    average.on_validation_epoch_end(trainer, model)
+    assert model.norm.running_mean.item() == pytest.approx(seen)
 
 
 def test_the_weights_are_set_aside_once_and_only_for_an_average() -> None:

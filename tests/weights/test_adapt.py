@@ -231,6 +231,11 @@ def test_another_width_depth_or_mlp_is_refused(changes: dict[str, Any]) -> None:
             {"patch_embed": "conv_stem", "stem_convs": 2},
             ("stem_convs",),
         ),
+        (
+            {"patch_embed": "conv_stem", "stem_convs": 2},
+            {"patch_embed": "conv_stem", "stem_convs": 2, "stem_norm": "batch"},
+            ("stem_norm",),
+        ),
         ({}, {"embed_dim": 32}, SHAPING),
     ],
     ids=str,

@@ -144,6 +144,7 @@ def test_a_checkpoint_takes_no_facts_from_its_user(tmp_path: Path) -> None:
         {"pos_embed": "sincos2d", "global_pool": "avg"},
         {"rope": "index", "pos_embed": "none", "init_values": 0.1, "reg_tokens": 2},
         {"attention": "gpsa", "gpsa_blocks": 1, "patch_embed": "conv_stem", "stem_convs": 2},
+        {"patch_embed": "conv_stem", "stem_convs": 2, "stem_norm": "batch"},
         {"attention": "lsa", "global_pool": "seq", "patch_embed": "shifted"},
         {"global_pool": "map", "drop_path_rate": 0.1},
     ],

@@ -386,6 +386,18 @@ class Model {
     }
   }
 
+  /** Planes (C, pixels), changed in place, each normalised by what training kept for its channel. */
+  batchNorm(name, x, channels) {
+    const [scale, shift, mean, variance] = ["weight", "bias", "running_mean", "running_var"].map(
+      (part) => this.weights[`${name}.${part}`]);
+    const pixels = x.length / channels;
+    for (let i = 0; i < x.length; i++) {
+      const channel = Math.floor(i / pixels);
+      const factor = scale[channel] / Math.sqrt(variance[channel] + 1e-5);
+      x[i] = (x[i] - mean[channel]) * factor + shift[channel];
+    }
+  }
+
   /** Planes (C, H, W) -> tokens (N, D) by stages of 3x3 convolutions that halve the image (CCT). */
   stem(x) {
     let [rows, columns] = this.size, channels = this.told.in_chans;
@@ -395,7 +407,11 @@ class Model {
       const count = made.length / (rows * columns);
       x = transposed(made, rows * columns, count);
       channels = count;
-      if (this.told.stem_convs > 1) this.groupNorm(`patch_embed.norms.${i}`, x, channels);
+      if (this.told.stem_convs > 1) {
+        const norm = `patch_embed.norms.${i}`;
+        if (this.told.stem_norm === "batch") this.batchNorm(norm, x, channels);
+        else this.groupNorm(norm, x, channels);
+      }
       for (let j = 0; j < x.length; j++) x[j] = Math.max(0, x[j]);
       if ((i + 1) % this.told.stem_convs === 0) {
         x = halved(x, channels, rows, columns);

@@ -88,10 +88,24 @@ class PatchEmbed(Embedding):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """As torch's; while it is frozen it also keeps its statistics, and answers by them."""
+    """As torch's, without its count of batches: a whole number, which weight files may not hold.
+
+    While it is frozen it also keeps its statistics, and answers by them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("num_batches_tracked", None)
 
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and self.weight.requires_grad)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        # to a state of an older version torch would add the count
+        told = local_metadata | {"version": self._version}
+        super()._load_from_state_dict(state_dict, prefix, told, *rest)
 
 
 class ConvStem(Embedding):

@@ -226,7 +226,7 @@ class ViT(nn.Module):
         self.reg_token = nn.Parameter(torch.zeros(1, reg_tokens, dim)) if reg_tokens else None
 
     def _add_positions(self, kind: str, dim: int) -> None:
-        """Set ``pos_embed`` ``(1, prefix+N, D)``: a parameter, a buffer (saved, for timm) or None."""
+        """Set ``pos_embed`` ``(1, prefix+N, D)``: a parameter, a saved buffer or None."""
         prefix = self.num_prefix_tokens
         self.pos_embed: Tensor | None
         if kind == "learn":
