@@ -1,8 +1,9 @@
 """What a teacher, a probe and structured initialisation gain on few labels.
 
     python benchmarks/small_data.py teacher_digits --write
-    python benchmarks/small_data.py teacher_same_digits --write
     python benchmarks/small_data.py teacher_mnist --data-dir DIR --write
+    python benchmarks/small_data.py teacher_same_digits --write
+    python benchmarks/small_data.py teacher_same_mnist --data-dir DIR --write
     python benchmarks/small_data.py teacher_plain --write
     python benchmarks/small_data.py teacher_cifar10 --data-dir DIR --teacher RUN --write
     python benchmarks/small_data.py init --data-dir DIR --write
@@ -10,13 +11,16 @@
     python benchmarks/small_data.py init --quick               # does it run?
 
 teacher_digits: a plain ViT, its attention initialised structured, learns from ten digits of each
-class, alone or with a teacher, in the same number of steps. The teacher is a ViT with a
-convolutional stem that has learned from all training digits. MixUp was chosen with seeds 100 and
-101 on validation images.
+class, alone or with a teacher, in the same number of steps: few with MixUp, and many with MixUp and
+CutMix. The teacher is a ViT with a convolutional stem that has learned from all training digits.
+Mixing and steps were chosen with seed 100 on validation images.
 
-teacher_same_digits, teacher_mnist: the same, but the teacher has learned from the images of its
-student; without MixUp; and for long from a tenth of MNIST's labels. Of the digits, weight and
-temperature were chosen with seed 100 on validation images.
+teacher_mnist: the same with the usual start, from a tenth of MNIST's labels and with mixing, in the
+settings that were chosen for the digits; the teacher has learned from all training images.
+
+teacher_same_digits, teacher_same_mnist: the same, but the teacher has learned from the images of
+its student, and nothing is mixed. Of the digits, weight and temperature were chosen with seed 100
+on validation images.
 
 teacher_plain: the same on the digits with the usual start, fewer steps and three kinds of teaching.
 (label_counts.py does this on MNIST.)
@@ -52,7 +56,8 @@ from recipe_record import write_section
 Rows = dict[str, dict[str, Training]]  # trainings of a seed by row and column
 
 DIGITS_STEPS = 300
-LONG = 2454  # steps
+LONG, PATIENT = 2454, 3000  # steps
+MIXED = {"mixup": 0.8, "cutmix": 1.0}
 CIFAR_STEPS = 500
 SOFT: dict[str, Any] = {"teacher_weight": 0.9, "teacher_temperature": 3.0}
 TEACHING: dict[str, dict[str, Any]] = {
@@ -70,10 +75,25 @@ TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ra
 
 
 def teacher_digits(seed: int, quick: bool) -> Rows:
-    few = {"shots": 10, "mixup": 0.8}
-    alone = Training("digits", seed, 10 if quick else 600, data=few, model=STRUCTURED)
-    teacher = replace(alone, data={}, model={"patch_embed": STEM})
-    return alone_and_taught(alone, "10 of each class", TEACHER_NAME, TEACHER_ALONE, teacher)
+    columns = [
+        Training("digits", seed, 10 if quick else steps, data={"shots": 10} | mix, model=STRUCTURED)
+        for steps, mix in ((600, {"mixup": 0.8}), (PATIENT, MIXED))
+    ]
+    teacher = Training("digits", seed, 10 if quick else 600, model={"patch_embed": STEM})
+    rows: Rows = {}
+    for alone, mix in zip(columns, ("MixUp", "MixUp, CutMix"), strict=True):
+        images = f"10 of each class, {mix}"
+        found = alone_and_taught(alone, images, TEACHER_NAME, TEACHER_ALONE, teacher)
+        for row, cells in found.items():
+            rows.setdefault(row, {}).update(cells)
+    return rows
+
+
+def teacher_mnist(seed: int, quick: bool) -> Rows:
+    data = MIXED | {"train_fraction": 0.1}
+    alone = Training("mnist", seed, 10 if quick else LONG, data=data)
+    teacher = Training("mnist", 0, 10 if quick else 1200, model={"patch_embed": STEM})
+    return alone_and_taught(alone, "a tenth, MixUp, CutMix", TEACHER_NAME, TEACHER_ALONE, teacher)
 
 
 def teacher_same_digits(seed: int, quick: bool) -> Rows:
@@ -81,7 +101,7 @@ def teacher_same_digits(seed: int, quick: bool) -> Rows:
     return alone_and_taught(alone, "10 of each class", TEACHER_NAME, TEACHER_ALONE)
 
 
-def teacher_mnist(seed: int, quick: bool) -> Rows:
+def teacher_same_mnist(seed: int, quick: bool) -> Rows:
     steps = 10 if quick else LONG  # as many as without a teacher in pretrain.py
     alone = Training("mnist", seed, steps, data={"train_fraction": 0.1})
     return alone_and_taught(alone, "a tenth", "weight 0.9, temperature 3", SOFT)
@@ -168,8 +188,9 @@ def probe(seed: int, quick: bool) -> Rows:
 
 PARTS: dict[str, tuple[str, Callable[[int, bool], Rows]]] = {
     "teacher_digits": ("a teacher that knows all digits", teacher_digits),
+    "teacher_mnist": ("a teacher that knows all of MNIST", teacher_mnist),
     "teacher_same_digits": ("a teacher on the digits", teacher_same_digits),
-    "teacher_mnist": ("a teacher on a tenth of MNIST", teacher_mnist),
+    "teacher_same_mnist": ("a teacher on a tenth of MNIST", teacher_same_mnist),
     "teacher_plain": ("a teacher on the digits, usual start", teacher_plain),
     "teacher_cifar10": ("a teacher on CIFAR-10 (JPEG)", teacher_cifar10),
     "init": ("structured initialisation", init),
@@ -202,7 +223,10 @@ def main() -> None:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="of teacher_cifar10")
     args = kept_scores.parsed(parser)
-    if args.part in ("teacher_mnist", "teacher_cifar10", "init") and args.data_dir is None:
+    if (
+        args.part in ("teacher_mnist", "teacher_same_mnist", "teacher_cifar10", "init")
+        and args.data_dir is None
+    ):
         parser.error("give --data-dir, the folder that holds MNIST/raw, train and test")
     if (args.part == "teacher_cifar10") != (args.teacher is not None):
         parser.error("teacher_cifar10, and no other part, takes --teacher, the run of a model")
