@@ -114,10 +114,9 @@ def _check_embedding(weights: Weights, model: ViT) -> None:
         )
     if isinstance(model.patch_embed, PatchEmbed):  # _adapt_filters resizes it
         return
-    usual = {"stem_convs": 1, "stem_norm": "group"}  # of weights from before these arguments
-    for name in ("patch_size", "in_chans", *usual):
-        value = model.config[name]
-        had = told.get(name, usual.get(name, value))
+    usual = model.config | {"stem_convs": 1, "stem_norm": "group"}  # before these arguments
+    for name in ("patch_size", "in_chans", "stem_convs", "stem_norm"):
+        value, had = model.config[name], told.get(name, usual[name])
         if had != value:
             raise InputError(
                 f"{name} {value} contradicts the weights, which have {had}; the filters of "
