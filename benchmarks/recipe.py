@@ -237,7 +237,7 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
     if "dataset" not in content.get("data", {}):
         parser.error(f"{known.config} is no recipe: it names no data set")
     if known.verify and expected(known.config) is None:
-        parser.error(f"{known.config} says: not measured; there is nothing to verify")
+        parser.error(f"{known.config} states no accuracy; there is nothing to verify")
     if known.budget_minutes is not None and known.budget_minutes <= 0:
         parser.error(f"--budget-minutes {known.budget_minutes} is not positive")
     if known.json and not known.json.absolute().parent.is_dir():

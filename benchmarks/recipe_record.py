@@ -105,7 +105,7 @@ def set_row(readme: Path, config: str, cells: Iterable[str]) -> None:
 
 
 def expected(config: str) -> tuple[float, float] | None:
-    """Accuracy and spread in the recipe's first lines; None for "not measured"."""
+    """Accuracy and spread in the recipe's first lines; None where it states none."""
     text = find_config(config).read_text()
     found = re.search(r"^# expected: test/acc (0\.\d+)(?: \+- (0\.\d+))?", text, re.MULTILINE)
     return (float(found[1]), float(found[2] or 0.0)) if found else None
