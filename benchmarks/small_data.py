@@ -70,7 +70,7 @@ TEACHING: dict[str, dict[str, Any]] = {
 LEARNED = {"pos_embed": "learn"}
 STRUCTURED: dict[str, Any] = LEARNED | {"attention_init": "structured"}
 TEACHER_ALONE: dict[str, Any] = {"teacher_weight": 1.0, "teacher_temperature": 2.0}
-TEACHER_NAME = "weight 1, temperature 2"
+TEACHER_NAME, NOT_MIXED = "weight 1, temperature 2", "no teacher, nothing mixed"
 INIT_STEPS = {"digits": 600, "mnist": 300}
 PRETRAINING = 2000  # steps
 TINY = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4}
@@ -86,6 +86,8 @@ def teacher_digits(seed: int, quick: bool) -> Rows:
     for alone, mix in zip(columns, ("MixUp", "MixUp, CutMix"), strict=True):
         images = f"10 of each class, {mix}"
         found = alone_and_taught(alone, images, TEACHER_NAME, TEACHER_ALONE, teacher)
+        column = next(iter(found["no teacher"]))
+        found[NOT_MIXED] = {column: replace(alone, data={"shots": 10})}
         for row, cells in found.items():
             rows.setdefault(row, {}).update(cells)
     return rows
@@ -105,7 +107,7 @@ def teacher_mnist(seed: int, quick: bool) -> Rows:
     rows = alone_and_taught(alone, "a tenth, MixUp, CutMix", TEACHER_NAME, TEACHER_ALONE, teacher)
     column = next(iter(rows["no teacher"]))
     plain = replace(alone, data={"train_fraction": 0.1})
-    return rows | {"no teacher, nothing mixed": {column: plain}}
+    return rows | {NOT_MIXED: {column: plain}}
 
 
 def teacher_same_digits(seed: int, quick: bool) -> Rows:
