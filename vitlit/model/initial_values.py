@@ -90,7 +90,7 @@ def init_weights(model: nn.Module) -> None:
 
 
 def whitening_filters(channels: int, size: int = 3) -> Tensor:
-    """Filters whose outputs on a usual image have variance 1 and no correlation; their negatives.
+    """Filters whose outputs on usual images have variance 1, nearly uncorrelated; their negatives.
 
     Whitening as the first layer is from Jordan (2024, arXiv 2404.00498, section 3.2), who finds the
     filters as principal components of the training images. Here they are those of the images that
