@@ -147,6 +147,7 @@ def test_explain_answers_as_predict_does_whatever_the_batch() -> None:
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.slow
 def test_the_precision_is_said_once_by_every_command(caplog: pytest.LogCaptureFixture) -> None:
     """By export too, which computes in float32 whatever the training did."""
     for command in ("validate", "test", "predict", "explain", "export", "probe", "compare"):

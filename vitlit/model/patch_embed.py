@@ -96,16 +96,15 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.register_buffer("num_batches_tracked", None)
+        self.register_load_state_dict_pre_hook(_drop_count)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and self.weight.requires_grad)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
-    ) -> None:
-        # to a state of an older version torch would add the count
-        told = local_metadata | {"version": self._version}
-        super()._load_from_state_dict(state_dict, prefix, told, *rest)
+
+def _drop_count(norm: BatchNorm, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Of a state without a version: torch has just added the count, as if that had been before."""
+    state.pop(f"{prefix}num_batches_tracked", None)
 
 
 class ConvStem(Embedding):
