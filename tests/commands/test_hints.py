@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainings import QUIET, SMALL
+from trainings import PLAIN, QUIET, SMALL
 
 from vitlit.__main__ import main
 from vitlit.commands.hints import (
@@ -212,7 +212,7 @@ def test_fit_ends_with_its_remarks_before_the_next_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["fit", "--config=digits.yaml", *QUIET, *SMALL, "--trainer.max_epochs=1"]
+    words = ["fit", "--config=digits.yaml", PLAIN, *QUIET, *SMALL, "--trainer.max_epochs=1"]
     assert main([*words, "--trainer.accelerator=cpu", "--model.lr=1e-9"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80

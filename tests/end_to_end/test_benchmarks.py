@@ -197,7 +197,8 @@ def test_a_recipe_is_trained_and_scored(tmp_path: Path, monkeypatch: pytest.Monk
     images = 2 * (1295 // 50) * 50
     tokens, width = 17 - 1, 8  # average pooling: no class token
     block = 2 * tokens * width * (3 * width + width + 8 * width) + 4 * tokens**2 * width
-    forward = 2 * tokens * 4 * width + block + 2 * width * 10
+    stem = 2 * 8 * 8 * 3 * 3 * width  # a 3x3 convolution at each pixel of a grey image
+    forward = stem + block + 2 * width * 10
     assert run.petaflops == pytest.approx(3 * forward * images / 1e15, rel=1e-6)
 
 

@@ -16,6 +16,7 @@ import yaml
 from photo_folder import PhotoFolder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trainings import PLAIN
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
@@ -23,7 +24,7 @@ from vitlit.__main__ import main
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 CPU = ["--trainer.accelerator=cpu"]
-FIT = ["fit", "--config", "digits.yaml", *SMALL, *QUIET]
+FIT = ["fit", "--config", "digits.yaml", PLAIN, *SMALL, *QUIET]
 
 
 def reached(text: str, name: str) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
+from trainings import PLAIN
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
@@ -33,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", "--config", "digits.yaml", *SMALL, *QUIET, "--run=first"]) == 0
+        assert main(["fit", "--config", "digits.yaml", PLAIN, *SMALL, *QUIET, "--run=first"]) == 0
     data = ImageData(patch_size=2)
     data.setup("test")
     split = data.splits["test"]
@@ -199,7 +200,7 @@ def test_a_saved_probe_starts_a_training_but_resumes_none(
     assert [run.state for run in read_runs(Path("lightning_logs"))] == ["probe"]
     assert "lightning_logs/one exists" in capsys.readouterr().err
     assert not Path("again").exists()
-    fit = ["fit", "--config=digits.yaml", *SMALL, *QUIET, "--trainer.max_steps=1"]
+    fit = ["fit", "--config=digits.yaml", PLAIN, *SMALL, *QUIET, "--trainer.max_steps=1"]
     with pytest.warns(UserWarning, match="one has no last.ckpt"):
         assert main([*fit, "--run=one"]) == 2
     assert "give --model.pretrained" in capsys.readouterr().err

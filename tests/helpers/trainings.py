@@ -8,6 +8,7 @@ import torch
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
+PLAIN = "--model.patch_embed=linear"  # where digits.yaml has a convolutional stem
 SHORT = ["--trainer.limit_train_batches=6", "--trainer.limit_val_batches=2"]
 SHORT += ["--trainer.log_every_n_steps=2"]
 EVERY_STEP = "--checkpoints.every_n_steps=1"

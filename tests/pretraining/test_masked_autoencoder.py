@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from trainings import EVERY_STEP, QUIET, SHORT, SMALL, STATE, same
+from trainings import EVERY_STEP, PLAIN, QUIET, SHORT, SMALL, STATE, same
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
@@ -117,7 +117,7 @@ def test_fit_takes_the_encoder_and_says_what_it_drops(
     monkeypatch.chdir(tmp_path)
     words = ["fit", "--config=digits.yaml", f"--model.pretrained={whole}", "--run=tuned"]
     words += ["--trainer.accelerator=cpu", *QUIET, "--trainer.max_steps=1", "--model.lr=1e-9"]
-    words += ["--trainer.limit_val_batches=1"]
+    words += ["--trainer.limit_val_batches=1", PLAIN]
     # width and depth come from the weights: digits.yaml has others, so they are given
     assert main([*words, *SMALL]) == 0
     said = caplog.text
