@@ -229,13 +229,13 @@ def draw(results: list[Result], path: Path) -> None:
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    for result, colour in zip(results, COLOURS, strict=False):
+    for result in results:
         each = result.seconds / 60 / result.epochs
         minutes = [each * (epoch + 1) for epoch in range(result.epochs)]
         axes.plot(
             minutes,
             [100 * value for value in result.val],
-            color=colour,
+            color=COLOURS[list(WAYS).index(result.name)],
             linewidth=1.4,
             label=f"{WAYS[result.name][0].replace('`', '')}: {100 * result.test:.1f} % on test",
         )

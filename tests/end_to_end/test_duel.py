@@ -72,6 +72,7 @@ def test_all_learn_from_the_same_images(photo_folder: PhotoFolder) -> None:
     )
 
 
+@pytest.mark.draws
 def test_the_table_has_the_best_first_and_the_picture_a_line_for_each(tmp_path: Path) -> None:
     results = [result("timm", 0.5), result("stem", 0.75)]
     rows = duel.text_of(results).splitlines()[-2:]
