@@ -112,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args  # show the traceback of bad input too
     args = [arg for arg in args if arg != "--debug"]
+    if args[:1] == ["help"]:  # as in git: help, help COMMAND, help COMMAND all
+        args = [*args[1:2], "--help", *args[2:]]
     if not args or args[0] in ("-h", "--help"):
         print(overview())
         return 0

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from vitlit.__main__ import main
 from vitlit.cli.overview import COMMANDS, command_help
 from vitlit.commands.short_help import EXAMPLES, OPTIONS, short_help
 
@@ -47,6 +48,16 @@ def test_help_of_a_command_imports_nothing_heavy(words: list[str]) -> None:
     )
     assert found.stdout == f"{command_help(words[0])}\n[]\n"
     assert found.stderr == ""
+
+
+def test_help_takes_a_command_as_git_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "predict"]) == 0
+    assert capsys.readouterr().out == f"{command_help('predict')}\n"
+    with pytest.raises(SystemExit):
+        main(["help", "predict", "all"])
+    assert "--model.patch_embed" in capsys.readouterr().out
+    assert main(["help", "predit"]) == 2
+    assert "did you mean predict?" in capsys.readouterr().err
 
 
 def test_the_help_file_has_all_commands_and_no_others() -> None:

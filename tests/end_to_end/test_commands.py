@@ -556,7 +556,7 @@ def test_debug_shows_the_traceback() -> None:
         main(["fit", "--config", "nosuch.yaml", "--debug"])
 
 
-@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["help"]])
 def test_alone_it_lists_commands_and_configs(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

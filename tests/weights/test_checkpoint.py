@@ -24,6 +24,15 @@ def test_a_file_is_itself(tmp_path: Path) -> None:
     assert checkpoint.resolve_checkpoint(str(file)) == file
 
 
+def test_a_missing_run_gets_the_name_of_the_most_similar(tmp_path: Path) -> None:
+    touch(tmp_path / "first" / "checkpoints" / "best.ckpt")
+    touch(tmp_path / "second.txt")
+    with pytest.raises(InputError, match=r"no checkpoint .*frist; did you mean first\?; give a"):
+        checkpoint.resolve_checkpoint(str(tmp_path / "frist"))
+    with pytest.raises(InputError, match=r"second; give a \.ckpt file"):
+        checkpoint.resolve_checkpoint(str(tmp_path / "second"))
+
+
 def test_a_run_folder_means_its_best_checkpoint(tmp_path: Path) -> None:
     touch(tmp_path / "checkpoints" / "last.ckpt")
     best = touch(tmp_path / "checkpoints" / "best.ckpt")

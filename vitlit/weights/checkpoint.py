@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitlit.errors import InputError, find_text, inform, warn
+from vitlit.errors import InputError, did_you_mean, find_text, inform, warn
 from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER
 from vitlit.model.low_rank import merge_adapters
 from vitlit.weights import durable_file
@@ -74,7 +74,11 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
     if found.is_file():
         return newest_undamaged(found)
     if not found.is_dir():
-        raise InputError(f"no checkpoint {path}; give a .ckpt file, a run folder, best or last")
+        known = [one.name for one in found.parent.glob("*/") if one.is_dir()]
+        raise InputError(
+            f"no checkpoint {path}{did_you_mean(found.name, known)}; give a .ckpt file, a run folder, "
+            f"best or last; `vitlit runs` lists the runs"
+        )
     for name in ("best", "last") if prefer == "best" else ("last", "best"):
         for folder in (found / CHECKPOINTS_FOLDER, found):
             if file := find_checkpoint(folder, name):
