@@ -192,9 +192,18 @@ def device_name(device: str, threads: int) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    name = found[1] if found else platform.processor() or platform.machine()
+    name = processor_name(cpuinfo.read_text() if cpuinfo.exists() else "")
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor_name(cpuinfo: str) -> str:
+    """From Linux's description; with its units for bfloat16, which make bf16-mixed pay."""
+    found = re.search(r"model name\s*: (.+)", cpuinfo)
+    name = found[1] if found else platform.processor() or platform.machine()
+    flags = re.search(r"flags\s*: (.+)", cpuinfo)
+    words = flags[1].split() if flags else []
+    units = next((unit for unit in ("amx_bf16", "avx512_bf16") if unit in words), None)
+    return f"{name} with {units.upper().replace('_', '-')}" if units else name
 
 
 def packages() -> str:

@@ -94,6 +94,19 @@ def test_a_table_does_not_say_where_this_machine_has_its_files(
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("fpu avx2", "Some Xeon"),
+        ("avx512f avx512_bf16 gfni", "Some Xeon with AVX512-BF16"),
+        ("avx512_bf16 amx_tile amx_bf16", "Some Xeon with AMX-BF16"),
+    ],
+)
+def test_a_table_says_whether_the_processor_has_units_for_bfloat16(flags: str, name: str) -> None:
+    text = f"processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: {flags}\nbugs\t\t: a\n"
+    assert measure.processor_name(2 * text) == name
+
+
 def test_a_run_that_is_cut_short_keeps_the_cells_it_has(tmp_path: Path) -> None:
     args = Namespace(device="cpu", threads=1, json=tmp_path / "a.json", write=True)
 
