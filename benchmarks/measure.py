@@ -200,6 +200,7 @@ def processor_name(cpuinfo: str) -> str:
     """From Linux's description; with its units for bfloat16, which make bf16-mixed pay."""
     found = re.search(r"model name\s*: (.+)", cpuinfo)
     name = found[1] if found else platform.processor() or platform.machine()
+    name = " ".join(re.sub(r"\((R|TM)\)|\bProcessor\b|\bCPU\b", "", name).split())
     flags = re.search(r"flags\s*: (.+)", cpuinfo)
     words = flags[1].split() if flags else []
     units = next((unit for unit in ("amx_bf16", "avx512_bf16") if unit in words), None)
