@@ -122,10 +122,16 @@ def train(options: list[str], tests: list[str], folder: Path) -> Run:
     return replace(scored(folder / "lightning_logs" / "recipe", tests, seconds), joules=joules)
 
 
+def newest_report(run: Path) -> Path:
+    """The last checkpoint's: each that is tested gets a folder, test_report, test_report-2, …"""
+    found = run.glob("test_report*/metrics.json")
+    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+
+
 def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
     """What a finished run reached; seconds: of the training, by default by its median epoch."""
     checkpoints, scores = run.absolute() / "checkpoints", {}
-    for name in ("best", "last"):  # the report of the last is the one that stays
+    for name in ("best", "last"):
         command = ["test", f"--ckpt_path={checkpoints / name}.ckpt", *tests]
         scores[name] = reached(vitlit(command, run.parent.parent))
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -140,7 +146,7 @@ def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
         images_per_second(run, batch) if own else float("nan"),
         training_petaflops(checkpoints / "last.ckpt", batch * steps[-1]),
         config["trainer"]["precision"],
-        predictions_of(run / "test_report"),
+        predictions_of(newest_report(run)),
     )
 
 

@@ -18,10 +18,15 @@ def apply(name: str, images: Tensor, magnitude: Tensor) -> Tensor:
     return result
 
 
-def share_that_differs(name: str, images: Tensor, magnitude: Tensor) -> float:
+def expected(name: str, images: Tensor, magnitude: Tensor) -> Tensor:
     pairs = zip(images, magnitude.tolist(), strict=True)
-    expected = torch.stack([by_torchvision(name, image, value) for image, value in pairs])
-    return (apply(name, images, magnitude) != expected).float().mean().item()
+    return torch.stack([by_torchvision(name, image, value) for image, value in pairs])
+
+
+def share_that_differs(name: str, images: Tensor, magnitude: Tensor) -> float:
+    return (
+        (apply(name, images, magnitude) != expected(name, images, magnitude)).float().mean().item()
+    )
 
 
 def test_every_operation_is_compared() -> None:
@@ -38,10 +43,16 @@ def test_a_pixel_operation_equals_torchvisions(name: str, shape: tuple[int, int,
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", GEOMETRIC)
 def test_a_geometric_operation_equals_torchvisions(name: str, shape: tuple[int, int, int]) -> None:
-    # sources halfway between two pixels may fall on either side: 1 pixel in 10,000 at most; none
-    # here as a rule, but torchvision's matrix product rounds as the processor's library does
+    # Sources halfway between two pixels may fall on either side, since torchvision's matrix product
+    # rounds as the processor's library does: 7 pixels in 10,000 with AMX. A magnitude next to it
+    # moves these pixels, and hardly any other.
     magnitude = torch.cat([MAGNITUDES[name], MAGNITUDES[name] / 3.3])
-    assert share_that_differs(name, noise(len(magnitude), *shape), magnitude) <= 1e-4
+    images = noise(len(magnitude), *shape)
+    found = apply(name, images, magnitude)
+    nudges = (0.0,) if name.startswith("translate") else (0.0, -1e-5, 1e-5)
+    differs = torch.stack([found != expected(name, images, magnitude * (1 + n)) for n in nudges])
+    assert differs[0].float().mean() <= 1e-3
+    assert differs.all(0).float().mean() <= 1e-4
 
 
 @pytest.mark.parametrize("name", OPERATION_NAMES)

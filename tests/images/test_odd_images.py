@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -160,11 +161,12 @@ def test_explain_refuses_with_a_list(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(home)
-    READ["turned.png"](home / "bad" / "good.png")
-    args = ["explain", "--ckpt_path=last", "--data.images", "bad", "--out=none", *QUIET]
+    shutil.copytree("bad", "some_bad")
+    READ["turned.png"](home / "some_bad" / "good.png")
+    args = ["explain", "--ckpt_path=last", "--data.images", "some_bad", "--out=none", *QUIET]
     assert main(args) == 2
     assert "2 of 3 images cannot be read:" in caplog.text
-    assert "bad/text.jpg: not an image" in caplog.text
+    assert "some_bad/text.jpg: not an image" in caplog.text
     assert not (home / "none").exists()
 
 

@@ -77,7 +77,7 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
         known = [one.name for one in found.parent.glob("*/") if one.is_dir()]
         raise InputError(
             f"no checkpoint {path}{did_you_mean(found.name, known)}; give a .ckpt file, a run "
-            f"folder, best or last; `vitlit runs` lists the runs"
+            f"folder, best or last"
         )
     for name in ("best", "last") if prefer == "best" else ("last", "best"):
         for folder in (found / CHECKPOINTS_FOLDER, found):
