@@ -138,15 +138,16 @@ def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
     batch = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     steps, times = epochs_of(run)
     own = [b - a for a, b in pairwise(times)]
+    predictions = predictions_of(newest_report(run))
     return Run(
-        scores["last"],
+        float((predictions.labels == predictions.predicted).mean()),  # printed with four digits
         scores["best"],
         seconds or (median(own) * len(steps) if own else float("nan")),
         len(steps),
         images_per_second(run, batch) if own else float("nan"),
         training_petaflops(checkpoints / "last.ckpt", batch * steps[-1]),
         config["trainer"]["precision"],
-        predictions_of(newest_report(run)),
+        predictions,
     )
 
 
