@@ -34,6 +34,7 @@ import measure
 import torch
 import yaml
 from recipe import reached, vitlit
+from recipe_options import as_files
 from recipe_record import write_section
 
 from vitlit import ImageData
@@ -42,12 +43,6 @@ from vitlit.images.image_store import file_paths
 
 HERE = Path(__file__).parent
 CIFAR10 = SOURCES["cifar10"]
-FOLDER = [
-    "--data.dataset=folder",
-    f"--data.img_size={CIFAR10.size}",
-    f"--data.mean={list(CIFAR10.mean)}",
-    f"--data.std={list(CIFAR10.std)}",
-]
 WAYS: dict[str, tuple[str, str | None]] = {
     "write-up": ("the write-up's ViT, 192 x 12", "reference/cifar10_conv_fixed.yaml"),
     "CCT": ("CCT-2/3x2, its authors' script", str(HERE / "duel_cct.yaml")),
@@ -116,7 +111,7 @@ def train(
 
 
 def options(name: str, place: Place) -> list[str]:
-    return [f"--config={WAYS[name][1]}", *FOLDER, f"--data.data_dir={place.data_dir}"]
+    return [f"--config={WAYS[name][1]}", *as_files("cifar10"), f"--data.data_dir={place.data_dir}"]
 
 
 def _train_timm(place: Place, folder: Path, epochs: int, batches: int | None) -> float:

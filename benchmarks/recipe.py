@@ -130,10 +130,11 @@ def newest_report(run: Path) -> Path:
 
 def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
     """What a finished run reached; seconds: of the training, by default by its median epoch."""
-    checkpoints, scores = run.absolute() / "checkpoints", {}
-    for name in ("best", "last"):
-        command = ["test", f"--ckpt_path={checkpoints / name}.ckpt", *tests]
-        scores[name] = reached(vitlit(command, run.parent.parent))
+    checkpoints = run.absolute() / "checkpoints"
+    printed = {
+        name: vitlit(["test", f"--ckpt_path={checkpoints / name}.ckpt", *tests], run.parent.parent)
+        for name in ("best", "last")  # the report of the last is the newest
+    }
     config = yaml.safe_load((run / "config.yaml").read_text())
     batch = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"]
     steps, times = epochs_of(run)
@@ -141,7 +142,7 @@ def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
     predictions = predictions_of(newest_report(run))
     return Run(
         float((predictions.labels == predictions.predicted).mean()),  # printed with four digits
-        scores["best"],
+        reached(printed["best"]),
         seconds or (median(own) * len(steps) if own else float("nan")),
         len(steps),
         images_per_second(run, batch) if own else float("nan"),

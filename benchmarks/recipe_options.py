@@ -69,7 +69,11 @@ def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
     options = [f"--data.data_dir={args.data_dir.absolute()}"] if args.data_dir else []
     if not args.folder:
         return options, source
+    return options + as_files(source), args.called or f"{source} (files)"
+
+
+def as_files(source: str) -> list[str]:
+    """Options for a data set's images as files: its size, mean and standard deviation."""
     row = SOURCES[source]
-    options += ["--data.dataset=folder", f"--data.img_size={row.size}"]
-    options += [f"--data.mean={list(row.mean)}", f"--data.std={list(row.std)}"]
-    return options, args.called or f"{source} (files)"
+    options = ["--data.dataset=folder", f"--data.img_size={row.size}"]
+    return [*options, f"--data.mean={list(row.mean)}", f"--data.std={list(row.std)}"]

@@ -113,8 +113,8 @@ def test_a_policy_equals_torchvisions_with_the_same_choices(
     policy, columns = POLICIES[name]
     images, draws = noise(300, *shape), some_draws(300, columns)
     expected = [SLOWLY[name](*row) for row in zip(images, draws.tolist(), strict=True)]
-    # pixels halfway between two sources may differ, as in test_operations
-    assert share_that_differs(policy(images, draws), expected) <= 1e-3
+    # pixels halfway between two sources may differ, as in test_operations: 1.2 in 10,000 with AMX
+    assert share_that_differs(policy(images, draws), expected) <= 2e-4
 
 
 @pytest.mark.parametrize(("num_ops", "magnitude"), [(1, 0), (1, 30), (3, 15)])
@@ -123,7 +123,7 @@ def test_rand_augment_takes_any_number_and_strength(num_ops: int, magnitude: int
     rows = zip(images, draws.tolist(), strict=True)
     expected = [rand_slowly(*row, num_ops=num_ops, magnitude=magnitude) for row in rows]
     found = rand_augment(images, draws, num_ops=num_ops, magnitude=magnitude)
-    assert share_that_differs(found, expected) <= 1e-3
+    assert share_that_differs(found, expected) <= 1e-4
 
 
 def test_rand_augment_without_operations_changes_nothing() -> None:
