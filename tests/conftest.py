@@ -73,8 +73,8 @@ def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda self, renderer: None)
     if "vitlit.training.history" in sys.modules:
         monkeypatch.setattr("vitlit.training.history.History._draw", lambda self: None)
-    if "vitlit.evaluation.callbacks" in sys.modules:
-        monkeypatch.setattr("vitlit.evaluation.callbacks.WriteSummary._draw", lambda *args: None)
+    if "vitlit.evaluation.summary" in sys.modules:
+        monkeypatch.setattr("vitlit.evaluation.summary.WriteSummary._draw", lambda *args: None)
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from vitlit import ImageData, load
 from vitlit.__main__ import main
 from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
-from vitlit.evaluation.callbacks import WriteReport
 from vitlit.evaluation.inference import gather_rows
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
-from vitlit.evaluation.scoring import Scoring
+from vitlit.evaluation.scoring import Scoring, WriteReport
 from vitlit.tasks.known import DEFAULT
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]

@@ -22,8 +22,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from vitlit.cli.from_weights import DEBUG_CONFIG
 from vitlit.commands.run_summary import RunSummary
 from vitlit.errors import InputError, Stopped, is_first_process
-from vitlit.evaluation.callbacks import WriteSummary
 from vitlit.evaluation.run_logger import RunTensorBoard, into_run
+from vitlit.evaluation.summary import WriteSummary
 from vitlit.explain.attention_pictures import AttentionPictures
 from vitlit.fault_tolerance.heartbeat import Heartbeat
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
@@ -129,7 +129,7 @@ def training_callbacks(
     shown = None if is_pretraining else f"val/{task.monitors[0]}"
     history = History(run, monitor, [EpochLines(monitor, shown)])
     callbacks.append(history)
-    if run is not None and not is_pretraining and task.name == "single_label":
+    if run is not None and not is_pretraining:
         callbacks.append(WriteSummary(run, history))  # after the history, whose curves it draws
     every = settings["pictures"]["every_n_epochs"]
     if is_pretraining:

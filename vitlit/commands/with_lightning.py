@@ -41,9 +41,9 @@ from vitlit.commands.trainer import (
     skip_idle_hooks,
 )
 from vitlit.errors import LostProcessError, inform
-from vitlit.evaluation.callbacks import WriteReport
 from vitlit.evaluation.report import make_report
 from vitlit.evaluation.run_logger import RunTensorBoard
+from vitlit.evaluation.scoring import WriteReport
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_bucket_views

@@ -7,7 +7,7 @@ Built without pyplot: ``figure.savefig("name.png")`` writes one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import Calibration, Reliability, RiskCoverage
+from vitlit.files import printable
 from vitlit.messages import shorten
 from vitlit.plotting import (
     BLUE,
@@ -61,31 +62,31 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) 
     matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes. A cell
     without images is empty and small shares are spread out, so that a single mistake is seen.
     """
-    side = _matrix_side(matrix, class_names)
-    figure = new_figure(side * MATRIX_HEIGHT, side)
-    _draw_matrix(figure, matrix, class_names)
-    set_title(figure, matrix_title(matrix, title))
+    width, height = matrix_size(matrix, class_names)
+    figure = new_figure(height, width)
+    draw_matrix(figure, matrix, class_names)
+    accuracy, note = matrix_title(matrix)
+    set_title(figure, f"{accuracy}; {title}{note}")
     return figure
 
 
-def matrix_title(matrix: Tensor, title: str) -> str:
-    """The title, after the accuracy and before how many of the classes are shown."""
+def matrix_title(matrix: Tensor) -> tuple[str, str]:
+    """The accuracy, and which of the classes are shown if not all are: empty, or after a ``;``."""
     right = float(matrix.diagonal().sum() / matrix.sum().clamp(min=1))
-    title = f"accuracy {right:.4f}; {title}"
-    if len(matrix) > MAX_CLASSES:
-        title += f"; {MAX_CLASSES} of {len(matrix)} classes, those with the most mistakes"
-    return title
+    note = f"; {MAX_CLASSES} of {len(matrix)} classes, those with the most mistakes"
+    return f"accuracy {right:.4f}", note if len(matrix) > MAX_CLASSES else ""
 
 
-def _matrix_side(matrix: Tensor, class_names: Sequence[str]) -> float:
-    """The width of a confusion matrix in inches."""
+def matrix_size(matrix: Tensor, class_names: Sequence[str]) -> tuple[float, float]:
+    """Width and height of a confusion matrix in inches."""
     kept = most_confused(matrix).tolist()
     letters = max(16, *(len(shorten(class_names[i], NAME_LETTERS)) for i in kept))
     # room for the scale and for names, then 0.42 for each class
-    return min(WIDTH_INCHES, 1.7 + 0.055 * letters + 0.42 * len(kept))
+    side = min(WIDTH_INCHES, 1.7 + 0.055 * letters + 0.42 * len(kept))
+    return side, MATRIX_HEIGHT * side
 
 
-def _draw_matrix(figure: Figure | SubFigure, matrix: Tensor, class_names: Sequence[str]) -> None:
+def draw_matrix(figure: Figure | SubFigure, matrix: Tensor, class_names: Sequence[str]) -> None:
     """Draw a confusion matrix on an empty figure, or a part of one."""
     from matplotlib.colors import PowerNorm
 
@@ -201,83 +202,80 @@ def picture_sheet(images: Tensor, words: Sequence[str], *, title: str) -> Figure
     return figure
 
 
+def bars_height(classes: int) -> float:
+    """Height in inches of the bars of so many classes."""
+    return 0.9 + 0.3 * classes
+
+
+def draw_class_bars(
+    figure: Figure | SubFigure, classes: Mapping[str, Mapping[str, Any]], most: int
+) -> None:
+    """Average precision and F1, of at most so many classes: those with the lowest precision.
+
+    classes: by name, with ``ap``, None without images, and ``f1``. figure: empty, whole or a part.
+    """
+    ranked = sorted(classes.items(), key=lambda row: (row[1]["ap"] is None, row[1]["ap"] or 0.0))
+    shown, axes = ranked[:most], figure.subplots()
+    for label, key, shift, colour in (
+        ("average precision", "ap", -0.2, BLUE),
+        ("F1", "f1", 0.2, VERMILION),
+    ):
+        values = [one[key] or 0.0 for _, one in shown]
+        places = [row + shift for row in range(len(shown))]
+        axes.barh(places, values, height=0.38, color=colour, label=label)
+    names = [shorten(printable(name), NAME_LETTERS) for name, _ in shown]
+    # parse_math=False: a class name with two dollar signs is no formula
+    axes.set_yticks(range(len(shown)), names, fontsize=FONT_TINY, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    # above the axes: the bars may be long anywhere
+    axes.legend(
+        fontsize=FONT_TINY, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1)
+    )
+    tidy_axes(axes, whole=False)
+
+
 class Summary(NamedTuple):
     """What a training came to on its validation images.
 
-    matrix: int64 ``(K, K)``, images by true and predicted class; pictures: ``(n, C, H, W)`` in
-    [0, 1], with three lines of words each, and whether each was predicted right.
+    draw: draws what was right and wrong on a part of the figure, of a size in inches (width,
+    height); pictures: ``(n, C, H, W)`` in [0, 1], with three lines of words each, and whether each
+    is framed as right; legend: what the frames mean.
     """
 
-    matrix: Tensor
-    class_names: Sequence[str]
+    draw: Callable[[SubFigure], None]
+    size: tuple[float, float]
     pictures: Tensor
     words: Sequence[str]
     is_right: Sequence[bool]
+    legend: str
     title: str
 
 
 def summary_figure(summary: Summary, draw_curves: Callable[[SubFigure], None]) -> Figure:
-    """Curves by epoch, the confusion matrix, and some images with what was predicted.
+    """Curves by epoch, what was right and wrong, and some images with what was predicted.
 
     draw_curves: draws the curves on a part of the figure.
     """
     count, _, height, width = summary.pictures.shape
     panel = WIDTH_INCHES / SHEET_COLUMNS
     down = ceil(count / SHEET_COLUMNS)
-    side = _matrix_side(summary.matrix, summary.class_names)
-    sheet_inches = down * (panel * height / width + 0.5)
-    heights = (CURVES_INCHES, MATRIX_HEIGHT * side, sheet_inches)
+    wide, tall = summary.size
+    heights = (CURVES_INCHES, tall, down * (panel * height / width + 0.5))
     figure = new_figure(sum(heights) + 0.4)
-    set_title(figure, matrix_title(summary.matrix, summary.title))
+    set_title(figure, summary.title)
     parts: Any = figure.subfigures(3, 1, height_ratios=heights)
-    curves, matrix, sheet = parts
+    curves, middle, sheet = parts
     draw_curves(curves)
-    margin = max(0.05, (WIDTH_INCHES - side) / 2)
-    middle = matrix.subfigures(1, 3, width_ratios=(margin, side, margin))[1]
-    _draw_matrix(middle, summary.matrix, summary.class_names)
+    if wide < WIDTH_INCHES:
+        margin = max(0.05, (WIDTH_INCHES - wide) / 2)
+        middle = middle.subfigures(1, 3, width_ratios=(margin, wide, margin))[1]
+    summary.draw(middle)
     grid = list(sheet.subplots(down, SHEET_COLUMNS, squeeze=False).flat)
     shown = zip(grid, summary.pictures, summary.words, summary.is_right, strict=False)
     for axes, image, text, right in shown:
         draw_image(axes, image, fit_lines_to(text, panel))
         axes.spines[:].set(visible=True, color=BLUE if right else VERMILION, linewidth=2)
     hide_axes(grid[count:])
-    sheet.supxlabel("blue: right, orange: wrong", fontsize=FONT_TINY, color=GREY)
-    return figure
-
-
-def neighbour_sheet(
-    queries: Tensor,
-    names: Sequence[str],
-    neighbours: Tensor,
-    words: Sequence[Sequence[str]],
-    alike: Sequence[Sequence[bool]] | None,
-    *,
-    title: str,
-    legend: str = "",
-) -> Figure:
-    """Each query with its neighbours to its right.
-
-    queries: ``(q, C, H, W)`` in [0, 1], with ``names``; neighbours: ``(q, k, C, H, W)``, with
-    ``words``, of which a row may be shorter than k: the pictures after it are not shown; alike:
-    which neighbours have the query's class, for the colour of their frames, None if classes are not
-    known; legend: what the colours say.
-    """
-    count, near, _, height, width = neighbours.shape
-    panel = WIDTH_INCHES / (near + 1.2)
-    figure = new_figure(count * (panel * height / width + 0.17) + 0.4)
-    set_title(figure, title)
-    ratios = [1.0, 0.2, *[1.0] * near]  # a narrow empty column sets the query apart
-    grid = figure.subplots(count, near + 2, squeeze=False, width_ratios=ratios)
-    for i, (first, gap, *others) in enumerate(grid):
-        draw_image(first, queries[i], fit_lines_to(names[i], panel))
-        hide_axes([gap])
-        shown = len(words[i])
-        hide_axes(others[shown:])
-        for j, axes in enumerate(others[:shown]):
-            draw_image(axes, neighbours[i, j], fit_lines_to(words[i][j], panel))
-            if alike is not None:
-                colour = BLUE if alike[i][j] else VERMILION
-                axes.spines[:].set(visible=True, color=colour, linewidth=2)
-    if alike is not None:
-        figure.supxlabel(legend, fontsize=FONT_TINY, color=GREY)
+    sheet.supxlabel(summary.legend, fontsize=FONT_TINY, color=GREY)
     return figure

@@ -10,18 +10,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.calibration import Calibration
-from vitlit.evaluation.figures import picture_sheet
+from vitlit.evaluation.figures import bars_height, draw_class_bars, picture_sheet
 from vitlit.evaluation.inference import Rows
 from vitlit.evaluation.report_page import Mistake, Section, facts_part, mistake_parts, write_page
 from vitlit.files import printable
-from vitlit.messages import labelled, shorten
-from vitlit.plotting import BLUE, FONT_TINY, VERMILION, new_figure, set_title, tidy_axes
+from vitlit.messages import labelled
+from vitlit.plotting import new_figure, set_title
 from vitlit.tasks.loss import binary_cross_entropy
 from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.multi_label_scores import average_precision, counts, f1_scores
@@ -30,7 +29,6 @@ from vitlit.tasks.regression_scores import interval_of
 RESAMPLES = 500  # of the images, for the intervals
 MAX_RESAMPLED = 2_000_000  # probabilities; of more there are no intervals, which would take minutes
 SHOWN_MISTAKES, SHOWN_CLASSES = 24, 40  # on the page, and as bars in the figure
-NAME_LETTERS = 30
 SCORE_NAMES = {
     "f1": "mean F1",
     "f1_micro": "F1 of all labels",
@@ -233,27 +231,10 @@ def most_wrong(probabilities: Tensor, targets: Tensor, thresholds: Tensor) -> Te
 
 def class_bars(classes: Mapping[str, Mapping[str, Any]], *, title: str) -> Any:
     """Average precision and F1 of each class, those with the lowest first."""
-    ranked = sorted(classes.items(), key=lambda row: (row[1]["ap"] is None, row[1]["ap"] or 0.0))
-    shown = ranked[:SHOWN_CLASSES]
-    figure = new_figure(0.9 + 0.3 * len(shown))
-    axes = figure.subplots()
-    places = np.arange(len(shown))
-    for name, key, shift, colour in (
-        ("average precision", "ap", -0.2, BLUE),
-        ("F1", "f1", 0.2, VERMILION),
-    ):
-        values = [one[key] or 0.0 for _, one in shown]
-        axes.barh(places + shift, values, height=0.38, color=colour, label=name)
-    names = [shorten(printable(name), NAME_LETTERS) for name, _ in shown]
-    axes.set_yticks(places, names, fontsize=FONT_TINY)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    # above the axes: the bars may be long anywhere
-    axes.legend(
-        fontsize=FONT_TINY, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1)
-    )
-    tidy_axes(axes, whole=False)
-    which = "" if len(shown) == len(classes) else f"; {len(shown)} of {len(classes)} classes"
+    count = min(len(classes), SHOWN_CLASSES)
+    figure = new_figure(bars_height(count))
+    draw_class_bars(figure, classes, count)
+    which = "" if count == len(classes) else f"; {count} of {len(classes)} classes"
     set_title(figure, title + which)
     return figure
 

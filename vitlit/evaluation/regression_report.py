@@ -29,6 +29,7 @@ from vitlit.files import printable
 from vitlit.messages import labelled
 from vitlit.plotting import (
     BLUE,
+    FONT_SMALL,
     GREY,
     VERMILION,
     new_figure,
@@ -41,7 +42,7 @@ from vitlit.tasks.regression_scores import RESAMPLES, error_intervals, error_sco
 
 SHOWN_WORST = 24  # pictures on the page and on the sheet: four rows of six
 MAX_POINTS = 2000  # of the scatter on the page; of more images, evenly spread ones
-RESIDUAL_BINS = 40
+RESIDUAL_BINS, MIN_BINS = 40, 10  # the most, and the fewest, of few images
 EDGE = 56  # room for the labels of the plot, in units of its SVG
 FOOTER = (
     "MAE is the mean absolute error, RMSE the root of the mean squared error, both in the unit of "
@@ -192,7 +193,13 @@ class RegressionReport:
 def scatter_figure(answers: Tensor, wanted: Tensor, name: str, *, title: str) -> Any:
     """Predicted against true numbers, both ``(n,)``; on the dashed line they are equal."""
     figure = new_figure(5.2)
-    axes = figure.subplots()
+    draw_scatter(figure.subplots(), answers, wanted, name)
+    set_title(figure, title)
+    return figure
+
+
+def draw_scatter(axes: Any, answers: Tensor, wanted: Tensor, name: str) -> None:
+    """Draw predicted against true numbers of a column, both ``(n,)``."""
     low, high = _ends(answers, wanted)
     axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1)
     axes.scatter(wanted.numpy(), answers.numpy(), s=9, color=BLUE, alpha=0.5, linewidths=0)
@@ -202,30 +209,38 @@ def scatter_figure(answers: Tensor, wanted: Tensor, name: str, *, title: str) ->
     axes.set_xlabel(f"true {printable(name)}", parse_math=False)
     axes.set_ylabel(f"predicted {printable(name)}", parse_math=False)
     tidy_axes(axes, whole=False)
-    set_title(figure, title)
-    return figure
 
 
 def residual_figure(answers: Tensor, wanted: Tensor, name: str, *, title: str) -> Any:
     """Errors, predicted minus true: by the true number, and how often each occurs."""
-    error = (answers - wanted).numpy()
+    errors = answers - wanted
     figure = new_figure(3.4)
     left, right = figure.subplots(1, 2)
     left.axhline(0, color=GREY, linestyle="--", linewidth=1)
-    left.scatter(wanted.numpy(), error, s=9, color=BLUE, alpha=0.5, linewidths=0)
+    left.scatter(wanted.numpy(), errors.numpy(), s=9, color=BLUE, alpha=0.5, linewidths=0)
     left.set_xlabel(f"true {printable(name)}", parse_math=False)
     left.set_ylabel("predicted minus true")
-    right.axvline(0, color=GREY, linestyle="--", linewidth=1)
-    right.axvline(float(error.mean()), color=VERMILION, linewidth=1, label="mean")
-    right.hist(error, bins=RESIDUAL_BINS, color=BLUE, alpha=0.7)
-    right.set_xlabel("predicted minus true")
-    right.set_ylabel("images")
-    right.yaxis.get_major_locator().set_params(integer=True)
-    right.legend(frameon=False)
-    for axes in (left, right):
-        tidy_axes(axes, whole=False)
+    tidy_axes(left, whole=False)
+    draw_errors(right, errors)
     set_title(figure, title)
     return figure
+
+
+def draw_errors(axes: Any, errors: Tensor) -> None:
+    """Draw how often errors ``(n,)``, predicted minus true, occur."""
+    axes.axvline(0, color=GREY, linestyle="--", linewidth=1)
+    axes.axvline(float(errors.mean()), color=VERMILION, linewidth=1, label="mean")
+    axes.hist(
+        errors.numpy(),
+        bins=min(RESIDUAL_BINS, max(MIN_BINS, len(errors) // 8)),
+        color=BLUE,
+        alpha=0.7,
+    )
+    axes.set_xlabel("predicted minus true")
+    axes.set_ylabel("images")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=FONT_SMALL)
+    tidy_axes(axes, whole=False)
 
 
 def scatter_parts(answers: Tensor, wanted: Tensor, name: str) -> Iterator[str]:

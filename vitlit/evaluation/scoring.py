@@ -1,4 +1,4 @@
-"""The evaluation half of the Lightning module: scores of a split, predictions for images.
+"""The evaluation half of the Lightning module, and the callback that reports what it tests.
 
 Batch -> logits (B, num_classes) -> loss, top-1, top-5 | probabilities (B, num_classes)
                                                        | features (B, D), or patch tokens (B, N, D)
@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.evaluation.inference import answer, flip_average, gather_rows
-from vitlit.evaluation.report import metrics_prefix
+from vitlit.evaluation.inference import Processes, answer, flip_average, gather_rows
+from vitlit.evaluation.report import Report, Tested, metrics_prefix
 from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
 from vitlit.tasks.task import SplitScores, Task
@@ -90,3 +91,52 @@ class Scoring(pl.LightningModule):
         """Answers float32 ``(B, num_classes)``, such as probabilities, or features ``(B, D)``."""
         # the data are float32, the model may be another type
         return answer(self, self.vit, self.feature, batch.x.to(self.dtype), self.task)
+
+
+class WriteReport(Callback):
+    """Hands what a Trainer tests to a report."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.report.begin()  # anew, if one trainer tests twice
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.report.add(outputs, batch)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning logs the scores at the step of this name; its own count begins anew in a test.
+        pl_module.log("step", float(self.report.step))
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Scoring)
+
+        def compute(x: Tensor) -> Tensor:
+            with trainer.precision_plugin.forward_context():
+                return pl_module.logits(x)
+
+        tested = Tested(
+            data=trainer.datamodule,  # type: ignore[attr-defined]
+            compute=compute,
+            device=pl_module.device,
+            class_names=pl_module.class_names,  # type: ignore[arg-type]
+            is_debug=trainer.fast_dev_run,  # type: ignore[attr-defined]
+            task=pl_module.task,
+        )
+        self.report.finish(tested, trainer.loggers, processes_of(trainer, pl_module))
+
+
+def processes_of(trainer: pl.Trainer, module: pl.LightningModule) -> Processes:
+    """The processes of a command, for what gathers from them."""
+    gather = gather_rows if trainer.world_size > 1 else None
+    agree = trainer.strategy.reduce_boolean_decision
+    return Processes(trainer.world_size, trainer.is_global_zero, gather, agree)

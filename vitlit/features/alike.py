@@ -15,7 +15,7 @@ from torch import Tensor
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
-from vitlit.evaluation import figures
+from vitlit.features.neighbour_figure import neighbour_sheet
 from vitlit.features.probe import SHEET_NEIGHBOURS, SHEET_QUERIES, Extract
 from vitlit.features.probe_classifiers import nearest
 from vitlit.files import printable
@@ -112,7 +112,7 @@ def _sheet_of_files(
     longest = max(map(len, shown))
     # rows are filled up with the first file, which the sheet does not show
     index = [[i for i, _ in row] + [0] * (longest - len(row)) for row in shown]
-    return figures.neighbour_sheet(
+    return neighbour_sheet(
         queries.pictures(torch.arange(len(shown))),
         [shorten(printable(Path(file).name), 18) for file in asked[:SHEET_QUERIES]],
         gallery.pictures(torch.tensor(index)),

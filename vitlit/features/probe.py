@@ -17,9 +17,9 @@ from torch import Tensor
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
-from vitlit.evaluation import figures
 from vitlit.evaluation.inference import Rows, collect, loader_of
 from vitlit.evaluation.significance import wilson
+from vitlit.features.neighbour_figure import neighbour_sheet
 from vitlit.features.probe_classifiers import (
     LinearClassifier,
     Neighbours,
@@ -260,7 +260,7 @@ def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
     words = partial(kind.target_words, names=[shorten(name, 14) for name in data.class_names])
     mark = ":" if alike is None else ""  # between two numbers
     similarity = near.similarity[places, :SHEET_NEIGHBOURS].tolist()
-    return figures.neighbour_sheet(
+    return neighbour_sheet(
         test.pictures(torch.tensor(places)),
         [f"{words(label)}{mark}" for label in own],
         train.pictures(index),

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import Callback
 
 from vitlit.data.batch import Batch
 from vitlit.errors import Stopped
-from vitlit.evaluation.callbacks import processes_of
+from vitlit.evaluation.scoring import processes_of
 from vitlit.prediction.writer import PredictionWriter
 
 

@@ -9,15 +9,19 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 from trainings import QUIET, SMALL
 
 from vitlit.__main__ import main
 from vitlit.data.batch import Batch
-from vitlit.evaluation.callbacks import WriteSummary, chosen_rows
 from vitlit.evaluation.figures import Summary, summary_figure
 from vitlit.evaluation.inference import Rows
+from vitlit.evaluation.summary import FINDINGS, WriteSummary, chosen_rows, kept_of, one_class
 from vitlit.plotting import BLUE, VERMILION
+from vitlit.tasks.multi_label import MultiLabel
+from vitlit.tasks.regression import Regression
+from vitlit.tasks.single_label import SingleLabel
 
 FIT = ["fit", "--config=digits.yaml", "--trainer.accelerator=cpu", *QUIET, *SMALL, "--run=a"]
 SHORT = ["--trainer.limit_train_batches=6", "--trainer.max_epochs=3"]
@@ -80,7 +84,7 @@ def test_after_a_resume_the_last_validation_is_kept_until_one_is_the_best(
         sanity_checking=False, world_size=1, is_global_zero=True, datamodule=data,
         strategy=SimpleNamespace(reduce_boolean_decision=bool), current_epoch=0,
     )  # fmt: skip
-    module: Any = None
+    module: Any = SimpleNamespace(task=SingleLabel({}))
     summary.on_train_end(trainer, module)  # resumed at its end
     assert drawn == []
     for epoch, (predicted, is_best) in enumerate(
@@ -97,6 +101,27 @@ def test_after_a_resume_the_last_validation_is_kept_until_one_is_the_best(
         "epoch 2, the best",
         "epoch 2, the best",
     ]
+
+
+def test_the_thresholds_are_those_of_the_epoch_that_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(WriteSummary, "_draw", lambda self, rows, task, *args: kept.append(task))
+    curves = SimpleNamespace(is_best=True, draw_on=None)
+    summary = WriteSummary(tmp_path, curves)
+    trainer: Any = SimpleNamespace(
+        sanity_checking=False, world_size=1, is_global_zero=True, current_epoch=0,
+        datamodule=SimpleNamespace(splits={"val": None}),
+        strategy=SimpleNamespace(reduce_boolean_decision=bool),
+    )  # fmt: skip
+    settings = {"thresholds": [0.3, 0.4, 0.6]}  # one dict for all epochs, as in the module
+    module: Any = SimpleNamespace(task=MultiLabel(settings))
+    summary.on_validation_batch_end(trainer, module, logits_of([0, 1]), batch_of([0, 1]), 0)
+    summary.on_validation_end(trainer, module)
+    settings["thresholds"] = [0.1, 0.1, 0.1]
+    summary.on_train_end(trainer, module)
+    assert kept[0].thresholds(3).tolist() == pytest.approx([0.3, 0.4, 0.6])
 
 
 def test_a_summary_that_cannot_be_written_does_not_end_the_training(
@@ -127,10 +152,16 @@ def test_half_of_the_images_are_the_surest_mistakes_and_the_rest_of_all_classes(
 
 @pytest.mark.parametrize("classes", [2, 100])
 def test_the_figure_frames_right_and_wrong_images_in_their_colours(classes: int) -> None:
-    matrix = torch.eye(classes, dtype=torch.long)
     words = ["a.png\ntrue dog\npredicted cat (0.9)", "b.png\ntrue cat\npredicted cat (0.8)"]
     names = [f"class {i}" for i in range(classes)]
-    summary = Summary(matrix, names, torch.rand(2, 3, 4, 6), words, [False, True], "title")
+    sure = torch.full((2 * classes,), 0.9)
+    predicted = torch.arange(classes).repeat(2)
+    rows = Rows(torch.stack([predicted, sure], dim=1), predicted, torch.arange(2 * classes))
+    found = one_class(rows, names, SingleLabel({}))
+    summary = Summary(
+        found.draw, found.size, torch.rand(2, 3, 4, 6), words, [False, True], found.legend,
+        f"{found.scores}; title{found.note}",
+    )  # fmt: skip
     calls: list[Any] = []
     figure = summary_figure(summary, calls.append)
     assert len(calls) == 1
@@ -149,6 +180,64 @@ def test_a_training_draws_its_summary_and_says_where(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*FIT, "--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]) == 0
+    with Image.open("lightning_logs/a/summary.png") as picture:
+        assert picture.width == 960
+    assert "picture     lightning_logs/a/summary.png" in capsys.readouterr().out
+
+
+def test_of_several_classes_the_surest_wrong_labels_are_shown_first() -> None:
+    names, task = ["cat", "dog", "owl"], MultiLabel({"thresholds": [0.5, 0.5, 0.9]})
+    targets = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1.0], [0, 0, 0]])
+    probabilities = torch.tensor(
+        [[0.8, 0.1, 0.1], [0.7, 0.4, 0.1], [0.9, 0.9, 0.2], [0.1, 0.95, 0.8], [0.1, 0.1, 0.1]]
+    )
+    logits = kept_of(probabilities.logit(), task)
+    found = FINDINGS[task.name](Rows(logits, targets, torch.arange(5)), names, task)
+    # row 3: the dog is .95 away from the truth and the owl below its threshold; row 1: .7 and .6
+    assert found.shown == [3, 1, 0, 2, 4]
+    assert found.is_right == [False, False, True, True, True]
+    assert found.words[0] == "true owl\npredicted dog"
+    assert found.words[1] == "true dog\npredicted cat"
+    assert found.words[3] == "true cat; dog\npredicted cat; dog"
+    expected = (
+        sum(average_precision_score(targets[:, k], probabilities[:, k]) for k in range(3)) / 3
+    )
+    assert found.scores == f"mean average precision {expected:.4f}"
+
+
+def test_of_numbers_the_largest_errors_are_shown_first() -> None:
+    task = Regression({"target_mean": 10.0, "target_std": 2.0})
+    wanted = torch.arange(30.0)[:, None]
+    errors = torch.linspace(0.1, 0.3, 30)[:, None]
+    errors[[4, 9, 20]] = torch.tensor([[-5.0], [4.0], [3.0]])
+    outputs = kept_of((wanted + errors - 10) / 2, task)
+    found = FINDINGS[task.name](Rows(outputs, wanted, torch.arange(30)), ["age"], task)
+    assert found.shown[:6] == [4, 9, 20, 29, 28, 27]
+    assert found.shown[6:] == [0, 6, 11, 16, 21, 26]  # evenly spread over the other 24
+    assert found.words[0] == "true 4\npredicted -1 (-5)"
+    assert found.is_right == [False] * 6 + [True] * 6
+    mean = float(errors.abs().mean())
+    assert found.scores.startswith(f"MAE {mean:.4g}, R2 0.9")
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_a_training_of_another_task_draws_its_summary(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["file,even,$odd$" if task == "multi_label" else "file,ink"]
+    for i in range(40):
+        Image.new("L", (8, 8), 6 * i).save(tmp_path / f"{i:02}.png")
+        lines.append(
+            f"{i:02}.png,{1 - i % 2},{i % 2}" if task == "multi_label" else f"{i:02}.png,{i}"
+        )
+    Path("labels.csv").write_text("\n".join(lines) + "\n")
+    words = ["--data.dataset=folder", "--data.data_dir=.", "--data.labels=labels.csv"]
+    words += ["--data.img_size=8", "--data.in_chans=1", "--data.batch_size=8"]
+    words += ["--model.patch_size=4", "--run=a"]
+    words += ["--data.target=ink"] * (task == "regression")
+    assert main(["fit", *words, *SMALL, *QUIET, "--trainer.max_epochs=1"]) == 0
     with Image.open("lightning_logs/a/summary.png") as picture:
         assert picture.width == 960
     assert "picture     lightning_logs/a/summary.png" in capsys.readouterr().out
