@@ -226,6 +226,7 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "distributed_backend=",
     ),
     "Tip:": ("pytorch_lightning/trainer/connectors/*/*.py", "Tip:"),
+    "^No CUDA runtime is found": ("torch/utils/cpp_extension.py", "No CUDA runtime is found"),
 }
 OF_CUDA = {  # a build for CPUs has none of them
     "NCCL communicator",

@@ -37,8 +37,9 @@ MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a
 # errors of writing to a reader that has left, as `head -1` does, or to a terminal that was closed
 GONE = (errno.EPIPE, errno.EIO)
 
-# loggers of Lightning that say needless things; a filter sees only what its own logger is told
+# loggers that say needless things; a filter sees only what its own logger is told
 TALKATIVE_LOGGERS = (
+    "torch.utils.cpp_extension",
     "pytorch_lightning.utilities.rank_zero",
     "pytorch_lightning.accelerators.cuda",
     "pytorch_lightning.trainer.connectors.checkpoint_connector",

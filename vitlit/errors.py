@@ -286,6 +286,7 @@ FOREIGN_TEXTS = (
     ForeignText("needless tip", "^Loaded model weights", LIGHTNING),
     ForeignText("needless tip", "^Initializing distributed: GLOBAL_RANK", LIGHTNING),
     ForeignText("needless tip", "^-+\n*distributed_backend=", LIGHTNING),
+    ForeignText("needless tip", "^No CUDA runtime is found", TORCH),  # where its compiler is
 )
 
 
@@ -296,5 +297,4 @@ def texts_on(topic: ForeignTopic) -> list[str]:
 
 def find_text(topic: ForeignTopic, message: str) -> re.Match[str] | None:
     """Where a message says something on a topic; by the first pattern that fits."""
-    found = (re.search(pattern, message) for pattern in texts_on(topic))
-    return next((match for match in found if match), None)
+    return next(filter(None, (re.search(pattern, message) for pattern in texts_on(topic))), None)
