@@ -17,9 +17,10 @@ from vitlit import ImageData, load
 from vitlit.__main__ import main
 from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
-from vitlit.evaluation.inference import gather_rows
+from vitlit.evaluation.inference import Rows, gather_rows
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring, WriteReport
+from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2", "--trainer.max_epochs=3"]
@@ -258,6 +259,17 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
     assert "give another folder (--out)" in capsys.readouterr().err
 
 
+def test_answers_that_are_no_finite_numbers_are_refused_and_leave_no_report(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = ViT.forward
+    monkeypatch.setattr(ViT, "forward", lambda model, x: forward(model, x) * float("inf"))
+    assert score(run, f"--out={tmp_path / 'found'}") == 2
+    said = capsys.readouterr().err
+    assert "infinite for 359 of 359 images, the first is digits test 0;" in " ".join(said.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 class Gathered(Scoring):
     """A module of which little is asked for."""
 
@@ -273,15 +285,16 @@ def test_several_processes_gather_the_rows_that_each_has(
     asked: list[object] = []
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
 
-    def rows(gather: object) -> tuple[torch.Tensor, ...]:
+    def rows(gather: object) -> Rows:
         asked.append(gather)
-        return logits, torch.tensor([0, 1, 1]), torch.arange(3)
+        return Rows(logits, torch.tensor([0, 1, 1]), torch.arange(3))
 
     found: Any = SimpleNamespace(rows=rows)
     for name in ("collect", "loader_of", "evenly_thinned"):
         monkeypatch.setattr(report, name, lambda *_: found)
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision: decision)
-    data = SimpleNamespace(split="test", setup=lambda _: None, splits={"val": None})
+    splits = {"val": None, "test": SimpleNamespace(names=lambda *_: [])}
+    data = SimpleNamespace(dataset="", split="test", setup=lambda _: None, splits=splits)
     trainer: Any = SimpleNamespace(world_size=world, is_global_zero=False, fast_dev_run=False)
     trainer.strategy, trainer.loggers, trainer.datamodule = strategy, [], data
     writer = report.Report("published", None)

@@ -17,6 +17,7 @@ from vitlit.__main__ import main
 from vitlit.data.batch import Batch
 from vitlit.evaluation.figures import Summary, summary_figure
 from vitlit.evaluation.inference import Rows
+from vitlit.evaluation.scoring import Scoring
 from vitlit.evaluation.summary import FINDINGS, WriteSummary, chosen_rows, kept_of, one_class
 from vitlit.plotting import BLUE, VERMILION
 from vitlit.tasks.multi_label import MultiLabel
@@ -122,6 +123,17 @@ def test_the_thresholds_are_those_of_the_epoch_that_is_shown(
     settings["thresholds"] = [0.1, 0.1, 0.1]
     summary.on_train_end(trainer, module)
     assert kept[0].thresholds(3).tolist() == pytest.approx([0.3, 0.4, 0.6])
+
+
+def test_answers_that_are_no_finite_numbers_end_a_training_without_its_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = Scoring.validation_step
+    monkeypatch.setattr(Scoring, "validation_step", lambda *args: step(*args) * float("nan"))
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, "--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]) == 0
+    assert "no summary.png: the model's answer is NaN or infinite" in caplog.text
+    assert not list(tmp_path.rglob("summary.png"))
 
 
 def test_a_summary_that_cannot_be_written_does_not_end_the_training(

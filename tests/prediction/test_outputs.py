@@ -147,6 +147,38 @@ def test_an_error_leaves_no_part_of_the_tokens() -> None:
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("output", ["probabilities", "json", "features", "patches"])
+def test_an_answer_that_is_no_finite_number_is_an_error_beside_the_other_answers(
+    output: str, bad: float
+) -> None:
+    settings = {"output": output, "out": None, "top_k": 5, "abstain_below": 0.0}
+    writer = make_writer(settings, NAMES)
+    values = torch.eye(3) if output != "patches" else torch.ones(3, 2, 2)
+    values[1, 0] = bad
+    writer.add(values, batch([2, 0, 1], [True] * 3))
+    with pytest.raises(
+        InputError, match=r"infinite for 1 of 3 images, the first is a\.png"
+    ) as info:
+        writer.finish(FILES)
+    assert str(info.value).endswith(f"{writer.path} has the answers for the others")
+    if output == "probabilities":
+        rows = {name: (cell, error) for name, cell, *_, error in rows_of("predictions.csv")[1:]}
+        assert rows[FILES[1]] == ("cät", "")
+        assert rows["c.png"] == ("ant", "")
+        assert rows["a.png"] == ("", "the model's answer is NaN or infinite")
+    if output == "json":
+        lines = Path("predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        assert set(json.loads(lines[0])) == {"file", "error"}  # NaN is no JSON
+
+
+def test_no_finite_number_at_all_is_an_error_with_the_names_in_the_file() -> None:
+    writer = filled(PredictionWriter(None, NAMES), torch.full((3, 3), float("nan")))
+    with pytest.raises(InputError, match="infinite for 2 of 2 images"):
+        writer.finish(FILES)
+    assert [row[1] for row in rows_of("predictions.csv")[1:]] == ["", "", ""]
+
+
 def test_a_table_that_is_there_is_not_overwritten() -> None:
     Path("x.csv").write_text("mine")
     with pytest.raises(InputError, match=r"x\.csv exists"):

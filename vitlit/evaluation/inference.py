@@ -6,7 +6,8 @@ Rows that only fill up a batch are left out. With several processes each compute
 all of them get all rows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,10 @@ from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
 from vitlit.data.sampler import EvalOrder
 from vitlit.data.splits import Split
+from vitlit.errors import InputError
+from vitlit.evaluation.precision import FULL_PRECISION
+from vitlit.files import printable
+from vitlit.messages import counted
 from vitlit.model.features import AnyFeature
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify, unpatchify
@@ -38,6 +43,7 @@ class Processes(NamedTuple):
 
 
 ALONE = Processes()
+NOT_FINITE = "the model's answer is NaN or infinite"
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -87,6 +93,34 @@ class Collector:
         values, labels, sample = (column[valid.bool()] for column in columns)
         order = sample.argsort()  # processes take turns, so their rows interleave
         return Rows(values[order], labels[order], sample[order])
+
+
+def are_finite(values: Tensor) -> Tensor:
+    """Whether all numbers of each row are: ``(B, ...) -> (B,)``."""
+    return values.flatten(1).isfinite().all(dim=1)
+
+
+def refuse_not_finite(files: Sequence[str], total: int, written: Path | None = None) -> None:
+    """Raise InputError that names the first of these files, if there are any.
+
+    files: of the images for which the answer is NaN or infinite; total: images, all of them;
+    written: the file that holds the answers for the others.
+    """
+    if files:
+        others = f"; {written} has the answers for the others" if len(files) < total else ""
+        raise InputError(
+            f"{NOT_FINITE} for {len(files)} of {counted(total, 'image')}, the first is "
+            f"{printable(files[0])}; its numbers grow too large for the precision, or its weights "
+            f"are damaged: choose precision {FULL_PRECISION}, or other weights"
+            f"{others if written else ''}"
+        )
+
+
+def check_answers(rows: Rows, data: ImageData) -> None:
+    """Raise InputError if the answer for any image of the split is NaN or infinite."""
+    places = rows.sample[~are_finite(rows.values)].tolist()
+    names = data.splits[data.split].names(places, f"{data.dataset} {data.split}")
+    refuse_not_finite(names, len(rows.sample))
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from vitlit.evaluation.inference import (
     Compute,
     Processes,
     Rows,
+    check_answers,
     collect,
     evenly_thinned,
     loader_of,
@@ -124,6 +125,7 @@ class Report:
         """Write the report. Every process calls it; the first one writes."""
         # both gather, so every process calls them
         rows = self._found.rows(processes.gather)
+        check_answers(rows, tested.data)
         calibration = _calibrate(tested, processes)
         if processes.is_first and not tested.is_debug:
             self._write(tested, rows, calibration, loggers)
@@ -291,8 +293,7 @@ def _log_scores(
     for logger in loggers:
         logger.log_metrics(extra, step=step)
         writer: Any = getattr(logger, "experiment", None)
-        # add_image is TensorBoard's; the CSV logger has no such method
-        if hasattr(writer, "add_image"):
+        if hasattr(writer, "add_image"):  # TensorBoard's; the CSV logger has no such method
             for title, figure in drawn.items():
                 picture = plotting.to_array(figure)
                 writer.add_image(f"{name}/{title}", picture, step, dataformats="HWC")

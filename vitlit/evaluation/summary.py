@@ -25,7 +25,7 @@ from vitlit.evaluation.figures import (
     matrix_title,
     summary_figure,
 )
-from vitlit.evaluation.inference import Collector, Rows
+from vitlit.evaluation.inference import NOT_FINITE, Collector, Rows
 from vitlit.evaluation.multi_label_report import class_table, most_wrong
 from vitlit.evaluation.regression_report import draw_errors, draw_scatter
 from vitlit.evaluation.scores import pair_counts
@@ -98,7 +98,9 @@ class WriteSummary(Callback):
             return
         collected, task = self._kept
         rows = collected.rows(processes_of(trainer, pl_module).gather)
-        if trainer.is_global_zero:
+        if not rows.values.isfinite().all():
+            say(f"no {SUMMARY_PICTURE}: {NOT_FINITE} for a validation image")
+        elif trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             try:
                 self._draw(rows, task, data.splits["val"], data)

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError
-from vitlit.evaluation.inference import ALONE, Collector, Processes, Rows
+from vitlit.evaluation.inference import (
+    ALONE,
+    Collector,
+    Processes,
+    Rows,
+    are_finite,
+    refuse_not_finite,
+)
 from vitlit.files import free_path, naming_full_disk, new_path, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.messages import counted
@@ -129,6 +136,8 @@ class FeatureWriter(PredictionWriter):
         self._write_rows(files, rows)
         print(f"{len(rows.sample)} features of {rows.values.shape[1]} numbers")
         print_bad_images(bad, len(rows.sample))
+        lost = rows.sample[~are_finite(rows.values)].tolist()
+        refuse_not_finite([files[place] for place in lost], len(rows.sample), self.path)
 
     def _write_so_far(self, files: list[str]) -> int:
         if not self._rows:
@@ -161,6 +170,7 @@ class PatchWriter(PredictionWriter):
         self._part = self.path.with_name(f".{self.path.name}.part")  # until it is complete
         self._rows: RowFile | None = None
         self._places: list[int] = []
+        self._lost: list[int] = []  # of images whose tokens are not finite
         self._shape: tuple[int, ...] = ()
 
     def check_several_processes(self) -> None:
@@ -173,9 +183,12 @@ class PatchWriter(PredictionWriter):
         with naming_full_disk(self.path):
             if self._rows is None:
                 self._rows = RowFile(self._part)
-            self._rows.add(outputs[batch.valid.to(outputs.device)])
+            tokens = outputs[batch.valid.to(outputs.device)]
+            self._rows.add(tokens)
         self._shape = tuple(outputs.shape[1:])
-        self._places += batch.sample[batch.valid.cpu()].tolist()
+        places = batch.sample[batch.valid.cpu()]
+        self._places += places.tolist()
+        self._lost += places[~are_finite(tokens).cpu()].tolist()
         self._bad += batch.bad
 
     def finish(self, files: list[str], processes: Processes = ALONE) -> None:
@@ -187,6 +200,7 @@ class PatchWriter(PredictionWriter):
         tokens, width = self._shape
         print(f"{counted(len(self._places), 'image')} of {tokens} patch tokens of {width} numbers")
         print_bad_images(bad, len(self._places))
+        refuse_not_finite([files[place] for place in self._lost], len(self._places), self.path)
 
     def _write_so_far(self, files: list[str]) -> int:
         if self._rows is None or not self._places:

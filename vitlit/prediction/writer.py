@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
-from vitlit.evaluation.inference import ALONE, Processes
+from vitlit.evaluation.inference import ALONE, NOT_FINITE, Processes, refuse_not_finite
 from vitlit.files import free_path, named_or_free, naming_full_disk, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
@@ -26,7 +27,7 @@ PRINTED_ROWS = 10  # predictions that are printed; the file has all of them
 
 
 class Entry(NamedTuple):
-    """What was found in one image: its most probable classes and why it cannot be read, if so."""
+    """What was found in one image: its most probable classes, or why it has none."""
 
     file: str
     classes: list[str]
@@ -38,7 +39,7 @@ class PredictionWriter:
     """Writes predictions.csv: one row for each image, in the order they were given.
 
     Columns: file, class, probability, top5 (``name:probability`` joined by semicolons), error: why
-    the file cannot be read, and then the others are empty. out: another path; an existing file or a
+    there is no answer, and then the others are empty. out: another path; an existing file or a
     folder that cannot be written to is refused before anything is computed. top: classes that are
     listed, which name the column; abstain_below: no class is given if its probability is lower. A
     signal that ends the command leaves the rows so far.
@@ -100,8 +101,11 @@ class PredictionWriter:
             refuse_bad_images(bad, len(bad), way_out, argument="images")
         if not processes.is_first:
             return
-        self._show(rows)
-        print_bad_images(bad, len(rows))
+        if rows:
+            self._show(rows)
+        lost = _not_finite(files, found)
+        print_bad_images(bad, len(found))
+        refuse_not_finite([file.path for file in lost], len(found), self.path)
 
     def stop(self, stopped: Stopped, files: list[str], rank: int | None = None) -> None:
         """Write what is done when a signal ends the command, and let it say so.
@@ -137,12 +141,16 @@ class PredictionWriter:
         found: list[tuple[int, list[float], list[int]]],
         bad: list[BadFile],
     ) -> list[Entry]:
-        """Write the file, if there is any row; returns the entries of the images that were read."""
+        """Write the file, if there is any row; returns the entries of images with an answer."""
+        without = {file.place: file for file in [*bad, *_not_finite(files, found)]}
         good = {
             i: Entry(files[i], [self.class_names[k] for k in classes], values)
             for i, values, classes in found
+            if i not in without
         }
-        entries = good | {file.place: Entry(file.path, [], [], file.reason) for file in bad}
+        entries = good | {
+            place: Entry(file.path, [], [], file.reason) for place, file in without.items()
+        }
         if entries:
             with self._writing() as part:
                 self._write_entries(part, [entries[place] for place in sorted(entries)])
@@ -221,6 +229,13 @@ class JsonWriter(PredictionWriter):
             "probability": entry.values[0],
             "top": [{"class": name, "probability": value} for name, value in pairs],
         }
+
+
+def _not_finite(files: list[str], found: list[tuple[int, list[float], list[int]]]) -> list[BadFile]:
+    """The images whose answer is not a finite number."""
+    return [
+        BadFile(i, files[i], NOT_FINITE) for i, values, _ in found if not all(map(isfinite, values))
+    ]
 
 
 def gather_lists(mine: list[Any], world: int) -> list[Any]:
