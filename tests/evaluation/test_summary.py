@@ -15,10 +15,10 @@ from trainings import QUIET, SMALL
 
 from vitlit.__main__ import main
 from vitlit.data.batch import Batch
-from vitlit.evaluation.figures import Summary, summary_figure
+from vitlit.evaluation.figures import summary_figure
 from vitlit.evaluation.inference import Rows
 from vitlit.evaluation.scoring import Scoring
-from vitlit.evaluation.summary import FINDINGS, WriteSummary, chosen_rows, kept_of, one_class
+from vitlit.evaluation.summary import OUTCOMES, WriteSummary, chosen_rows, kept_of, one_class
 from vitlit.plotting import BLUE, VERMILION
 from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.regression import Regression
@@ -170,12 +170,11 @@ def test_the_figure_frames_right_and_wrong_images_in_their_colours(classes: int)
     predicted = torch.arange(classes).repeat(2)
     rows = Rows(torch.stack([predicted, sure], dim=1), predicted, torch.arange(2 * classes))
     found = one_class(rows, names, SingleLabel({}))
-    summary = Summary(
-        found.draw, found.size, torch.rand(2, 3, 4, 6), words, [False, True], found.legend,
-        f"{found.scores}; title{found.note}",
-    )  # fmt: skip
+    found = found._replace(words=words, is_right=[False, True])
     calls: list[Any] = []
-    figure = summary_figure(summary, calls.append)
+    figure = summary_figure(
+        found, torch.rand(2, 3, 4, 6), f"{found.scores}; title{found.note}", calls.append
+    )
     assert len(calls) == 1
     sheet = figure.subfigs[2]
     framed = [axes for axes in sheet.axes if axes.images]
@@ -204,7 +203,7 @@ def test_of_several_classes_the_surest_wrong_labels_are_shown_first() -> None:
         [[0.8, 0.1, 0.1], [0.7, 0.4, 0.1], [0.9, 0.9, 0.2], [0.1, 0.95, 0.8], [0.1, 0.1, 0.1]]
     )
     logits = kept_of(probabilities.logit(), task)
-    found = FINDINGS[task.name](Rows(logits, targets, torch.arange(5)), names, task)
+    found = OUTCOMES[task.name](Rows(logits, targets, torch.arange(5)), names, task)
     # row 3: the dog is .95 away from the truth and the owl below its threshold; row 1: .7 and .6
     assert found.shown == [3, 1, 0, 2, 4]
     assert found.is_right == [False, False, True, True, True]
@@ -223,7 +222,7 @@ def test_of_numbers_the_largest_errors_are_shown_first() -> None:
     errors = torch.linspace(0.1, 0.3, 30)[:, None]
     errors[[4, 9, 20]] = torch.tensor([[-5.0], [4.0], [3.0]])
     outputs = kept_of((wanted + errors - 10) / 2, task)
-    found = FINDINGS[task.name](Rows(outputs, wanted, torch.arange(30)), ["age"], task)
+    found = OUTCOMES[task.name](Rows(outputs, wanted, torch.arange(30)), ["age"], task)
     assert found.shown[:6] == [4, 9, 20, 29, 28, 27]
     assert found.shown[6:] == [0, 6, 11, 16, 21, 26]  # evenly spread over the other 24
     assert found.words[0] == "true 4\npredicted -1 (-5)"

@@ -160,7 +160,7 @@ def test_features_are_written_with_the_names_of_their_files(
     with np.load("features.npz") as arrays:
         assert arrays["files"].tolist() == ["a.png", "d.png"]
         assert np.allclose(arrays["features"], [[0.5, 0.2, 0.3], [0.1, 0.7, 0.2]])
-    assert "2 features of 3 numbers" in capsys.readouterr().out
+    assert "2 images of 3 features" in capsys.readouterr().out
     again = make_writer(asked("features", None), [])
     assert again.path != Path("features.npz")  # the file is there
 

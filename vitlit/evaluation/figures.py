@@ -235,47 +235,51 @@ def draw_class_bars(
     tidy_axes(axes, whole=False)
 
 
-class Summary(NamedTuple):
+class Outcome(NamedTuple):
     """What a training came to on its validation images.
 
-    draw: draws what was right and wrong on a part of the figure, of a size in inches (width,
-    height); pictures: ``(n, C, H, W)`` in [0, 1], with three lines of words each, and whether each
-    is framed as right; legend: what the frames mean.
+    scores: in words; note: what to add to them; draw: draws what was right and wrong on a part of
+    the figure, of a size in inches (width, height); shown: rows of the images to show, with words
+    below each, and whether it is framed as right; legend: what the frames mean.
     """
 
+    scores: str
+    note: str
     draw: Callable[[SubFigure], None]
     size: tuple[float, float]
-    pictures: Tensor
+    shown: Sequence[int]
     words: Sequence[str]
     is_right: Sequence[bool]
-    legend: str
-    title: str
+    legend: str = "blue: right, orange: wrong"
 
 
-def summary_figure(summary: Summary, draw_curves: Callable[[SubFigure], None]) -> Figure:
+def summary_figure(
+    outcome: Outcome, pictures: Tensor, title: str, draw_curves: Callable[[SubFigure], None]
+) -> Figure:
     """Curves by epoch, what was right and wrong, and some images with what was predicted.
 
-    draw_curves: draws the curves on a part of the figure.
+    pictures: ``(n, C, H, W)`` in [0, 1], of the rows shown; draw_curves: draws the curves on a part
+    of the figure.
     """
-    count, _, height, width = summary.pictures.shape
+    count, _, height, width = pictures.shape
     panel = WIDTH_INCHES / SHEET_COLUMNS
     down = ceil(count / SHEET_COLUMNS)
-    wide, tall = summary.size
+    wide, tall = outcome.size
     heights = (CURVES_INCHES, tall, down * (panel * height / width + 0.5))
     figure = new_figure(sum(heights) + 0.4)
-    set_title(figure, summary.title)
+    set_title(figure, title)
     parts: Any = figure.subfigures(3, 1, height_ratios=heights)
     curves, middle, sheet = parts
     draw_curves(curves)
     if wide < WIDTH_INCHES:
         margin = max(0.05, (WIDTH_INCHES - wide) / 2)
         middle = middle.subfigures(1, 3, width_ratios=(margin, wide, margin))[1]
-    summary.draw(middle)
+    outcome.draw(middle)
     grid = list(sheet.subplots(down, SHEET_COLUMNS, squeeze=False).flat)
-    shown = zip(grid, summary.pictures, summary.words, summary.is_right, strict=False)
+    shown = zip(grid, pictures, outcome.words, outcome.is_right, strict=False)
     for axes, image, text, right in shown:
         draw_image(axes, image, fit_lines_to(text, panel))
         axes.spines[:].set(visible=True, color=BLUE if right else VERMILION, linewidth=2)
     hide_axes(grid[count:])
-    sheet.supxlabel(summary.legend, fontsize=FONT_TINY, color=GREY)
+    sheet.supxlabel(outcome.legend, fontsize=FONT_TINY, color=GREY)
     return figure

@@ -5,7 +5,7 @@ logits (B, K) of each batch -> what is kept of the best epoch -> curves, what wa
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +17,7 @@ from vitlit.data.splits import Split
 from vitlit.errors import say
 from vitlit.evaluation.figures import (
     SHEET_COLUMNS,
-    Summary,
+    Outcome,
     bars_height,
     draw_class_bars,
     draw_matrix,
@@ -109,24 +109,20 @@ class WriteSummary(Callback):
 
     def _draw(self, rows: Rows, task: Task, split: Split, data: Any) -> None:
         """Draw the summary. rows: what is kept of images of the split."""
-        found = FINDINGS[task.name](rows, data.class_names, task)
-        places = rows.sample[found.shown]
+        found = OUTCOMES[task.name](rows, data.class_names, task)
+        places = rows.sample[list(found.shown)]
         files = split.names(places.tolist(), f"{data.dataset} val")
-        words = (
+        words = [
             f"{printable(PurePath(file).name)}\n{text}"
             for file, text in zip(files, found.words, strict=True)
-        )
+        ]
         title = f"{found.scores}; {len(rows.labels):,} validation images at {self._words}"
-        summary = Summary(
-            draw=found.draw,
-            size=found.size,
-            pictures=split.pictures(places),
-            words=list(words),
-            is_right=found.is_right,
-            legend=found.legend,
-            title=title + found.note,
+        figure = summary_figure(
+            found._replace(words=words),
+            split.pictures(places),
+            title + found.note,
+            self.curves.draw_on,
         )
-        figure = summary_figure(summary, self.curves.draw_on)
         with replacing(self.run / SUMMARY_PICTURE) as part:
             figure.savefig(part, format="png")
 
@@ -143,25 +139,7 @@ def kept_of(logits: Tensor, task: Task) -> Tensor:
     return torch.stack([top.indices.float(), top.values], dim=1)
 
 
-class Findings(NamedTuple):
-    """What a validation came to.
-
-    scores: in words; note: what to add to them; draw: draws the middle of the picture, of a size in
-    inches (width, height); shown: rows of the images to show, with words below the name of each,
-    and whether it is framed as right; legend: what the frames mean.
-    """
-
-    scores: str
-    note: str
-    draw: Callable[[Any], None]
-    size: tuple[float, float]
-    shown: list[int]
-    words: list[str]
-    is_right: list[bool]
-    legend: str = "blue: right, orange: wrong"
-
-
-def one_class(rows: Rows, names: Sequence[str], task: Task) -> Findings:
+def one_class(rows: Rows, names: Sequence[str], task: Task) -> Outcome:
     """The confusion matrix. rows: (predicted class, its probability) of each image."""
     predicted = rows.values[:, 0].long()
     matrix = pair_counts(rows.labels, predicted, len(names))
@@ -172,7 +150,7 @@ def one_class(rows: Rows, names: Sequence[str], task: Task) -> Findings:
         + verdict_line(names[top], probability, None, SHEET_ROOM, FONT_TINY)
         for label, top, probability in zip(true, said, sure, strict=True)
     ]
-    return Findings(
+    return Outcome(
         *matrix_title(matrix),
         draw=lambda figure: draw_matrix(figure, matrix, names),
         size=matrix_size(matrix, names),
@@ -182,7 +160,7 @@ def one_class(rows: Rows, names: Sequence[str], task: Task) -> Findings:
     )
 
 
-def several_classes(rows: Rows, names: Sequence[str], task: Task) -> Findings:
+def several_classes(rows: Rows, names: Sequence[str], task: Task) -> Outcome:
     """Average precision and F1 by class. rows: logits ``(n, K)``, targets of 0 and 1 ``(n, K)``.
 
     Shown are the images with the surest wrong labels, and some of those without a wrong one.
@@ -198,7 +176,7 @@ def several_classes(rows: Rows, names: Sequence[str], task: Task) -> Findings:
     which = f"; {SUMMARY_CLASSES} of {len(names)} classes, those with the lowest precision"
     if len(names) <= SUMMARY_CLASSES:
         which = ""
-    return Findings(
+    return Outcome(
         scores=f"mean average precision {_mean(one['ap'] for one in classes.values()):.4f}",
         note="; F1 by thresholds that fit these images" + which,
         draw=lambda figure: draw_class_bars(figure, classes, SUMMARY_CLASSES),
@@ -220,7 +198,7 @@ def _mean(values: Iterable[float | None]) -> float:
     return sum(known) / max(1, len(known))
 
 
-def numbers(rows: Rows, names: Sequence[str], task: Task) -> Findings:
+def numbers(rows: Rows, names: Sequence[str], task: Task) -> Outcome:
     """Predicted by true numbers, and the errors. rows: outputs ``(n, 1)``, targets ``(n, 1)``.
 
     Shown are the images with the largest errors, and some of the others, by their true numbers.
@@ -237,7 +215,7 @@ def numbers(rows: Rows, names: Sequence[str], task: Task) -> Findings:
         draw_scatter(left, answers, wanted, names[0])
         draw_errors(right, answers - wanted)
 
-    return Findings(
+    return Outcome(
         scores=f"MAE {scores['mae']:.4g}, R2 {scores['r2']:.4f}",
         note="",
         draw=draw,
@@ -252,7 +230,7 @@ def numbers(rows: Rows, names: Sequence[str], task: Task) -> Findings:
     )
 
 
-FINDINGS: dict[TaskName, Callable[[Rows, Sequence[str], Task], Findings]] = {
+OUTCOMES: dict[TaskName, Callable[[Rows, Sequence[str], Task], Outcome]] = {
     "single_label": one_class,
     "multi_label": several_classes,
     "regression": numbers,

@@ -134,7 +134,7 @@ class FeatureWriter(PredictionWriter):
         if not processes.is_first:
             return
         self._write_rows(files, rows)
-        print(f"{len(rows.sample)} features of {rows.values.shape[1]} numbers")
+        print(f"{counted(len(rows.sample), 'image')} of {rows.values.shape[1]} features")
         print_bad_images(bad, len(rows.sample))
         lost = rows.sample[~are_finite(rows.values)].tolist()
         refuse_not_finite([files[place] for place in lost], len(rows.sample), self.path)
