@@ -7,8 +7,11 @@ import torch
 
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
+from vitlit.errors import InputError
+from vitlit.evaluation.compare import make_runner
 from vitlit.evaluation.inference import (
     Collector,
+    checked,
     collect,
     evenly_thinned,
     flip_average,
@@ -16,6 +19,7 @@ from vitlit.evaluation.inference import (
     mirror,
 )
 from vitlit.evaluation.scoring import Scoring
+from vitlit.features.probe import extractor
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify
 
@@ -32,6 +36,30 @@ def test_rows_are_those_of_the_split_in_its_order(batch_size: int) -> None:
     torch.testing.assert_close(found.values, expected)
     assert found.labels.tolist() == split.labels.tolist()
     assert found.sample.tolist() == list(range(len(split)))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_answers_that_are_no_finite_numbers_are_refused_with_the_first_image(bad: float) -> None:
+    data = ImageData(patch_size=2, normalize="none", patchify=False)
+    data.setup("test")
+    split = data.splits["test"]
+    rows = collect(data, loader_of(data, split), lambda x: x, CPU).rows()
+    assert checked(rows, split, "digits test") is rows
+    rows.values[[7, 20], 0, 3] = bad
+    message = "infinite for 2 of 359 images, the first is digits test 7;"
+    with pytest.raises(InputError, match=message):
+        checked(rows, split, "digits test")
+
+
+def test_a_probe_and_a_comparison_refuse_them() -> None:
+    data = ImageData(patch_size=2)
+    data.setup("test")
+    with pytest.raises(InputError, match="infinite for 359 of 359 images"):
+        extractor(lambda x: x.flatten(1) * float("inf"), CPU)(data, data.splits["test"])
+    model = ViT(img_size=8, patch_size=2, in_chans=1, embed_dim=4, depth=1, num_heads=1)
+    torch.nn.init.constant_(model.head.weight, 3e38)
+    with pytest.raises(InputError, match=r"infinite for \d+ of 359 images"):
+        make_runner(CPU, flip=False)(model, data, "32-true")
 
 
 def batch(places: list[int], valid: list[bool]) -> Batch:

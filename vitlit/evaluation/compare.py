@@ -29,7 +29,7 @@ from vitlit.data.split_record import (
 )
 from vitlit.errors import InputError, first_few
 from vitlit.evaluation.calibration import mean_loss
-from vitlit.evaluation.inference import Compute, Rows, collect, flip_average, loader_of
+from vitlit.evaluation.inference import Compute, Rows, checked, collect, flip_average, loader_of
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.evaluation.scores import balanced_accuracy
 from vitlit.evaluation.significance import Difference, compare, holm, wilson
@@ -78,7 +78,9 @@ def make_runner(device: torch.device, *, flip: bool) -> ScoreRun:
             return flip_average(model, x, model) if flip else model(x)
 
         compute: Compute = in_precision(forward, precision, device.type)
-        return collect(data, loader_of(data, data.splits[data.split]), compute, device).rows()
+        split = data.splits[data.split]
+        rows = collect(data, loader_of(data, split), compute, device).rows()
+        return checked(rows, split, f"{data.dataset} {data.split}")
 
     return run
 

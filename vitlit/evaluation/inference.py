@@ -116,11 +116,14 @@ def refuse_not_finite(files: Sequence[str], total: int, written: Path | None = N
         )
 
 
-def check_answers(rows: Rows, data: ImageData) -> None:
-    """Raise InputError if the answer for any image of the split is NaN or infinite."""
+def checked(rows: Rows, split: Split, title: str) -> Rows:
+    """The rows; raises InputError if the answer for any image of the split is NaN or infinite.
+
+    title: what images without a file are called, before their place.
+    """
     places = rows.sample[~are_finite(rows.values)].tolist()
-    names = data.splits[data.split].names(places, f"{data.dataset} {data.split}")
-    refuse_not_finite(names, len(rows.sample))
+    refuse_not_finite(split.names(places, title), len(rows.sample))
+    return rows
 
 
 @torch.no_grad()

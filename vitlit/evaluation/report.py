@@ -28,7 +28,7 @@ from vitlit.evaluation.inference import (
     Compute,
     Processes,
     Rows,
-    check_answers,
+    checked,
     collect,
     evenly_thinned,
     loader_of,
@@ -124,8 +124,8 @@ class Report:
     def finish(self, tested: Tested, loggers: Iterable[Any], processes: Processes = ALONE) -> None:
         """Write the report. Every process calls it; the first one writes."""
         # both gather, so every process calls them
-        rows = self._found.rows(processes.gather)
-        check_answers(rows, tested.data)
+        data, found = tested.data, self._found.rows(processes.gather)
+        rows = checked(found, data.splits[data.split], f"{data.dataset} {data.split}")
         calibration = _calibrate(tested, processes)
         if processes.is_first and not tested.is_debug:
             self._write(tested, rows, calibration, loggers)

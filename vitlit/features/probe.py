@@ -17,7 +17,7 @@ from torch import Tensor
 from vitlit.data.datamodule import ImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
-from vitlit.evaluation.inference import Rows, collect, loader_of
+from vitlit.evaluation.inference import Rows, checked, collect, loader_of
 from vitlit.evaluation.significance import wilson
 from vitlit.features.neighbour_figure import neighbour_sheet
 from vitlit.features.probe_classifiers import (
@@ -71,7 +71,8 @@ def extractor(compute: Callable[[Tensor], Tensor], device: torch.device) -> Extr
     """A function that computes the features of a split with ``compute``, on ``device``."""
 
     def extract(data: ImageData, split: Split) -> Rows:
-        return collect(data, loader_of(data, split), compute, device).rows()
+        rows = collect(data, loader_of(data, split), compute, device).rows()
+        return checked(rows, split, f"{data.dataset} image")
 
     return extract
 
