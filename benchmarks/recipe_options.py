@@ -43,6 +43,8 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
         parser.error(str(error))
     if "dataset" not in content.get("data", {}):
         parser.error(f"{known.config} is no recipe: it names no data set")
+    if "# vitlit pretrain " in find_config(known.config).read_text():
+        parser.error(f"{known.config} is for `vitlit pretrain`, which learns no classes to score")
     if known.verify and expected(known.config) is None:
         parser.error(f"{known.config} states no accuracy; there is nothing to verify")
     if known.budget_minutes is not None and known.budget_minutes <= 0:
