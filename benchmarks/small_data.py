@@ -72,12 +72,10 @@ STRUCTURED: dict[str, Any] = LEARNED | {"attention_init": "structured"}
 TEACHER_ALONE: dict[str, Any] = {"teacher_weight": 1.0, "teacher_temperature": 2.0}
 # Its labels are not smoothed, which would leave fewer differences between wrong classes to learn
 # from (Müller et al., 2019, section 4).
-GOOD_TEACHER: dict[str, Any] = {
+GOOD_TEACHER: dict[str, Any] = MUON | {
     "patch_embed": STEM,
     "stem_convs": 2,
     "stem_norm": "batch",
-    "optimizer": "muon",
-    "muon_lr": 0.01,
     "embed_dim": 32,
     "depth": 1,
     "lr": 2e-3,

@@ -268,3 +268,12 @@ def test_kept_predictions_have_the_score_that_the_recipe_states(name: str) -> No
     scores = recipe_record.accuracies(KEPT / name).values()
     stated = BENCHMARKS.parent / "configs" / Path(name).with_suffix(".yaml")
     assert f"test/acc {kept_scores.spread(scores)} (" in stated.read_text()
+
+
+def test_a_recipe_of_pretrain_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "digits_pretrain.yaml", "--verify"])
+    with pytest.raises(SystemExit):
+        recipe.parse_args("")
+    assert "digits_pretrain.yaml is for `vitlit pretrain`" in capsys.readouterr().err

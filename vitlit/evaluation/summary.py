@@ -98,14 +98,16 @@ class WriteSummary(Callback):
             return
         collected, task = self._kept
         rows = collected.rows(processes_of(trainer, pl_module).gather)
+        if not trainer.is_global_zero:
+            return
         if not rows.values.isfinite().all():
             say(f"no {SUMMARY_PICTURE}: {NOT_FINITE} for a validation image")
-        elif trainer.is_global_zero:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            try:
-                self._draw(rows, task, data.splits["val"], data)
-            except OSError as error:  # the weights are what counts
-                say(f"cannot write {self.run / SUMMARY_PICTURE}: {error.strerror or error}")
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        try:
+            self._draw(rows, task, data.splits["val"], data)
+        except OSError as error:  # the weights are what counts
+            say(f"cannot write {self.run / SUMMARY_PICTURE}: {error.strerror or error}")
 
     def _draw(self, rows: Rows, task: Task, split: Split, data: Any) -> None:
         """Draw the summary. rows: what is kept of images of the split."""

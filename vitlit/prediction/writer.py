@@ -94,8 +94,9 @@ class PredictionWriter:
         """
         found = sorted(gather_lists(self._found, processes.world))  # by place: the order given
         bad = self._bad_files(files, processes.world)
+        lost = _not_finite(files, found)
         if processes.is_first:  # only here: gathering needs every process
-            rows = self._write(files, found, bad)
+            rows = self._write(files, found, [*bad, *lost])
         if not found:
             way_out = f"fix them, or give other images; wrote these names to {self.path}"
             refuse_bad_images(bad, len(bad), way_out, argument="images")
@@ -103,7 +104,6 @@ class PredictionWriter:
             return
         if rows:
             self._show(rows)
-        lost = _not_finite(files, found)
         print_bad_images(bad, len(found))
         refuse_not_finite([file.path for file in lost], len(found), self.path)
 
@@ -132,25 +132,23 @@ class PredictionWriter:
         if not (self._found or self._bad):  # perhaps even the files are not known yet
             return 0
         bad = self._bad_files(files, 1)
-        self._write(files, sorted(self._found), bad)
+        self._write(files, sorted(self._found), [*bad, *_not_finite(files, self._found)])
         return len(self._found) + len(bad)
 
     def _write(
         self,
         files: list[str],
         found: list[tuple[int, list[float], list[int]]],
-        bad: list[BadFile],
+        without_answer: list[BadFile],
     ) -> list[Entry]:
         """Write the file, if there is any row; returns the entries of images with an answer."""
-        without = {file.place: file for file in [*bad, *_not_finite(files, found)]}
+        reasons = {file.place: Entry(file.path, [], [], file.reason) for file in without_answer}
         good = {
             i: Entry(files[i], [self.class_names[k] for k in classes], values)
             for i, values, classes in found
-            if i not in without
+            if i not in reasons
         }
-        entries = good | {
-            place: Entry(file.path, [], [], file.reason) for place, file in without.items()
-        }
+        entries = good | reasons
         if entries:
             with self._writing() as part:
                 self._write_entries(part, [entries[place] for place in sorted(entries)])
