@@ -56,7 +56,7 @@ RATES = {
 
 COMMON: dict[str, Any] = {"num_classes": 10, "pos_embed": "sincos2d", "global_pool": "avg"}
 RECIPES: dict[str, tuple[int, dict[str, Any]]] = {  # images of a step, arguments of the model
-    "digits.yaml": (
+    "digits, plain ViT": (
         64,
         {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 48, "depth": 3,
          "num_heads": 3, "patch_embed": "linear"},

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {  # the model's arguments, images of a step, turns of a round
-    "digits.yaml: 8px/2 48x3 h3": (
+    "digits, plain ViT: 8px/2 48x3 h3": (
         {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 48,
          "depth": 3, "num_heads": 3, "patch_embed": "linear", "pos_embed": "sincos2d",
          "global_pool": "avg"},

@@ -1,19 +1,20 @@
 """Fixtures that several test files share: small image folders, made on the fly."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core wait for each other
+    # torch reads it, in children too, and so does NumPy's BLAS, when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from photo_folder import PhotoFolder
 from PIL import Image
-
-os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's use of it, not ours
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which torch reads, in children too
-
 
 PLACE_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "RANK")
 UNITS = "VITLIT_BF16_UNITS"
@@ -36,6 +37,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest come first, so that no worker begins one when the others are done."""
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collections of garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Or libraries would complain at exit of what they think has leaked."""
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No test survives a power failure. Those of the order of calls note them themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,9 @@ from timm.data import ImageNetInfo
 from torchvision import datasets as tv
 
 from vitlit.data.catalog import SOURCES
+from vitlit.data.csv_labels import names_of_classes
 from vitlit.data.image_folder import find_class_names
+from vitlit.errors import InputError
 
 NOWHERE = Path("nowhere")
 
@@ -41,3 +43,14 @@ def test_imagenet_names_follow_timms_order() -> None:
     first = [info.index_to_description(label).split(",")[0] for label in range(1000)]
     pairs = zip(names, first, strict=True)
     assert all(name.lower().startswith(known.lower()) for name, known in pairs)
+
+
+def test_of_several_classes_for_each_image_there_may_be_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,classes\na.png,tumour\n")
+    given = ("folder", tmp_path, labels, None)
+    assert names_of_classes(*given, "multi_label") == ["tumour"]
+    labels.write_text("file,class\na.png,tumour\n")
+    with pytest.raises(InputError, match="has one class, tumour, and a classifier needs two"):
+        names_of_classes(*given)

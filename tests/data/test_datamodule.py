@@ -643,6 +643,10 @@ def test_a_batch_far_above_the_set_is_refused() -> None:
         data.train_dataloader()
     tell_repeats(8, 1024, 1)
     tell_repeats(2000, 2000, 8)
+    tell_repeats(1500, 3000, 1, copies=2)
+    with pytest.raises(InputError, match="batch_size 4096 is more than 2 copies of the 1500") as no:
+        tell_repeats(1500, 4096, 1, copies=2)
+    assert str(no.value).endswith("give 3000 or less")
 
 
 def test_files_of_other_kinds_in_class_folders_are_counted_and_named(

@@ -124,10 +124,10 @@ def test_a_run_that_is_cut_short_keeps_the_cells_it_has(tmp_path: Path) -> None:
 
 def test_a_script_past_its_limit_is_ended_with_what_it_started(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
+    child = f"import time; time.sleep(1); open({str(mark)!r}, 'w')"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    assert run_all.run([sys.executable, "-c", script], minutes=1 / 60) == 1
-    time.sleep(3)
+    assert run_all.run([sys.executable, "-c", script], minutes=0.4 / 60) == 1
+    time.sleep(1)
     assert not mark.exists()
 
 

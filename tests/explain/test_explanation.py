@@ -1,5 +1,7 @@
 """The folder that explain writes, and what it is made from."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from vitlit.explain.explanation import explain_images
 from vitlit.explain.findings import MAX_IMAGES, Subjects, check_count, explain_image
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
+from vitlit.plotting import new_figure
+from vitlit.tasks.known import make_task
 
 NAMES = ["ant", "bee", "<cat>"]
 
@@ -147,3 +151,33 @@ def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def page_data(folder: Path) -> Any:
+    """What the script of the page reads, of its first image."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])["examples"][0]
+
+
+@pytest.mark.parametrize(("labels", "is_right"), [([0, 1, 0], True), ([1, 1, 0], False)])
+def test_the_class_that_is_given_has_the_map_and_the_name_though_another_is_more_probable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], is_right: bool
+) -> None:
+    named: list[int] = []
+    monkeypatch.setattr(
+        "vitlit.explain.explanation.attention_overview",
+        lambda *_, **about: named.extend(about["named"]) or new_figure(1),
+    )
+    model, task = small(), make_task({"task": "multi_label", "thresholds": [0.7, 0.3, 0.9]})
+    shown = replace(subjects(1), labels=torch.tensor([labels]))
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.6, 0.5, 0.1]]).logit()
+
+    explain_images(model, shown, preprocess(), NAMES, tmp_path, answer=answer, task=task)
+    example = page_data(tmp_path)
+    assert [name for name, _ in example["probabilities"]] == ["bee", "ant", "<cat>"]
+    assert named == [1]
+    assert (example["given"] == example["label"]) == is_right

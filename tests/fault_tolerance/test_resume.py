@@ -1,6 +1,7 @@
 """A training that was cut off and goes on from its checkpoint equals one that was not."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,10 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    return recording(monkeypatch)
+
+
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     train, validate = Classifier.training_step, Classifier.validation_step
 
@@ -114,6 +119,16 @@ def cut(folder: Path, monkeypatch: pytest.MonkeyPatch, settings: str) -> int:
         fit(folder, monkeypatch, EPOCHS, *SETTINGS[settings])
     saved = torch.load(newest_run() / "checkpoints" / "last.ckpt")["position"]
     return saved["epoch"] * saved["batches"] + saved["batch"]
+
+
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a plain training ended in its first epoch."""
+    folder = tmp_path_factory.mktemp("cut_off")
+    with pytest.MonkeyPatch.context() as patch:
+        recording(patch).cut_after = 2
+        cut(folder, patch, "plain")
+    return folder
 
 
 def numbers(row: dict[str, str]) -> dict[str, float]:
@@ -269,21 +284,32 @@ def test_a_rate_given_anew_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("--data.val_fraction=0.3", "--data.val_fraction"),
         ("--trainer.accumulate_grad_batches=2", "--trainer.accumulate_grad_batches"),
         ("--trainer.limit_train_batches=5", "--trainer.limit_train_batches"),
+        ("--data.repeated_augment=2", "--data.repeated_augment"),
     ],
 )
 def test_other_batches_within_an_epoch_are_refused(
-    tmp_path: Path,
+    cut_off: Path,
     monkeypatch: pytest.MonkeyPatch,
-    recorder: Recorder,
     capsys: pytest.CaptureFixture[str],
     change: str,
     named: str,
 ) -> None:
-    recorder.cut_after = 2
-    cut(tmp_path, monkeypatch, "plain")
-    recorder.cut_after = None
+    monkeypatch.chdir(cut_off)
     assert main([*RUN, EPOCHS, *SETTINGS["plain"], change, "--ckpt_path=last"]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_copies_were_kept_goes_on(
+    cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(cut_off, tmp_path / "old")
+    monkeypatch.chdir(tmp_path / "old")
+    path = newest_run() / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    for name in ("copies", "window"):
+        del content["position"][name]
+    torch.save(content, path)
+    assert main([*RUN, EPOCHS, *SETTINGS["plain"], "--ckpt_path=last"]) == 0
 
 
 @pytest.mark.parametrize(

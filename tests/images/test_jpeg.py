@@ -205,3 +205,13 @@ def test_a_file_without_sizes_is_left_as_it_is(tmp_path: Path, content: bytes) -
     (tmp_path / "y.jpg").write_bytes(content)
     with Image.open(tmp_path / "x.jpg") as image:
         assert jpeg.first_rows(tmp_path / "y.jpg", image, 1) is image
+
+
+@pytest.mark.parametrize("box", [(3, 0, 995, 1000), (0, 3, 998, 997), (5, 7, 993, 993)])
+def test_a_box_that_reaches_the_edge_of_a_smaller_image_has_no_black_rows(
+    tmp_path: Path, box: image_io.Box
+) -> None:
+    Image.new("RGB", (1000, 998), "white").save(tmp_path / "x.jpg")
+    how = {"in_chans": 3, "size": (224, 224)}
+    found = read_crop(tmp_path / "x.jpg", choose=lambda h, w: box, **how)  # type: ignore[arg-type]
+    assert found.min() == 255

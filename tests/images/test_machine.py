@@ -100,6 +100,7 @@ print(min(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GNU, reason="other C libraries have no such thresholds")
 def test_freed_memory_is_used_again() -> None:
     # in a process of its own: where other tests have left blocks decides whether one is reused

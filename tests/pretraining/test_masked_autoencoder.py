@@ -297,3 +297,14 @@ def test_a_loss_that_is_not_finite_shows_in_validation() -> None:
     trainer = pl.Trainer(**BARE, limit_val_batches=1)
     [scores] = trainer.validate(module, ImageData(patch_size=2), verbose=False)
     assert scores["val/loss"] != scores["val/loss"]
+
+
+def test_copies_of_an_image_in_a_batch_have_masks_of_their_own() -> None:
+    module = MaskedAutoencoder(**DIGITS)
+    data = ImageData(patch_size=2, batch_size=32, repeated_augment=4)
+    pl.Trainer(**BARE, max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(module, data)
+    batch = next(iter(data.train_dataloader()))
+    places = module.places_of(batch)
+    first = batch.sample == batch.sample[0]
+    assert first.sum() == 4
+    assert len({tuple(row) for row in places[first].tolist()}) > 1

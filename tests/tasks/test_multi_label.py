@@ -103,3 +103,9 @@ def test_thresholds_that_fit_nothing_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=part):
         check_thresholds(thresholds, task, 2)
+
+
+def test_a_column_whose_name_looks_like_two_classes_is_refused(folder: Path) -> None:
+    file = table(folder, COLUMNS.replace("cat", "cat;tom"))
+    with pytest.raises(InputError, match=r"column cat;tom has a ';' in its name"):
+        label_names(file, folder, "multi_label")

@@ -1,6 +1,7 @@
 """Regression: targets and losses as scikit-learn and plain loops compute them, and bad cells."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -223,3 +224,13 @@ def test_settings_of_classes_are_refused(settings: dict[str, object], reason: st
 def test_a_loss_of_numbers_is_refused_for_classes() -> None:
     with pytest.raises(InputError, match="loss l1 is of regression, and the labels are classes"):
         make_task({"loss": "l1"})
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_draws_of_one_image_alone_do_not_decide_the_interval_of_r2(count: int) -> None:
+    wanted = torch.tensor([1.0, 2.0, 4.0])[:count]
+    answers = wanted + torch.tensor([0.1, -0.2, 0.3])[:count]
+    rows = [torch.tensor(rows) for rows in product(range(count), repeat=count)]
+    drawn = [r2_score(wanted[one], answers[one]) for one in rows if len(set(one.tolist())) > 1]
+    low, high = error_intervals(answers, wanted)["r2"]
+    assert min(drawn) - 1e-6 <= low <= high <= max(drawn) + 1e-6

@@ -114,6 +114,17 @@ def test_pictures_of_attention_are_in_tensorboard_every_so_many_epochs(
     assert len([text for text in caplog.messages if "pictures of attention took" in text]) == 1
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_pictures_are_drawn_of_weights_in_any_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    args = [f"--trainer.precision={precision}", "--pictures.every_n_epochs=1"]
+    args += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    run = fit(tmp_path, monkeypatch, *args)
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    assert events.Images("attention/rollout")
+
+
 @pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"count": 0}])
 def test_pictures_of_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be 1 or more"):

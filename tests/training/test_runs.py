@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import time
 from multiprocessing.connection import Connection
@@ -32,6 +33,20 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs, for those who only start from one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        assert main([*FIT, "--run=trained"]) == 0
+        return folder("trained").absolute()
+
+
+def take(trained: Path, name: str) -> None:
+    """A copy of the run under another name."""
+    shutil.copytree(trained, folder(name))
 
 
 def folder(name: str) -> Path:
@@ -141,9 +156,9 @@ def test_the_same_command_goes_on_and_a_finished_run_is_refused(
 
 
 def test_jobs_in_one_folder_take_their_own_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained: Path
 ) -> None:
-    assert main([*FIT, "--run=other"]) == 0
+    take(trained, "other")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert main([*FIT, "--ckpt_path=last"]) == 2
     assert "no last checkpoint in the run lightning_logs/7" in capsys.readouterr().err
@@ -164,8 +179,10 @@ def test_jobs_in_one_folder_take_their_own_checkpoint(
 
 
 @pytest.mark.faults
-def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path) -> None:
-    assert main([*FIT, "--run=a"]) == 0
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(
+    tmp_path: Path, trained: Path
+) -> None:
+    take(trained, "a")
     (folder("a") / "finished").unlink()
     data = bytearray(last_checkpoint("a").read_bytes())
     data[len(data) // 2] ^= 1
@@ -177,10 +194,10 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path)
 
 
 def test_a_job_does_not_start_from_a_checkpoint_that_is_not_its_own(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, trained: Path
 ) -> None:
     """Lightning starts any SLURM job from an hpc_ckpt_N.ckpt, and has handlers that write one."""
-    assert main([*FIT, "--run=other"]) == 0
+    take(trained, "other")
     Path("hpc_ckpt_1.ckpt").write_bytes(last_checkpoint("other").read_bytes())
     task = {"JOB_ID": "7", "JOB_NAME": "vitlit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
     task |= {"NODEID": "0", "NODELIST": "localhost", "CPUS_PER_TASK": "1"}
@@ -256,9 +273,9 @@ def test_a_time_between_checkpoints_counts_from_the_last(monkeypatch: pytest.Mon
 
 
 def test_a_shorter_command_does_not_end_a_run_that_was_cut_off(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], trained: Path
 ) -> None:
-    assert main([*FIT, "--run=cut"]) == 0
+    take(trained, "cut")
     (folder("cut") / "finished").unlink()  # as if it had been killed before its last epoch
     assert main([*FIT, "--run=cut", "--trainer.max_epochs=1"]) == 2
     assert "give --trainer.max_epochs above 2" in capsys.readouterr().err
@@ -284,15 +301,15 @@ def test_of_a_run_folder_fit_goes_on_from_the_last_checkpoint(tmp_path: Path) ->
     assert runs.start_of(None, str(tmp_path / "run")) == files["last"]
 
 
-def test_what_a_resume_changes_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    assert main([*FIT, "--run=first"]) == 0
+def test_what_a_resume_changes_is_said(caplog: pytest.LogCaptureFixture, trained: Path) -> None:
+    take(trained, "first")
     more = ["--trainer.max_epochs=3", "--model.lr=0.02"]
     assert main([*FIT, *more, "--run=second", f"--ckpt_path={last_checkpoint('first')}"]) == 0
     assert "model.lr 0.02 (was 0.005)" in caplog.text
 
 
-def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_its_best() -> None:
-    assert main([*FIT, "--run=gone"]) == 0
+def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_its_best(trained: Path) -> None:
+    take(trained, "gone")
     (folder("gone") / "finished").unlink()
     for file in folder("gone").glob("checkpoints/last*.ckpt"):
         file.unlink()
@@ -302,18 +319,21 @@ def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_its_best() -> None:
 
 
 def test_another_checkpoint_of_a_run_that_has_its_own_is_said_to_be_left_out(
+    trained: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in ("first", "second"):
-        assert main([*FIT, f"--run={name}"]) == 0
+        take(trained, name)
     (folder("second") / "finished").unlink()
     more = ["--trainer.max_epochs=3", f"--ckpt_path={last_checkpoint('first')}"]
     assert main([*FIT, *more, "--run=second"]) == 0
     assert "run second resumes from its own last.ckpt, not lightning_logs/first" in caplog.text
 
 
-def test_what_was_held_out_is_never_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*FIT, "--run=first"]) == 0
+def test_what_was_held_out_is_never_trained_on(
+    capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    take(trained, "first")
     more = ["--trainer.max_epochs=3", f"--ckpt_path={last_checkpoint('first')}", "--run=second"]
     assert main([*FIT, *more, "--data.split_seed=5"]) == 2
     message = capsys.readouterr().err

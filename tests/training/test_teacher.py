@@ -222,7 +222,13 @@ def test_a_compiled_student_learns_as_a_plain_one(
         ({"teacher": "x", "teacher_weight": 1.5}, "teacher_weight 1.5 is not above 0"),
         ({"teacher": "x", "teacher_weight": math.nan}, "teacher_weight nan is not above 0"),
         ({"teacher": "x", "teacher_temperature": 0.0}, "teacher_temperature 0.0 is not positive"),
-        ({"teacher_temperature": 2.0, "teacher_hard": True}, "changes nothing with teacher_hard"),
+        (
+            {"teacher": "x", "teacher_temperature": 2.0, "teacher_hard": True},
+            "changes nothing with teacher_hard",
+        ),
+        ({"teacher_weight": 0.9}, "teacher_weight has no effect without teacher"),
+        ({"teacher_temperature": 4.0}, "teacher_temperature has no effect without teacher"),
+        ({"teacher_hard": True}, "teacher_hard has no effect without teacher"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:

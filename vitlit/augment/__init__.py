@@ -1,1 +1,1 @@
-"""Random augmentation of whole batches, drawn for each image from its address (torch only)."""
+"""Random augmentation of whole batches, with separate draws for each image (torch only)."""

@@ -61,7 +61,7 @@ def mix_as_planned(
     in_rows, in_cols = (rows >= top) & (rows < bottom), (cols >= left) & (cols < right)
     inside = in_rows[:, :, None] & in_cols[:, None]  # (B, H, W)
     own = torch.where(inside, 0.0, opacity[:, None, None])[:, None].to(images.dtype)  # (B, 1, H, W)
-    # roll, not a permutation: batches are shuffled already, and no image meets itself
+    # roll, not a permutation: batches are shuffled already, and of two images none meets itself
     mixed = torch.lerp(images.roll(1, 0), images, own)
     shares = share[:, None].to(targets.dtype)
     return mixed, torch.lerp(targets.roll(1, 0), targets, shares)

@@ -1,1 +1,1 @@
-"""The commands: what they do, with Lightning or without, and their last words."""
+"""The commands: what they do, with or without Lightning, and what they print at the end."""

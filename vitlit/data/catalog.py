@@ -117,19 +117,20 @@ def may_change(dataset: str) -> bool:
 
 
 def check_class_count(
-    dataset: str, names: list[str], place: object, *, is_file: bool = False
+    dataset: str, names: list[str], place: object, *, is_file: bool = False, least: int = 2
 ) -> None:
     """Raise InputError unless the class names are different, and as many as the set has.
 
-    place: the folder or file that they come from; is_file: it is a file of labels.
+    place: the folder or file that they come from; is_file: it is a file of labels; least: classes
+    that a set of someone's own must have.
     """
-    if may_change(dataset) and len(names) == 1:
+    if may_change(dataset) and len(names) < least:
         way = "name other classes too" if is_file else "give each class a folder of its own"
         raise InputError(
             f"{place} has one class, {names[0]}, and a classifier needs two or more; {way}",
             argument="labels" if is_file else "data_dir",
         )
-    expected = len(source_of(dataset).class_names) or max(2, len(names))
+    expected = len(source_of(dataset).class_names) or max(least, len(names))
     if len(set(names)) != len(names) or len(names) != expected:
         raise InputError(
             f"{len(names)} class_names {names[:5]} are not {expected} different names, "

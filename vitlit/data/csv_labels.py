@@ -217,10 +217,9 @@ def names_of_classes(
     unlabelled: bool = False,
 ) -> list[str]:
     """The class names of a data set, checked: those given, else those that its labels have.
-    Of regression it is one name, that of the column of numbers.
 
-    unlabelled: a folder then has one class, whatever folders are in it. Raises InputError if the
-    names are no text, not different or not as many as the set has, or no labels are read.
+    Of regression it is the name of the column of numbers; unlabelled: a folder has one class then.
+    Raises InputError if names are no text, equal or not as many as the set has, or are not read.
     """
     if unlabelled and dataset in ("folder", "shards"):
         if labels is not None or given not in (None, UNLABELLED_NAMES):
@@ -238,7 +237,8 @@ def names_of_classes(
     if task == "regression":
         _check_one_output(names, labels, dataset)
     else:
-        check_class_count(dataset, names, labels or data_dir, is_file=labels is not None)
+        least, is_file = KINDS[task].least_outputs, labels is not None
+        check_class_count(dataset, names, labels or data_dir, is_file=is_file, least=least)
     return names
 
 

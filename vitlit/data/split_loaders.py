@@ -80,7 +80,7 @@ class SplitLoaders:
         if isinstance(split.images, ShardImages):  # neighbours in an epoch are so on the disk too
             how |= {"shards": split.images.shard[split.members], "window": self.shuffle_shards}
         order = TrainOrder(len(split), **how | self.place)
-        tell_repeats(len(split), self.batch_size // repeats, self.place["world"])
+        tell_repeats(len(split), self.batch_size, self.place["world"], repeats)
         return self.loader(split, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -197,12 +197,18 @@ def _in_order(labels: Tensor, seed: int) -> Iterator[Tensor]:
         yield members[permutation(address(address(seed, Stream.PART_SPLIT), label), len(members))]
 
 
-def tell_repeats(size: int, batch_size: int, world: int) -> None:
-    """Tell if a global batch repeats training images; raise InputError if it must be a slip."""
-    total = batch_size * world
-    if batch_size > max(size, MAX_REPEATING_BATCH):
+def tell_repeats(size: int, batch_size: int, world: int, copies: int = 1) -> None:
+    """Tell if a global batch repeats training images; raise InputError if it must be a slip.
+
+    copies: of each image in a batch, by repeated_augment.
+    """
+    images = batch_size // copies
+    total = images * world
+    if images > max(size, MAX_REPEATING_BATCH):
+        what = "the" if copies == 1 else f"{copies} copies of the"
         raise InputError(
-            f"batch_size {batch_size} is more than the {size} training images; give {size} or less",
+            f"batch_size {batch_size} is more than {what} {size} training images; give "
+            f"{size * copies} or less",
             argument="batch_size",
         )
     if total > size:

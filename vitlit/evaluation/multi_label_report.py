@@ -5,6 +5,7 @@ logits (n, K), targets (n, K) of 0 and 1 -> metrics.json classes.csv mistakes.cs
 """
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -185,7 +186,10 @@ def summary_scores(logits: Tensor, targets: Tensor, thresholds: Tensor) -> dict[
 def bootstrap_intervals(
     logits: Tensor, targets: Tensor, given: Tensor
 ) -> dict[str, list[float] | None]:
-    """95 % intervals of map and f1: percentiles over resamples of the images."""
+    """95 % intervals of map and f1: percentiles over resamples of the images.
+
+    None for a table that is too large, and for a score that no image decides.
+    """
     if logits.numel() > MAX_RESAMPLED:
         return {"map_interval": None, "f1_interval": None}
     draws, count = torch.Generator().manual_seed(0), len(logits)
@@ -197,7 +201,8 @@ def bootstrap_intervals(
         there = (said + has) > 0
         f1.append(float(f1_scores(right, said, has)[there].mean()))
     ends = (interval_of(torch.tensor(values, dtype=torch.float64)) for values in (areas, f1))
-    return dict(zip(("map_interval", "f1_interval"), ends, strict=True))
+    known = (None if math.isnan(low) else [low, high] for low, high in ends)
+    return dict(zip(("map_interval", "f1_interval"), known, strict=True))
 
 
 def class_table(

@@ -3,6 +3,7 @@
 validation images uint8 (count, C, h, w) -> rollout, position similarity, filters -> pictures
 """
 
+import copy
 import time
 from typing import Any
 
@@ -63,9 +64,12 @@ class AttentionPictures(Callback):
         places = split.balanced_places(self.count)
         pixels = split.images.gather(split.members[places])
         # as `explain` computes its maps, whatever the precision of the training
+        vit = module.vit
+        if next(vit.parameters()).dtype != torch.float32:
+            vit = copy.deepcopy(vit).float()
         with torch.autocast(module.device.type, enabled=False):
             kind = {"task": module.task}
-            found = [explain_image(module.vit, one, preprocess, "mean", **kind) for one in pixels]
+            found = [explain_image(vit, one, preprocess, "mean", **kind) for one in pixels]
         answers = [one.probabilities for one in found if one.probabilities is not None]
         shown = Subjects(split.names(places, f"{data.dataset} val"), pixels, split.labels[places])
         shown = named(shown, number_words(shown, found, module.class_names))
@@ -77,7 +81,7 @@ class AttentionPictures(Callback):
             names=shown.names,
             labels=shown.single_labels(),
         )
-        similarity, filters = analyse_weights(module.vit)
+        similarity, filters = analyse_weights(vit)
         drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]
         if similarity is not None:
             drawn.append(("positions", figures.position_grid(similarity)))

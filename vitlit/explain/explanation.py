@@ -31,6 +31,7 @@ from vitlit.explain.findings import (
     maps_by_class,
     named,
     number_words,
+    words_of,
 )
 from vitlit.explain.overview import attention_overview
 from vitlit.explain.page import Example, prefix_names, write_page
@@ -82,7 +83,7 @@ def explain_images(
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
         out / "index.html",
-        [_page_example(shown, i, one, class_names) for i, one in enumerate(found)],
+        [_page_example(shown, i, one, class_names, task) for i, one in enumerate(found)],
         title="What the model looks at",
         facts=model_facts(model, class_names, task),
         grid=model.grid_size,
@@ -126,19 +127,25 @@ def _stack_known(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
 
 
 def _page_example(
-    subjects: Subjects, number: int, found: Findings, class_names: Sequence[str]
+    subjects: Subjects, number: int, found: Findings, class_names: Sequence[str], task: Task
 ) -> Example:
-    pairs: list[tuple[int, float]] = []
-    if found.probabilities is not None:
-        top = found.probabilities.topk(min(5, len(class_names)))
-        pairs = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    pairs: list[tuple[str, float]] = []
+    given = None
+    if found.probabilities is not None and found.classes is not None:
+        # With a threshold for each class, one that is given can be less probable than one that is
+        # not. The relevance is for the first that is given.
+        top = found.probabilities.topk(min(5, len(class_names))).indices.tolist()
+        listed = list(dict.fromkeys([*found.classes.tolist(), *top]))[: max(5, len(found.classes))]
+        pairs = [(class_names[i], float(found.probabilities[i])) for i in listed]
+        given = task.given(found.probabilities)
     return Example(
         name=subjects.names[number],
         image=(found.shown * 255).round().byte(),
         maps=found.attention,
         rollout=found.flow,
-        probabilities=[(class_names[i], p) for i, p in pairs],
+        probabilities=pairs,
         label=subjects.label_text(number, class_names),
+        given=None if given is None else words_of(given, class_names),
         relevance=found.relevant,
         shares=found.shares,
         answer=None if found.number is None else subjects.names[number],
@@ -204,6 +211,7 @@ def draw_figures(
             class_names=class_names,
             names=subjects.names,
             labels=subjects.single_labels(),
+            named=[int(one.classes[0]) for one in found if one.classes is not None],
         ),
     )
     heads = rows_of_interest(model, found[:1])[0, -1]

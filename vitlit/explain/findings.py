@@ -53,9 +53,13 @@ class Subjects:
         """The true classes of an image in words; None if they are not known."""
         label = self.labels[number]
         if label.ndim == 1:
-            given = label.nonzero()[:, 0].tolist()
-            return "; ".join(class_names[i] for i in given) or "no class"
+            return words_of(label, class_names)
         return None if label < 0 else class_names[int(label)]
+
+
+def words_of(given: Tensor, class_names: Sequence[str]) -> str:
+    """The classes of an image that has several or none: given ``(K,)``, not 0 for those it has."""
+    return "; ".join(class_names[i] for i in given.nonzero()[:, 0].tolist()) or "no class"
 
 
 class Findings(NamedTuple):
@@ -68,7 +72,7 @@ class Findings(NamedTuple):
     shown: Tensor  # (C, H, W) in [0, 1], as the model sees it before normalisation
     attention: Tensor  # (L, h, N, N)
     flow: Tensor  # rollout, (N, N)
-    relevant: Tensor | None  # relevance for the predicted class, (N, N)
+    relevant: Tensor | None  # relevance for the first of classes, (N, N)
     cls_map: Tensor
     rollout: Tensor
     relevance: Tensor | None

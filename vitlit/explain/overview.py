@@ -91,13 +91,14 @@ def attention_overview(
     class_names: Sequence[str],
     names: Sequence[str] = (),
     labels: Sequence[int] = (),
+    named: Sequence[int] = (),
 ) -> Figure:
     """Each image beside copies coloured by its maps, under its name and the predicted class.
 
     images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
     ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
     a model without a head; names and labels: of the images, empty if they have none; a label of
-    -1 is not known.
+    -1 is not known; named: the class that each title names, by default the most probable one.
     """
     count, _, height, width = images.shape
     room = 68 * (WIDTH_INCHES / min(2, count) - MARGIN)  # points; an inch has 72: a little less
@@ -108,6 +109,7 @@ def attention_overview(
             None if probabilities is None else probabilities[i],
             class_names,
             room,
+            named[i] if named else None,
         )
         for i in range(count)
     ]
@@ -137,15 +139,17 @@ def _title(
     probabilities: Tensor | None,
     class_names: Sequence[str],
     room: float,
+    named: int | None = None,
 ) -> tuple[str, str]:
-    """The lines above an image, and their colour. room: in points."""
+    """The lines above an image, and their colour. room: in points; named: None for the surest."""
     lines = [name_line(name, None if true is None else class_names[true], room, FONT_SMALL)]
     is_right = None
     if probabilities is not None:
-        sure, best = probabilities.detach().max(dim=0)
+        best = int(probabilities.argmax()) if named is None else named
+        sure = float(probabilities[best])
         # None, not False: without a true class nothing is said to be wrong
-        is_right = None if true is None else true == int(best)
-        lines.append(verdict_line(class_names[int(best)], float(sure), is_right, room, FONT_SMALL))
+        is_right = None if true is None else true == best
+        lines.append(verdict_line(class_names[best], sure, is_right, room, FONT_SMALL))
     return "\n".join(filter(None, lines)), VERMILION if is_right is False else "black"
 
 

@@ -141,7 +141,7 @@ function start() {
   /** "right" or "wrong", or "" if the true class or the prediction is not known. */
   function verdict(example) {
     if (example.label === null || !example.probabilities.length) return "";
-    return example.probabilities[0][0] === example.label ? "right" : "wrong";
+    return (example.given ?? example.probabilities[0][0]) === example.label ? "right" : "wrong";
   }
 
   /** A file's name without folders; of a long one both ends, since its last digits tell it from others. */

@@ -51,8 +51,10 @@ class Example(NamedTuple):
     """An image and what a model saw in it.
 
     image: uint8 ``(C, H, W)``, grey or RGB; maps: ``(L, h, N, N)``, rows sum to 1; rollout:
-    ``(N, N)``; probabilities: class names and their probabilities, the most probable first;
+    ``(N, N)``; probabilities: class names and their probabilities, the most probable first, after
+    the classes that are given if an image may have several;
     label: the true class, None if not known; relevance: ``(N, N)``, for the first class listed;
+    given: of several or no classes for each image, those that the model gives, as label has them;
     shares: weights of the tokens in the pooling, ``(N,)``, None if the patches' are equal;
     answer: of a model that gives a number in place of classes, in words.
     """
@@ -66,6 +68,7 @@ class Example(NamedTuple):
     relevance: Tensor | None = None
     shares: Tensor | None = None
     answer: str | None = None
+    given: str | None = None
 
 
 def prefix_names(model: ViT) -> list[str]:
@@ -177,6 +180,7 @@ def _describe_one(one: Example) -> dict[str, Any]:
         "small": is_small,
         "probabilities": [[name, round(float(p), 5)] for name, p in one.probabilities],
         "label": one.label,
+        "given": one.given,
         "answer": one.answer,
         "relevance": one.relevance is not None,
     }

@@ -33,8 +33,8 @@ class Position:
 
     epoch: number of complete epochs; batch: how many of the ``batches`` of the next epoch the
     weights have seen; validated: whether the validation that is due after them was done; seed,
-    images, global_batch: what decides the order of the images; accumulate: batches of an optimiser
-    step.
+    images, global_batch, copies, window: what decides the order of the images; accumulate: batches
+    of an optimiser step.
     """
 
     epoch: int
@@ -45,6 +45,8 @@ class Position:
     images: int
     global_batch: int
     accumulate: int
+    copies: int | None = None  # None of checkpoints that are older than these two
+    window: int | None = None
 
     def check(self, now: "Position") -> None:
         """Refuse to resume within an epoch whose batches would differ. now: that of the new run."""
@@ -54,10 +56,13 @@ class Position:
             "global_batch": ("batch_size", "devices", "num_nodes"),
             "accumulate": ("accumulate_grad_batches",),
             "batches": ("limit_train_batches",),
+            "copies": ("repeated_augment",),
+            "window": ("shuffle_shards",),
         }
         for name, names in arguments.items():
             before, after = getattr(self, name), getattr(now, name)
-            if self.batch and before != after:  # between two epochs any of them may change
+            # between two epochs any of them may change
+            if self.batch and before is not None and before != after:
                 raise InputError(
                     f"the checkpoint was saved within epoch {self.epoch}, with {name} {before} and "
                     f"not {after}; leave {', '.join(names)} as in its run",
@@ -125,6 +130,8 @@ class Resume(Callback):
             images=order.size,
             global_batch=order.batch_size * order.num_replicas,
             accumulate=trainer.accumulate_grad_batches,
+            copies=order.repeats,
+            window=order.window,
         )
 
     def on_load_checkpoint(

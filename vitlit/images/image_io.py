@@ -253,8 +253,11 @@ def read_crop(
             image = first_rows(path, image, top + height)
         kept, side = image.height, (image.width // surplus, image.height // surplus)
         part = _decode(path, image, in_chans, side)
-        rows, cols = _height_and_width(part)
-        rows = -(-rows * stored // kept)  # of the whole image; fewer are a multiple of 8
+        there, cols = _height_and_width(part)
+        rows = -(-there * stored // kept)  # of the whole image; fewer are a multiple of 8
         y, x = rows / full[0], cols / full[1]  # 1, or the scale of the decoder
-        box = round(top * y), round(left * x), round(height * y), round(width * x)
+        # the ends are rounded, not the sides: a box that reaches the edge ends there
+        upper, start = round(top * y), round(left * x)
+        lower, end = min(there, round((top + height) * y)), min(cols, round((left + width) * x))
+        box = upper, start, lower - upper, end - start
         return _resize(_cut(part, box), size, "bilinear").contiguous()

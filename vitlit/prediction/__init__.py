@@ -1,1 +1,1 @@
-"""What a model says of your images, and the files it is written to."""
+"""What a model predicts for your images, and the files that this is written to."""

@@ -65,7 +65,7 @@ class MaskedAutoencoder(MaskableViT, TrainingModule):
     def places_of(self, batch: Batch) -> Tensor:
         """The visible patches of a batch ``(B, n)``; in evaluations the same each time."""
         seed: int = self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        found = visible_places(seed, batch.epoch, batch.sample, self.patches, self.visible)
+        found = visible_places(seed, batch.epoch, batch.address.sample, self.patches, self.visible)
         return found.to(batch.x.device, non_blocking=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

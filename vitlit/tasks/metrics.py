@@ -101,10 +101,9 @@ class Scores:
             self.reset(logits.device)
         # added as 0, not selected: a selection waits for the device to tell its size
         counts = (targets != IGNORED).to(self.class_images)
-        count = counts.sum()
         # float32: log-softmax in bfloat16 keeps two to three digits
         total = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
-        self.loss += total / count.clamp(min=1) * count
+        self.loss += total
         right = logits.argmax(dim=1) == targets  # never where the target is IGNORED
         self.right += right.sum()
         if self.num_classes > 5:

@@ -35,6 +35,7 @@ class MultiLabel(Task):
     dtype = torch.int8
     column, noun = "classes", "classes"
     gives = "classes"
+    least_outputs = 1  # an image has that class, or has it not
     monitors = ("map", "f1", "loss")
     shown = ("map", "f1", "loss")
     missing: ClassVar = {
@@ -93,6 +94,11 @@ class MultiLabel(Task):
     @classmethod
     def names_in(cls, labels: Iterable[Label], columns: Sequence[str]) -> list[str]:
         if columns[0] not in (cls.column, ONE_CLASS_COLUMN):
+            if odd := [name for name in columns if SEPARATORS[0] in name]:
+                raise InputError(
+                    f"the column {printable(odd[0])} has a {SEPARATORS[0]!r} in its name, which "
+                    f"separates the classes of an image in predictions; rename it"
+                )
             return list(columns)
         return sorted(set().union(*labels))
 
@@ -157,9 +163,12 @@ class MultiLabel(Task):
     def answers(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
 
+    def given(self, answers: Tensor) -> Tensor:
+        return answers > self.thresholds(len(answers)).to(answers.device)
+
     def shown_classes(self, logits: Tensor) -> list[int]:
         probabilities = self.answers(logits).cpu()
-        given = (probabilities > self.thresholds(len(logits))).tolist()
+        given = self.given(probabilities).tolist()
         order = probabilities.argsort(descending=True, stable=True).tolist()
         return [k for k in order if given[k]] or order[:1]
 

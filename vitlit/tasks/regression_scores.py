@@ -12,6 +12,7 @@ from vitlit.tasks.metrics import COUNTED_TOGETHER
 from vitlit.tasks.task import Combine
 
 RESAMPLES = 2000  # of the bootstrap
+SAME_TARGETS = 1e-12  # variance, as a share of the mean square: nothing but rounding
 ROUNDING = 1e4  # units of rounding that a sum over many images may be off
 RESAMPLED_TOGETHER = 2**22  # draws of it in memory at a time
 
@@ -167,8 +168,11 @@ def error_intervals(answers: Tensor, targets: Tensor) -> dict[str, list[float]]:
     error, about = answers.double() - wanted, wanted - middle
     columns = torch.stack([error.abs(), error.square(), about, about.square()], dim=1)
     mae, squares, mean, mean_squares = bootstrap_means(columns).unbind(1)
-    spread = (mean_squares - mean.square()).clamp(min=torch.finfo(torch.float64).tiny)
-    found = {"mae": mae, "rmse": squares.sqrt(), "r2": 1 - squares / spread}
+    spread = mean_squares - mean.square()
+    # a draw of one image alone, or of equal targets, has no R^2: left out
+    flat = spread <= SAME_TARGETS * mean_squares
+    r2 = (1 - squares / spread).masked_fill(flat, torch.nan)
+    found = {"mae": mae, "rmse": squares.sqrt(), "r2": r2}
     if not about.any():
         found["r2"] = torch.zeros_like(mae)
     return {name: interval_of(values) for name, values in found.items()}

@@ -90,6 +90,7 @@ class Task:
     column: ClassVar[str]  # of labels.csv that people are told of
     noun: ClassVar[str] = "label"  # what one image has, in messages
     gives: ClassVar[Literal["class", "classes", "number"]] = "class"  # answers of one image
+    least_outputs: ClassVar[int] = 2  # that a model of someone's own data must have
     ignored: ClassVar[float] = -1  # target of rows that do not count
     monitors: ClassVar[tuple[str, ...]]  # names of scores; the first is the default
     shown: ClassVar[tuple[str, ...]]  # names of the scores that the last lines print, loss too
@@ -204,6 +205,10 @@ class Task:
     def output_words(self) -> str:
         """What to add to "logits (B, K)" for people who use an export; begins with a comma."""
         return ""
+
+    def given(self, answers: Tensor) -> Tensor | None:
+        """The classes of an image with answers ``(K,)``, bool ``(K,)``; None if it has just one."""
+        return None
 
     def shown_classes(self, logits: Tensor) -> list[int]:
         """The classes of one image, logits ``(K,)``, that explanations are of; the surest first."""

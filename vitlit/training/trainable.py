@@ -48,9 +48,11 @@ class TrainableViT(nn.Module):
         warmup_steps: Warmup in optimiser steps, instead of warmup_epochs.
         warmup_fraction: Warmup as a share of all optimiser steps, instead of warmup_epochs.
         min_lr: Learning rate at the end of a cosine schedule.
-        label_smoothing: Share of the target spread over all classes, in the training loss.
+        label_smoothing: Share of the target spread over all classes, in the training loss; of
+            several classes for each image, the share by which each target moves towards 0.5.
         class_weights: balanced multiplies the training loss of a class with n_k of the n images
-            by n / (K n_k), so that rare classes count as much as frequent ones.
+            by n / (K n_k), so that rare classes count as much as frequent ones. Of several classes
+            for each image, it multiplies the loss of images with a class by n / n_k - 1.
         layer_decay: Learning rate of each layer relative to the layer above it, such as 0.75; 1
             trains all layers at the same rate.
         freeze_blocks: Number of first blocks to freeze, together with the embedding before them;
@@ -231,8 +233,8 @@ def check_layers(layer_decay: float, freeze_blocks: int, depth: int) -> None:
         )
     if not -1 <= freeze_blocks <= depth:
         raise InputError(
-            f"freeze_blocks {freeze_blocks} is more than the {depth} blocks of the model, or "
-            f"below -1; give -1 to {depth}",
+            f"freeze_blocks {freeze_blocks} is none of -1 to {depth}, and the model has {depth} "
+            f"blocks; give one of these",
             argument="freeze_blocks",
         )
 
@@ -276,6 +278,13 @@ def check_teaching(teacher: str | None, weight: float, temperature: float, *, ha
         raise InputError(
             f"teacher_temperature {temperature} is not positive; give one above 0",
             argument="teacher_temperature",
+        )
+    usual = {"teacher_weight": weight == 0.5, "teacher_temperature": temperature == 1.0}
+    usual["teacher_hard"] = not hard
+    if teacher is None and (odd := [name for name, is_usual in usual.items() if not is_usual]):
+        raise InputError(
+            f"{odd[0]} has no effect without teacher; give a teacher, or leave it out",
+            argument=(odd[0], "teacher"),
         )
     if hard and temperature != 1.0:
         raise InputError(

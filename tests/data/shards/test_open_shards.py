@@ -152,3 +152,11 @@ def test_only_the_part_that_is_asked_for_is_opened(tmp_path: Path) -> None:
     assert len(open_indexes(found, ["train"])) == 2
     with pytest.raises(InputError, match=r"a\.tar is damaged or truncated"):
         open_indexes(found, ["test"])
+
+
+def test_a_shard_whose_labels_are_numbers_by_chance_has_names_as_the_others(tmp_path: Path) -> None:
+    for name, text in (("a", b"2"), ("b", b"ace"), ("c", b"10")):
+        write_tar(tmp_path / "s" / f"{name}.tar", {f"{name}.png": png(), f"{name}.cls": text})
+    names = find_shard_classes(find_shards(tmp_path / "s"))
+    assert names == ["10", "2", "ace"]
+    assert opened(tmp_path / "s", names=names).labels.tolist() == [1, 2, 0]

@@ -1,1 +1,1 @@
-"""Published data sets, where they lie on disk: the hub's, unpacked, and torchvision's layouts."""
+"""Published data sets on disk: unpacked from the Hugging Face hub, or in torchvision's layouts."""

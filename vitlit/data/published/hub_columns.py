@@ -85,11 +85,9 @@ def _is_label(feature: Any) -> bool:
 
 def _words(feature: Any) -> str:
     """The type of a column as the library writes it, in short."""
-    return (
-        str(getattr(feature, "dtype", None) or _kind(feature))
-        if _kind(feature) == "Value"
-        else (_kind(feature))
-    )
+    if _kind(feature) != "Value":
+        return _kind(feature)
+    return str(getattr(feature, "dtype", None) or "Value")
 
 
 class Labels(NamedTuple):

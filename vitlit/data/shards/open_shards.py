@@ -200,20 +200,30 @@ def check_shard_classes(found: ShardList, expected: Sequence[str]) -> None:
     )
 
 
-def numbers_of_labels(index: ShardIndex, where: str, class_names: Sequence[str]) -> list[int]:
-    """The class of each label text of a shard. Raises InputError for an unknown one."""
+def has_numbers(found: ShardList) -> bool:
+    """Whether the labels of a set are numbers: all of them, whatever those of one shard are."""
+    return found.class_names is not None or _are_numbers(_label_texts(found))
+
+
+def numbers_of_labels(
+    index: ShardIndex, where: str, class_names: Sequence[str], *, numbers: bool
+) -> list[int]:
+    """The class of each label text of a shard. Raises InputError for an unknown one.
+
+    numbers: whether the labels of the set are numbers, and not names.
+    """
     texts = [text or "?" for text in index.texts]
     if "" in index.texts and bool((index.label == index.texts.index("")).any()):
         raise InputError(
             f"{printable(where)} has images without a class; each needs a file of its key that "
             f"ends in .cls or .json, or a folder"
         )
-    if _are_numbers(texts):
-        numbers = [*map(int, texts)]
+    if numbers and _are_numbers(texts):
+        found = [*map(int, texts)]
     else:
         places = {name: number for number, name in enumerate(class_names)}
-        numbers = [places.get(text, -1) for text in texts]
-    for text, number in zip(texts, numbers, strict=True):
+        found = [places.get(text, -1) for text in texts]
+    for text, number in zip(texts, found, strict=True):
         if not 0 <= number < len(class_names):
             raise InputError(
                 f"{printable(where)} has the label {printable(text)[:60]!r}, and the "
@@ -221,4 +231,4 @@ def numbers_of_labels(index: ShardIndex, where: str, class_names: Sequence[str])
                 f"the shard",
                 argument="class_names",
             )
-    return numbers
+    return found

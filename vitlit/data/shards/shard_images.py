@@ -10,7 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from vitlit.data.shards.open_shards import numbers_of_labels, open_indexes
+from vitlit.data.shards.open_shards import has_numbers, numbers_of_labels, open_indexes
 from vitlit.data.shards.places import Span, SpanReader, place_text
 from vitlit.data.shards.shard_index import ShardIndex
 from vitlit.data.shards.shard_list import ShardList
@@ -195,11 +195,11 @@ def open_part(
     opened = [one for one in open_indexes(found, [part]) if len(one[1])]
     if not opened:
         raise InputError(f"the {part} shards of {place_text(found.place)} hold no images")
-    labels = [_labels(index, where, class_names) for where, index in opened]
-    return ShardImages(opened, torch.cat(labels), part=part, **how)
-
-
-def _labels(index: ShardIndex, where: str, class_names: Sequence[str] | None) -> Tensor:
     if class_names is None:
-        return torch.zeros(len(index), dtype=torch.long)
-    return torch.tensor(numbers_of_labels(index, where, class_names))[index.label]
+        labels = [torch.zeros(len(index), dtype=torch.long) for _, index in opened]
+    else:
+        numbers = has_numbers(found)
+        each = [numbers_of_labels(one, at, class_names, numbers=numbers) for at, one in opened]
+        pairs = zip(each, opened, strict=True)
+        labels = [torch.tensor(own)[index.label] for own, (_, index) in pairs]
+    return ShardImages(opened, torch.cat(labels), part=part, **how)
