@@ -10,6 +10,8 @@ import pytest
 
 from vitlit.errors import InputError
 from vitlit.files import (
+    check_writable,
+    expanded,
     free_path,
     naming_full_disk,
     new_folder,
@@ -146,3 +148,26 @@ def test_an_error_without_a_reason_is_of_the_disk_if_that_is_full(
     monkeypatch.setattr("vitlit.files.shutil.disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="No space left"), naming_full_disk(tmp_path / "a"):
         raise OtherError
+
+
+def test_a_folder_that_another_program_made_meanwhile_costs_nothing(tmp_path: Path) -> None:
+    refused = pytest.raises(InputError, match=r"made .*out meanwhile; the result is in .*out-2")
+    with refused, whole_folder(tmp_path / "out") as part:
+        (part / "a").write_text("ours")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a").write_text("theirs")
+    assert (tmp_path / "out" / "a").read_text() == "theirs"
+    assert (tmp_path / "out-2" / "a").read_text() == "ours"
+
+
+def test_a_place_below_a_file_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").touch()
+    check_writable(tmp_path / "new" / "report")
+    with pytest.raises(InputError, match=r"cannot write into .*file\.txt"):
+        check_writable(tmp_path / "file.txt" / "report")
+
+
+def test_an_unknown_user_stays_in_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/photos") == Path("/home/me/photos")
+    assert expanded("~nobody-of-this-name/photos") == Path("~nobody-of-this-name/photos")

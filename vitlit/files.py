@@ -107,6 +107,11 @@ def replacing(
             part.unlink(missing_ok=True)
 
 
+def own_part(path: Path) -> Path:
+    """A name beside ``path`` for its unfinished file, which no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the disk keep a folder's names, as fsync does for a file's bytes."""
     if os.name == "nt":  # Windows cannot open a folder as a file
@@ -118,6 +123,11 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ and ~user in place; a user that is not known stays as it is written."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError
 
 
 def relative_path(path: str | Path) -> str:
@@ -139,6 +149,13 @@ def new_path(out: str) -> Path:
     if os.path.lexists(out):
         raise InputError(f"{out} exists; give another name, or remove it", argument="out")
     return Path(out)
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError if no file or folder can be made at ``path``, which does not exist."""
+    place = next(one for one in path.absolute().parents if os.path.lexists(one))
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise InputError(f"cannot write into {place}; give another place", argument="out")
 
 
 def is_output(folder: str | Path) -> bool:
@@ -166,11 +183,21 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         with naming_full_disk(folder):
             part.mkdir()
             yield part
-        if not (replace and folder.is_dir()):
-            part.rename(folder)
+        if replace and folder.is_dir():
+            for file in part.iterdir():
+                file.replace(folder / file.name)
             return
-        for file in part.iterdir():
-            file.replace(folder / file.name)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            kept = free_path(folder)
+            part.rename(kept)
+            raise InputError(
+                f"another program has made {folder} meanwhile; the result is in {kept}",
+                argument="out",
+            ) from None
 
 
 @contextmanager

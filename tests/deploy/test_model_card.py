@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from vitlit.deploy.export import export_model
 from vitlit.deploy.origin import Origin, licence_of, origin_of
+from vitlit.images.image_bytes import file_hash
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.cost import cost_by_part
 from vitlit.model.vit import ViT
@@ -48,11 +49,12 @@ def make_report(run: Path, content: dict[str, Any] | None = None, **of: Any) -> 
     """A run with a checkpoint and the report of a test of it."""
     (run / "checkpoints").mkdir(parents=True)
     checkpoint = run / "checkpoints" / "best.ckpt"
-    checkpoint.touch()
+    checkpoint.write_bytes(b"weights")
     report = run / "test_report"
     report.mkdir()
     about = {"weights": str(checkpoint), "dataset": "folder", "split": "test", "flip": False}
-    found = {"scores": SCORES, **(content or {}), "of": {**about, **of}}
+    found = {"scores": SCORES, "file": str(file_hash(str(checkpoint))), "note": ""}
+    found |= {**(content or {}), "of": {**about, **of}}
     (report / "metrics.json").write_text(json.dumps(found))
     rows = ["image,file,class,predicted,probability", *["1,a.png,cat,dog,0.9"] * 3]
     (report / "mistakes.csv").write_text("\n".join([*rows, "2,b.png,dog,cat,0.8"]))
@@ -124,11 +126,20 @@ def test_where_files_lie_is_nobodys_business(tmp_path: Path) -> None:
     assert "secret" not in card.content
 
 
-@pytest.mark.parametrize(
-    "changes", [{"weights": "other.ckpt"}, {"split": "val"}, {"flip": True}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"split": "val"}, {"flip": True}], ids=str)
 def test_scores_of_something_else_are_left_out(changes: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = make_report(tmp_path / "run", **changes)
+    assert origin_of({}, DATA, str(checkpoint)).report is None
+
+
+def test_scores_of_earlier_weights_or_of_images_that_were_trained_on_are_left_out(
+    tmp_path: Path,
+) -> None:
+    checkpoint = make_report(tmp_path / "run")
+    assert origin_of({}, DATA, str(checkpoint)).report is not None
+    checkpoint.write_bytes(b"newer weights")
+    assert origin_of({}, DATA, str(checkpoint)).report is None
+    checkpoint = make_report(tmp_path / "other", {"note": "it may have been trained on these"})
     assert origin_of({}, DATA, str(checkpoint)).report is None
 
 
@@ -163,6 +174,9 @@ def test_names_cannot_break_the_card(tmp_path: Path) -> None:
         ("timm/eva02_tiny_patch14_224.mim_in22k", "mit"),
         ("openai/clip-vit-base-patch16", "mit"),
         ("someone/something", None),
+        ("fruits/apple/w.pth", None),  # a folder of any name
+        ("/data/openai/mine.ckpt", None),
+        ("/data/vit_small.augreg/model.safetensors", "apache-2.0"),
     ],
 )
 def test_the_licence_of_known_weights_is_told(name: str, licence: str | None) -> None:

@@ -257,7 +257,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
 ) -> None:
     monkeypatch.setattr("vitlit.evaluation.report.os.access", lambda path, mode: False)
     assert score(run) == 2
-    assert "give another folder (--out)" in capsys.readouterr().err
+    assert "give another place (--out)" in capsys.readouterr().err
 
 
 def test_answers_that_are_no_finite_numbers_are_refused_and_leave_no_report(

@@ -21,6 +21,7 @@ from vitlit.images import decode_cache, image_store
 from vitlit.images.decode_cache import cache_folder, open_checked, open_decoded
 from vitlit.images.find_images import list_images
 from vitlit.images.framing import Framing
+from vitlit.images.image_io import ImageInputError, read_image
 from vitlit.images.image_store import FileImages, MemoryImages
 
 
@@ -43,7 +44,8 @@ def opened(root: Path, in_chans: int = 3, size: tuple[int, int] = (8, 10)) -> Me
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Call it to make every later decoding fail."""
 
-    def fail(path: str, **rest: object) -> torch.Tensor:
+    def fail(path: str, **rest: Any) -> torch.Tensor:
+        read_image(path, **rest)  # those that cannot be read are tried again
         raise AssertionError(f"{path} was decoded again")
 
     return lambda: monkeypatch.setattr(image_store, "read_image", fail)
@@ -401,3 +403,22 @@ def test_an_unfinished_cache_that_somebody_writes_is_left_alone(
     with decode_cache.FileLock(home / "other.lock"):
         opened(photo_folder())
     assert (home / "other-1.tmp").exists()
+
+
+def test_a_file_that_can_be_read_again_is_noticed(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = photo_folder()
+    check = image_store.check_image_file
+
+    def fail(path: Any) -> None:
+        if str(path).endswith("0.png"):
+            raise ImageInputError(str(path), "Input/output error")
+        check(path)
+
+    with monkeypatch.context() as patch:  # as a disk that fails for a moment
+        for module in (image_store, decode_cache):
+            patch.setattr(module, "check_image_file", fail)
+        for _ in range(2):
+            assert len(open_checked(photos(root), root, thorough=False).bad) == 2
+    assert open_checked(photos(root), root, thorough=False).bad == []

@@ -117,3 +117,9 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "blank" / "notes.txt")
     with pytest.raises(InputError, match=r"no images in .*blank.*\.png"):
         find_images([str(tmp_path / "blank")])
+
+
+def test_a_folder_of_images_that_are_not_read_is_told(tmp_path: Path) -> None:
+    touch(tmp_path / "phone" / "1.heic", tmp_path / "phone" / "2.heic")
+    with pytest.raises(InputError, match=r"it has 2 of other formats, such as .*1\.heic: convert"):
+        find_images([str(tmp_path / "phone")])

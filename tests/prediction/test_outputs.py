@@ -14,6 +14,7 @@ from vitlit.errors import InputError, Stopped
 from vitlit.model.features import PatchFeature
 from vitlit.model.vit import ViT
 from vitlit.prediction.outputs import PatchWriter, feature_of, make_writer
+from vitlit.prediction.row_file import RowFile
 from vitlit.prediction.writer import JsonWriter, PredictionWriter
 
 NAMES = ["ant", "bee", "cät"]
@@ -123,7 +124,8 @@ def test_only_the_rows_of_a_batch_are_in_memory() -> None:
         writer.add(torch.zeros(1, 1000, 100), batch([i], [True]))
     held = [value for value in vars(writer).values() if isinstance(value, torch.Tensor)]
     assert held == []
-    assert Path(".patches.npy.part").stat().st_size > 1_000_000
+    [part] = Path().glob(".patches.npy.*.part")
+    assert part.stat().st_size > 1_000_000
     writer.abandon()
 
 
@@ -217,3 +219,32 @@ def test_the_output_patches_takes_a_layer_but_no_pool() -> None:
         feature_of({**asked, "pool": "avg"}, model)
     with pytest.raises(InputError, match="no block 2"):
         feature_of({**asked, "layer": 2}, model)
+
+
+def test_two_commands_that_started_together_keep_both_arrays() -> None:
+    writers = [PatchWriter(None), PatchWriter(None)]
+    writers[1]._part = Path(".patches.npy.2.part")  # as in another process
+    for number, writer in enumerate(writers):
+        writer.add(torch.full((3, 2, 4), float(number)), batch([0, 1, 2], [True] * 3))
+    for writer in writers:
+        writer.finish(FILES)
+    for number, name in enumerate(("patches", "patches-2")):
+        assert (np.load(f"{name}.npy") == number).all()
+        assert [row[:2] for row in rows_of(f"{name}.csv")[1:]] == [
+            [file, str(row)] for row, file in enumerate(FILES)
+        ]
+
+
+def test_a_disk_that_is_full_while_closing_keeps_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = RowFile.close
+
+    def close(self: RowFile) -> None:
+        whole(self)
+        raise OSError(28, "No space left on device")
+
+    writer = PatchWriter(None)
+    writer.add(torch.zeros(3, 2, 4), batch([0, 1, 2], [True] * 3))
+    monkeypatch.setattr(RowFile, "close", close)
+    with pytest.raises(InputError, match="No space left on device"):
+        writer.finish(FILES)
+    assert not list(Path().iterdir())

@@ -208,3 +208,12 @@ def test_a_choice_of_features_without_features_is_refused(setting: dict[str, Any
     assert found.value.arguments == ("layer", "pool", "output")
     with pytest.raises(InputError, match="layer"):
         feature_of({**plain, "output": "features", "layer": 2}, model)
+
+
+def test_two_commands_that_started_together_keep_both_files() -> None:
+    first, second = PredictionWriter(None, NAMES), PredictionWriter(None, NAMES)
+    for writer in (first, second):
+        filled(writer).finish(FILES)
+    assert first.path == Path("predictions.csv")
+    assert second.path == Path("predictions-2.csv")
+    assert written(first.path) == written(second.path)

@@ -5,7 +5,6 @@ parsed settings of a command -> InputError, or nothing
 
 import inspect
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlit.cli.from_weights import ASK_USER
@@ -13,6 +12,7 @@ from vitlit.cli.parser import LINKED
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, check_below_one, did_you_mean, inform, warn
 from vitlit.evaluation.precision import device_type
+from vitlit.files import expanded
 from vitlit.images.machine import memory_bytes
 from vitlit.model.vit import ViT
 from vitlit.tasks.task import Task
@@ -282,7 +282,7 @@ def check_place(settings: Any, command: str) -> None:
     data = settings["data"]
     # Compared as absolute paths, so that the default written out or as ~ counts as the default too.
     default = inspect.signature(ImageData).parameters["data_dir"].default
-    places = {Path(place).expanduser().absolute() for place in (default, data["data_dir"])}
+    places = {expanded(place).absolute() for place in (default, data["data_dir"])}
     if data["dataset"] != "folder" or len(places) > 1 or data["images"]:
         return
     if command == "explain":

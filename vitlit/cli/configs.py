@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vitlit.errors import InputError
+from vitlit.files import expanded
 
 CHECKOUT = Path(__file__).parents[2]  # where the package is not installed
 
@@ -38,7 +39,7 @@ def find_config(name: str) -> Path:
     """
     # The working directory first: a file of the user's hides a shipped one of that name.
     for candidate in (
-        Path(name).expanduser(),
+        expanded(name),
         CONFIGS_FOLDER / name,
         CONFIGS_FOLDER / f"{name}.yaml",
     ):

@@ -21,6 +21,7 @@ from vitlit.data.leakage import (
 from vitlit.data.shards.places import is_url
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, inform, warn
+from vitlit.files import expanded
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.training.trainable import TrainableViT
@@ -275,7 +276,7 @@ def tell_changed(content: dict[str, Any], settings: Any, path: Path) -> None:
 def _is_same(name: str, now: Any, then: Any) -> bool:
     """Whether a setting has not changed; a place may be written in several ways."""
     if name == "data_dir" and not is_url(str(now)):
-        now, then = (Path(str(one)).expanduser().resolve() for one in (now, then))
+        now, then = (expanded(str(one)).resolve() for one in (now, then))
     return bool(now == then)
 
 

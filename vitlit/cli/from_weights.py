@@ -217,11 +217,20 @@ class FromWeights:
         if self.command not in (*DATA_COMMANDS, "probe"):  # which use the head as it is
             task = self.weights.task.get("task", DEFAULT_TASK)
             check_same_task(settings["data"]["task"] or DEFAULT_TASK, task, self.source)
+            self._order_thresholds(settings)
         past, data = self.weights.past, settings["data"]
         if past is not None and self.command == "fit":
             tell_seen_before(past, data, self.source)
         elif past is not None:
             self.note = tell_seen(past, data, self.command, self.source)
+
+    def _order_thresholds(self, settings: Any) -> None:
+        """Put them into the order of the class names, as the rows of the head will be."""
+        names, model = settings["data"]["class_names"], settings["model"]
+        if self.thresholds and names and model["thresholds"] == self.thresholds:
+            own = dict(zip(class_names_of(self.weights), self.thresholds, strict=True))
+            if own.keys() == {*names}:
+                model["thresholds"] = self.thresholds = [own[name] for name in names]
 
     def fill(self, model: TrainableViT, data: ImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""

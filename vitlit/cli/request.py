@@ -32,7 +32,7 @@ from vitlit.data.csv_labels import task_of
 from vitlit.data.image_folder import is_own_folder
 from vitlit.errors import InputError, inform
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
-from vitlit.files import relative_path
+from vitlit.files import expanded, relative_path
 from vitlit.tasks.known import KINDS
 from vitlit.training.runs import find_start
 
@@ -112,11 +112,13 @@ def read_request(
     refuse_linked(named, "the command line")
     # --print_config would print and exit in the first pass, before the defaults are known.
     quiet = [arg for arg in args if not arg.startswith("--print_config")]
-    first, kind = parser.parse_args(quiet)[command], kind_of(command)
+    config, kind = parser.parse_args(quiet), kind_of(command)
+    first = config[command]
     has_own_folder = names_own_folder(first["data"], args, unlabelled=command == "pretrain")
     if has_own_folder and "data.dataset" not in origins(args):
         command_parser.set_defaults({"data.dataset": "folder"})
-        first = parser.parse_args(quiet)[command]
+        config = parser.parse_args(quiet)
+        first = config[command]
     run_folder, path = find_start(first, kind)
     start = start_from(path, first, kind, args)
     if start is not None:
@@ -131,7 +133,8 @@ def read_request(
             f"{command} needs --ckpt_path: {kinds}; or --run: the name of a run; "
             f"or --model.pretrained: published weights"
         )
-    config = parser.parse_args(args)
+    if start is not None or args != quiet:  # else it would say the same again
+        config = parser.parse_args(args)
     settings = config[command]
     if kind != "fit":  # others merge adapters into their weights
         settings["model"]["lora_rank"], settings["model"]["lora_alpha"] = 0, None
@@ -196,8 +199,8 @@ def name_folder(args: list[str]) -> list[str]:
     if not args[1:2] or args[0] not in FOLDER_RECIPES or args[1].startswith("-"):
         return args
     command, folder, rest = args[0], args[1], args[2:]
-    if not Path(folder).expanduser().is_dir():
-        is_file = Path(folder).expanduser().exists()
+    if not expanded(folder).is_dir():
+        is_file = expanded(folder).exists()
         what = f"{folder} is not a folder" if is_file else f"there is no folder {folder}"
         way = f"--config {folder}" if folder.endswith((".yaml", ".yml")) else "a folder of images"
         raise InputError(f"{what}; give {command} {way}")
@@ -219,7 +222,7 @@ def name_folder(args: list[str]) -> list[str]:
 
 def names_own_folder(data: Any, args: list[str], *, unlabelled: bool = False) -> bool:
     """Whether the words name a data_dir with someone's own images, as settings of ``data``."""
-    folder = Path(data["data_dir"]).expanduser()
+    folder = expanded(data["data_dir"])
     if data["images"] or not is_own_folder(folder, unlabelled=unlabelled):
         return False
     return "data.data_dir" in origins(args)

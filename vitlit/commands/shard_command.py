@@ -16,7 +16,7 @@ from vitlit.data.csv_labels import labelled_images, names_of_classes
 from vitlit.data.image_folder import part_names, part_root, scan_class_folders
 from vitlit.data.shards.write_shards import write_shards
 from vitlit.errors import InputError, Stopped
-from vitlit.files import relative_path
+from vitlit.files import expanded, relative_path
 from vitlit.images.image_store import FileImages
 from vitlit.messages import labelled, labelled_command
 
@@ -71,13 +71,13 @@ def run_shard(args: Sequence[str]) -> None:
             raise InputError(f"--{name} {getattr(asked, name)} is too small; give 1 or more")
     if asked.bad_images not in ("refuse", "skip"):
         raise InputError(f"--bad_images {asked.bad_images!r} is neither refuse nor skip")
-    root, to = (Path(one).expanduser().absolute() for one in (asked.folder, asked.to))
+    root, to = (expanded(one).absolute() for one in (asked.folder, asked.to))
     if to.is_relative_to(root):
         raise InputError(
             f"{asked.to} is in {asked.folder}, where its folders would be classes; give another "
             f"folder"
         )
-    labels = None if asked.labels is None else Path(asked.labels).expanduser().absolute()
+    labels = None if asked.labels is None else expanded(asked.labels).absolute()
     try:
         names = names_of_classes("folder", root, labels, None)
         done = write_shards(

@@ -13,7 +13,7 @@ from typing import Any
 from vitlit.data.catalog import check_class_count
 from vitlit.data.image_folder import UNLABELLED_NAMES, find_class_names, unicode_hint
 from vitlit.errors import InputError, first_few, say
-from vitlit.files import printable
+from vitlit.files import expanded, printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 from vitlit.tasks.known import DEFAULT_TASK, KINDS, kind_of_table
@@ -68,7 +68,7 @@ def find_task(given: TaskName | None, file: Path | None, target: str | None = No
 
 def task_of(data: Mapping[str, Any]) -> TaskName:
     """:func:`find_task` for settings of ImageData; null is what nobody gave."""
-    file = None if data["labels"] is None else Path(data["labels"]).expanduser()
+    file = None if data["labels"] is None else expanded(data["labels"])
     return find_task(data["task"], file, data["target"])
 
 

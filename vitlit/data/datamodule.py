@@ -6,7 +6,6 @@ dataset -> train | val | test -> uint8 (B, C, h, w)
 
 from dataclasses import replace
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,6 +26,7 @@ from vitlit.data.split_loaders import SplitLoaders
 from vitlit.data.splits import Split
 from vitlit.data.stratify import check_fractions, check_shots
 from vitlit.errors import check_at_least, check_known_names
+from vitlit.files import expanded
 from vitlit.images.bad_images import OnBadImage
 from vitlit.images.framing import Fit, Framing, Interpolation
 from vitlit.images.image_store import FileImages
@@ -165,7 +165,7 @@ class PlainImageData(SplitLoaders):
         self.dataset, self.data_dir = dataset, _ = locate(dataset, home, self.columns, **place)
         self.img_size = source.size if img_size is None else img_size
         self.in_chans = source.in_chans if in_chans is None else in_chans
-        self.labels = None if labels is None else Path(labels).expanduser().absolute()
+        self.labels = None if labels is None else expanded(labels).absolute()
         self.task: TaskName = find_task(task, None if unlabelled else self.labels, target)
         self.class_names = names_of_classes(
             dataset, self.data_dir, self.labels, class_names, self.task, target,

@@ -28,7 +28,7 @@ from vitlit.deploy.programs import (
 from vitlit.deploy.web import MAX_HALF_DIFFERENCE, WEB_NAME, write_web
 from vitlit.deploy.words import ExportFormat, Words
 from vitlit.errors import InputError
-from vitlit.files import whole_folder
+from vitlit.files import expanded, whole_folder
 from vitlit.images.preprocess import Preprocess
 from vitlit.images.published_framing import processor_difference
 from vitlit.model.encoder import uncompiled
@@ -83,7 +83,7 @@ def export_model(
     InputError if ``out`` exists, the format or naming cannot hold the model, or the export computes
     other logits.
     """
-    folder = Path(out).expanduser()
+    folder = expanded(out)
     _check_export_choices(format, naming)
     if format == "web":
         task.require("web", argument="format")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from vitlit.files import CHECKPOINTS_FOLDER, METRICS_FILE, REPORT_FOLDER
+from vitlit.images.image_bytes import file_hash
 from vitlit.weights.file_reader import CONFIG_NAME, HUB_NAME
 
 # As the authors state them, November 2026; the first pattern that the name holds decides.
@@ -27,6 +28,7 @@ LICENCES = (
     (r"eva02|\beva_|eva-02|openai|internvit", "mit"),
     (r"augreg|google/vit|deit|dinov2|siglip|beit3|facebook/pe|vit_pe_", "apache-2.0"),
 )
+PLAIN_NAMES = ("model.safetensors", "pytorch_model.bin")  # which say nothing of what is inside
 NAMED_LICENCES = {"apache-2.0", "mit", "cc-by-nc-4.0", "apple-amlr"}  # the hub's own names
 # Scores with an interval, one of which a report has: of one class, of several, of numbers. Of each,
 # the scores in the hub's tables of results, with the hub's names of them.
@@ -78,6 +80,9 @@ def licence_of(source: str) -> str | None:
     if Path(source).exists() and (found := _told_licence(folder)):
         return found
     name = source.lower()
+    if Path(source).exists() or not HUB_NAME.fullmatch(source):  # other folders have any names
+        last = Path(source).name
+        name = (f"{folder.name}/{last}" if last in PLAIN_NAMES else last).lower()
     return next((licence for pattern, licence in LICENCES if re.search(pattern, name)), None)
 
 
@@ -130,10 +135,11 @@ def _report_of(checkpoint: Path) -> tuple[Path | None, dict[str, Any] | None]:
             found = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
             of = found["of"]
             _check_numbers(found)
-            is_same = Path(of["weights"]).resolve() == checkpoint.resolve()
+            is_same = found["file"] == str(file_hash(str(checkpoint)))  # not of older weights
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue  # none, or not one of ours
-        if is_same and of.get("split") == "test" and not of.get("flip"):
+        # a note says that the images may not have been held out
+        if is_same and of.get("split") == "test" and not of.get("flip") and not found.get("note"):
             return folder, found
     return None, None
 

@@ -31,7 +31,7 @@ class Words(NamedTuple):
 
     def load_line(self) -> str:
         """The line of code that loads it; of a page, its path."""
-        folder = self.folder
+        folder = self.folder.as_posix()  # a backslash would begin an escape in code
         match self.format, self.naming:
             case "safetensors", "vitlit":
                 return f'vitlit.load("{folder}")'
@@ -43,10 +43,10 @@ class Words(NamedTuple):
                 option = ", add_pooling_layer=False" if name == "ViTModel" else ""
                 return f'transformers.{name}.from_pretrained("{folder}"{option})'
             case "onnx", _:
-                return f'onnxruntime.InferenceSession("{folder / ONNX_NAME}")'
+                return f'onnxruntime.InferenceSession("{folder}/{ONNX_NAME}")'
             case "web", _:
-                return str(folder / WEB_NAME)
-        return f'torch.export.load("{folder / PT2_NAME}").module()'
+                return str(self.folder / WEB_NAME)
+        return f'torch.export.load("{folder}/{PT2_NAME}").module()'
 
     def hub_line(self, repository: str) -> str:
         """The line of code that loads it from the Hugging Face hub."""
@@ -55,7 +55,7 @@ class Words(NamedTuple):
             return here.replace("local-dir:", "hf-hub:")
         file = ONNX_NAME if self.format == "onnx" else PT2_NAME
         download = f'huggingface_hub.hf_hub_download("{repository}", "{file}")'
-        return here.replace(f'"{Path(repository) / file}"', download)
+        return here.replace(f'"{repository}/{file}"', download)
 
     def interface(self) -> str:
         """What it takes and gives, in a sentence without its full stop."""

@@ -143,7 +143,9 @@ class MultiLabelReport:
         """Lines for the end of the command."""
         found = metrics["scores"]
         if (interval := found["map_interval"]) is None:
-            text = "none: there are too many probabilities to resample"
+            is_large = found["images"] * len(metrics["classes"]) > MAX_RESAMPLED
+            many = "there are too many probabilities to resample"
+            text = f"none: {many if is_large else 'no image has a class'}"
         else:
             text = f"mAP from {interval[0]:.4f} to {interval[1]:.4f} (95 %, bootstrap)"
         cuts = [one["threshold"] for one in metrics["classes"].values()]

@@ -231,7 +231,7 @@ def draw_errors(axes: Any, errors: Tensor) -> None:
     axes.axvline(0, color=GREY, linestyle="--", linewidth=1)
     axes.axvline(float(errors.mean()), color=VERMILION, linewidth=1, label="mean")
     axes.hist(
-        errors.numpy(),
+        errors.double().numpy(),  # NumPy finds no bins between neighbours of float32
         bins=min(RESIDUAL_BINS, max(MIN_BINS, len(errors) // 8)),
         color=BLUE,
         alpha=0.7,

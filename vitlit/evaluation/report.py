@@ -44,11 +44,13 @@ from vitlit.files import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
     REPORT_FOLDER,
+    check_writable,
     free_path,
     new_path,
     relative_path,
     whole_folder,
 )
+from vitlit.images.image_bytes import file_hash
 from vitlit.messages import counted, labelled
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task, TaskName
@@ -103,12 +105,7 @@ class Report:
         self.weights, self.out, self.flip, self.note = weights, out, flip, note
         self.run = run_folder_of(weights)
         self.step = _last_step(self.run, trained)
-        if out is not None:
-            new_path(out)
-        if out is None and not os.access(place := _report_parent(weights), os.W_OK):
-            raise InputError(
-                f"cannot write into {place.absolute()}; give another folder", argument="out"
-            )
+        check_writable(_report_parent(weights) / REPORT_FOLDER if out is None else new_path(out))
         self.folder: Path | None = None
         self.metrics: dict[str, Any] = {}
         self.begin()
@@ -139,10 +136,10 @@ class Report:
         more = {"are_given": self.gave_thresholds} if kind is MultiLabelReport else {}
         parts = kind(tested.task, names, data, **more)
         self._lines = parts.lines
-        self.metrics = parts.tables(rows, calibration) | {"of": subject, "note": self.note}
-        self.folder = (
-            Path(self.out) if self.out else _report_folder(_report_parent(self.weights), subject)
-        )
+        about = {"of": subject, "file": str(file_hash(str(self.weights))), "note": self.note}
+        self.metrics = parts.tables(rows, calibration) | about
+        place = _report_parent(self.weights)
+        self.folder = Path(self.out) if self.out else _report_folder(place, subject)
         title = _figure_title(subject, len(rows.labels))
         with whole_folder(self.folder, replace=True) as folder:
             text = json.dumps(self.metrics, indent=1, ensure_ascii=False) + "\n"
@@ -154,6 +151,8 @@ class Report:
             if parts.has_probabilities and rows.values.numel() <= MAX_PROBABILITIES:
                 files = data.splits[data.split].files(rows.sample)
                 write_probabilities(folder / "probabilities.npz", rows, names, files, tested.task)
+        if "mistakes" not in drawn:  # an earlier report of the same may have had some
+            (self.folder / "mistakes.png").unlink(missing_ok=True)
         prefix = metrics_prefix(data.split, flip=self.flip)
         extra = {f"{prefix}/{name}": value for name, value in parts.logged(self.metrics).items()}
         _log_scores(loggers, self.step, prefix, extra, drawn)

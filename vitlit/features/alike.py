@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
+from vitlit.data.shards.shard_images import refuse_shards
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.features.neighbour_figure import neighbour_sheet
@@ -35,6 +36,7 @@ def find_alike(
     """
     data.setup("predict")
     found = data.splits["predict"]
+    refuse_shards(found.images)
     own, _, good = extract(data, found)  # good: the places of images that could be read
     gallery, files = Split(found.images, good), [data.files[i] for i in good.tolist()]
     if (distinct := len(set(map(_real_path, files)))) < 2:  # a link to an image is that image

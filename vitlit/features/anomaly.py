@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import ImageData
+from vitlit.data.shards.shard_images import refuse_shards
 from vitlit.data.splits import FoundFiles
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import loader_of
 from vitlit.features.coreset import Coreset, nearest_distance
+from vitlit.files import expanded
 from vitlit.images.bad_images import refuse_bad_images, say_unread
 from vitlit.images.find_images import find_images
 from vitlit.images.image_store import BadFile, FileImages
@@ -151,6 +153,7 @@ def normal_files(data: ImageData, given: list[str]) -> FoundFiles:
     paths = find_images(given, unread, argument="normal")
     say_unread(unread)
     images = data.splits["predict"].images
+    refuse_shards(images)
     assert isinstance(images, FileImages)
     return FoundFiles(images.others(paths), torch.arange(len(paths)))
 
@@ -179,7 +182,7 @@ def class_of_files(files: list[str], given: list[str]) -> list[str]:
 
     An empty string for a file that was given by name, and for one that lies beside class folders.
     """
-    roots = {str(Path(path).expanduser()) for path in given if Path(path).expanduser().is_dir()}
+    roots = {str(expanded(path)) for path in given if expanded(path).is_dir()}
     below = [_below(Path(file), roots) for file in files]
     with_classes = {root for root, parts in below if len(parts) > 1}
     names = []
@@ -213,7 +216,7 @@ def good_class(classes: list[str], normal: list[str], good: str | None) -> str |
                 argument="good",
             )
         return good
-    names = [Path(path).expanduser().resolve().name for path in normal]
+    names = [expanded(path).resolve().name for path in normal]
     found = next((name for name in names if name in known), None)
     return found if len(known) > 1 else None
 

@@ -61,7 +61,7 @@ def save_classifier(
     which it was probed, so that others score it alike; probed: with the thresholds of several
     classes an image. Returns the file.
     """
-    own = {"num_classes": vit.num_classes, "class_names": data.class_names, "pretrained": None}
+    own = {"num_classes": vit.num_classes, "class_names": data.class_names}
     own |= {"task": data.task, "loss": None, "target_mean": None, "target_std": None}
     own |= {"thresholds": probed.metrics["linear"].get("thresholds")}
     own |= make_task({"task": data.task}).learned(data.splits["train"].labels)

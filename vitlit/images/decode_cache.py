@@ -26,8 +26,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vitlit.errors import say
-from vitlit.files import replacing
+from vitlit.files import expanded, replacing
 from vitlit.images.framing import PLAIN_FRAMING
+from vitlit.images.image_io import ImageInputError, check_image_file
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
 
 CACHE_FORMAT = 3  # raise it when files are decoded or stored differently: old caches become invalid
@@ -37,7 +38,7 @@ SPARE_BYTES = 64 * 2**20  # to leave free on the disk
 def cache_folder() -> Path:
     """The folder that holds the caches; it may not exist yet."""
     home = os.environ.get("VITLIT_CACHE") or "~/.cache/vitlit"
-    return Path(home).expanduser() / "decoded"
+    return expanded(home) / "decoded"
 
 
 def open_decoded(images: FileImages, root: Path, *, part: str = "") -> MemoryImages:
@@ -146,9 +147,23 @@ def _read_list(path: Path, images: FileImages, *, thorough: bool) -> list[BadFil
         noted = json.loads(path.read_text(encoding="utf-8"))
         if thorough and not noted["thorough"]:
             return None
-        return [BadFile(i, images.paths[i], str(reason)) for i, reason in noted["bad"]]
+        bad = [BadFile(i, images.paths[i], str(reason)) for i, reason in noted["bad"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
+    # permissions, a disk's faults and the room in memory change without a trace in the key
+    return None if _is_any_mended(images, bad, thorough=thorough) else bad
+
+
+def _is_any_mended(images: FileImages, bad: Sequence[BadFile], *, thorough: bool) -> bool:
+    """Whether one of the files can be read now."""
+    places = torch.tensor([file.place for file in bad], dtype=torch.long)
+    if thorough:
+        return len(images.read(places)[1]) < len(bad)
+    for file in images.image_files(places):
+        with suppress(ImageInputError):
+            check_image_file(file)
+            return True
+    return False
 
 
 def _write_list(path: Path, bad: Sequence[BadFile], *, thorough: bool) -> None:

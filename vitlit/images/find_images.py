@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from vitlit.errors import InputError
-from vitlit.files import RUNS_FOLDER, is_output
+from vitlit.files import RUNS_FOLDER, expanded, is_output, printable
 
 # Endings that are read: those of image_io.IMAGE_FORMATS.
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -115,13 +115,21 @@ def find_images(
 
     def expand(path: Path) -> Iterator[str]:
         if path.is_dir():
-            found = list_images(path, unread)
+            others: list[str] = []
+            found = list_images(path, others)
             if not found:
-                raise InputError(f"no images in {path}; known extensions: {' '.join(EXTENSIONS)}")
+                known = f"known extensions: {' '.join(EXTENSIONS)}"
+                more = f"; it has {len(others)} of other formats, such as {{}}: convert them to PNG"
+                raise InputError(
+                    f"no images in {path}; {known}"
+                    + (more.format(printable(others[0])) if others else "")
+                )
+            if unread is not None:
+                unread.extend(others)
             yield from found
         elif path.is_file():
             yield str(path)
         else:
             raise InputError(f"no such file or folder: {path}; check {argument}", argument=argument)
 
-    return [file for path in paths for file in expand(Path(path).expanduser())]
+    return [file for path in paths for file in expand(expanded(path))]

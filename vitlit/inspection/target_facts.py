@@ -264,7 +264,8 @@ FACTS: dict[TaskName, type[ClassFacts]] = {
 
 
 def _range(low: Tensor, high: Tensor) -> str:
-    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+    # nine digits tell all numbers of float32 apart
+    return f"{low:.9g}" if low == high else f"{low:.9g} to {high:.9g}"
 
 
 def _ranges(edges: Tensor) -> list[str]:

@@ -5,6 +5,7 @@ batches of features (B, D) -> features.npz; of patch tokens (B, N, D) -> patches
 
 import csv
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vitlit.evaluation.inference import (
     are_finite,
     refuse_not_finite,
 )
-from vitlit.files import free_path, naming_full_disk, new_path, replacing
+from vitlit.files import free_path, naming_full_disk, new_path, own_part, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.messages import counted
 from vitlit.model.features import AnyFeature, Feature, PatchFeature
@@ -167,7 +168,7 @@ class PatchWriter(PredictionWriter):
         super().__init__(out or str(free_path(Path(PATCHES_FILE))), [])
         self.table = self.path.with_suffix(".csv")
         new_path(str(self.table))
-        self._part = self.path.with_name(f".{self.path.name}.part")  # until it is complete
+        self._part = own_part(self.path)  # until it is complete
         self._rows: RowFile | None = None
         self._places: list[int] = []
         self._lost: list[int] = []  # of images whose tokens are not finite
@@ -208,7 +209,19 @@ class PatchWriter(PredictionWriter):
             return 0
         reasons = {file.place: file.reason for file in self._bad_files(files, 1)}
         rows = {place: row for row, place in enumerate(self._places)}
-        with naming_full_disk(self.path), replacing(self.table) as part:
+        self.path = free_path(self.path)  # another command may have written files of these names
+        self.table = free_path(self.path.with_suffix(".csv"))
+        try:
+            self._write_both(files, rows, reasons)
+        except BaseException:
+            self.abandon()
+            raise
+        return len(rows) + len(reasons)
+
+    def _write_both(self, files: list[str], rows: dict[int, int], reasons: dict[int, str]) -> None:
+        assert self._rows is not None
+        named = replacing(self.table, part=own_part(self.table))
+        with naming_full_disk(self.path), named as part:
             with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.writer(file)
                 writer.writerow(["file", "row", "error"])
@@ -216,9 +229,9 @@ class PatchWriter(PredictionWriter):
                     writer.writerow([files[place], rows.get(place, ""), reasons.get(place, "")])
             self._rows.close()
             self._part.replace(self.path)
-        return len(rows) + len(reasons)
 
     def abandon(self) -> None:
         if self._rows is not None:
-            self._rows.close()
+            with suppress(OSError):  # on a full disk closing fails too
+                self._rows.close()
             self._part.unlink(missing_ok=True)

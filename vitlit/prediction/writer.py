@@ -18,7 +18,7 @@ from torch import Tensor
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import ALONE, NOT_FINITE, Processes, refuse_not_finite
-from vitlit.files import free_path, named_or_free, naming_full_disk, printable, replacing
+from vitlit.files import free_path, named_or_free, naming_full_disk, own_part, printable, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
 
@@ -167,8 +167,12 @@ class PredictionWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[Path]:
-        """Yield a path to write to, whose file becomes that of the command when it is complete."""
-        with replacing(self.path) as part, naming_full_disk(self.path):
+        """Yield a path to write to, whose file becomes that of the command when it is complete.
+
+        It gets another name if another command has written a file of this name meanwhile.
+        """
+        self.path = free_path(self.path)
+        with replacing(self.path, part=own_part(self.path)) as part, naming_full_disk(self.path):
             yield part
 
     def _bad_files(self, files: list[str], world: int) -> list[BadFile]:

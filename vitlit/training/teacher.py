@@ -5,13 +5,13 @@ batch of a student: patches (B, N, C*P*P) or images (B, C, H, W) -> pixels -> th
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import ImageData
 from vitlit.errors import InputError, first_few, inform
+from vitlit.files import expanded
 from vitlit.images.preprocess import LUMA, Preprocess
 from vitlit.patches import unpatchify
 from vitlit.training.exported_program import load_program
@@ -80,7 +80,7 @@ def load_teacher(source: str, data: ImageData, class_names: list[str]) -> Teache
             f"teacher {source} would be another run after a resume; give the folder of the run",
             argument="teacher",
         )
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix == PROGRAM_ENDING and path.is_file():
         program = load_program(path)
         answer_on, takes, names = program.on, program.preprocess, program.class_names

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, did_you_mean, find_text, inform, warn
-from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER
+from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER, expanded
 from vitlit.model.low_rank import merge_adapters
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite
@@ -70,7 +70,7 @@ def resolve_checkpoint(path: str, root: Path | None = None, *, prefer: str = "be
             f"last, or leave it out",
             argument="ckpt_path",
         )
-    found = Path(path).expanduser()
+    found = expanded(path)
     if found.is_file():
         return newest_undamaged(found)
     if not found.is_dir():

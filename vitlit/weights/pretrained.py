@@ -20,7 +20,7 @@ from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
 from vitlit.errors import InputError, first_few, inform
-from vitlit.files import CHECKPOINTS_FOLDER
+from vitlit.files import CHECKPOINTS_FOLDER, expanded
 from vitlit.images.framing import Framing
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
@@ -113,7 +113,7 @@ def locate_weights(source: str) -> tuple[Path, Path | None]:
     """
     if "://" in source:
         raise InputError(f"{source} is a URL; download the file and give its path")
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         is_model = path.name in WEIGHT_NAMES and (path.parent / CONFIG_NAME).is_file()
         return path, path.parent if is_model else None

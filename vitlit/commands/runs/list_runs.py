@@ -19,7 +19,7 @@ from vitlit.cli.overview import COMMANDS, TRAINING_COMMANDS
 from vitlit.cli.parser_internals import options_of
 from vitlit.commands.runs.run_records import LOWER_IS_BETTER, RunRecord, read_runs
 from vitlit.errors import InputError, did_you_mean
-from vitlit.files import RUNS_FOLDER, printable, relative_path, replacing
+from vitlit.files import RUNS_FOLDER, expanded, printable, relative_path, replacing
 from vitlit.messages import LINE_WIDTH, labelled_command, short_time, shorten
 
 ORDERS = ("began", "score", "name", "time")
@@ -91,7 +91,7 @@ def list_runs(args: Sequence[str]) -> None:
     if asked.sort not in ORDERS:
         known, hint = ", ".join(ORDERS), did_you_mean(asked.sort, [*ORDERS])
         raise InputError(f"unknown order {asked.sort!r}; --sort takes {known}{hint}")
-    root = Path(asked.folder).expanduser()
+    root = expanded(asked.folder)
     if asked.folder != RUNS_FOLDER and not root.is_dir():
         raise InputError(f"no folder {asked.folder}; give one that holds runs, or leave it out")
     runs = read_runs(root) if root.is_dir() else []
@@ -259,10 +259,10 @@ def write_csv(runs: Sequence[RunRecord], path: str) -> None:
     """
     if os.path.lexists(path):
         raise InputError(f"{path} exists; give --csv another name, or remove it")
-    if not Path(path).expanduser().parent.is_dir():
+    if not expanded(path).parent.is_dir():
         raise InputError(f"--csv {path}: there is no folder {Path(path).parent}; make it first")
     names = differing(runs)
-    target = Path(path).expanduser()
+    target = expanded(path)
     with replacing(target) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*CSV_COLUMNS, *names])

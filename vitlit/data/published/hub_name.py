@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vitlit.data.published.index import INDEX_FILE
 from vitlit.errors import InputError
+from vitlit.files import expanded
 
 HUB = "hub:"  # begins the name of such a data set
 UNPACKED_FOLDER = "hub"  # below data_dir
@@ -106,7 +107,7 @@ def parse_hub_name(
     text = dataset.removeprefix(HUB)
     columns = {"image_column": image_column, "label_column": label_column}
     if text.startswith(("/", ".", "~")) or (text and Path(text).is_dir()):
-        folder = Path(text).expanduser().absolute()
+        folder = expanded(text).absolute()
         return HubName(os.path.normpath(folder), **columns)  # it may be gone once it is unpacked
     name, _, revision = text.partition("@")
     source, _, subset = name.partition(":")

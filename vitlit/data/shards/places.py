@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 from vitlit.errors import InputError
-from vitlit.files import printable, relative_path
+from vitlit.files import expanded, printable, relative_path
 
 # fsspec knows more, among them some that run or unpack what a name says
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
@@ -50,7 +50,7 @@ def is_url(place: str | Path) -> bool:
 
 def place_of(text: str | Path) -> Path:
     """A path, absolute; that of a URL stays relative and has one slash less: see place_text."""
-    return Path(text) if is_url(text) else Path(text).expanduser().absolute()
+    return Path(text) if is_url(text) else expanded(text).absolute()
 
 
 def place_text(place: Path) -> str:

@@ -203,3 +203,13 @@ def open_part(
         pairs = zip(each, opened, strict=True)
         labels = [torch.tensor(own)[index.label] for own, (_, index) in pairs]
     return ShardImages(opened, torch.cat(labels), part=part, **how)
+
+
+def refuse_shards(images: object) -> None:
+    """Raise InputError for images in shards, where files are read that other files lie beside."""
+    if isinstance(images, ShardImages):
+        raise InputError(
+            "images are in shards, and this command reads files; give the folder that the shards "
+            "were written from",
+            argument="images",
+        )

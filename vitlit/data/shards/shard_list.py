@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from vitlit.data.shards.places import is_url, place_of, place_text, read_small
 from vitlit.errors import InputError, first_few
-from vitlit.files import printable
+from vitlit.files import expanded, printable
 from vitlit.images.find_images import PART_WORDS, is_image_name
 
 LIST_FILE = "shards.json"  # in a folder that `vitlit shard` wrote: its last file, so it is complete
@@ -95,7 +95,7 @@ def shards_among(places: Sequence[str]) -> ShardList | None:
 
 def _is_shard_folder(place: str) -> bool:
     """Whether a folder holds shards: the list of a set, or tar files and no image beside them."""
-    folder = Path(place).expanduser()
+    folder = expanded(place)
     if is_url(place) or (folder / LIST_FILE).is_file():
         return True
     if not folder.is_dir() or next(_tars(folder), None) is None:
