@@ -5,8 +5,8 @@ import torch
 from matplotlib.figure import Figure
 
 from vitlit.evaluation.multi_label_report import class_bars
-from vitlit.evaluation.regression_report import residual_figure, scatter_figure
-from vitlit.plotting import cut_text, name_line, round_ticks, text_width, verdict_line
+from vitlit.evaluation.regression_report import draw_errors, residual_figure, scatter_figure
+from vitlit.plotting import cut_text, name_line, new_figure, round_ticks, text_width, verdict_line
 
 LONG = "/home/somebody/photographs/IMG_20240812_0001.jpeg"
 
@@ -89,3 +89,9 @@ def test_no_bar_is_behind_the_legend() -> None:
     figure.draw_without_rendering()
     below = axes.get_legend().get_window_extent().y0
     assert all(bar.get_window_extent().y1 <= below for bar in axes.patches)
+
+
+@pytest.mark.parametrize("errors", [[5e7], [3e8, 3e8], [1e9, 1e9 + 64]])
+def test_errors_that_are_neighbours_in_float32_are_drawn(errors: list[float]) -> None:
+    axes = new_figure(2).subplots()
+    draw_errors(axes, torch.tensor(errors))

@@ -65,3 +65,11 @@ def test_a_run_that_is_removed_while_it_trains_says_so_and_keeps_its_weights(
     assert f"removed     {CHECKPOINTS / 'best.ckpt'}" in out
     assert f"next        vitlit test --ckpt_path {CHECKPOINTS / 'last.ckpt'}" in out
     assert [path.name for path in CHECKPOINTS.iterdir()] == ["last.ckpt"]
+
+
+def test_an_older_score_is_not_called_that_of_the_final_epoch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    every = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
+    assert main([*LONG, *every, "--trainer.limit_train_batches=2"]) == 0
+    assert " in epoch 2, the last validated" in " ".join(capsys.readouterr().out.split())

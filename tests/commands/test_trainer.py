@@ -1,12 +1,17 @@
 """Hooks that do nothing are skipped, and no others."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.demos.boring_classes import BoringModel
 
+from vitlit.commands.fit_callbacks import make_guards
 from vitlit.commands.trainer import skip_idle_hooks
+from vitlit.errors import InputError
 
 
 def test_idle_hooks_are_skipped_and_others_called(tmp_path: Path) -> None:
@@ -36,3 +41,18 @@ def test_idle_hooks_are_skipped_and_others_called(tmp_path: Path) -> None:
     trainer.fit(BoringModel())
     assert sorted(called) == ["more"] + ["on_before_zero_grad"] * 2 + ["on_train_batch_end"] * 2
     assert all(callback.on_validation_batch_end is None for callback in callbacks[:2])
+
+
+def test_a_hook_that_a_callback_binds_to_itself_stays() -> None:
+    steps: list[int] = []
+    callback = LambdaCallback(on_train_batch_end=lambda *args: steps.append(args[-1]))
+    skip_idle_hooks([callback])
+    callback.on_train_batch_end(None, None, None, None, 3)  # type: ignore[arg-type]
+    assert steps == [3]
+    assert callback.on_train_batch_start is None
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("inf"), float("nan"), 1e20])
+def test_a_timeout_out_of_range_is_refused(seconds: float) -> None:
+    with pytest.raises(InputError, match=re.escape(f"timeout_seconds {seconds} is not above 0")):
+        make_guards({"timeout_seconds": seconds, "nonfinite": {"skip": 0}})

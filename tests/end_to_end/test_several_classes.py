@@ -17,6 +17,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from vitlit import load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import ImageData
+from vitlit.evaluation.multi_label_report import MultiLabelReport
 from vitlit.weights.checkpoint import MODEL_KEY, read_checkpoint
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -227,3 +228,22 @@ def test_what_a_model_of_several_classes_cannot_do_is_said(
     start: list[Any] = ["--ckpt_path", str(run)]
     assert main([args[0], *start, *args[1:], *QUIET]) == 2
     assert part in " ".join(capsys.readouterr().err.split())
+
+
+def test_class_names_in_another_order_take_their_thresholds_along(
+    run: Path, tmp_path: Path
+) -> None:
+    assert main(["export", "--ckpt_path", str(run), f"--out={tmp_path / 'out'}", *QUIET]) == 0
+    words = ["predict", f"--model.pretrained={tmp_path / 'out'}", "--data.images=photos", *QUIET]
+    found = []
+    for number, more in enumerate(([], [f"--data.class_names=[{','.join(reversed(NAMES))}]"])):
+        assert main([*words, *more, f"--out={tmp_path / str(number)}.csv"]) == 0
+        found.append([row["classes"] for row in read_rows(tmp_path / f"{number}.csv")])
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 2
+
+
+def test_without_any_class_the_interval_has_its_reason() -> None:
+    scores = {"map_interval": None, "images": 6}
+    metrics = {"scores": scores, "classes": {"a": {"threshold": 0.5}}, "thresholds_from": "given"}
+    assert "none: no image has a class" in MultiLabelReport.lines(metrics)[0]

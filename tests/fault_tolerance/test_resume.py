@@ -35,6 +35,7 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[tuple[int, list[int]]] = []  # epoch, samples
         self.cut_after: int | None = None
+        self.stop_after: int | None = None
         self.cut_in_validation: int | None = None
         self.validations = 0
 
@@ -52,6 +53,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         if recorder.cut_after == len(recorder.batches):
             raise Cut
         recorder.batches.append((batch.epoch, batch.sample.tolist()))
+        self.trainer.should_stop = len(recorder.batches) == recorder.stop_after
         return train(self, batch, batch_idx)
 
     def validation_step(self: Classifier, batch: Batch, batch_idx: int) -> None:
@@ -310,6 +312,56 @@ def test_a_checkpoint_from_before_copies_were_kept_goes_on(
         del content["position"][name]
     torch.save(content, path)
     assert main([*RUN, EPOCHS, *SETTINGS["plain"], "--ckpt_path=last"]) == 0
+
+
+@pytest.mark.parametrize("settings", ["plain", "averaged and accumulated"])
+@pytest.mark.parametrize("batches", [8, 16])  # in the second epoch, in the last one
+def test_an_epoch_that_a_time_limit_ended_goes_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorder: Recorder,
+    settings: str,
+    batches: int,
+) -> None:
+    expected, all_batches = train_whole(settings, tmp_path / "whole", monkeypatch, recorder)
+    recorder.stop_after = batches  # as Lightning's Timer does
+    args = [EPOCHS, *SETTINGS[settings], "--run=timed"]
+    fit(tmp_path / "cut", monkeypatch, *args)
+    assert not (newest_run() / "finished").exists()
+    recorder.stop_after = None
+    found = fit(tmp_path / "cut", monkeypatch, *args)
+    assert_same(found, expected)
+    assert [numbers(row) for row in found.history] == [numbers(row) for row in expected.history]
+    assert (newest_run() / "finished").exists()
+    if settings == "plain":
+        assert recorder.batches == all_batches
+
+
+def test_the_patience_of_a_resumed_training_is_the_one_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+) -> None:
+    args = ["--trainer.max_epochs=4", "--early_stopping.min_delta=0.9"]  # which no epoch gains
+    fit(tmp_path, monkeypatch, *args, "--early_stopping.patience=1")
+    assert len(recorder.batches) == 12
+    fit(tmp_path, monkeypatch, *args, "--early_stopping.patience=9", "--ckpt_path=last")
+    assert len(recorder.batches) == 24
+
+
+@pytest.mark.parametrize("limit", ["--trainer.limit_val_batches=0", "--trainer.max_steps=3"])
+def test_without_a_validation_early_stopping_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    args = ["--trainer.max_epochs=2", "--early_stopping.patience=1", limit]
+    found = fit(tmp_path, monkeypatch, *args)
+    assert found.checkpoint["global_step"] == (3 if "steps" in limit else 12)
+
+
+def test_a_score_is_not_of_weights_that_were_trained_on_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(tmp_path, monkeypatch, "--trainer.max_steps=9")  # in the middle of the second epoch
+    best = torch.load(newest_run() / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 6
 
 
 @pytest.mark.parametrize(

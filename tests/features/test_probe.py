@@ -11,6 +11,7 @@ import pytest
 import torch
 from photo_folder import PhotoFolder
 from PIL import Image
+from shard_sets import shard
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
@@ -396,3 +397,19 @@ def test_files_that_cannot_be_read_have_no_features_and_are_named(
     for path in (tmp_path / "a.npz", tmp_path / "alike" / "features.npz"):
         names = [Path(str(file)).name for file in arrays_of(path)["files"]]
         assert names == [f"{i}.png" for i in (0, 1, 2, 4, 5, 6, 7)]
+
+
+def test_neighbours_among_shards_are_refused_before_anything_is_computed(
+    run: Path,
+    photo_folder: PhotoFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = photo_folder()
+    shards = shard(root, tmp_path / "shards")
+    for name, rest in (("probe", []), ("anomaly", [f"--normal={root}"])):
+        assert main([name, f"--ckpt_path={run}", f"--data.images={shards}", *rest, *QUIET]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "images are in shards, and this command reads files" in said

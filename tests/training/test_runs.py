@@ -361,3 +361,33 @@ def test_the_folder_of_a_run_is_made_with_those_above_it(tmp_path: Path) -> None
             assert folder.is_dir()
             (folder / "kept").touch()
     assert named == folder
+
+
+def test_folds_from_weights_of_the_same_images_are_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take(trained, "first")
+    args = ["--model.pretrained=lightning_logs/first", "--data.fold=1/3", "--run=second"]
+    assert main([*FIT, *args]) == 2
+    assert "would be tested on images that lightning_logs/first was" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_a_process_that_comes_second_leaves_the_folder_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(folder: Path) -> None:
+        raise InputError("run a is being written by another process")
+
+    monkeypatch.setattr(runs, "_lock_folder", locked)
+    (folder("a")).mkdir(parents=True)
+    with pytest.raises(InputError, match="another process"), runs.Claim() as claim:
+        claim.take(tmp_path, folder("a"))
+    assert folder("a").is_dir()
+
+
+def test_without_checkpoints_no_room_for_them_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "require_room", lambda *_: pytest.fail("room was asked for"))
+    one = ["--trainer.max_epochs=1", "--trainer.enable_checkpointing=false"]
+    assert main([*FIT, "--run=a", *one]) == 0

@@ -43,7 +43,7 @@ from vitlit.augment.turns import (
     quarter_turn_plan,
     vertical_flip_plan,
 )
-from vitlit.errors import InputError, check_at_least
+from vitlit.errors import InputError, check_at_least, say
 from vitlit.seeding import BatchAddress, Stream, address, uniform, uniform_of_keys
 
 CROP_RATIO = [3 / 4, 4 / 3]  # width / height of resized crops, as in torchvision
@@ -166,9 +166,14 @@ class Augmentation:
                 argument="max_epochs",
             )
 
-    def of_run(self, epochs: int | None) -> "Augmentation":
-        """A copy that knows the number of epochs, which ``off_last`` counts from the end."""
+    def of_run(self, epochs: int | None, steps: int = -1) -> "Augmentation":
+        """A copy that knows the number of epochs, which ``off_last`` counts from the end.
+
+        steps: max_steps, which may end the run earlier: ``off_last`` does not count from it.
+        """
         self.check_epochs(epochs)
+        if self.off_last and steps > 0:
+            say(f"off_last counts from max_epochs {epochs}, also if max_steps {steps} comes first")
         # a copy: the settings may serve another run of another length
         found = copy.copy(self)
         found.epochs = epochs

@@ -13,6 +13,7 @@ from vitlit.cli.safe_yaml import read_yaml
 from vitlit.cli.seen_images import tell_seen, tell_seen_before
 from vitlit.data.catalog import IMAGENET_MEAN, is_file_set, source_of
 from vitlit.data.datamodule import ImageData
+from vitlit.data.leakage import PastTraining, data_identity
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
@@ -219,10 +220,22 @@ class FromWeights:
             check_same_task(settings["data"]["task"] or DEFAULT_TASK, task, self.source)
             self._order_thresholds(settings)
         past, data = self.weights.past, settings["data"]
+        if past is not None and data["fold"]:
+            self._check_fold(past, data)
         if past is not None and self.command == "fit":
             tell_seen_before(past, data, self.source)
         elif past is not None:
             self.note = tell_seen(past, data, self.command, self.source)
+
+    def _check_fold(self, past: PastTraining, data: Any) -> None:
+        """Refuse another fold of the images that the weights come from."""
+        is_same = data_identity(data) == data_identity(past.data)
+        if is_same and data["fold"] != past.data.get("fold"):
+            raise InputError(
+                f"fold {data['fold']} would be tested on images that {self.source} was trained on; "
+                f"leave fold out, or start from other weights",
+                argument=("fold", "pretrained"),
+            )
 
     def _order_thresholds(self, settings: Any) -> None:
         """Put them into the order of the class names, as the rows of the head will be."""

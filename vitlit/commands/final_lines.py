@@ -84,9 +84,10 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
     first = f"val/{module.task.monitors[0]}" if isinstance(module, Classifier) else "val/loss"
     if first in trainer.callback_metrics:
         names = list(dict.fromkeys([first, *map(str, monitors)]))
-        yield labelled(
-            "reached", f"{format_scores(trainer.callback_metrics, names)} in the final epoch"
-        )
+        scored = [row["epoch"] + 1 for row in _rows(trainer) if first in row]
+        is_final = not scored or scored[-1] >= trainer.current_epoch
+        when = "the final epoch" if is_final else f"epoch {scored[-1]:.0f}, the last validated"
+        yield labelled("reached", f"{format_scores(trainer.callback_metrics, names)} in {when}")
     elif trainer.limit_val_batches:
         yield labelled(
             "validated",
@@ -110,10 +111,15 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
             )
 
 
+def _rows(trainer: pl.Trainer) -> list[dict[str, float]]:
+    """The numbers of each epoch."""
+    found = [one.rows for one in trainer.callbacks if isinstance(one, History)]  # type: ignore[attr-defined]
+    return found[0] if found else []
+
+
 def _best_epochs(trainer: pl.Trainer, monitor: str) -> list[str]:
     """A line for each of the best epochs; none where only one was validated."""
-    found = [one.rows for one in trainer.callbacks if isinstance(one, History)]  # type: ignore[attr-defined]
-    rows = [row for row in (found[0] if found else []) if monitor in row]
+    rows = [row for row in _rows(trainer) if monitor in row]
     if len(rows) < 2:
         return []
     sign = -1 if monitor_mode(monitor) == "min" else 1

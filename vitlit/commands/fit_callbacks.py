@@ -50,6 +50,8 @@ from vitlit.training.epoch_lines import EpochLines
 from vitlit.training.history import History
 from vitlit.weights.checkpoint import PRETRAINING_SETTING
 
+MAX_TIMEOUT = 10_000_000  # seconds, four months: longer than any training hangs
+
 
 class DebugMark(Callback):
     """Marks a run as one that only tried whether everything runs: ``best`` passes over it."""
@@ -97,8 +99,11 @@ class Guards(NamedTuple):
 def make_guards(settings: Any) -> Guards:
     """The guards that the settings of ``fit`` ask for."""
     seconds = settings["timeout_seconds"]
-    if seconds <= 0:
-        raise InputError(f"timeout_seconds {seconds} is not positive; give 1 or more")
+    if not 0 < seconds <= MAX_TIMEOUT:  # false for NaN too
+        raise InputError(
+            f"timeout_seconds {seconds} is not above 0 and at most {MAX_TIMEOUT:,}; give such a "
+            f"number"
+        )
     return Guards(Stopping(timedelta(seconds=seconds)), settings["nonfinite"]["skip"])
 
 
@@ -139,8 +144,11 @@ def training_callbacks(
     if (decay := settings["ema"]["decay"]) > 0:
         callbacks.append(MovingAverage(decay))
     if settings["early_stopping"]["patience"] > 0:
-        mode = monitor_mode(monitor)
-        callbacks.append(EarlyStopping(monitor, mode=mode, **settings["early_stopping"]))
+        # After validations alone: at the end of an epoch without one there may be no score, or an
+        # old one. A score that is not finite is no improvement.
+        how: Any = {"check_on_train_epoch_end": False, "check_finite": False}
+        how |= {"mode": monitor_mode(monitor), **settings["early_stopping"]}
+        callbacks.append(EarlyStopping(monitor, **how))
     return callbacks + guards.last
 
 

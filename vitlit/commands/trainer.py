@@ -79,7 +79,8 @@ def skip_idle_hooks(owners: Iterable[Callback | pl.LightningModule]) -> None:
         base: type = Callback if is_callback else pl.LightningModule
         # Lightning inspects a module's batch hooks before it calls them; None would break that.
         for name in STEP_HOOKS if is_callback else UPDATE_HOOKS:
-            if getattr(type(owner), name) is getattr(base, name):
+            is_inherited = getattr(type(owner), name) is getattr(base, name)
+            if is_inherited and name not in vars(owner):  # LambdaCallback sets its own there
                 setattr(owner, name, None)  # Lightning skips a hook that is not callable
 
 

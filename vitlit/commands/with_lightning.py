@@ -52,10 +52,11 @@ from vitlit.prediction.lightning_callback import WritePredictions
 from vitlit.prediction.outputs import feature_of, make_writer
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
 from vitlit.tasks.task import Task
+from vitlit.training.checkpoint_callbacks import has_ended
 from vitlit.training.checkpoint_io import with_durable
 from vitlit.training.classifier import Classifier, LightningImageData
 from vitlit.training.progress_bar import Bar, is_terminal
-from vitlit.training.runs import Claim, has_ended
+from vitlit.training.runs import Claim
 
 
 @dataclass(frozen=True)

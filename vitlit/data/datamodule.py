@@ -238,7 +238,9 @@ class PlainImageData(SplitLoaders):
             case "fit":
                 names: tuple[SplitName, ...] = ("train", "val")
                 if self.trainer:
-                    self.augmentation = self.augmentation.of_run(self.trainer.max_epochs)
+                    self.augmentation = self.augmentation.of_run(
+                        self.trainer.max_epochs, self.trainer.max_steps
+                    )
             case "validate":
                 names = ("val",)
             case "test":

@@ -52,7 +52,7 @@ class Position:
         """Refuse to resume within an epoch whose batches would differ. now: that of the new run."""
         arguments = {
             "seed": ("seed_everything",),
-            "images": ("dataset", "data_dir", "val_fraction"),
+            "images": ("dataset", "data_dir", "val_fraction", "train_fraction", "shots"),
             "global_batch": ("batch_size", "devices", "num_nodes"),
             "accumulate": ("accumulate_grad_batches",),
             "batches": ("limit_train_batches",),
@@ -63,9 +63,11 @@ class Position:
             before, after = getattr(self, name), getattr(now, name)
             # between two epochs any of them may change
             if self.batch and before is not None and before != after:
+                more = ", and the images as they were" if name == "images" else ""
                 raise InputError(
                     f"the checkpoint was saved within epoch {self.epoch}, with {name} {before} and "
-                    f"not {after}; leave {', '.join(names)} as in its run",
+                    f"not {after}; leave {', '.join(names)} as in its run{more}, or resume from a "
+                    f"checkpoint that was saved between two epochs",
                     argument=names,
                 )
 
@@ -82,6 +84,11 @@ class Resume(Callback):
         self._found: dict[str, Any] | None = None
         self._groups: list[dict[str, Any]] = []
         self._sums: Tensor | None = None  # of training, after the last complete step
+        self._patience: list[int] = []  # of this run's early stopping
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep what the state of a checkpoint replaces: its patience is none of this run's."""
+        self._patience = [stopping.patience for stopping in trainer.early_stopping_callbacks]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -110,15 +117,23 @@ class Resume(Callback):
         if is_within_step(trainer) and self._sums is not None:
             sums = self._sums.clone()  # those of the position: without the batches to be repeated
         checkpoint[SUMS_KEY] = trainer.strategy.reduce(sums, reduce_op="mean")
-        checkpoint[POSITION_KEY] = asdict(self._position(trainer, order))
+        position = self._position(trainer, order)
+        checkpoint[POSITION_KEY] = asdict(position)
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            # that of an epoch that was cut: a loop that has reached max_epochs is not run again
+            counts["processed"] -= int(position.epoch < _epochs_done(trainer))
 
     def _position(self, trainer: pl.Trainer, order: TrainOrder) -> Position:
         epoch, batch = _epochs_done(trainer), _batches_done(trainer)
         validated = self._validated == (epoch, batch)
         epochs: Any = trainer.fit_loop.epoch_progress.current
-        if epochs.started == epoch:  # the next epoch has not begun
+        is_cut = epochs.started == epoch and 0 < batch < trainer.num_training_batches
+        if is_cut:  # max_time or max_steps has ended it, which Lightning counts as done
+            epoch -= 1
+            validated = self._validated == (epoch, batch)
+        elif epochs.started == epoch:  # the next epoch has not begun
             batch, validated = 0, False
-        elif is_within_step(trainer):
+        if batch and is_within_step(trainer):
             # The step before was complete, and its validation, if one was due, came right after it.
             batch, validated = batch - batch % trainer.accumulate_grad_batches, True
         return Position(
@@ -165,7 +180,9 @@ class Resume(Callback):
         if position.validated:
             self._validated = (position.epoch, position.batch)
         _set_rates(trainer, self._groups)
-        for stopping in trainer.early_stopping_callbacks:
+        pairs = zip(trainer.early_stopping_callbacks, self._patience, strict=True)
+        for stopping, patience in pairs:
+            stopping.patience = patience
             if stopping.wait_count >= stopping.patience:
                 rank_zero_info("early stopping had already ended the training of this checkpoint")
                 trainer.should_stop = True
@@ -189,7 +206,9 @@ def _batches_done(trainer: pl.Trainer) -> int:
 def _validates_within_steps(trainer: pl.Trainer) -> bool:
     """Whether a validation, after which best.ckpt is saved, may come before a step is complete."""
     accumulated, every = trainer.accumulate_grad_batches, trainer.val_check_batch
-    return accumulated > 1 and (every is None or every % accumulated != 0)  # None: by the clock
+    is_counted_on = trainer.check_val_every_n_epoch is None  # across epochs
+    # None: by the clock
+    return accumulated > 1 and (every is None or is_counted_on or every % accumulated != 0)
 
 
 def _train_order(trainer: pl.Trainer) -> TrainOrder | None:

@@ -3,6 +3,7 @@
 trainer, its progress and scores -> files in the run's ``checkpoints`` folder
 """
 
+import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,12 @@ def monitor_mode(monitor: str) -> Literal["min", "max"]:
     return "min" if monitor.endswith(("loss", "mae", "rmse")) else "max"
 
 
+def run_name(run: Path) -> str:
+    """The name of a run; of one of a series, with that of the series: ``cv/fold1``."""
+    is_part = re.fullmatch(r"(fold|repeat)\d+", run.name)
+    return f"{run.parent.name}/{run.name}" if is_part else run.name
+
+
 class RunCheckpoint(ModelCheckpoint):
     """A checkpoint with one fixed name, in ``folder`` or else where Lightning's loggers write."""
 
@@ -43,11 +50,11 @@ class RunCheckpoint(ModelCheckpoint):
         No path in a file is trusted, since Lightning replaces and deletes what they name; they are
         built anew from this run's folder, which may have moved.
         """
-        name = Path(str(state_dict.get("dirpath"))).parent.name
+        name = run_name(Path(str(state_dict.get("dirpath"))).parent)
         score = state_dict.get("best_model_score")
         is_same = state_dict.get("monitor") == self.monitor
         # A run that starts from another run's checkpoint has its own best score to find.
-        is_own = name == Path(str(self.dirpath)).parent.name
+        is_own = name == run_name(Path(str(self.dirpath)).parent)
         if not (is_same and is_own and isinstance(score, Tensor)):
             return
         path = str(Path(str(self.dirpath)) / f"{self.filename}{self.FILE_EXTENSION}")
@@ -65,6 +72,17 @@ class BestCheckpoint(RunCheckpoint):
 
     def __init__(self, folder: Path | None = None, monitor: Monitor = "val/acc") -> None:
         super().__init__(folder, monitor=monitor, mode=monitor_mode(monitor), filename="best")
+        self._validated = -1  # optimiser steps before the last validation
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._validated = trainer.global_step
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The metrics keep the scores of an earlier validation, which are not of these weights.
+        if self._validated == trainer.global_step:
+            super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_model_score
@@ -165,6 +183,19 @@ def is_ending(trainer: pl.Trainer) -> bool:
     epochs: Any = trainer.fit_loop.epoch_progress.current  # not ``done``, which changes counts
     has_all_epochs = 0 < (trainer.max_epochs or -1) <= epochs.processed
     return trainer.should_stop or has_all_epochs or 0 <= trainer.max_steps <= trainer.global_step
+
+
+def has_ended(trainer: pl.Trainer) -> bool:
+    """Whether training reached max_epochs, max_steps or early stopping, and was not interrupted."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    done, steps = progress.processed, trainer.global_step
+    max_epochs, max_steps = trainer.max_epochs, trainer.max_steps
+    stopped = any(one.wait_count >= one.patience for one in trainer.early_stopping_callbacks)
+    # max_time may have ended the last epoch before its last batch
+    seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    is_whole = not 0 < seen < trainer.num_training_batches
+    is_last_epoch = max_epochs not in (None, -1) and done >= max_epochs and is_whole
+    return stopped or is_last_epoch or (max_steps != -1 and steps >= max_steps)
 
 
 def is_within_step(trainer: pl.Trainer) -> bool:

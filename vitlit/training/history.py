@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from vitlit.files import replacing
 from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, GREY, VERMILION, new_figure, tidy_axes
-from vitlit.training.checkpoint_callbacks import monitor_mode
+from vitlit.training.checkpoint_callbacks import monitor_mode, run_name
 from vitlit.weights.checkpoint import Monitor
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ class History(Callback):
         """Add the row of the epoch before, if it has not been added, and begin with the next."""
         epoch, row = trainer.current_epoch - 1, self._numbers(trainer)
         # A run resumed at the end of an epoch begins the next one, and has that row already.
-        is_new = not self.rows or self.rows[-1]["epoch"] < epoch
+        is_new = not self.rows or self.rows[-1]["epoch"] < epoch or self._lr is not None
         # a pretraining has no accuracy
         is_trained = "train/acc" in row or "train/loss_epoch" in row
         if is_trained and is_new and trainer.is_global_zero:
+            self.rows = [row for row in self.rows if row["epoch"] < epoch]  # or one of a part of it
             self.rows.append({"epoch": epoch, "step": trainer.global_step, **row})
             self._write()
             for listener in self.listeners if self._lr is not None else ():
@@ -177,7 +178,7 @@ class History(Callback):
             "validated": self._validated,
             "scores": self._numbers(trainer),
             "best": self._best,
-            "run": None if self.run is None else self.run.name,
+            "run": None if self.run is None else run_name(self.run),
         }
 
     def on_load_checkpoint(
@@ -188,7 +189,7 @@ class History(Callback):
         self._before = dict(found.get("scores", {}))
         self._validated = found.get("validated", False)
         # Another run has its own best.ckpt to find.
-        is_same = self.run is not None and found.get("run") == self.run.name
+        is_same = self.run is not None and found.get("run") == run_name(self.run)
         self._best = found.get("best") if is_same else None
 
     @rank_zero_only

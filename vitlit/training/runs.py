@@ -121,6 +121,7 @@ class Claim:
         self.folder: Path | None = None
         self._lock: Any = None
         self._is_new = False
+        self._saves = True  # checkpoints
 
     def __enter__(self) -> "Claim":
         return self
@@ -154,10 +155,9 @@ class Claim:
                 folder = _make_new(folder)
                 self._is_new = True
             else:
-                self._is_new = not folder.exists()
-                folder.mkdir(parents=True, exist_ok=True)
-            self.folder = folder
+                self._is_new = _made(folder)
             self._lock = _lock_folder(folder)
+            self.folder = folder  # ours: until it is locked, another process may have made it too
         except OSError as error:
             raise InputError(
                 f"cannot make the folder {folder}: {error.strerror}; change the permissions, or "
@@ -168,7 +168,8 @@ class Claim:
 
     def take_for(self, trainer: Any, root: Path, named: Path | None) -> Path | None:
         """Take a folder if the trainer's settings let it write anything; else return None."""
-        writes = trainer["logger"] is not False or trainer["enable_checkpointing"] is not False
+        self._saves = trainer["enable_checkpointing"] is not False
+        writes = trainer["logger"] is not False or self._saves
         return self.take(root, named) if writes and not trainer["fast_dev_run"] else None
 
     def require_room(self, model: TrainableViT, *, averaged: bool) -> None:
@@ -177,7 +178,7 @@ class Claim:
         Four checkpoints exist at once: best, last, the previous last, and the one being written.
         Each holds the weights and Adam's two moments, and the average if there is one.
         """
-        if self.folder is None:
+        if self.folder is None or not self._saves:
             return
         size = model.saved_bytes
         files = self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")
@@ -198,6 +199,17 @@ def _check_is_unfinished(folder: Path) -> None:
             f"{folder / CHECKPOINTS_FOLDER / LAST_FILE} to train its model longer",
             argument=("run", "ckpt_path"),
         )
+
+
+def _made(folder: Path) -> bool:
+    """Make the folder; whether it was not there."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 def _make_new(folder: Path) -> Path:
@@ -258,21 +270,6 @@ def _run_in_use(folder: Path, holder: str) -> InputError:
         f"the run another name",
         argument="run",
     )
-
-
-def has_ended(trainer: Any) -> bool:
-    """Whether training reached max_epochs, max_steps or early stopping, and was not interrupted."""
-    from pytorch_lightning.callbacks import EarlyStopping
-
-    progress = trainer.fit_loop.epoch_progress.current
-    done, steps = progress.processed, trainer.global_step
-    max_epochs, max_steps = trainer.max_epochs, trainer.max_steps
-    stopped = any(
-        isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
-        for callback in trainer.callbacks
-    )
-    is_last_epoch = max_epochs not in (None, -1) and done >= max_epochs
-    return stopped or is_last_epoch or (max_steps != -1 and steps >= max_steps)
 
 
 def require_room(folder: Path, needed: int) -> None:
