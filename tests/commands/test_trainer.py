@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,4 +56,12 @@ def test_a_hook_that_a_callback_binds_to_itself_stays() -> None:
 @pytest.mark.parametrize("seconds", [0.0, float("inf"), float("nan"), 1e20])
 def test_a_timeout_out_of_range_is_refused(seconds: float) -> None:
     with pytest.raises(InputError, match=re.escape(f"timeout_seconds {seconds} is not above 0")):
-        make_guards({"timeout_seconds": seconds, "nonfinite": {"skip": 0}})
+        make_guards({"timeout_seconds": seconds})
+
+
+def test_several_processes_do_not_validate_by_the_clock() -> None:
+    settings = {"timeout_seconds": 9, "nonfinite": {"skip": 0}}
+    settings["trainer"] = {"val_check_interval": "00:00:10:00"}
+    guards = make_guards(settings)
+    with pytest.raises(InputError, match="val_check_interval is a time"):
+        guards.fit(SimpleNamespace(world_size=2))  # type: ignore[arg-type]

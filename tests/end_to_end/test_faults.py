@@ -25,6 +25,7 @@ import vitlit
 from vitlit.fault_tolerance import signals
 from vitlit.fault_tolerance.signals import GRACE_SECONDS
 from vitlit.training import slurm
+from vitlit.training.checkpoint_callbacks import LastCheckpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.first]
 
@@ -217,7 +218,8 @@ def test_a_checkpoint_that_is_being_written_is_let_be_once(
         "SIGTERM: saving after this step; a second signal ends without saving"
         in capfd.readouterr().err
     )
-    callback._saving = True
+    last = LastCheckpoint(Path())
+    last.is_saving, callback._lasts = True, [last]
     now[0] = 110.0
     callback._end_if_deaf(signal.SIGTERM, 105.0)  # the disk is slow
     callback._note(signal.SIGTERM, None)

@@ -73,11 +73,13 @@ def is_debug(settings: Any) -> bool:
 class Guards(NamedTuple):
     """Callbacks that protect a training from faults: ``first`` and ``last`` in the list.
 
-    skip: number of updates that are not finite and may be skipped.
+    skip: number of updates that are not finite and may be skipped; timed: whether validations come
+    by the clock.
     """
 
     stopping: Stopping
     skip: int
+    timed: bool = False
 
     @property
     def first(self) -> list[Callback]:
@@ -91,6 +93,11 @@ class Guards(NamedTuple):
 
     def fit(self, trainer: pl.Trainer, **kwargs: Any) -> None:
         """Warn of traps in the cluster's settings, then ``trainer.fit`` with signals handled."""
+        if self.timed and trainer.world_size > 1:  # each would look at its own clock
+            raise InputError(
+                "trainer.val_check_interval is a time, and several processes do not begin a "
+                "validation at the same time; give a number of batches, or a share of an epoch"
+            )
         slurm.warn_of_cluster_traps(trainer)
         with self.stopping.listening():
             trainer.fit(**kwargs)
@@ -104,7 +111,9 @@ def make_guards(settings: Any) -> Guards:
             f"timeout_seconds {seconds} is not above 0 and at most {MAX_TIMEOUT:,}; give such a "
             f"number"
         )
-    return Guards(Stopping(timedelta(seconds=seconds)), settings["nonfinite"]["skip"])
+    interval = settings["trainer"]["val_check_interval"]
+    is_timed = isinstance(interval, str | dict | timedelta)
+    return Guards(Stopping(timedelta(seconds=seconds)), settings["nonfinite"]["skip"], is_timed)
 
 
 def training_callbacks(

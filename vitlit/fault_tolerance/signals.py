@@ -96,7 +96,7 @@ class Stopping(Callback):
         self._training = self._is_first = False
         self._agreement: Agreement | None = None
         self._lasts: list[LastCheckpoint] = []
-        self._saving = False
+        self._is_spared = False  # whether a signal has come while a checkpoint is written
         self._came = math.inf  # when the first signal came, in seconds of the monotonic clock
         self._noted = -math.inf  # when a handler last ran
 
@@ -148,12 +148,15 @@ class Stopping(Callback):
 
         Then one more signal is needed, so that no impatient Ctrl-C loses the training.
         """
-        if self._saving:
-            self._saving = False
+        if self._is_saving() and not self._is_spared:
+            self._is_spared = True
             print_now("a checkpoint is being written; another signal ends without saving")
             return
         print_now(f"ended by another {signal.Signals(signum).name}")
         os._exit(128 + signum)
+
+    def _is_saving(self) -> bool:
+        return any(last.is_saving for last in self._lasts)
 
     def _hear(self, signum: int) -> None:
         """Note a signal, in another thread, whether or not its handler will run."""
@@ -171,7 +174,7 @@ class Stopping(Callback):
             self._noted > came - SAME_WISH_SECONDS,
             came - self._came > SAME_WISH_SECONDS,
         )
-        if is_heard or self._saving or (self._training and not is_later):
+        if is_heard or self._is_saving() or (self._training and not is_later):
             return
         # os._exit: an exception in this thread would not reach the main thread, which waits in C.
         stop = Stopped(signum, "while it waited" if self._training else BEFORE_FIRST_STEP)
@@ -247,9 +250,7 @@ class Stopping(Callback):
                     average.on_validation_epoch_end(trainer, pl_module)
         saved = "nothing was saved, as there is no last.ckpt"
         for last in self._lasts:
-            self._saving = True
             last.save(trainer)
-            self._saving = False
             saved = f"saved {last.best_model_path}"
         where = f"after step {trainer.global_step}; {saved}"
         if trainer.is_global_zero and signum != signal.SIGINT:

@@ -113,6 +113,7 @@ class LastCheckpoint(RunCheckpoint):
         check_at_least(0, every_n_steps=every_n_steps, every_minutes=every_minutes)
         self.every_n_steps, self.every_minutes = every_n_steps, every_minutes
         self._saved_at, self._seconds = time.monotonic(), 0.0  # when, and how long it took
+        self.is_saving = False  # whether a file is being written: a signal then waits for it
         self._saved_step = -1  # of the latest save in this training, -1 before the first
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -165,7 +166,11 @@ class LastCheckpoint(RunCheckpoint):
         """Save now. All processes must call it: ``save_checkpoint`` waits for each of them."""
         began = time.monotonic()
         self.best_model_path = self.format_checkpoint_name({})
-        trainer.save_checkpoint(self.best_model_path)
+        self.is_saving = True
+        try:
+            trainer.save_checkpoint(self.best_model_path)
+        finally:
+            self.is_saving = False
         for logger in trainer.loggers if trainer.is_global_zero else []:
             # A weak reference, as Lightning passes it: a logger must not keep the callback alive.
             logger.after_save_checkpoint(proxy(self))
