@@ -77,7 +77,6 @@ def test_fit_leaves_both_checkpoints_the_config_and_logs(home: Path) -> None:
     assert set(names) <= set(tags)
 
 
-@pytest.mark.draws
 def test_fit_ends_with_what_was_reached_and_what_to_type_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +234,6 @@ EXPLAINED = {"arrays.npz", "distance.png", "filters.png", "heads.png", "index.ht
 EXPLAINED |= {"overview.png", "positions.png"}
 
 
-@pytest.mark.draws
 def test_explain_writes_figures_arrays_and_a_page_of_validation_images(
     home: Path,
     tmp_path: Path,

@@ -291,7 +291,7 @@ def test_relevance_of_gpsa_takes_the_gradient_of_its_whole_attention() -> None:
     torch.testing.assert_close(found, expected.detach())
 
 
-@EACH
+@EACH_IF_SLOW
 def test_the_folder_of_explain_is_complete(changes: dict[str, Any], tmp_path: Path) -> None:
     model = small(**changes)
     pixels = torch.randint(0, 256, (2, model.in_chans, *model.img_size), dtype=torch.uint8)

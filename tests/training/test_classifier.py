@@ -331,26 +331,21 @@ def test_loss_and_rate_are_logged_where_the_logger_writes_them(tmp_path: Path) -
         assert len(set(expected)) == 3
 
 
-def test_a_compiled_model_trains_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_model_trains_as_a_plain_one_and_tells_its_cost_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("vitlit.training.compiling.COMPILER", "aot_eager")
     runs = []
     for compiled in (False, True):
         torch.manual_seed(0)
         model = Classifier(**SIZE, compile=compiled)
-        losses = fit(model, digits(crop_padding=1), max_steps=3, limit_val_batches=1).losses
+        with caplog.at_level("INFO"):
+            losses = fit(model, digits(crop_padding=1), max_steps=3, limit_val_batches=1).losses
         runs.append((losses, model.state_dict()))
+    assert len([text for text in caplog.messages if "first step took" in text]) == 1
     (plain, weights), (compiled_losses, compiled_weights) = runs
     assert compiled_losses == pytest.approx(plain, rel=1e-5)
     assert compiled_weights.keys() == weights.keys()
-
-
-def test_the_cost_of_compiling_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("vitlit.training.compiling.COMPILER", "aot_eager")
-    with caplog.at_level("INFO"):
-        fit(Classifier(**SIZE, compile=True), digits(), max_steps=2, limit_val_batches=0)
-    assert len([text for text in caplog.messages if "first step took" in text]) == 1
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
