@@ -146,7 +146,7 @@ def _title(
     is_right = None
     if probabilities is not None:
         best = int(probabilities.argmax()) if named is None else named
-        sure = float(probabilities[best])
+        sure = float(probabilities.detach()[best])
         # None, not False: without a true class nothing is said to be wrong
         is_right = None if true is None else true == best
         lines.append(verdict_line(class_names[best], sure, is_right, room, FONT_SMALL))
