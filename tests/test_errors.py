@@ -278,3 +278,8 @@ def test_one_process_of_all_speaks(
         warnings.simplefilter("always")
         warn("careful")
     assert [str(one.message) for one in found] == (["careful"] if speaks else [])
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="weight_decay nan is too small"):
+        check_at_least(0, weight_decay=float("nan"))

@@ -78,7 +78,7 @@ def check_at_least(minimum: float, **values: float) -> None:
     """Raise InputError for arguments, passed by name, that are below ``minimum``."""
     for name, value in values.items():
         _check_is_number(name, value)
-        if value < minimum:
+        if not value >= minimum:  # so written, NaN is refused too
             raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
 
 

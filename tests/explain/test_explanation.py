@@ -13,10 +13,10 @@ import torch
 from vitlit.errors import InputError
 from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
 from vitlit.explain.explanation import explain_images
-from vitlit.explain.findings import MAX_IMAGES, Subjects, check_count, explain_image
+from vitlit.explain.findings import MAX_IMAGES, Subjects, check_count, explain_image, named
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
-from vitlit.plotting import new_figure
+from vitlit.plotting import name_line, new_figure
 from vitlit.tasks.known import make_task
 
 NAMES = ["ant", "bee", "<cat>"]
@@ -181,3 +181,10 @@ def test_the_class_that_is_given_has_the_map_and_the_name_though_another_is_more
     assert [name for name, _ in example["probabilities"]] == ["bee", "ant", "<cat>"]
     assert named == [1]
     assert (example["given"] == example["label"]) == is_right
+
+
+def test_the_name_of_a_number_may_hold_a_slash() -> None:
+    shown = named(subjects(1), ["speed km/h 23.4, true 22"])
+    line = name_line(shown.names[0], None, 1000, 8)
+    assert line.startswith("0.png: speed km")
+    assert line.endswith("h 23.4, true 22")

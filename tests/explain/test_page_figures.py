@@ -85,3 +85,7 @@ def test_uniform_attention_is_a_line_at_its_distance() -> None:
     line = re.search(r'class="uniform"[^>]*y1="([\d.]+)"', html)
     assert line is not None
     assert re.findall(r'cy="([\d.]+)"', html) == [line[1]]
+
+
+def test_without_filters_that_differ_there_is_a_sentence() -> None:
+    assert "no two filters" in filter_figure(torch.zeros(0, 3, 3, 3))

@@ -50,10 +50,12 @@ def shown(one: Example, prefix: int) -> Tensor:
     for block in one.maps:
         matrices += [*block, block.mean(dim=0)]
     matrices.append(one.rollout)
+    rows = [torch.cat([m, m[prefix:].mean(dim=0)[None]]) for m in matrices]
     if one.relevance is not None:
         without = one.relevance - torch.eye(len(one.relevance))
-        matrices.append(without / without.sum(dim=1, keepdim=True))
-    return torch.stack([torch.cat([m, m[prefix:].mean(dim=0)[None]]) for m in matrices])
+        rows.append(torch.cat([without, without[prefix:].mean(dim=0)[None]]))
+        rows[-1] = rows[-1] / rows[-1].sum(dim=1, keepdim=True)
+    return torch.stack(rows)
 
 
 def hostile_page(path: Path) -> str:

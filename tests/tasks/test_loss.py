@@ -124,3 +124,8 @@ def test_weights_of_positives_make_both_sides_of_each_class_count_alike() -> Non
             "balanced", classes=np.array([0, 1]), y=targets[:, k].numpy()
         )
         assert weight == pytest.approx(balanced[1] / balanced[0])
+
+
+def test_a_class_that_all_images_have_still_has_a_loss() -> None:
+    targets = torch.tensor([[1, 0], [1, 1], [1, 0]], dtype=torch.int8)
+    assert positive_weights(targets).tolist() == [1.0, 2.0]

@@ -109,3 +109,8 @@ def test_a_column_whose_name_looks_like_two_classes_is_refused(folder: Path) -> 
     file = table(folder, COLUMNS.replace("cat", "cat;tom"))
     with pytest.raises(InputError, match=r"column cat;tom has a ';' in its name"):
         label_names(file, folder, "multi_label")
+
+
+def test_a_column_of_targets_beside_a_flag_is_regression(folder: Path) -> None:
+    file = table(folder, "file,target,night\na.png,1,0\nb.png,5,1\nc.png,0,1\n")
+    assert find_task(None, file) == "regression"

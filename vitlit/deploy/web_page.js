@@ -118,7 +118,7 @@ function start() {
     const order = ranked(probabilities);
     const best = order[0];
     const listed = names.length <= SHOWN ? [...probabilities.keys()] : order.slice(0, SHOWN);
-    const items = get("classes");
+    const items = get("classes"), hasGhost = left.size > 0 && whole !== null;
     while (items.children.length < listed.length) addClass(items);
     listed.forEach((index, i) => {
       const item = items.children[i];
@@ -126,15 +126,15 @@ function start() {
       item.className = index === best && !isEmpty ? "first" : "";
       name.textContent = names[index];
       bar.firstChild.style.width = percent(probabilities[index]).replace(" ", "");
-      bar.lastChild.style.left = `${100 * whole[index]}%`;
-      bar.lastChild.hidden = !left.size;
+      if (hasGhost) bar.lastChild.style.left = `${100 * whole[index]}%`;
+      bar.lastChild.hidden = !hasGhost;
       share.textContent = percent(probabilities[index]);
     });
-    get("ghost-note").hidden = !left.size;
+    get("ghost-note").hidden = !hasGhost;
     get("best").textContent = isEmpty ? "…" : names[best];
     get("best").className = names[best].length > 8 ? "long" : "";
     get("best-share").textContent = isEmpty ? "" : percent(probabilities[best]);
-    if (chosen !== null && left.size) tellPatch();
+    if (chosen !== null || left.size) tellPatch();
   }
 
   function addClass(items) {
@@ -241,6 +241,7 @@ function start() {
       tellPatch();
     }
     queue.isNew = true;
+    whole = null; // of the picture before
     update();
   }
 
@@ -333,7 +334,7 @@ function start() {
     resize(picture.width, picture.height);
     ink.fillStyle = "#fff"; // below transparent pixels
     ink.fillRect(0, 0, paper.width, paper.height);
-    ink.drawImage(picture, 0, 0);
+    ink.drawImage(picture, 0, 0, paper.width, paper.height);
     isPicture = true;
     isEmpty = false;
     changed();
@@ -344,7 +345,7 @@ function start() {
     const scale = Math.min(1, MOST / Math.max(wide, high));
     paper.width = Math.max(1, Math.round(wide * scale));
     paper.height = Math.max(1, Math.round(high * scale));
-    if (scale < 1) ink.scale(scale, scale);
+    get("drop").style.maxWidth = `calc(34rem * ${paper.width / paper.height})`;
   }
 
   function save() {

@@ -80,6 +80,7 @@ class AttentionPictures(Callback):
             class_names=module.class_names,
             names=shown.names,
             labels=shown.single_labels(),
+            named=[int(one.classes[0]) for one in found if one.classes is not None],
         )
         similarity, filters = analyse_weights(vit)
         drawn = [("rollout", overview), ("filters", figures.embedding_filters(filters))]

@@ -62,7 +62,8 @@ def explain_images(
     options: Any = {"leave": False, "disable": None, "dynamic_ncols": True}  # None: none in a file
     with tqdm(subjects.pixels, desc="explaining", unit="img", **options) as bar:
         found = [explain_image(model, one, preprocess, fusion, answer, task) for one in bar]
-    shown = named(subjects, number_words(subjects, found, class_names))
+    numbers = number_words(subjects, found, class_names)
+    shown = named(subjects, numbers)
     distance = torch.stack([one.distance for one in found]).mean(dim=0)
     similarity, filters = analyse_weights(model)
     for name, figure in draw_figures(
@@ -83,7 +84,10 @@ def explain_images(
     np.savez_compressed(out / "arrays.npz", allow_pickle=False, **known, **names)
     write_page(
         out / "index.html",
-        [_page_example(shown, i, one, class_names, task) for i, one in enumerate(found)],
+        [
+            _page_example(subjects, i, one, class_names, task, numbers[i] if numbers else None)
+            for i, one in enumerate(found)
+        ],
         title="What the model looks at",
         facts=model_facts(model, class_names, task),
         grid=model.grid_size,
@@ -127,7 +131,12 @@ def _stack_known(name: str, parts: list[Tensor | None]) -> dict[str, Tensor]:
 
 
 def _page_example(
-    subjects: Subjects, number: int, found: Findings, class_names: Sequence[str], task: Task
+    subjects: Subjects,
+    number: int,
+    found: Findings,
+    class_names: Sequence[str],
+    task: Task,
+    answer: str | None,
 ) -> Example:
     pairs: list[tuple[str, float]] = []
     given = None
@@ -144,11 +153,11 @@ def _page_example(
         maps=found.attention,
         rollout=found.flow,
         probabilities=pairs,
-        label=subjects.label_text(number, class_names),
+        label=None if answer else subjects.label_text(number, class_names),
         given=None if given is None else words_of(given, class_names),
         relevance=found.relevant,
         shares=found.shares,
-        answer=None if found.number is None else subjects.names[number],
+        answer=answer,
     )
 
 

@@ -6,6 +6,7 @@ Findings of n images  -> a figure of the maps of several classes, maps (n, K, ro
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import torch
@@ -163,7 +164,10 @@ def named(subjects: Subjects, words: Sequence[str]) -> Subjects:
     """The images under names that end in their answers, without labels; as they are without."""
     if not words:
         return subjects
-    names = [f"{name}: {text}" for name, text in zip(subjects.names, words, strict=True)]
+    # a slash in the name of a column is no folder
+    texts = [text.replace("/", "∕") for text in words]
+    files = [PurePath(name).name for name in subjects.names]
+    names = [f"{file}: {text}" for file, text in zip(files, texts, strict=True)]
     return Subjects(names, subjects.pixels, torch.full((len(names),), -1))
 
 

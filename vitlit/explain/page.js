@@ -169,6 +169,11 @@ function start() {
           ? "The model has no head, so it predicts no classes and has no relevance maps. "
           : ""),
     );
+    if (example.given !== null) {
+      get("label").append("Given: ");
+      element("bdi", get("label"), { textContent: example.given });
+      get("label").append(". ");
+    }
     if (example.label === null) return;
     get("label").append("True class: ");
     element("bdi", get("label"), { textContent: example.label });
@@ -280,6 +285,7 @@ function start() {
     get("block").oninput = (event) => set({ block: Number(event.target.value) });
     get("head").onchange = (event) => set({ head: Number(event.target.value) });
     get("from").onchange = (event) => {
+      if (!view) return; // the maps of another image are being unpacked
       const value = event.target.value;
       hold(value === "patch" ? prefix + read(state.head).best : Number(value));
     };

@@ -189,24 +189,22 @@ def _describe_one(one: Example) -> dict[str, Any]:
 def _map_block(number: int, example: Example, prefix: int, heads: int) -> str:
     """The maps of one image, as text that the browser ignores until the script unpacks it."""
     rows = b"".join(
-        pack_rows(matrices, prefix, example.shares).tobytes()
-        for matrices in _matrices(example, heads)
+        pack_rows(matrices, prefix, example.shares, has_any_sum=has_any_sum).tobytes()
+        for matrices, has_any_sum in _matrices(example, heads)
     )
     deflate = zlib.compressobj(strategy=zlib.Z_FILTERED)  # 7 % smaller if rows are like noise
     text = base64.b64encode(deflate.compress(rows) + deflate.flush()).decode("ascii")
     return f'<script type="text/plain" id="maps-{number}">{text}</script>'
 
 
-def _matrices(example: Example, heads: int) -> Iterator[Tensor]:
-    """Maps ``(M, N, N)``, part by part in the order of the page."""
+def _matrices(example: Example, heads: int) -> Iterator[tuple[Tensor, bool]]:
+    """Maps ``(M, N, N)``, part by part in the order of the page; whether rows have any sum."""
     for maps in example.maps:
         maps = maps.detach().float().cpu()
-        yield torch.cat([maps[:heads], maps.mean(dim=0, keepdim=True)])
-    yield example.rollout.detach().float().cpu()[None]
+        yield torch.cat([maps[:heads], maps.mean(dim=0, keepdim=True)]), False
+    yield example.rollout.detach().float().cpu()[None], False
     if example.relevance is not None:
-        relevance = without_own(example.relevance.detach().float().cpu())
-        # rows of relevance have any sum, and pack_rows wants shares
-        yield F.normalize(relevance, p=1, dim=1)[None]
+        yield without_own(example.relevance.detach().float().cpu())[None], True
 
 
 def without_own(relevant: Tensor) -> Tensor:
@@ -218,17 +216,22 @@ def without_own(relevant: Tensor) -> Tensor:
     return (relevant - torch.eye(relevant.shape[-1]).to(relevant)).clamp(min=0)
 
 
-def pack_rows(matrices: Tensor, prefix: int, pooled: Tensor | None = None) -> Bytes:
+def pack_rows(
+    matrices: Tensor, prefix: int, pooled: Tensor | None = None, *, has_any_sum: bool = False
+) -> Bytes:
     """Matrices ``(M, N, N)`` of shares -> uint8 ``(M, N+1, bytes)``, rows as in the module's text.
 
     A level is accurate to half a step: 1/30 of the largest share in its row. pooled: weights
-    ``(N,)`` of the rows in the mean, the last row; None for the mean over the patches.
+    ``(N,)`` of the rows in the mean, the last row; None for the mean over the patches. has_any_sum:
+    rows, and their mean, are divided by their sums.
     """
     if pooled is None:
         mean = matrices[:, prefix:].mean(dim=1, keepdim=True)
     else:
         mean = (pooled.to(matrices) @ matrices)[:, None]
     rows = torch.cat([matrices, mean], dim=1)
+    if has_any_sum:  # after the mean, in which a row counts as much as it holds
+        rows = F.normalize(rows, p=1, dim=2)
     patches = rows[..., prefix:]
     top, best = patches.max(dim=2, keepdim=True)
     # clamped: a row may be all zeros, as relevance is if nothing supports the class

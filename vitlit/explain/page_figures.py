@@ -68,6 +68,8 @@ def similarity_figure(similarity: Tensor) -> str:
 def filter_figure(filters: Tensor) -> str:
     """Principal filters of the patch embedding ``(k, C, P, P)`` as HTML; 0 is mid-grey."""
     values = filters.detach().float().cpu()
+    if not len(values):
+        return "<p>The patch embedding has no two filters that differ.</p>"
     if values.shape[1] != 3:  # grey, or channels that are no colours
         values = values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     values = values / values.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)

@@ -55,10 +55,12 @@ def distillation(
 def positive_weights(targets: Tensor) -> Tensor:
     """Weight of the positives of each class, float32 ``(K,)``: its negatives by its positives.
 
-    targets: ``(n, K)`` of 0 and 1. Images with a class then count as much as those without it.
+    targets: ``(n, K)`` of 0 and 1. Images with a class then count as much as those without it; of a
+    class that all images have, there is nothing to balance.
     """
     positives = (targets > 0).sum(dim=0)
-    return ((len(targets) - positives) / positives.clamp(min=1)).float()
+    weights = (len(targets) - positives) / positives.clamp(min=1)
+    return weights.masked_fill(positives == len(targets), 1.0).float()
 
 
 def binary_cross_entropy(

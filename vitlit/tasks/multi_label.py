@@ -22,7 +22,7 @@ from vitlit.tasks.multi_label_scores import (
 from vitlit.tasks.task import Label, Row, Task
 
 SEPARATORS = ";|"
-FILE_COLUMN, ONE_CLASS_COLUMN = "file", "class"
+FILE_COLUMN, ONE_CLASS_COLUMN, TARGET_COLUMN = "file", "class", "target"
 NO_CLASS = "none"  # in words, of an image that has none of the classes
 MIN_SHARE = 0.005  # of a class in a mixed target, from which on it is named
 COMMON_SET = 10  # images of one set of labels from which on it is a stratum of its own
@@ -59,6 +59,8 @@ class MultiLabel(Task):
             cells = (row.cells[ONE_CLASS_COLUMN] or "" for row in rows)
             has_several = any(mark in cell for cell in cells for mark in SEPARATORS)
             return [ONE_CLASS_COLUMN] if has_several else []
+        if TARGET_COLUMN in head:  # numbers, perhaps beside columns that say other things
+            return []
         columns = [name for name in head if name != FILE_COLUMN]
         # one row is enough: what is wrong in the others is then said, with its place
         is_table = any(all(row.cells[name] in ("0", "1") for name in columns) for row in rows)
