@@ -44,7 +44,7 @@ from vitlit.images.image_store import file_paths
 HERE = Path(__file__).parent
 CIFAR10 = SOURCES["cifar10"]
 WAYS: dict[str, tuple[str, str | None]] = {
-    "write-up": ("the write-up's ViT, 192 x 12", "reference/cifar10_conv_fixed.yaml"),
+    "write-up": ("ViT 192 x 12, `cifar10_conv_fixed`", "reference/cifar10_conv_fixed.yaml"),
     "CCT": ("CCT-2/3x2, its authors' script", str(HERE / "duel_cct.yaml")),
     "timm": ("timm's vit_tiny, DeiT's recipe", None),
     "plain": ("`cifar10_plain_cpu.yaml`", "cifar10_plain_cpu.yaml"),
@@ -236,12 +236,14 @@ def draw(results: list[Result], path: Path) -> None:
             [100 * value for value in result.val],
             color=COLOURS[list(WAYS).index(result.name)],
             linewidth=1.4,
+            marker="o",  # one epoch alone is no line
+            markersize=3.5,
             label=f"{WAYS[result.name][0].replace('`', '')}: {100 * result.test:.1f} % on test",
         )
     axes.set(xlabel="minutes of a processor", ylabel="validation accuracy, %")
     axes.set_title("CIFAR-10 (JPEG), the same processor time", fontsize="medium")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", frameon=False, loc="lower right")
+    figure.legend(fontsize="small", frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=130)
 
 
