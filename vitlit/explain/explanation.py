@@ -31,7 +31,6 @@ from vitlit.explain.findings import (
     maps_by_class,
     named,
     number_words,
-    words_of,
 )
 from vitlit.explain.overview import attention_overview
 from vitlit.explain.page import Example, prefix_names, write_page
@@ -154,7 +153,7 @@ def _page_example(
         rollout=found.flow,
         probabilities=pairs,
         label=None if answer else subjects.label_text(number, class_names),
-        given=None if given is None else words_of(given, class_names),
+        given=None if given is None else task.target_words(given, class_names),
         relevance=found.relevant,
         shares=found.shares,
         answer=answer,

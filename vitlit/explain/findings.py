@@ -28,6 +28,7 @@ from vitlit.explain.page import without_own
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT
+from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.task import Task
 
 Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
@@ -54,13 +55,8 @@ class Subjects:
         """The true classes of an image in words; None if they are not known."""
         label = self.labels[number]
         if label.ndim == 1:
-            return words_of(label, class_names)
+            return MultiLabel.target_words(label, class_names)
         return None if label < 0 else class_names[int(label)]
-
-
-def words_of(given: Tensor, class_names: Sequence[str]) -> str:
-    """The classes of an image that has several or none: given ``(K,)``, not 0 for those it has."""
-    return "; ".join(class_names[i] for i in given.nonzero()[:, 0].tolist()) or "no class"
 
 
 class Findings(NamedTuple):

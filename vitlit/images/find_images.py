@@ -118,12 +118,13 @@ def find_images(
             others: list[str] = []
             found = list_images(path, others)
             if not found:
-                known = f"known extensions: {' '.join(EXTENSIONS)}"
-                more = f"; it has {len(others)} of other formats, such as {{}}: convert them to PNG"
-                raise InputError(
-                    f"no images in {path}; {known}"
-                    + (more.format(printable(others[0])) if others else "")
-                )
+                more = f"; known extensions: {' '.join(EXTENSIONS)}"
+                if others:
+                    example = printable(others[0])
+                    more += (
+                        f"; it has {len(others)} of other formats, such as {example}: convert them"
+                    )
+                raise InputError(f"no images in {path}{more}")
             if unread is not None:
                 unread.extend(others)
             yield from found
