@@ -15,7 +15,9 @@ of the next as TensorBoard's log has them: validation and checkpoints count, sta
 and with its mean and standard deviation. --trained takes a finished run of `vitlit fit`; its time
 is that of the median epoch, times the epochs, since it may have been stopped. --write adds a
 section to recipe.md, keeps all predictions in predictions/, and puts the figures into README's
-table and the recipe's first lines. What follows `--` goes to `vitlit fit` as it is.
+table and the recipe's first lines; a run with other settings than the recipe's gets a section, a
+row and a file of its own, named by what differs, and leaves those lines as they are. What follows
+`--` goes to `vitlit fit` as it is.
 """
 
 import argparse
@@ -37,11 +39,13 @@ import measure
 import torch
 import yaml
 from kept_scores import spread
+from recipe_changes import Settings, changes
 from recipe_options import data_options, parse_args
 from recipe_record import (
     Energy,
     Predictions,
     duration,
+    file_of,
     how_often,
     keep_predictions,
     predictions_of,
@@ -70,6 +74,7 @@ class Run:
     petaflops: float  # 10**15 operations of all training steps
     precision: str
     predictions: Predictions  # of the last epoch
+    settings: Settings  # all, as the run's config.yaml has them
     joules: float | None = None  # of the processor, by `vitlit fit`, where it can be read
 
 
@@ -149,6 +154,7 @@ def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
         training_petaflops(checkpoints / "last.ckpt", batch * steps[-1]),
         config["trainer"]["precision"],
         predictions,
+        config,
     )
 
 
@@ -233,35 +239,51 @@ def shipped_name(config: str) -> str:
 def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     where = measure.device_name(kind, torch.get_num_threads())
-    title = f"{shipped_name(args.config)}, {source}, {where}"
+    changed = changes(recipe_settings(args.config), next(iter(runs.values())).settings)
+    name = " ".join(filter(None, [shipped_name(args.config), changed]))
+    title = f"{name}, {source}, {where}"
     scores = [run.last for run in runs.values()]
     if args.json:
         found = [
-            record for name, run in runs.items() for record in records(f"{title}: {name}", run)
+            record for seed, run in runs.items() for record in records(f"{title}: {seed}", run)
         ]
         args.json.write_text(json.dumps(found, indent=2) + "\n")
     if args.write:
         text = f"{datetime.now(UTC).date()}, `{measure.command()}`\n\n{table(runs)}"
         write_section(Path(__file__).with_suffix(".md"), title, text)
-        record(args, runs, source, where)
+        record(args, runs, changed, source, where)
     if args.verify:
         sys.exit(verdict(args.config, scores))
 
 
-def record(args: argparse.Namespace, runs: dict[str, Run], source: str, where: str) -> None:
-    """Keep the predictions, and put the figures into README and into a shipped recipe."""
+def recipe_settings(config: str) -> Settings:
+    """All, with the defaults of what it does not name."""
+    options = ["fit", f"--config={find_config(config).absolute()}", "--print_config"]
+    found: Settings = yaml.safe_load(vitlit(options, Path.cwd()))
+    return found
+
+
+def record(
+    args: argparse.Namespace, runs: dict[str, Run], changed: str, source: str, where: str
+) -> None:
+    """Keep the predictions, and put the figures into README and into a shipped recipe.
+
+    changed: the options that the runs had besides the recipe's.
+    """
     here, name = Path(__file__).parent, Path(shipped_name(args.config))
     config = here.parent / "configs" / name
     if not config.is_file():  # a recipe of one's own
         return
-    file = here / "predictions" / name.with_suffix(".csv")
-    keep_predictions(file, {seed: run.predictions for seed, run in runs.items()})
+    label = " ".join(filter(None, [str(name), changed]))
+    found = {seed: run.predictions for seed, run in runs.items()}
+    keep_predictions(here / "predictions" / file_of(label), found)
     scores = [run.last for run in runs.values()]
     how = ", ".join([*([source] if args.folder else []), how_often(runs), "final epoch"])
     cost = f"{duration(max(run.seconds for run in runs.values()))}, {where}, "
     cost += next(iter(runs.values())).precision
-    set_expected(config, f"test/acc {spread(scores)} ({how}; {cost})")
-    set_row(here.parent / "README.md", str(name), [spread(scores, "±"), how, cost])
+    if not changed:
+        set_expected(config, f"test/acc {spread(scores)} ({how}; {cost})")
+    set_row(here.parent / "README.md", label, [spread(scores, "±"), how, cost])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,16 @@ def predictions_of(report: Path) -> Predictions:
         return Predictions(found["labels"], found["probabilities"].argmax(axis=1))
 
 
+def file_of(label: str) -> str:
+    """Of a row in README's table: ``digits.csv``, ``cifar10_cpu-trainer.max_epochs_30.csv``.
+
+    label: a recipe's path in configs/, and the options that were added to it.
+    """
+    config, *options = label.split()
+    words = "_".join(options).replace("--", "-").replace("_-", "-")
+    return f"{config.removesuffix('.yaml')}{'-' * bool(words)}{words.removeprefix('-')}.csv"
+
+
 def keep_predictions(path: Path, runs: Mapping[str, Predictions]) -> None:
     """One line for each image of each training; runs: by seeds such as ``data.split_seed 3``."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 import time
 from argparse import Namespace
@@ -16,9 +17,11 @@ import numpy as np
 import peers
 import pytest
 import recipe
+import recipe_changes
 import recipe_record
 import run_all
 import torch
+from recipe_record import Predictions
 
 from vitlit.__main__ import main
 
@@ -261,13 +264,71 @@ def test_energy_is_the_sum_of_the_packages_and_outlives_an_overflow(tmp_path: Pa
     assert energy.joules() == pytest.approx(0.2 + 5.0)
 
 
+def rows_of_readme() -> dict[str, str]:
+    """The accuracy of each row in README's table of results, by the files of its predictions."""
+    text = (BENCHMARKS.parent / "README.md").read_text()
+    rows = re.findall(r"^\| `(\S+\.yaml[^`]*)` \| ([^|]*) \|", text, re.MULTILINE)
+    return {recipe_record.file_of(label): score for label, score in rows}
+
+
 @pytest.mark.parametrize(
     "name", [str(path.relative_to(KEPT)) for path in sorted(KEPT.glob("**/*.csv"))]
 )
-def test_kept_predictions_have_the_score_that_the_recipe_states(name: str) -> None:
+def test_kept_predictions_have_the_score_that_is_stated(name: str) -> None:
     scores = recipe_record.accuracies(KEPT / name).values()
-    stated = BENCHMARKS.parent / "configs" / Path(name).with_suffix(".yaml")
-    assert f"test/acc {kept_scores.spread(scores)} (" in stated.read_text()
+    assert rows_of_readme()[name] == kept_scores.spread(scores, "±")
+    recipe_file = BENCHMARKS.parent / "configs" / Path(name).with_suffix(".yaml")
+    if "-" not in name:  # the recipe itself, not one with other settings
+        assert f"test/acc {kept_scores.spread(scores)} (" in recipe_file.read_text()
+
+
+def test_each_row_of_results_has_its_predictions() -> None:
+    assert set(rows_of_readme()) == {str(path.relative_to(KEPT)) for path in KEPT.glob("**/*.csv")}
+
+
+@pytest.mark.parametrize(
+    ("label", "file"),
+    [
+        ("reference/mnist_inverted.yaml", "reference/mnist_inverted.csv"),
+        ("a.yaml --trainer.max_epochs 30", "a-trainer.max_epochs_30.csv"),
+        ("a.yaml --data.flip false --model.depth 2", "a-data.flip_false-model.depth_2.csv"),
+    ],
+)
+def test_a_row_has_a_file_named_like_it(label: str, file: str) -> None:
+    assert recipe_record.file_of(label) == file
+
+
+def test_what_differs_from_the_recipe_is_named_and_what_tables_say_anyway_is_not() -> None:
+    own = {"run": None, "seed_everything": 0, "trainer": {"max_epochs": 50, "precision": None}}
+    own |= {"data": {"dataset": "cifar10", "mean": None, "flip": True}, "pictures": {}}
+    run = {"run": "a", "seed_everything": 3, "trainer": {"max_epochs": 30, "precision": "32-true"}}
+    run |= {"data": {"dataset": "folder", "mean": [0.5], "flip": False}, "ema": {"decay": 0.9}}
+    assert recipe_changes.changes(own, own) == ""
+    expected = "--data.flip false --ema.decay 0.9 --trainer.max_epochs 30"
+    assert recipe_changes.changes(own, run | {"pictures": {}}) == expected
+
+
+def test_a_run_with_other_settings_does_not_speak_for_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    own = tmp_path / "configs" / "digits.yaml"
+    own.write_text("# expected: test/acc 0.9 (x)\n")
+    readme = tmp_path / "README.md"
+    readme.write_text("| config | accuracy |\n|---|---|\n| `digits.yaml` | 0.9 |\n\nMore\n")
+    monkeypatch.setattr(recipe, "__file__", str(tmp_path / "benchmarks" / "recipe.py"))
+    labels = np.array([1, 2])
+    run = recipe.Run(1.0, 1.0, 5.0, 3, 1.0, 1.0, "32-true", Predictions(labels, labels), {})
+    args = Namespace(config="digits.yaml", folder=False)
+    runs = {"seed_everything 0": run}
+    recipe.record(args, runs, "--trainer.max_epochs 3", "digits", "cpu")
+    assert own.read_text() == "# expected: test/acc 0.9 (x)\n"
+    rows = readme.read_text()
+    assert "| `digits.yaml` | 0.9 |\n| `digits.yaml --trainer.max_epochs 3` | 1.0000 |" in rows
+    assert (tmp_path / "benchmarks/predictions/digits-trainer.max_epochs_3.csv").exists()
+    recipe.record(args, runs, "", "digits", "cpu")
+    assert "# expected: test/acc 1.0000 (1 seed, final epoch; 5 s, cpu, 32-true)" in own.read_text()
 
 
 def test_a_recipe_of_pretrain_is_refused_before_anything_is_trained(

@@ -10,7 +10,7 @@ import inductive_bias
 import pytest
 import torch
 from bias_scores import CNN, Score, draw, table
-from inductive_bias import SETTINGS, TASKS, PlainCNN, accuracy, classifier, steps_of
+from inductive_bias import ON_CPU, SETTINGS, TASKS, PlainCNN, accuracy, classifier, steps_of
 
 from vitlit.data.datamodule import ImageData
 
@@ -63,7 +63,8 @@ def test_a_line_that_was_cut_short_costs_that_score_alone(tmp_path: Path) -> Non
 
 
 def sweep_args(path: Path, steps: int, seeds: list[int]) -> Namespace:
-    found = {"dataset": "digits", "device": "cpu", "settings": ["rope", CNN], "shares": [0.1, 1.0]}
+    found = {"task": TASKS["digits"], "source": {"dataset": "digits"}, "folder": False}
+    found |= {"device": "cpu", "settings": ["rope", CNN], "shares": [0.1, 1.0]}
     return Namespace(**found, scores=path, steps=steps, seeds=seeds)
 
 
@@ -94,9 +95,12 @@ def test_steps_grow_with_the_cube_root_of_the_share() -> None:
     assert [steps_of(share, 1000) for share in (1.0, 0.125, 0.001)] == [1000, 500, 100]
 
 
-@pytest.mark.parametrize("dataset", TASKS)
-def test_every_setting_fits_every_task(dataset: Any, tmp_path: Path) -> None:
-    task = TASKS[dataset]
+@pytest.mark.parametrize(
+    ("dataset", "task"),
+    [*TASKS.items(), *ON_CPU.items()],
+    ids=[*TASKS, *(f"{name}, cpu" for name in ON_CPU)],
+)
+def test_every_setting_fits_every_task(dataset: str, task: Any) -> None:
     sizes = {"digits": (1, 8), "mnist": (1, 28), "cifar10": (3, 32)}[dataset]
     data: Any = Namespace(in_chans=sizes[0], img_size=sizes[1], num_classes=10)
     for name in [*SETTINGS, CNN]:
@@ -112,7 +116,7 @@ def test_the_yardstick_has_no_attention_and_no_batch_norm() -> None:
 
 @pytest.mark.parametrize("name", ["plain ViT", "SPT + LSA", CNN])
 def test_a_training_ends_with_the_accuracy_on_the_test_images(name: str) -> None:
-    args = Namespace(dataset="digits", data_dir=None, device="cpu", steps=2)
+    args = Namespace(source={"dataset": "digits"}, data_dir=None, device="cpu", steps=2)
     task, seen = TASKS["digits"], []
     original = ImageData.setup
 
@@ -135,3 +139,18 @@ def test_quick_runs_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["inductive_bias.py", "digits", "--quick", "--write"])
     with pytest.raises(SystemExit):
         inductive_bias.parse_args()
+
+
+def test_files_take_the_place_of_a_set_and_a_processor_takes_a_smaller_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["cifar10", "--data-dir", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["inductive_bias.py", *words])
+    own = inductive_bias.parse_args()
+    monkeypatch.setattr(sys, "argv", ["inductive_bias.py", *words, "--folder"])
+    files = inductive_bias.parse_args()
+    assert own.source == {"dataset": "cifar10"}
+    assert own.task.model["embed_dim"] < TASKS["cifar10"].model["embed_dim"]
+    assert (files.source["dataset"], files.source["img_size"]) == ("folder", 32)
+    assert files.source["mean"] == [0.4914, 0.4822, 0.4465]
+    assert inductive_bias.digest(CNN, own) != inductive_bias.digest(CNN, files)
