@@ -89,8 +89,8 @@ TASKS = {
 ON_CPU = {
     "cifar10": Task(
         {"batch_size": 128, "crop_padding": 4, "flip": True},
-        {"patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2, "lr": 2e-3},
-        steps=1500,
+        {"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2, "lr": 2e-3},
+        steps=1200,
     ),
 }
 
