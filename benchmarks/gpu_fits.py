@@ -20,7 +20,7 @@ from torch import Tensor
 from vitlit.commands.with_lightning import VitCLI
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
-from vitlit.training.classifier import LightningImageData
+from vitlit.training.classifier import ImageData
 from vitlit.training.runs import Claim
 
 FIT = ["fit", "--config", "cifar10.yaml", "--trainer.max_epochs=4"]
@@ -37,7 +37,7 @@ VARIANTS = {
 }
 
 
-class RandomImages(LightningImageData):
+class RandomImages(ImageData):
     """As many images as CIFAR-10 has, of its size, with random pixels."""
 
     count = 50_000

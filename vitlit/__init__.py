@@ -5,11 +5,10 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Classifier", "ImageData", "InputError", "ViT", "load", "patchify", "unpatchify"]
 
-# The module of each public name, with the name there if it is another. Importing them here would
-# import torch (1.4 s of CPU time).
+# The module of each public name. Importing them here would import torch (1.4 s of CPU time).
 _HOMES = {
     "Classifier": "vitlit.training.classifier",
-    "ImageData": "vitlit.training.classifier:LightningImageData",
+    "ImageData": "vitlit.training.classifier",
     "InputError": "vitlit.errors",
     "ViT": "vitlit.model.vit",
     "load": "vitlit.weights.load",
@@ -28,8 +27,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _MOVED:
         return import_module(_MOVED[name])
-    home, _, other = _HOMES[name].partition(":")
-    return getattr(import_module(home), other or name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -98,8 +98,8 @@ def check_below_one(**values: float) -> None:
 
 
 def _check_is_number(name: str, value: object) -> None:
-    """Refuse text, which Python would compare with numbers in an obscure error."""
-    if isinstance(value, str):
+    """Refuse text and None, which Python would compare with numbers in an obscure error."""
+    if not hasattr(value, "__float__"):
         raise InputError(f"{name} {value!r} is not a number; give one", argument=name)
 
 

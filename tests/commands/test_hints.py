@@ -99,6 +99,13 @@ def test_a_perfect_score_of_few_images_is_called_too_few_and_not_bad() -> None:
     assert "no better than chance" not in said
 
 
+def test_a_split_of_one_class_is_called_that_and_no_fault_of_the_training() -> None:
+    said = at_chance(course(FLAT, val_acc=1.0), replace(FACTS, val_counts=[9, 0, 0]))
+    assert said is not None
+    assert said.startswith("all validation images (9) are of one class")
+    assert "--model.lr" not in said
+
+
 def test_a_good_epoch_in_between_is_above_chance() -> None:
     rows = course(FLAT, val_acc=0.4)
     rows[3]["val/acc"] = 0.7

@@ -93,6 +93,15 @@ def test_the_folder_of_images_differs_only_between_folders(logs: Path) -> None:
     assert differing([run for run in runs if run.name != "c"]) == ["data.data_dir"]
 
 
+def test_what_the_data_decide_differs_only_where_both_runs_state_it(logs: Path) -> None:
+    """A resumed run has it filled in."""
+    for name, settings in (("a", {"data_mean": None}), ("b", {"data_mean": [0.5]})):
+        make_run(logs / name, model_teacher=None if name == "a" else "c", **settings)
+    assert differing(read_runs(logs)) == ["model.teacher"]
+    make_run(logs / "c", model_teacher="c", data_mean=[0.4])
+    assert set(differing(read_runs(logs))) == {"model.teacher", "data.mean"}
+
+
 def record(name: str, acc: float, seconds: float, began: float, **more: Any) -> RunRecord:
     rows = [{"epoch": 0.0, "seconds": seconds, "val/acc": acc, "val/loss": 1 - acc}]
     return RunRecord(name, "finished", rows=rows, began=began, **more)

@@ -73,6 +73,7 @@ def test_labels_follow_the_class_names_of_the_model(photos: Path) -> None:
         ("file,class\n00.png,\n", "line 2: 00.png has no class"),
         ("file,class\n00.png\n", "line 2: 00.png has no class"),
         ("file,class\n99.png,cat\n", "line 2: no file"),
+        ("file,class\nc\033[31mt.png,cat\n", r"no file .*c\\x1b\[31mt.png; check"),
         ("file,class\n../x.png,cat\n", "is not a file below"),
         ("file,class\n00.png,cat\n\n01.png,1,5\n", "line 4: more cells than columns"),
         ("file,class\n,cat\n", "is not a file below"),

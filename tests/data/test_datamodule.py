@@ -1,5 +1,6 @@
 """From a data set to batches of patches: who is in which split, and what a step is given."""
 
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -660,3 +661,27 @@ def test_files_of_other_kinds_in_class_folders_are_counted_and_named(
     caplog.clear()
     ready("predict", images=[str(root / "dog")], in_chans=3)
     assert f"(1 .avif, 1 .heic), such as {root}/dog/2.avif;" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("split", "validation", "unknown split 'validation'; known: train, val, test"),
+        ("split_by", "Hash", "unknown split_by 'Hash'; known: hash, position"),
+        ("normalize", "None", "unknown normalize 'None'; known: dataset, none"),
+        ("on_bad_image", "Skip", "unknown on_bad_image 'Skip'; known: refuse, skip"),
+        ("in_chans", 2, r"in_chans 2 is neither 1 \(grey\) nor 3 \(RGB\)"),
+        ("batch_size", 2.5, "batch_size 2.5 is not a whole number"),
+        ("batch_size", None, "batch_size None is not a number"),
+    ],
+)
+def test_a_word_that_python_would_let_pass_is_refused(name: str, value: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        ImageData(**{"patch_size": 4, name: value})
+    assert caught.value.arguments == (name,)
+
+
+def test_a_data_module_survives_pickling() -> None:
+    data = pickle.loads(pickle.dumps(vitlit.ImageData(patch_size=4, rotation=3.0)))
+    assert type(data) is vitlit.ImageData
+    assert data.augmentation.rotation == 3.0

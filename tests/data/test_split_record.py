@@ -15,8 +15,10 @@ from vitlit.data.split_record import (
     RECORD_KEY,
     file_hashes,
     is_same_data,
+    may_be_trained_on,
     record_of,
     unique_rows,
+    was_trained_on,
 )
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -144,6 +146,14 @@ def test_what_was_ever_trained_on_is_never_scored(photo_folder: PhotoFolder) -> 
     second = fitted(root, first)
     away.replace(root / held)
     assert held not in all_names(fitted(root, second))["test"]
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_one_that_was_trained_on() -> None:
+    """Both have the hash 0; the reason why it is left out is told later."""
+    record = {"train": torch.tensor([[1, 0], [2, 9]]), "val": torch.tensor([[3, 0]])}
+    paths, files = torch.tensor([4, 5]), torch.tensor([0, 9])
+    assert was_trained_on(record, paths, files, same=True).tolist() == [False, True]
+    assert may_be_trained_on(record, paths, files, same=True).tolist() == [True, True]
 
 
 def test_files_are_told_apart_by_size_start_and_end(tmp_path: Path) -> None:

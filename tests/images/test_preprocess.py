@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2
 
+from vitlit.errors import InputError
 from vitlit.images.preprocess import Preprocess, match_channels
 
 Pixels = NDArray[np.uint8]
@@ -82,3 +83,18 @@ def test_grey_is_rounded_to_the_nearest_level() -> None:
 
 def test_channels_that_fit_are_untouched() -> None:
     assert match_channels(BATCH, 3) is BATCH
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (BATCH / 255, "the images are torch.float32"),  # would be scaled once more
+        (BATCH[0], r"torch.uint8 \(3, 6, 8\); preprocess takes torch.uint8 \(B, C, h, w\)"),
+        (BATCH[:, [0, 1, 2, 0]], r"\(1, 4, 6, 8\).*1 or 3 channels"),
+    ],
+)
+def test_what_is_no_batch_of_uint8_is_refused(images: torch.Tensor, words: str) -> None:
+    before = images.clone()
+    with pytest.raises(InputError, match=words):
+        preprocess()(images)
+    assert torch.equal(images, before)

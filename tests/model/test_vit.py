@@ -396,3 +396,15 @@ def test_a_size_that_cannot_be_is_refused_by_its_name(
 def test_an_unknown_choice_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} 'other'"):
         small(**{name: "other"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"global_pool": "map"}, {"attention": "lsa"}, {"attention": "gpsa"}, {"mlp": "swiglu"}],
+    ids=str,
+)
+def test_a_batch_may_be_empty(changes: dict[str, Any]) -> None:
+    model = ViT(
+        img_size=8, patch_size=4, num_classes=10, embed_dim=8, depth=1, num_heads=2, **changes
+    )
+    assert model(torch.rand(0, 3, 8, 8)).shape == (0, 10)

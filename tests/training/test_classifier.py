@@ -509,3 +509,33 @@ def test_the_usual_rate_is_torchs_and_all_else_is_off() -> None:
     off += ("freeze_blocks", "pretrained", "grad_checkpointing", "compile")
     assert not any(settings[name] for name in off)
     assert settings["layer_decay"] == 1  # every layer has the same rate
+
+
+def test_other_data_than_its_own_are_refused_before_a_step() -> None:
+    data = digits()
+    data.setup("fit")
+    trainer = pl.Trainer(max_steps=1, **QUIET)
+    with pytest.raises(InputError, match=r"takes its batches from vitlit\.ImageData"):
+        trainer.fit(Classifier(**SIZE), data.train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_classes": 12}, r"num_classes 12 is not that of the data set, which has 10 \(0, 1"),
+        ({"num_classes": 5}, "num_classes 5 .* give 10"),
+        ({"class_names": list("1023456789")}, "class_names 1, 0, 2, .* are not those of the data"),
+    ],
+)
+def test_a_model_of_other_classes_than_the_data_is_refused(
+    settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        pl.Trainer(max_steps=1, **QUIET).fit(Classifier(**SIZE | settings), digits())
+
+
+def test_a_model_without_names_takes_those_of_the_data() -> None:
+    names = list("abcdefghij")
+    model = Classifier(**SIZE)
+    pl.Trainer(max_steps=1, limit_val_batches=0, **QUIET).fit(model, digits(class_names=names))
+    assert model.class_names == model.hparams["class_names"] == names

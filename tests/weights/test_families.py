@@ -441,3 +441,51 @@ def test_the_heads_of_transformers_settings_are_those_of_the_image_tower(tmp_pat
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["text_config"]["num_attention_heads"] == 1
     assert load(tmp_path).model.config["num_heads"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("vit_tiny_patch16_224", {"global_pool": "avgmax"}, "global_pool 'avgmax'"),
+        ("vit_tiny_patch16_224", {"global_pool": "max"}, "global_pool 'max'"),
+        ("vit_tiny_patch16_224", {"norm_layer": "simplenorm"}, "norm_layer 'simplenorm'"),
+        (
+            "vit_tiny_patch16_224",
+            {"global_pool": "avg", "pool_include_prefix": True},
+            "pool_include_prefix true",
+        ),
+        ("eva02_base_patch14_224", {"use_post_norm": True}, "use_post_norm True"),
+    ],
+    ids=str,
+)
+def test_settings_of_timm_that_this_model_does_not_compute_are_refused(
+    name: str, changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    timm_folder(tmp_path, name, **changes)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("eva02_base_patch14_224", {"rope_grid_indexing": "xy"}),
+        ("vit_tiny_patch16_224", {"final_norm": False}),
+        ("vit_tiny_patch16_224", {"norm_layer": "rmsnorm"}),
+    ],
+    ids=str,
+)
+def test_settings_of_timm_that_change_an_architecture_give_timms_outputs(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    theirs = timm_folder(tmp_path, name, **changes)
+    ours = load(tmp_path).model
+    images = torch.randn(2, 3, *ours.img_size)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
+
+
+def test_the_norms_of_dinov3_have_the_epsilon_of_its_settings(tmp_path: Path) -> None:
+    config = transformers.DINOv3ViTConfig(**TOWER, layer_norm_eps=1e-3)
+    filled(transformers.DINOv3ViTModel(config)).save_pretrained(tmp_path)
+    assert load(tmp_path).model.config["norm_eps"] == 1e-3

@@ -271,3 +271,17 @@ def test_what_the_source_or_its_user_tells_is_not_assumed(tmp_path: Path) -> Non
     written(tmp_path / "w.pth")
     assert assumed(tmp_path / "w.pth", {}) >= {"norm_eps", "act"}
     assert assumed(tmp_path / "w.pth", {"norm_eps": 1e-5}) & {"norm_eps", "act"} == {"act"}
+
+
+def test_the_pooling_can_be_given_for_weights_that_do_not_tell_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The argument that the note asks for."""
+    reference = written(tmp_path / "a.pth", global_pool="avg", fc_norm=False)
+    model = load(tmp_path / "a.pth", num_heads=4, global_pool="avg").model
+    assert "global_pool token assumed" not in caplog.text
+    assert_same(reference, model, (16, 16))
+    told = written(tmp_path / "b.pth", global_pool="avg")  # whose fc_norm shows it
+    assert_same(told, load(tmp_path / "b.pth", num_heads=4).model, (16, 16))
+    with pytest.raises(InputError, match="tells how its tokens are pooled; leave global_pool out"):
+        load(tmp_path / "b.pth", num_heads=4, global_pool="token")

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from vitlit.errors import InputError
-from vitlit.weights.model_config import Facts, folder_facts, metadata_facts, timm_model
+from vitlit.weights.config_values import Facts
+from vitlit.weights.model_config import folder_facts, metadata_facts
 from vitlit.weights.reshaping import Rotary
+from vitlit.weights.timm_config import timm_model
 
 
 def facts_of(folder: Path, config: Any, processor: Any = None) -> Facts:
@@ -257,3 +259,8 @@ def test_settings_that_cannot_be_read_are_refused_by_their_file(
 
 def test_a_folder_without_settings_tells_nothing(tmp_path: Path) -> None:
     assert folder_facts(tmp_path) == Facts({})
+
+
+def test_a_pooling_in_the_arguments_of_the_model_is_read_too(tmp_path: Path) -> None:
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": {"global_pool": "avg"}}
+    assert facts_of(tmp_path, config).arguments["global_pool"] == "avg"

@@ -25,7 +25,7 @@ from vitlit.data.datamodule import ImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
 from vitlit.files import CHECKPOINTS_FOLDER, SUMMARY_PICTURE, relative_path
-from vitlit.messages import labelled, labelled_command
+from vitlit.messages import counted, labelled, labelled_command
 from vitlit.model.cost import token_count
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint, monitor_mode
 from vitlit.training.classifier import Classifier
@@ -97,10 +97,11 @@ def _end_lines(trainer: pl.Trainer) -> Iterator[str]:
     for timer in trainer.callbacks:  # type: ignore[attr-defined]
         left = timer.time_remaining() if isinstance(timer, Timer) else None
         if left is not None and left <= 0:
+            limit = counted(round(timer.time_elapsed() + left), "second")
             yield labelled(
                 "ended",
-                f"by --trainer.max_time, after {timer.time_elapsed():.0f} seconds of training, "
-                f"including those before it was resumed; give a longer time to continue",
+                f"by --trainer.max_time, after {limit} of training in all commands of the run "
+                f"together; give a longer time to continue",
             )
     for stopping in trainer.early_stopping_callbacks:
         if stopping.wait_count >= max(1, stopping.patience):

@@ -99,7 +99,12 @@ def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
     bound = share + DEVIATIONS * math.sqrt(share * (1 - share) / total)
     if best > bound:
         return None
-    if bound >= 1 > share:  # even a perfect score could be chance
+    if share == 1:
+        return (
+            f"all validation images ({total}) are of one class, so their accuracy tells nothing; "
+            f"use more images, or a larger --data.val_fraction"
+        )
+    if bound >= 1:  # even a perfect score could be chance
         return (
             f"{total} validation images are too few to tell accuracy {best:.3f} from chance "
             f"({share:.3f} for always naming the most common class); use more images, or a larger "

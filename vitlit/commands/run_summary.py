@@ -157,8 +157,9 @@ def model_lines(vit: ViT) -> Iterator[str]:
     shape, patch = vit.config, vit.config["patch_size"]
     yield labelled(
         "model",
-        f"{shape['depth']} blocks of width {vit.embed_dim}, {shape['num_heads']} heads; patches of "
-        f"{patch}x{patch}, {token_count(vit):,} tokens per image",
+        f"{counted(shape['depth'], 'block')} of width {vit.embed_dim}, "
+        f"{counted(shape['num_heads'], 'head')}; patches of {patch}x{patch}, "
+        f"{token_count(vit):,} tokens per image",
     )
     parts = cost_by_part(vit)
     total = sum(cost.parameters for cost in parts.values())

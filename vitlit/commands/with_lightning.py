@@ -54,7 +54,7 @@ from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
 from vitlit.tasks.task import Task
 from vitlit.training.checkpoint_callbacks import has_ended
 from vitlit.training.checkpoint_io import with_durable
-from vitlit.training.classifier import Classifier, LightningImageData
+from vitlit.training.classifier import Classifier, ImageData
 from vitlit.training.progress_bar import Bar, is_terminal
 from vitlit.training.runs import Claim
 
@@ -86,7 +86,7 @@ class VitCLI(LightningCLI):
         self.claim, self._command, self._args = claim, args[0], args
         super().__init__(
             MaskedAutoencoder if args[0] == "pretrain" else Classifier,
-            LightningImageData,
+            ImageData,
             trainer_class=Trainer,
             seed_everything_default=0,  # an int: Lightning's True would draw a random seed
             save_config_callback=None,  # until the folder of the run is known

@@ -90,7 +90,7 @@ def read_labels(
         raise InputError(
             f"{file} has no column {' and no '.join(missing)}; its first line must name the "
             f"columns {FILE_COLUMN} and {kind.column}, separated by a comma, in UTF-8, and has "
-            f"{printable(','.join(head))[:80]!r}{_separator_hint(head) or kind.hint(head, rows)}"
+            f"'{printable(','.join(head))[:80]}'{_separator_hint(head) or kind.hint(head, rows)}"
         )
     for row in rows:
         if any(row.cells.get(EXTRA) or ()):
@@ -105,7 +105,7 @@ def read_labels(
         repeats += path in found
         if found.setdefault(path, label) != label:
             raise InputError(
-                f"{row.place}: {row.name} has the {kind.noun} {kind.words(label)}, and "
+                f"{row.place}: {printable(row.name)} has the {kind.noun} {kind.words(label)}, and "
                 f"{kind.words(found[path])} in an earlier line; remove one of the two"
             )
     if not found:
@@ -147,16 +147,14 @@ def _tell_numbers(file: Path, labels: list[str]) -> None:
 
 
 def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
-    """The path of an existing file below data_dir; anything else is refused.
-
-    The cache of decoded images takes paths relative to data_dir.
-    """
+    """An existing file below data_dir, from which the cache takes its path; others are refused."""
     path = Path(name) if name and name.strip() else None
+    shown = printable(str(data_dir / (path or "")))
     if path is not None and path.is_absolute():
         is_below = path.is_relative_to(data_dir)
-        way = str(path.relative_to(data_dir)) if is_below else "it as it is below that folder"
+        way = printable(str(path.relative_to(data_dir))) if is_below else "it as it is below there"
         raise InputError(
-            f"{place}: {name} is an absolute path; paths are relative to data_dir {data_dir}, so "
+            f"{place}: {shown} is an absolute path; paths are relative to data_dir {data_dir}, so "
             f"write {way}",
             argument="data_dir",
         )
@@ -168,10 +166,10 @@ def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
         for form in ("NFC", "NFD"):  # see unicode_hint
             if (data_dir / unicodedata.normalize(form, str(path))).is_file():
                 raise InputError(
-                    f"{place}: no file {data_dir / path}, but one whose name looks the same, in "
-                    f"another Unicode form ({form}); write its name in that form"
+                    f"{place}: no file {shown}, but one whose name looks the same, in another "
+                    f"Unicode form ({form}); write its name in that form"
                 )
-        raise InputError(f"{place}: no file {data_dir / path}; check data_dir", argument="data_dir")
+        raise InputError(f"{place}: no file {shown}; check data_dir", argument="data_dir")
     return data_dir / path
 
 

@@ -21,11 +21,11 @@ from vitlit.data.leakage import PastTraining, data_identity, split_rule
 from vitlit.data.loading import batch_images, check_process_count
 from vitlit.data.resident import ResidentPixels
 from vitlit.data.shards.places import place_of, place_text
-from vitlit.data.split_builder import SplitBuilder, SplitName, SplitRule
+from vitlit.data.split_builder import SPLIT_NAMES, SplitBuilder, SplitName, SplitRule
 from vitlit.data.split_loaders import SplitLoaders
 from vitlit.data.splits import Split
 from vitlit.data.stratify import check_fractions, check_shots
-from vitlit.errors import check_at_least, check_known_names
+from vitlit.errors import check_at_least, check_choice, check_known_names
 from vitlit.files import expanded
 from vitlit.images.bad_images import OnBadImage
 from vitlit.images.framing import Fit, Framing, Interpolation
@@ -148,6 +148,8 @@ class PlainImageData(SplitLoaders):
         super().__init__()
         known = [*signature(type(self)).parameters, *signature(Augmentation).parameters]
         check_known_names("ImageData", augmentation, known)
+        check_choice(SPLIT_NAMES, split=split)
+        check_choice(("dataset", "none"), normalize=normalize)
         check_dataset(dataset, labels, image_column, label_column)
         check_fractions(val=val_fraction, test=test_fraction, train=train_fraction)
         check_shots(shots, train_fraction)
@@ -292,6 +294,6 @@ class PlainImageData(SplitLoaders):
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
 
 
-# LightningImageData is the same for a Trainer, and vitlit.ImageData. The parser looks the name of a
-# class up in ``vitlit``: by this one it would import Lightning, which takes seconds.
+# vitlit.ImageData is the same for a Trainer. The parser looks the name of a class up in ``vitlit``:
+# by this one it would import Lightning, which takes seconds.
 ImageData = PlainImageData

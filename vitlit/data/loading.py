@@ -58,7 +58,11 @@ def batch_images(asked: int | Literal["auto"]) -> int:
     if asked == "auto":
         return USUAL_BATCH
     check_at_least(1, batch_size=asked)
-    return asked
+    if asked != int(asked):
+        raise InputError(
+            f"batch_size {asked} is not a whole number; give one", argument="batch_size"
+        )
+    return int(asked)
 
 
 def wanted_processes(split: Split, asked: int | None) -> int:

@@ -6,7 +6,7 @@ data set on disk -> parts, as published -> splits, without the files that cannot
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from vitlit.data.stratify import (
     read_fold,
     split_members,
 )
-from vitlit.errors import InputError, say
+from vitlit.errors import InputError, check_choice, say
 from vitlit.images.bad_images import OnBadImage, leave_out_bad_images, refuse_parts_with_bad_images
 from vitlit.images.framing import Framing
 from vitlit.images.image_store import Images
@@ -46,6 +46,7 @@ from vitlit.tasks.task import TaskName
 
 SplitName = Literal["train", "val", "test"]
 SplitRule = Literal["hash", "position"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ class SplitBuilder:
         cls, settings: Mapping[str, Any], *, size: tuple[int, int], framing: Framing
     ) -> "SplitBuilder":
         """For the arguments of an ImageData, with what the data set decided filled in."""
-        labels = settings["labels"]
+        labels, rule = settings["labels"], settings["split_by"] or "position"
+        check_choice(get_args(OnBadImage), on_bad_image=settings["on_bad_image"])
+        check_choice(get_args(SplitRule), split_by=rule)
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
         more = ("on_bad_image", "train_fraction", "shots", "unlabelled", "task", "target")
         return cls(
@@ -103,7 +106,7 @@ class SplitBuilder:
             size=size,
             framing=framing,
             seed=settings["split_seed"],
-            split_by=settings["split_by"] or "position",
+            split_by=rule,
             fold=read_fold(settings["fold"]),
         )
 
@@ -168,9 +171,13 @@ class SplitBuilder:
         members = self._divide(part, name)
         if self.known:
             members = self._hold_to_training(part, name, members)
-        why = "of which those held out are gone" if self.known else "which has too few"
-        tell_missing(name, self.class_names, images.labels, members, why)
+        tell_missing(name, self.class_names, images.labels, members, self._why_missing())
         return images, members
+
+    def _why_missing(self) -> str:
+        """Why a split may have no image of a class; empty where the record does not tell."""
+        chance = "by chance; another split_seed may help"
+        return "" if self.known else chance if self.split_by == "hash" else "which has too few"
 
     @property
     def _has_own_names(self) -> bool:

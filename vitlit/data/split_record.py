@@ -97,8 +97,15 @@ def record_of(content: Mapping[str, Any]) -> SplitRecord:
 
 def is_same_data(record: SplitRecord, files: Tensor) -> bool:
     """Whether files with these hashes ``(n,)`` come from the folder of the training."""
-    known = torch.cat([*record.values()])[:, FILE]
-    return bool(torch.isin(files, known).float().mean() >= SAME_SHARE)
+    return bool(_has_file(torch.cat([*record.values()]), files).float().mean() >= SAME_SHARE)
+
+
+def _has_file(rows: Tensor, files: Tensor) -> Tensor:
+    """Whether rows ``(m, 2)`` have files with these hashes: bool ``(n,)``.
+
+    0 tells nothing: it stands for a file that could not be read, and for copies.
+    """
+    return torch.isin(files, rows[:, FILE]) & (files != 0)
 
 
 def was_trained_on(record: SplitRecord, hashes: Tensor, files: Tensor, *, same: bool) -> Tensor:
@@ -106,7 +113,7 @@ def was_trained_on(record: SplitRecord, hashes: Tensor, files: Tensor, *, same: 
 
     hashes, files: of paths and files ``(n,)``; same: whether equal paths mean equal images.
     """
-    seen = torch.isin(files, record["train"][:, FILE])
+    seen = _has_file(record["train"], files)
     return seen | torch.isin(hashes, record["train"][:, PATH]) if same else seen
 
 
@@ -123,7 +130,7 @@ def may_be_trained_on(record: SplitRecord, hashes: Tensor, files: Tensor, *, sam
     held = torch.cat([rows for name, rows in record.items() if name != "train"])
     known = torch.isin(hashes, record["train"][:, PATH]) if same else torch.zeros(len(hashes)) > 0
     # The file of a known image may have been replaced by that of another: its name decides.
-    free = known | ~torch.isin(files, held[:, FILE])
+    free = known | ~_has_file(held, files)
     return free & ~torch.isin(hashes, held[:, PATH]) if same else free
 
 

@@ -184,9 +184,13 @@ def tell_few(class_names: Sequence[str], counts: Sequence[int], shots: int) -> N
 def tell_missing(
     split: str, class_names: Sequence[str], labels: Tensor, members: Tensor, why: str
 ) -> None:
-    """Tell which classes of a part, with these labels, have no image in a split of it, and why."""
+    """Tell which classes of a part, with these labels, have no image in a split of it, and why.
+
+    why: after a comma; empty if that is not known.
+    """
     kind, outputs = kind_of_targets(labels), len(class_names)
     has, there = (kind.images_of(part, outputs) > 0 for part in (labels, labels[members]))
     missing = [class_names[i] for i in (has & ~there).nonzero()[:, 0].tolist()]
     if missing:
-        say(f"the {split} split has no image of class {first_few(missing)}, {why}")
+        reason = f", {why}" if why else ""
+        say(f"the {split} split has no image of class {first_few(missing)}{reason}")

@@ -1,4 +1,4 @@
-"""Resuming where a checkpoint was taken: the same batches, sums and rates as without a stop.
+"""Resuming where a checkpoint was taken: the same batches and rates as without a stop.
 
 trainer -> Position, in the checkpoint -> the loops, the loader and the optimiser of another run
 

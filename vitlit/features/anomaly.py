@@ -8,6 +8,7 @@ The method is AnomalyDINO's (Damm et al., 2025, arXiv 2405.14529), which trains 
 thinned as in coreset.py, so the memory does not grow with the number of images.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -166,8 +167,9 @@ def other_files(data: ImageData, normal: FoundFiles) -> tuple[FoundFiles, int]:
     images = data.splits["predict"].images
     assert isinstance(images, FileImages)
     # A link to a normal image is that image: its distance would be 0 whatever it shows.
-    known = {Path(path).resolve() for path in normal.images.paths}
-    paths = [path for path in images.paths if Path(path).resolve() not in known]
+    # realpath: Path.resolve raises for a link to itself, which is listed as unreadable later.
+    known = set(map(os.path.realpath, normal.images.paths))
+    paths = [path for path in images.paths if os.path.realpath(path) not in known]
     if not paths:
         raise InputError(
             f"all {len(images)} images are also among the normal ones, so none is left to score; "

@@ -45,8 +45,10 @@ _large_image_lock = Lock()
 class ImageInputError(InputError):
     """A file that cannot be read as an image, and why."""
 
-    def __init__(self, message: str, reason: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, reason: str = "", argument: str | tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, argument=argument)
         self.reason = reason
 
 
@@ -115,8 +117,11 @@ def open_image(path: ImageFile) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow raises many types; whatever it is, this file is the cause
         reason = _short_reason(error)
-        message = f"cannot read the image {printable(str(path))}: {reason}; fix or remove it"
-        raise ImageInputError(message, reason) from error
+        message = f"cannot read the image {printable(str(path))}: {reason}"
+        if isinstance(path, ImageBytes):  # in a shard, from which no file can be removed
+            message += "; on_bad_image skip leaves it out"
+            raise ImageInputError(message, reason, argument="on_bad_image") from error
+        raise ImageInputError(f"{message}; fix or remove it", reason) from error
 
 
 def check_image_file(path: ImageFile) -> None:

@@ -35,8 +35,13 @@ def match_channels(x: Tensor, in_chans: int) -> Tensor:
 def per_channel(name: str, values: list[float], in_chans: int) -> tuple[float, ...]:
     """Means or deviations for ``in_chans`` channels: grey is repeated, RGB weighted to grey.
 
-    Raises InputError for any other number of values.
+    Raises InputError for any other number of values, and of channels.
     """
+    if in_chans not in (1, 3):
+        raise InputError(
+            f"in_chans {in_chans} is neither 1 (grey) nor 3 (RGB); images have no other channels",
+            argument="in_chans",
+        )
     if len(values) == in_chans:
         return tuple(values)
     if len(values) == 1:
@@ -105,7 +110,15 @@ class Preprocess:
         return partial(self._resized_and_normalised, numbers=numbers)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``."""
+        """Batch uint8 ``(B, C, h, w)`` -> normalised float32 ``(B, in_chans, H, W)``.
+
+        Raises InputError for anything but such a batch of 1 or 3 channels.
+        """
+        if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise InputError(
+                f"the images are {x.dtype} {tuple(x.shape)}; preprocess takes torch.uint8 "
+                f"(B, C, h, w) with 1 or 3 channels"
+            )
         return self.on(x.device)(x)
 
     def _resized_and_normalised(self, x: Tensor, *, numbers: tuple[Tensor, Tensor]) -> Tensor:

@@ -112,8 +112,9 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens ``(B, N, D)``, each ``(B, h, N, D/h)``."""
-        b, n, _ = x.shape
-        qkv = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        b, n, dim = x.shape
+        shape = b, n, 3, self.num_heads, dim // self.num_heads
+        qkv = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         if self.q_norm is not None and self.k_norm is not None:
             # The cast is for autocast, which computes norms in float32.

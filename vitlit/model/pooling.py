@@ -59,10 +59,11 @@ class AttentionPool(nn.Module):
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The query ``(B, h, 1, D/h)``, and keys and values ``(B, h, N, D/h)`` of the tokens."""
-        b, n, _ = tokens.shape
+        b, n, dim = tokens.shape
+        heads, width = self.num_heads, dim // self.num_heads
         # The projected query has no batch yet: it is the same for all images.
-        q = self.q(self.latent).view(1, 1, self.num_heads, -1).transpose(1, 2)
-        k, v = self.kv(tokens).view(b, n, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q = self.q(self.latent).view(1, 1, heads, width).transpose(1, 2)
+        k, v = self.kv(tokens).view(b, n, 2, heads, width).permute(2, 0, 3, 1, 4).unbind(0)
         return q.expand(b, -1, -1, -1), k, v
 
     def shares(self, tokens: Tensor) -> Tensor:

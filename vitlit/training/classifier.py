@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
-from vitlit.data.split_record import RECORD_KEY
+from vitlit.data.datamodule import PlainImageData
+from vitlit.errors import InputError, first_few
 from vitlit.evaluation.scoring import Scoring
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
@@ -72,12 +72,36 @@ class Classifier(TrainingModule, Scoring):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, PlainImageData):
+            raise InputError(
+                "Classifier takes its batches from vitlit.ImageData; give the Trainer one, or for "
+                "other loaders put vitlit.ViT into a LightningModule of your own"
+            )
         if stage == "fit":
-            self._learn_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self._check_classes(data)
+            self._learn_from(data)
         # a run resumed in an epoch has no start of it
         self.train_sums = self.task.epoch_sums(self.device)
 
-    def _learn_from(self, data: ImageData) -> None:
+    def _check_classes(self, data: PlainImageData) -> None:
+        """Take the names of the data's classes if it has none; refuse data of other classes."""
+        if self.num_classes != data.num_classes:
+            raise InputError(
+                f"num_classes {self.num_classes} is not that of the data set, which has "
+                f"{data.num_classes} ({first_few(data.class_names)}); give {data.num_classes}",
+                argument="num_classes",
+            )
+        if self.hparams["class_names"] is None:
+            self.class_names = self.hparams["class_names"] = data.class_names
+        if self.class_names != data.class_names:  # in another order too: labels are numbers
+            raise InputError(
+                f"class_names {first_few(self.class_names)} are not those of the data set, "
+                f"{first_few(data.class_names)}; leave them out",
+                argument="class_names",
+            )
+
+    def _learn_from(self, data: PlainImageData) -> None:
         """Take what the training images decide before the first step, and the teacher."""
         targets = data.splits["train"].labels
         self.task.check_training(targets, self.class_names)
@@ -91,7 +115,7 @@ class Classifier(TrainingModule, Scoring):
         if self._teacher is None:
             self.load_teacher(data)
 
-    def load_teacher(self, data: ImageData) -> None:
+    def load_teacher(self, data: PlainImageData) -> None:
         """Load the teacher, if the settings name one; refuses one that does not fit the data."""
         if source := self.hparams["teacher"]:
             self._teacher = load_teacher(source, data, self.class_names)
@@ -142,10 +166,11 @@ class Classifier(TrainingModule, Scoring):
         self.log_dict(named, sync_dist=True)
 
 
-class LightningImageData(ImageData, pl.LightningDataModule):
-    """:class:`ImageData` for a Trainer, which takes Lightning's data modules alone."""
+class ImageData(PlainImageData, pl.LightningDataModule):
+    """The same for a Trainer, which takes Lightning's data modules alone.
 
-    __qualname__ = RECORD_KEY  # by which Lightning keeps the record of the splits in checkpoints
+    Lightning keeps the record of the splits in checkpoints by the name of this class.
+    """
 
     def keep_settings(self, settings: dict[str, Any]) -> None:
         self.save_hyperparameters(settings, logger=False)

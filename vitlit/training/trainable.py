@@ -60,7 +60,8 @@ class TrainableViT(nn.Module):
         lora_rank: Train only the head and adapters of this rank, such as 8, in the attention of
             each block; everything else keeps the weights of pretrained. 0 trains all weights.
             freeze_blocks leaves the first blocks without adapters.
-        lora_alpha: The adapters' updates are scaled by lora_alpha / lora_rank; 1 by default.
+        lora_alpha: The adapters' updates are scaled by lora_alpha / lora_rank; by default
+            lora_alpha is lora_rank.
         pretrained: Weights to start from: a file, a model's or a run's folder, or a name on the
             Hugging Face hub such as timm/vit_base_patch16_224.augreg_in21k. From Python, use
             vitlit.load.

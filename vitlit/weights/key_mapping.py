@@ -83,6 +83,8 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
     if looks_like_eva02 and "pos_embed" in state:
         told["rope"] = UNTOLD_ROPE
     rotary = _tell_rotary(state, kind, end, told)
+    if told.get("rope") == "centred":  # DINOv3, unless its settings say otherwise
+        kind = kind._replace(norm_eps=1e-5)
     kind = _tell_pooling(state, kind, told, notes)
     if any(".gamma_" in name for name in tensors) and "pos_embed" in state:
         notes.append(
@@ -99,7 +101,7 @@ def _tell_rotary(
     """Add the rotary positions that only DINOv3's and the Perception Encoder's files can have."""
     periods = state.get("rope_embed.periods")  # of DINOv3's own files: base^(2i / (d/2))
     if end == "embeddings.patch_embeddings.weight" or periods is not None:
-        told |= {"rope": "centred", "pos_embed": "none", "norm_eps": 1e-5}
+        told |= {"rope": "centred", "pos_embed": "none"}
         if periods is not None and periods.numel() > 1:
             ratio = float(periods[-1] / periods[0])
             told["rope_base"] = round(ratio ** (periods.numel() / (periods.numel() - 1)))

@@ -5,7 +5,7 @@ path | folder | name on the hub | best | last -> ViT, Preprocess, class names
 
 import inspect
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from vitlit.images.preprocess import Preprocess, per_channel
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
 from vitlit.weights.adapt import adapt_weights
+from vitlit.weights.architecture import UNTOLD_POOL
 from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, resolve_checkpoint
 from vitlit.weights.file_reader import read_weight_file
 from vitlit.weights.model_config import METADATA_KEY
@@ -77,7 +78,13 @@ def load_checkpoint(path: str | Path) -> Loaded:
 
 
 def load(
-    source: str | Path, *, num_heads: int | None = None, img_size: int | list[int] | None = None
+    source: str | Path,
+    *,
+    num_heads: int | None = None,
+    img_size: int | list[int] | None = None,
+    global_pool: Literal["token", "avg"] | None = None,
+    class_token: bool | None = None,
+    fc_norm: bool | None = None,
 ) -> Loaded:
     """Load a model for use from Python, from a checkpoint or from published weights.
 
@@ -85,28 +92,43 @@ def load(
     pytorch_model.bin) or of a run; a name on the Hugging Face hub, ``owner/model`` or
     ``owner/model@revision``; or ``best`` or ``last``. num_heads: number of heads, for weights
     that do not tell it; img_size: of the model, in pixels, one number or (height, width). If it
-    fits the positions of the weights they are used unchanged, else they are resampled. Both are
-    for weights of other programs, since a checkpoint knows its own. A model without a head gives
-    features, and its class names are empty. Assumptions are logged. Raises InputError if the
+    fits the positions of the weights they are used unchanged, else they are resampled. global_pool,
+    class_token, fc_norm: as in ViT, for weights that do not tell how their tokens are pooled. All
+    are for weights of other programs, since a checkpoint knows its own. A model without a head
+    gives features, and its class names are empty. Assumptions are logged. Raises InputError if the
     source cannot be read or does not fit the model.
     """
-    given: dict[str, Any] = {"num_heads": num_heads, "img_size": img_size}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _without_none({"num_heads": num_heads, "img_size": img_size})
+    pooling = _without_none(
+        {"global_pool": global_pool, "class_token": class_token, "fc_norm": fc_norm}
+    )
+    if global_pool == "avg":  # weights that leave this open have a class token and no fc_norm
+        pooling = {"class_token": True, "fc_norm": False} | pooling
     source = str(source)
     file, _ = locate_weights(source)
     content = read_weight_file(file)  # by content: an own checkpoint may have any name
     is_checkpoint = is_own(content.parts)
-    if given and (is_checkpoint or METADATA_KEY in content.metadata):
+    stated = [*given, *pooling]
+    if stated and (is_checkpoint or METADATA_KEY in content.metadata):
         raise InputError(
-            f"{source} was written by vitlit and states its own {' and '.join(given)}; leave "
-            f"{'them' if len(given) > 1 else 'it'} out"
+            f"{source} was written by vitlit and states its own {' and '.join(stated)}; leave "
+            f"{'them' if len(stated) > 1 else 'it'} out"
         )
     if is_checkpoint:
         return load_checkpoint(file)
     # img_size is given too: it tells the grid of positions that are no square
     weights = load_weights(source, given)
-    check_heads(given.get("num_heads"), weights, source)
-    return _make_model(weights, given)
+    if pooling and UNTOLD_POOL not in weights.notes:
+        raise InputError(
+            f"{source} tells how its tokens are pooled; leave {', '.join(pooling)} out",
+            argument=tuple(pooling),
+        )
+    check_heads(num_heads, weights, source)
+    return _make_model(weights, given, pooling)
+
+
+def _without_none(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
@@ -128,16 +150,20 @@ def _fill(model: ViT, state: dict[str, Tensor]) -> None:
     model.load_state_dict(copies, assign=True)
 
 
-def _make_model(weights: Weights, given: dict[str, Any]) -> Loaded:
-    """The model for these weights, at the given image size or else at their own."""
-    notes = list(weights.notes)
+def _make_model(weights: Weights, given: dict[str, Any], pooling: dict[str, Any]) -> Loaded:
+    """The model for these weights, at the given image size or else at their own.
+
+    pooling: arguments about it, which the weights do not tell.
+    """
+    notes = [note for note in weights.notes if not (pooling and note == UNTOLD_POOL)]
     size = {"img_size": given["img_size"]} if "img_size" in given else {}
+    arguments = weights.arguments | size | pooling
     with torch.device("meta"):  # all values are those of the file, as a rule: none are drawn
-        model = ViT(**(weights.arguments | size))
+        model = ViT(**arguments)
     state, changed = adapt_weights(weights, model)
     if any(value.is_meta for value in state.values()):  # the model's own, such as fixed positions
         with torch.random.fork_rng(devices=[]):
-            model = ViT(**(weights.arguments | size))
+            model = ViT(**arguments)
         state, changed = adapt_weights(weights, model)
     _fill(model, state)
     mean, std = weights.mean, weights.std

@@ -133,3 +133,11 @@ def test_an_odd_label_is_refused(tmp_path: Path, name: str, content: bytes, word
     path = write_tar(tmp_path / "a.tar", {"1.png": png(), name: content})
     with pytest.raises(InputError, match=words):
         scan(path)
+
+
+def test_a_truncated_shard_is_named_once(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"1.png": png(), "1.cls": b"0"})
+    path.write_bytes(path.read_bytes()[:522])
+    with pytest.raises(InputError) as caught:
+        scan(path)
+    assert str(caught.value).count("is damaged or truncated") == 1

@@ -25,6 +25,7 @@ from vitlit.messages import LINE_WIDTH, labelled_command, short_time, shorten
 ORDERS = ("began", "score", "name", "time")
 DATA_LETTERS, VALUE_LETTERS = 13, 24  # of the name of a data set, and of the value of a setting
 SETTING_LINES = 3  # of a run; the CSV file has all settings that differ
+FROM_DATA = re.compile(r"data\.(task|in_chans|class_names|split_by|mean|std)")  # null: the data's
 # Settings that name places, or say how a training is shown, run or read, not what it learns.
 INDIFFERENT = {
     "run",
@@ -137,12 +138,13 @@ def differing(runs: Sequence[RunRecord]) -> list[str]:
     folders = {run.settings.get("data.dataset") for run in runs} == {"folder"}
     skipped = INDIFFERENT if folders else INDIFFERENT | {"data.data_dir"}
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [
-        name
-        for name in names
-        if name not in skipped
-        and len({repr(run.settings[name]) for run in runs if name in run.settings}) > 1
-    ]
+    return [name for name in names if name not in skipped and len(set(_values(runs, name))) > 1]
+
+
+def _values(runs: Sequence[RunRecord], name: str) -> list[str]:
+    """The values of a setting, without null where it stands for what the data decide."""
+    values = [run.settings[name] for run in runs if name in run.settings]
+    return [repr(value) for value in values if value is not None or not FROM_DATA.fullmatch(name)]
 
 
 def table_lines(runs: Sequence[RunRecord]) -> list[str]:

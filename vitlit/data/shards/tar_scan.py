@@ -99,6 +99,8 @@ def _members(stream: Any, where: str, size: int) -> Iterator[tuple[tarfile.TarIn
                         content = stream.read(member.size)
                     yield member, content
             end = tar.offset
+    except InputError:
+        raise
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise InputError(f"{damaged}: {error}; copy or write it again") from error
     except OSError as error:
