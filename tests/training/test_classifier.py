@@ -516,7 +516,7 @@ def test_other_data_than_its_own_are_refused_before_a_step() -> None:
     data.setup("fit")
     trainer = pl.Trainer(max_steps=1, **QUIET)
     with pytest.raises(InputError, match=r"takes its batches from vitlit\.ImageData"):
-        trainer.fit(Classifier(**SIZE), data.train_dataloader())
+        trainer.fit(Classifier(**SIZE), data.train_dataloader(), data.val_dataloader())
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ image (``split_record``).
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from vitlit.data.catalog import may_change
 from vitlit.data.image_folder import part_names
 from vitlit.data.shards.places import place_of, place_text
+from vitlit.data.split_builder import SplitRule
 from vitlit.data.split_record import SplitRecord
+from vitlit.errors import check_choice
 
 # The settings that decide which images are held out. val_fraction comes last: the test split does
 # not depend on it.
@@ -44,8 +46,13 @@ def with_split_rule(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_rule(settings: Mapping[str, Any]) -> str | None:
-    """The rule that divides a folder; None for other sets, which are split by position."""
-    return (settings.get("split_by") or "hash") if may_change(str(settings["dataset"])) else None
+    """The rule that divides a folder; None for other sets, which are split by position.
+
+    Raises InputError for an unknown rule.
+    """
+    rule = settings.get("split_by") or "hash"
+    check_choice(get_args(SplitRule), split_by=rule)
+    return rule if may_change(str(settings["dataset"])) else None
 
 
 def is_divided(settings: Mapping[str, Any], split: str) -> bool:

@@ -94,9 +94,8 @@ class SplitBuilder:
         cls, settings: Mapping[str, Any], *, size: tuple[int, int], framing: Framing
     ) -> "SplitBuilder":
         """For the arguments of an ImageData, with what the data set decided filled in."""
-        labels, rule = settings["labels"], settings["split_by"] or "position"
+        labels = settings["labels"]
         check_choice(get_args(OnBadImage), on_bad_image=settings["on_bad_image"])
-        check_choice(get_args(SplitRule), split_by=rule)
         same = ("dataset", "class_names", "in_chans", "memory_gb", "val_fraction", "test_fraction")
         more = ("on_bad_image", "train_fraction", "shots", "unlabelled", "task", "target")
         return cls(
@@ -106,7 +105,7 @@ class SplitBuilder:
             size=size,
             framing=framing,
             seed=settings["split_seed"],
-            split_by=rule,
+            split_by=settings["split_by"] or "position",
             fold=read_fold(settings["fold"]),
         )
 
