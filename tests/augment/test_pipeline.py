@@ -332,3 +332,24 @@ def test_a_compiler_takes_the_whole_augmentation_as_one_graph() -> None:
     found = compiled(given.x, given.y, plan, normalise=normalise, **options)
     expected = apply_stages(given.x, given.y, plan, normalise=normalise, **options)
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"off_last": {"blur": 0.5}}, "off_last blur 0.5 has no effect, since blur is off"),
+        ({"off_last": {"mix": 0.5}, "cutmix": 1.0, "mix_prob": 0.0}, "off_last mix 0.5 has no"),
+        ({"off_last": {"mix": 1.0}, "cutmix": 1.0}, "off_last mix 1.0 switches mix off in all"),
+        ({"off_last": {"mix": 0.5}, "cutmix": 1.0}, None),
+        ({"off_last": {"resized_crop": 0.5}, "resized_crop": [0.5, 1.0]}, None),
+    ],
+    ids=str,
+)
+def test_what_of_off_last_changes_nothing_is_told(
+    settings: dict[str, Any], words: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    Augmentation(**settings).of_run(4)
+    if words is None:
+        assert not caplog.text
+    else:
+        assert words in caplog.text

@@ -31,10 +31,13 @@ from vitlit.augment.mixing import mixing_plan
 from vitlit.augment.policies import Policy, check_policy, policy_draws, policy_layers
 from vitlit.augment.setting_checks import (
     check_degrees,
+    check_final_epoch,
     check_finite,
+    check_image,
     check_off_last,
     check_shares,
     positive_range,
+    tell_idle,
 )
 from vitlit.augment.stages import STAGES, Plan, Stage, apply_stages, policy_plan, send_plan
 from vitlit.augment.turns import (
@@ -43,7 +46,7 @@ from vitlit.augment.turns import (
     quarter_turn_plan,
     vertical_flip_plan,
 )
-from vitlit.errors import InputError, check_at_least, say
+from vitlit.errors import check_at_least
 from vitlit.seeding import BatchAddress, Stream, address, uniform, uniform_of_keys
 
 CROP_RATIO = [3 / 4, 4 / 3]  # width / height of resized crops, as in torchvision
@@ -144,27 +147,11 @@ class Augmentation:
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise InputError if a setting does not fit images of ``size`` (height, width)."""
-        if self.crop_padding > min(size):
-            raise InputError(
-                f"crop_padding {self.crop_padding} is larger than the image, "
-                f"{size[0]}x{size[1]} pixels; give less",
-                argument="crop_padding",
-            )
-
-        if self.quarter_turns and size[0] != size[1]:
-            raise InputError(
-                f"quarter_turns needs square images, not {size[0]}x{size[1]} pixels; leave it out, "
-                f"or give a square img_size",
-                argument="quarter_turns",
-            )
+        check_image(size, crop_padding=self.crop_padding, quarter_turns=self.quarter_turns)
 
     def check_epochs(self, epochs: int | None) -> None:
         """Raise InputError if ``off_last`` is set and the last epoch is unknown (None or -1)."""
-        if self.off_last and (epochs is None or epochs < 0):
-            raise InputError(
-                f"off_last {self.off_last} needs to know the final epoch; give max_epochs",
-                argument="max_epochs",
-            )
+        check_final_epoch(self.off_last, epochs)
 
     def of_run(self, epochs: int | None, steps: int = -1) -> "Augmentation":
         """A copy that knows the number of epochs, which ``off_last`` counts from the end.
@@ -172,8 +159,7 @@ class Augmentation:
         steps: max_steps, which may end the run earlier: ``off_last`` does not count from it.
         """
         self.check_epochs(epochs)
-        if self.off_last and steps > 0:
-            say(f"off_last counts from max_epochs {epochs}, also if max_steps {steps} comes first")
+        tell_idle(self.off_last, self._stages(), epochs, steps)
         # a copy: the settings may serve another run of another length
         found = copy.copy(self)
         found.epochs = epochs
@@ -283,8 +269,22 @@ class Augmentation:
 
     def _draws_of_all(self, at: BatchAddress, *, cropped: bool) -> dict[Stage, Tensor]:
         """The draws ``(B, k)`` of each stage that is on and has draws of its own."""
-        columns: dict[Stage, int] = {
-            "resized_crop": RESIZED_CROP_DRAWS * (self.resized_crop and not cropped),
+        columns = self._columns()
+        if cropped:
+            columns["resized_crop"] = 0
+        on = [stage for stage, k in columns.items() if k and self.is_on(stage, at.epoch)]
+        keys = {self._key(stage, at.epoch): columns[stage] for stage in on}
+        return dict(zip(on, uniform_of_keys(keys, at.sample), strict=True)) if on else {}
+
+    def _stages(self) -> set[str]:
+        """The stages that these settings switch on."""
+        mix = {"mix"} if self.mixes and self.mix_prob else set[str]()
+        return mix | {stage for stage, k in self._columns().items() if k}
+
+    def _columns(self) -> dict[Stage, int]:
+        """How many draws each stage takes for a sample; 0 if it is off."""
+        return {
+            "resized_crop": RESIZED_CROP_DRAWS * self.resized_crop,
             "crop": CROP_DRAWS * (self.crop_padding > 0),
             "flip": FLIP_DRAWS * self.flip,
             "rotation": ROTATION_DRAWS * (self.rotation > 0),
@@ -294,6 +294,3 @@ class Augmentation:
             "quarter_turns": QUARTER_TURN_DRAWS * self.quarter_turns,
             **self.colour.columns(),
         }
-        on = [stage for stage, k in columns.items() if k and self.is_on(stage, at.epoch)]
-        keys = {self._key(stage, at.epoch): columns[stage] for stage in on}
-        return dict(zip(on, uniform_of_keys(keys, at.sample), strict=True)) if on else {}

@@ -1,9 +1,9 @@
 """Checks of the numbers that users give for augmentation; each names the setting and the rule."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, say
 
 
 def positive_range(name: str, values: list[float], maximum: float) -> tuple[float, float]:
@@ -41,6 +41,22 @@ def check_shares(**shares: float) -> None:
             raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)
 
 
+def check_image(size: tuple[int, int], *, crop_padding: int, quarter_turns: bool) -> None:
+    """Raise InputError for a setting that does not fit images of ``size`` (height, width)."""
+    if crop_padding > min(size):
+        raise InputError(
+            f"crop_padding {crop_padding} is larger than the image, {size[0]}x{size[1]} pixels; "
+            f"give less",
+            argument="crop_padding",
+        )
+    if quarter_turns and size[0] != size[1]:
+        raise InputError(
+            f"quarter_turns needs square images, not {size[0]}x{size[1]} pixels; leave it out, or "
+            f"give a square img_size",
+            argument="quarter_turns",
+        )
+
+
 def check_off_last(off_last: Mapping[str, float], stages: Sequence[str]) -> None:
     """Raise InputError for an unknown stage, or for what is no share of the epochs."""
     for stage, share in off_last.items():
@@ -53,3 +69,28 @@ def check_off_last(off_last: Mapping[str, float], stages: Sequence[str]) -> None
         if not 0.0 <= share <= 1.0:
             message = f"off_last {stage} {share} is not a share of the epochs, 0 to 1"
             raise InputError(message, argument="off_last")
+
+
+def check_final_epoch(off_last: Mapping[str, float], epochs: int | None) -> None:
+    """Raise InputError if ``off_last`` is set and the last epoch is unknown (None or -1)."""
+    if off_last and (epochs is None or epochs < 0):
+        raise InputError(
+            f"off_last {dict(off_last)} needs to know the final epoch; give max_epochs",
+            argument="max_epochs",
+        )
+
+
+def tell_idle(
+    off_last: Mapping[str, float], on: Collection[str], epochs: int | None, steps: int
+) -> None:
+    """Tell what of ``off_last`` a training of so many epochs, or steps, does not follow.
+
+    on: the stages that the other settings switch on.
+    """
+    if off_last and steps > 0:
+        say(f"off_last counts from max_epochs {epochs}, also if max_steps {steps} comes first")
+    for stage, share in off_last.items():
+        if stage not in on:
+            say(f"off_last {stage} {share} has no effect, since {stage} is off in all epochs")
+        elif share == 1:
+            say(f"off_last {stage} {share} switches {stage} off in all epochs")

@@ -79,6 +79,10 @@ class Classifier(TrainingModule, Scoring):
                 "other loaders put vitlit.ViT into a LightningModule of your own"
             )
         if stage == "fit":
+            if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+                raise InputError(
+                    "overfit_batches would replace the order of the data; give limit_train_batches"
+                )
             self._check_classes(data)
             self._learn_from(data)
         # a run resumed in an epoch has no start of it

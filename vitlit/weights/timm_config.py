@@ -71,6 +71,13 @@ REFUSED = (
     (r"naflex|gemma4", "takes images of any grid"),
     (r"_r26_|_r50_|resnet|_rn50", "has a ResNet before its blocks"),
 )
+# Settings and those of their values that this ViT computes; with others outputs would be wrong.
+COMPUTED: dict[str, tuple[Any, ...]] = {
+    "global_pool": (None, "", "token", "avg", "map"),
+    "use_post_norm": (None, False),
+    "rope_mixed_mode": (None, False),
+    "norm_layer": (None, "layernorm", "layernormfp32", "rmsnorm", "rmsnormfp32"),
+}
 
 
 class TimmModel(NamedTuple):
@@ -78,15 +85,6 @@ class TimmModel(NamedTuple):
 
     arguments: dict[str, Any]
     rotary: Rotary | None = None
-
-
-# Values of model_args that this ViT computes; any other would give other outputs.
-COMPUTED: dict[str, tuple[Any, ...]] = {
-    "use_post_norm": (None, False),
-    "rope_mixed_mode": (None, False),
-    "norm_layer": (None, "layernorm", "layernormfp32", "rmsnorm", "rmsnormfp32"),
-}
-POOLINGS = (None, "", "token", "avg", "map")  # "": none, of a model without a head
 
 
 def timm_model(architecture: str) -> TimmModel:
@@ -140,9 +138,9 @@ def timm_facts(config: dict[str, Any]) -> Facts:
 
 def _refuse_other_computing(model: dict[str, Any], pool: Any) -> None:
     """Raise InputError for settings of a model that would make its outputs others than ViT's."""
-    told = {name: model.get(name) for name in COMPUTED} | {"global_pool": pool}
-    for name, value in told.items():
-        if value not in COMPUTED.get(name, POOLINGS):
+    for name, computed in COMPUTED.items():
+        value = pool if name == "global_pool" else model.get(name)
+        if value not in computed:
             raise InputError(
                 f"{CONFIG_NAME} says {name} {value!r}, which this Vision Transformer does not "
                 f"compute; give other weights"
