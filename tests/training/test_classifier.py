@@ -522,8 +522,8 @@ def test_other_data_than_its_own_are_refused_before_a_step() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_classes": 12}, r"num_classes 12 is not that of the data set, which has 10 \(0, 1"),
-        ({"num_classes": 5}, "num_classes 5 .* give 10"),
+        ({"num_classes": 12}, r"the model has 12 classes, and the data set has 10 \(0, 1"),
+        ({"num_classes": 5}, "the model has 5 classes, .* of as many"),
         ({"class_names": list("1023456789")}, "class_names 1, 0, 2, .* are not those of the data"),
     ],
 )

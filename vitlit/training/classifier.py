@@ -14,6 +14,7 @@ from vitlit.data.batch import Batch
 from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError, first_few
 from vitlit.evaluation.scoring import Scoring
+from vitlit.messages import counted
 from vitlit.model.cast_weights import forward_with_cast_weights, saves_launches
 from vitlit.seeding import seed_dropout
 from vitlit.tasks.loss import distillation
@@ -92,9 +93,8 @@ class Classifier(TrainingModule, Scoring):
         """Take the names of the data's classes if it has none; refuse data of other classes."""
         if self.num_classes != data.num_classes:
             raise InputError(
-                f"num_classes {self.num_classes} is not that of the data set, which has "
-                f"{data.num_classes} ({first_few(data.class_names)}); give {data.num_classes}",
-                argument="num_classes",
+                f"the model has {counted(self.num_classes, 'class')}, and the data set has "
+                f"{data.num_classes} ({first_few(data.class_names)}); make a model of as many"
             )
         if self.hparams["class_names"] is None:
             self.class_names = self.hparams["class_names"] = data.class_names
