@@ -26,6 +26,7 @@ from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
+from vitlit.weights.config_values import Facts
 from vitlit.weights.file_reader import (
     CONFIG_NAME,
     WEIGHT_NAMES,
@@ -34,7 +35,7 @@ from vitlit.weights.file_reader import (
     unwrap,
 )
 from vitlit.weights.key_mapping import UNTOLD_ROPE, Translated, renamed, translate_keys
-from vitlit.weights.model_config import TASK_SETTINGS, Facts, folder_facts, metadata_facts
+from vitlit.weights.model_config import TASK_SETTINGS, folder_facts, metadata_facts
 from vitlit.weights.reshaping import joined, rearrange_rotary
 from vitlit.weights.weight_formats import TIMM_RULES
 
