@@ -244,6 +244,13 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def spread_of(trainings: int) -> str:
+    """What a figure is over the seeds."""
+    if trainings == 1:
+        return "one training each"
+    return f"mean and standard deviation of {trainings} trainings"
+
+
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
@@ -257,8 +264,9 @@ def main() -> None:
     text = (
         f"{datetime.now(UTC).date()}, {measure.device_name(args.device, args.threads)}, "
         f"{measure.packages()}\n\n`{measure.command()}`\n\nTest accuracy after so many steps of "
-        f"{batch} images, by the share of the training images{of_whole}; mean and standard "
-        f"deviation over seeds {seeds}; seconds {clock} for one training on all, test included."
+        f"{batch} images, by the share of the training images{of_whole}; "
+        f"{spread_of(len(args.seeds))}, seed {seeds}; seconds {clock} for one training on all, "
+        f"test included."
         f"\n\n{table(scores)}"
     )
     print(text)
@@ -267,7 +275,7 @@ def main() -> None:
         name = args.called or args.dataset
         write_section(here / "inductive_bias.md", f"{name}, {args.device}", text)
         picture = here.parent / "docs" / "pictures" / f"inductive_bias_{args.dataset}.png"
-        title = f"{name}: mean and standard deviation of {len(args.seeds)} trainings"
+        title = f"{name}: {spread_of(len(args.seeds))}"
         draw(scores, list(SETTINGS), title, picture)
 
 
