@@ -34,9 +34,8 @@ from typing import Any
 import measure
 import pytorch_lightning as pl
 import torch
-import yaml
 from bias_scores import CNN, Score, append, draw, read, table
-from recipe_options import as_files
+from recipe_options import file_settings
 from recipe_record import write_section
 from torch import Tensor, nn
 
@@ -234,10 +233,8 @@ def parse_args() -> argparse.Namespace:
     tasks = TASKS | (ON_CPU if args.device == "cpu" else {})
     args.task = tasks[args.dataset]
     args.steps = args.steps or args.task.steps
-    args.source = {"dataset": args.dataset}
-    if args.folder:
-        words = (option.removeprefix("--data.").split("=") for option in as_files(args.dataset))
-        args.source = {name: yaml.safe_load(value) for name, value in words}
+    own = {"dataset": args.dataset}
+    args.source = file_settings(args.dataset) if args.folder else own
     here = Path(tempfile.mkdtemp()) if args.quick else Path(__file__).parent
     args.scores = here / f"inductive_bias_{args.dataset}.csv"
     args.data_dir = str(args.data_dir.absolute()) if args.data_dir else None

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import yaml
 from recipe_record import expected
@@ -75,7 +76,16 @@ def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
 
 
 def as_files(source: str) -> list[str]:
-    """Options for a data set's images as files: its size, mean and standard deviation."""
+    """Options for a data set's images as files."""
+    return [f"--data.{name}={value}" for name, value in file_settings(source).items()]
+
+
+def file_settings(source: str) -> dict[str, Any]:
+    """Arguments of ImageData for the same: the set's size, mean and standard deviation."""
     row = SOURCES[source]
-    options = ["--data.dataset=folder", f"--data.img_size={row.size}"]
-    return [*options, f"--data.mean={list(row.mean)}", f"--data.std={list(row.std)}"]
+    return {
+        "dataset": "folder",
+        "img_size": row.size,
+        "mean": list(row.mean),
+        "std": list(row.std),
+    }

@@ -519,6 +519,11 @@ def test_other_data_than_its_own_are_refused_before_a_step() -> None:
         trainer.fit(Classifier(**SIZE), data.train_dataloader(), data.val_dataloader())
 
 
+def test_a_trainer_that_would_replace_the_order_of_the_data_is_refused() -> None:
+    with pytest.raises(InputError, match="overfit_batches would replace the order"):
+        pl.Trainer(max_steps=1, overfit_batches=1, **QUIET).fit(Classifier(**SIZE), digits())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -284,4 +284,4 @@ def test_the_pooling_can_be_given_for_weights_that_do_not_tell_it(
     told = written(tmp_path / "b.pth", global_pool="avg")  # whose fc_norm shows it
     assert_same(told, load(tmp_path / "b.pth", num_heads=4).model, (16, 16))
     with pytest.raises(InputError, match="tells how its tokens are pooled; leave global_pool out"):
-        load(tmp_path / "b.pth", num_heads=4, global_pool="token")
+        load(tmp_path / "b.pth", num_heads=4, global_pool="avg")

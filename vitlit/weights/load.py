@@ -20,6 +20,7 @@ from vitlit.tasks.known import make_task
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.architecture import UNTOLD_POOL
 from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, resolve_checkpoint
+from vitlit.weights.config_values import without_none
 from vitlit.weights.file_reader import read_weight_file
 from vitlit.weights.model_config import METADATA_KEY
 from vitlit.weights.pretrained import (
@@ -98,12 +99,10 @@ def load(
     gives features, and its class names are empty. Assumptions are logged. Raises InputError if the
     source cannot be read or does not fit the model.
     """
-    given = _without_none({"num_heads": num_heads, "img_size": img_size})
-    pooling = _without_none(
+    given = without_none({"num_heads": num_heads, "img_size": img_size})
+    pooling = without_none(
         {"global_pool": global_pool, "class_token": class_token, "fc_norm": fc_norm}
     )
-    if global_pool == "avg":  # weights that leave this open have a class token and no fc_norm
-        pooling = {"class_token": True, "fc_norm": False} | pooling
     source = str(source)
     file, _ = locate_weights(source)
     content = read_weight_file(file)  # by content: an own checkpoint may have any name
@@ -124,11 +123,9 @@ def load(
             argument=tuple(pooling),
         )
     check_heads(num_heads, weights, source)
+    if global_pool == "avg":  # weights that leave this open have a class token and no fc_norm
+        pooling = {"class_token": True, "fc_norm": False} | pooling
     return _make_model(weights, given, pooling)
-
-
-def _without_none(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check_heads(num_heads: int | None, weights: Weights, source: str) -> None:
