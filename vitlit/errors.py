@@ -77,7 +77,7 @@ class NonFiniteError(TrainingError):
 def check_at_least(minimum: float, **values: float) -> None:
     """Raise InputError for arguments, passed by name, that are below ``minimum``."""
     for name, value in values.items():
-        _check_is_number(name, value)
+        check_is_number(name, value)
         if not value >= minimum:  # so written, NaN is refused too
             raise InputError(f"{name} {value} is too small; give {minimum} or more", argument=name)
 
@@ -92,13 +92,13 @@ def check_choice(known: Sequence[str], **values: str) -> None:
 def check_below_one(**values: float) -> None:
     """Raise InputError for shares and rates, passed by name, outside [0, 1)."""
     for name, value in values.items():
-        _check_is_number(name, value)
+        check_is_number(name, value)
         if not 0.0 <= value < 1.0:  # so written, NaN is refused too
             raise InputError(f"{name} {value} is not in [0, 1); give another", argument=name)
 
 
-def _check_is_number(name: str, value: object) -> None:
-    """Refuse text and None, which Python would compare with numbers in an obscure error."""
+def check_is_number(name: str, value: object) -> None:
+    """Raise InputError for text and None, which Python compares in an obscure error."""
     if not hasattr(value, "__float__"):
         raise InputError(f"{name} {value!r} is not a number; give one", argument=name)
 

@@ -223,6 +223,10 @@ def test_the_share_of_a_run_without_an_end_is_refused(epochs: int | None) -> Non
         ({"rand_augment_magnitude": 31}, r"rand_augment_magnitude 31 is not in 0\.\.30"),
         ({"off_last": {"mixup": 0.4}}, "unknown stage 'mixup'.*known: resized_crop, crop"),
         ({"off_last": {"mix": 40}}, "off_last mix 40 is not a share"),
+        ({"mixup": "0.2"}, "mixup '0.2' is not a number; give one"),
+        ({"erasing": None}, "erasing None is not a number"),
+        ({"rotation": "10"}, "rotation '10' is not a number"),
+        ({"resized_crop": [0.5, None]}, "resized_crop None is not a number"),
     ],
 )
 def test_a_bad_setting_names_its_value_and_the_rule(
@@ -342,10 +346,17 @@ def test_a_compiler_takes_the_whole_augmentation_as_one_graph() -> None:
         ({"off_last": {"mix": 1.0}, "cutmix": 1.0}, "off_last mix 1.0 switches mix off in all"),
         ({"off_last": {"mix": 0.5}, "cutmix": 1.0}, None),
         ({"off_last": {"resized_crop": 0.5}, "resized_crop": [0.5, 1.0]}, None),
+        ({"mix_prob": 0.5}, "mix_prob has no effect without mixup or cutmix"),
+        ({"mix_prob": 0.5, "mixup": 0.2}, None),
+        ({"resized_crop_ratio": [1.0, 1.0]}, "resized_crop_ratio has no effect without"),
+        ({"resized_crop_ratio": [0.75, 4 / 3]}, None),  # the usual one
+        ({"resized_crop_ratio": [1.0, 1.0], "resized_crop": [0.5, 1.0]}, None),
+        ({"rand_augment_ops": 3, "auto_augment": "trivialaugment"}, "are for auto_augment rand"),
+        ({"rand_augment_magnitude": 5, "auto_augment": "randaugment"}, None),
     ],
     ids=str,
 )
-def test_what_of_off_last_changes_nothing_is_told(
+def test_what_changes_nothing_is_told(
     settings: dict[str, Any], words: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     Augmentation(**settings).of_run(4)

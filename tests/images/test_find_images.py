@@ -25,7 +25,7 @@ def touch(*paths: Path) -> None:
 
 
 def test_images_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
-    names = ["a.png", "b/c.JPG", "b/d.webp", "b/e/f.tif"]
+    names = ["a.png", "b/c.JPG", "b/d.webp", "b/e/f.tif", "b/e/g.jfif"]
     touch(*(tmp_path / name for name in reversed(names)), tmp_path / "notes.txt")
     assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in names]
 

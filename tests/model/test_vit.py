@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision import ops
 
 from vitlit.errors import InputError
+from vitlit.model.arguments import MAY_BE_NONE, NUMBERS, SWITCHES, VIT_CHOICES, WHOLE
 from vitlit.model.blocks import StochasticDepth
 from vitlit.model.positions import sincos1d, sincos2d
 from vitlit.model.vit import ViT
@@ -370,6 +371,13 @@ def test_a_rate_outside_0_to_1_is_refused(rate: str, value: float) -> None:
     [
         ({"embed_dim": 0}, "embed_dim 0"),
         ({"depth": 0}, "depth 0"),
+        ({"depth": 1.5}, r"depth 1\.5 is not a whole number; give one"),
+        ({"num_heads": "2"}, "num_heads '2' is not a number; give one"),
+        ({"embed_dim": None}, "embed_dim None is not a number"),
+        ({"mlp_ratio": "4"}, "mlp_ratio '4' is not a number"),
+        ({"qkv_bias": "no"}, "qkv_bias 'no' is neither true nor false"),
+        ({"class_token": 1}, "class_token 1 is neither true nor false"),
+        ({"init_values": "1e-5"}, "init_values '1e-5' is not a number"),
         ({"in_chans": -1}, "in_chans -1"),
         ({"num_classes": -1}, "num_classes -1"),
         ({"mlp_ratio": 0.0}, r"mlp_ratio 0\.0"),
@@ -390,6 +398,21 @@ def test_a_size_that_cannot_be_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         small(**changes)
+
+
+def test_the_kind_of_each_argument_is_checked() -> None:
+    """Against the annotations; sizes have checks of their own."""
+    kinds = {
+        **dict.fromkeys(WHOLE, int),
+        **dict.fromkeys(NUMBERS, float),
+        **dict.fromkeys(SWITCHES, bool),
+        **VIT_CHOICES,
+    }
+    optional = {name: kind | None for name, kind in kinds.items() if name in MAY_BE_NONE}
+    parameters = inspect.signature(ViT).parameters
+    sizes = ("img_size", "patch_size", "rope_grid")
+    annotations = {name: p.annotation for name, p in parameters.items() if name not in sizes}
+    assert {**kinds, **optional} == annotations
 
 
 @pytest.mark.parametrize("name", ["pos_embed", "global_pool", "patch_embed"])

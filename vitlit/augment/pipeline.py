@@ -38,6 +38,7 @@ from vitlit.augment.setting_checks import (
     check_shares,
     positive_range,
     tell_idle,
+    tell_unused,
 )
 from vitlit.augment.stages import STAGES, Plan, Stage, apply_stages, policy_plan, send_plan
 from vitlit.augment.turns import (
@@ -49,7 +50,8 @@ from vitlit.augment.turns import (
 from vitlit.errors import check_at_least
 from vitlit.seeding import BatchAddress, Stream, address, uniform, uniform_of_keys
 
-CROP_RATIO = [3 / 4, 4 / 3]  # width / height of resized crops, as in torchvision
+CROP_RATIO = (3 / 4, 4 / 3)  # width / height of resized crops, as in torchvision
+RAND_AUGMENT = {"num_ops": 2, "magnitude": 9}
 
 
 class Augmentation:
@@ -127,13 +129,10 @@ class Augmentation:
         self.seed, self.num_classes = seed, num_classes
         self.crop_padding, self.flip, self.rotation = crop_padding, flip, rotation
         self.resized_crop = resized_crop is not None
-        self.scale = positive_range(
-            "resized_crop", [1.0, 1.0] if resized_crop is None else resized_crop, 1.0
-        )
+        self.scale = positive_range("resized_crop", resized_crop, (1.0, 1.0), maximum=1.0)
+        # an arbitrary limit, which refuses infinity
         self.ratio = positive_range(
-            "resized_crop_ratio",
-            CROP_RATIO if resized_crop_ratio is None else resized_crop_ratio,
-            1e4,  # an arbitrary limit, which refuses infinity
+            "resized_crop_ratio", resized_crop_ratio, CROP_RATIO, maximum=1e4
         )
         self.vertical_flip, self.quarter_turns = vertical_flip, quarter_turns
         self.colour = colour_settings(color_jitter, grayscale, blur, three_augment)
@@ -159,6 +158,11 @@ class Augmentation:
         steps: max_steps, which may end the run earlier: ``off_last`` does not count from it.
         """
         self.check_epochs(epochs)
+        tell_unused(
+            mix_prob=self.mix_prob != 1 and not self.mixes,
+            resized_crop_ratio=self.ratio != CROP_RATIO and not self.resized_crop,
+            rand_augment=self.rand_augment != RAND_AUGMENT and self.auto_augment != "randaugment",
+        )
         tell_idle(self.off_last, self._stages(), epochs, steps)
         # a copy: the settings may serve another run of another length
         found = copy.copy(self)

@@ -3,22 +3,28 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from vitlit.errors import InputError, say
+from vitlit.errors import InputError, check_is_number, say
 
 
-def positive_range(name: str, values: list[float], maximum: float) -> tuple[float, float]:
+def positive_range(
+    name: str, given: list[float] | None, usual: tuple[float, float], *, maximum: float
+) -> tuple[float, float]:
     """The (smallest, largest) value of a setting; raises InputError for anything else."""
+    values = usual if given is None else tuple(given)
+    for value in values:
+        check_is_number(name, value)
     if len(values) != 2 or not 0 < values[0] <= values[1] <= maximum:
         raise InputError(
-            f"{name} {values} must be two numbers, 0 < smallest <= largest <= {maximum:g}",
+            f"{name} {list(values)} must be two numbers, 0 < smallest <= largest <= {maximum:g}",
             argument=name,
         )
-    return values[0], values[1]
+    return values
 
 
 def check_finite(**values: float) -> None:
     """Raise InputError for a setting that is negative, infinite or not a number."""
     for name, value in values.items():
+        check_is_number(name, value)
         if not 0.0 <= value < math.inf:
             raise InputError(
                 f"{name} {value} is negative or not finite; give 0 or more", argument=name
@@ -28,6 +34,7 @@ def check_finite(**values: float) -> None:
 def check_degrees(**angles: float) -> None:
     """Raise InputError for an angle that is not from 0 to 180 degrees either way."""
     for name, value in angles.items():
+        check_is_number(name, value)
         if not 0.0 <= value <= 180.0:
             raise InputError(
                 f"{name} {value} is not from 0 to 180 degrees; give such an angle", argument=name
@@ -37,6 +44,7 @@ def check_degrees(**angles: float) -> None:
 def check_shares(**shares: float) -> None:
     """Raise InputError for a setting that is not from 0 to 1."""
     for name, value in shares.items():
+        check_is_number(name, value)
         if not 0.0 <= value <= 1.0:
             raise InputError(f"{name} {value} is not a share; give one from 0 to 1", argument=name)
 
@@ -78,6 +86,19 @@ def check_final_epoch(off_last: Mapping[str, float], epochs: int | None) -> None
             f"off_last {dict(off_last)} needs to know the final epoch; give max_epochs",
             argument="max_epochs",
         )
+
+
+def tell_unused(*, mix_prob: bool, resized_crop_ratio: bool, rand_augment: bool) -> None:
+    """Tell of settings that were changed and that nothing reads.
+
+    No error, unlike for a model: a recipe may have them for a stage that an option switches off.
+    """
+    if mix_prob:
+        say("mix_prob has no effect without mixup or cutmix")
+    if resized_crop_ratio:
+        say("resized_crop_ratio has no effect without resized_crop")
+    if rand_augment:
+        say("rand_augment_ops and rand_augment_magnitude are for auto_augment randaugment alone")
 
 
 def tell_idle(

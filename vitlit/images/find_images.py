@@ -12,11 +12,13 @@ from vitlit.errors import InputError
 from vitlit.files import RUNS_FOLDER, expanded, is_output, printable
 
 # Endings that are read: those of image_io.IMAGE_FORMATS.
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 # Endings of images that are not read. They are counted and named, because a folder of photographs
 # from a phone (.heic) would otherwise seem empty.
 UNREAD_EXTENSIONS = (
-    ".avif", ".eps", ".exr", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jxl",
+    ".avif", ".eps", ".exr", ".heic", ".heif", ".ico", ".jp2", ".jxl",
     ".psd", ".svg", ".tga", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raw",
 )  # fmt: skip
 # What people call the parts of a data set. Beside "train" a folder "valid" would be ignored

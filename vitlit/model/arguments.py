@@ -6,7 +6,7 @@ arguments as given -> the same, complete and checked, as plain values for a YAML
 import math
 from typing import Any, Literal, get_args
 
-from vitlit.errors import InputError, check_at_least, check_below_one
+from vitlit.errors import InputError, check_at_least, check_below_one, check_is_number
 from vitlit.model.blocks import ActName, MlpName
 from vitlit.model.initial_values import AttentionInitName
 from vitlit.model.local_attention import AttentionName, usual_gpsa_blocks
@@ -31,6 +31,50 @@ VIT_CHOICES = {
     "norm": NormName,
     "sub_norm": SubNormName,
 }
+# The kinds of the others; where ViT takes a size, pair and grid_size check it.
+WHOLE = (
+    "in_chans",
+    "num_classes",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "stem_convs",
+    "gpsa_blocks",
+    "pool_heads",
+    "reg_tokens",
+)
+NUMBERS = (
+    "mlp_ratio",
+    "locality_strength",
+    "rope_base",
+    "rope_offset",
+    "pool_mlp_ratio",
+    "norm_eps",
+    "init_values",
+    "drop_rate",
+    "pos_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+)
+SWITCHES = (
+    "qkv_bias",
+    "pool_include_prefix",
+    "class_token",
+    "fc_norm",
+    "final_norm",
+    "pre_norm",
+    "embed_norm",
+    "qk_norm",
+)
+MAY_BE_NONE = (
+    "gpsa_blocks",
+    "pool_heads",
+    "pool_mlp_ratio",
+    "class_token",
+    "fc_norm",
+    "init_values",
+)
 # What an argument is without the one that it belongs to: it would have no effect there.
 IDLE = {
     "stem_convs": ("no patch_embed conv_stem", 1),
@@ -51,6 +95,7 @@ def complete_arguments(given: dict[str, Any]) -> dict[str, Any]:
     """
     told = dict(given)
     check_choices(told)
+    _check_kinds(told)
     check_at_least(
         1, **{name: told[name] for name in ("embed_dim", "depth", "in_chans", "stem_convs")}
     )
@@ -74,6 +119,20 @@ def check_choices(told: dict[str, Any]) -> None:
         value, known = told[name], get_args(names)
         if value not in known:
             message = f"unknown {name} {value!r}; known: {', '.join(known)}"
+            raise InputError(message, argument=name)
+
+
+def _check_kinds(told: dict[str, Any]) -> None:
+    """Refuse what is of another kind: text, or a fraction where there must be a whole number."""
+    for name in (*WHOLE, *NUMBERS, *SWITCHES):
+        value = told[name]
+        if value is None and name in MAY_BE_NONE:
+            continue
+        if name in SWITCHES and not isinstance(value, bool):
+            raise InputError(f"{name} {value!r} is neither true nor false; give one", argument=name)
+        check_is_number(name, value)
+        if name in WHOLE and not hasattr(value, "__index__"):
+            message = f"{name} {value} is not a whole number; give one"
             raise InputError(message, argument=name)
 
 
