@@ -11,6 +11,7 @@ from vitlit import ImageData
 from vitlit.__main__ import main
 from vitlit.data.csv_labels import label_names, labelled_images, read_labels
 from vitlit.errors import InputError
+from vitlit.tasks.task import TaskName
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
@@ -135,6 +136,24 @@ def test_empty_lines_are_left_out_and_repeats_are_told(
     file.write_text("file,class\n00.png,cat\n01.png,dog\n00.png,cat\n,\n")
     assert list(read_labels(file, photos)[0].values()) == ["cat", "dog"]
     assert "again.csv: 1 line repeats an image with the same class" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("head", "task", "is_told"),
+    [
+        ("file,class,target", "single_label", True),
+        ("file,classes,target", "multi_label", True),
+        ("file,class,number", "single_label", False),
+        ("file,class,target", "regression", False),
+    ],
+)
+def test_a_column_of_numbers_beside_the_classes_is_told(
+    head: str, task: TaskName, is_told: bool, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = photos.parent / f"{head}.csv"
+    file.write_text(f"{head}\n00.png,0,1\n01.png,1,0\n")
+    read_labels(file, photos, task)
+    assert ("is learnt, not target; to learn this, set data.target" in caplog.text) == is_told
 
 
 def test_classes_that_are_no_text_are_refused(photos: Path) -> None:

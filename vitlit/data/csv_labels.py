@@ -17,7 +17,7 @@ from vitlit.files import expanded, printable
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 from vitlit.tasks.known import DEFAULT_TASK, KINDS, kind_of_table
-from vitlit.tasks.multi_label import SEPARATORS
+from vitlit.tasks.multi_label import SEPARATORS, TARGET_COLUMN
 from vitlit.tasks.task import Label, Row, TaskName
 
 FILE_COLUMN = "file"
@@ -112,6 +112,8 @@ def read_labels(
         raise InputError(f"{file} names no images; give it a line for each")
     if task == DEFAULT_TASK:
         _tell_numbers(file, [*found.values()])
+    if TARGET_COLUMN in head and task != "regression":
+        say_once(f"{file}: {columns[0]} is learnt, not target; to learn this, set data.target")
     if repeats:
         lines = "line repeats" if repeats == 1 else "lines repeat"
         say_once(f"{file}: {repeats} {lines} an image with the same {kind.noun}; they are left out")
