@@ -29,7 +29,7 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.patches import patchify
 from vitlit.tasks.loss import cross_entropy
-from vitlit.training.optim import parameter_groups
+from vitlit.training.optim.groups import parameter_groups
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

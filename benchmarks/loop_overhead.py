@@ -33,7 +33,8 @@ from vitlit.data.batch import Batch
 from vitlit.data.splits import Split
 from vitlit.model.vit import ViT
 from vitlit.training.classifier import Classifier
-from vitlit.training.optim import parameter_groups, schedule_factor
+from vitlit.training.optim.groups import parameter_groups
+from vitlit.training.optim.schedule import schedule_factor
 from vitlit.training.runs import Claim
 
 STEPS = 10_000  # of the bare loop's schedule

@@ -39,7 +39,8 @@ from recipe_record import write_section
 
 from vitlit.evaluation.inference import collect, loader_of
 from vitlit.model.vit import ViT
-from vitlit.training.optim import MuonAdamW, parameter_groups
+from vitlit.training.optim.groups import parameter_groups
+from vitlit.training.optim.muon import MuonAdamW
 
 GOAL, LOOK_EVERY, WINDOW = 0.95, 20, 100  # accuracy, and steps
 STEPS = {"digits": 2440, "mnist": 843}  # 120 epochs of the digits; one of MNIST

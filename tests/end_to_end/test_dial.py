@@ -25,7 +25,7 @@ from vitlit.images.preprocess import Preprocess
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.positions import rope2d, rope_similarity
 from vitlit.model.vit import ViT
-from vitlit.training.optim import freeze, parameter_groups
+from vitlit.training.optim.groups import freeze, parameter_groups
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.pretrained import Weights, load_weights
 

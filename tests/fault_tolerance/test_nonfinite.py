@@ -15,7 +15,7 @@ from vitlit.errors import InputError
 from vitlit.fault_tolerance.lightning_internals import non_finite, non_finite_by_norm
 from vitlit.fault_tolerance.nonfinite import FiniteUpdates
 from vitlit.training.classifier import Classifier
-from vitlit.training.optim import spread_non_finite
+from vitlit.training.training_module import spread_non_finite
 
 
 @pytest.fixture

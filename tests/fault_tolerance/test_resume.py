@@ -13,7 +13,7 @@ from vitlit.__main__ import main
 from vitlit.data.batch import Batch
 from vitlit.training.checkpoint_callbacks import BestCheckpoint
 from vitlit.training.classifier import Classifier
-from vitlit.training.optim import warmup_cosine
+from vitlit.training.optim.schedule import warmup_cosine
 
 DROPOUT = ["--model.pos_drop_rate=0.2", "--model.drop_path_rate=0.1"]
 AVERAGED = ["--ema.decay=0.9"]

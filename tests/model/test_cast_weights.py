@@ -32,7 +32,7 @@ from vitlit.seeding import BatchAddress
 from vitlit.tasks.loss import cross_entropy
 from vitlit.training.classifier import Classifier
 from vitlit.training.compiling import GPU_OPTIONS, NOT_A_LEAF
-from vitlit.training.optim import parameter_groups
+from vitlit.training.optim.groups import parameter_groups
 
 # of cifar10.yaml, measured with torch 2.15: model, loss, gradients, clipping, update, average
 MAX_LAUNCHES = 590  # 575, and 771 when autocast cast each weight; at most 200 augment the batch

@@ -10,7 +10,7 @@ from vitlit.errors import InputError
 from vitlit.pretraining.decoder import usual_width
 from vitlit.pretraining.maskable import MaskableViT, masked_loss, normalised
 from vitlit.pretraining.masking import masked_places, visible_places
-from vitlit.training.optim import parameter_groups
+from vitlit.training.optim.groups import parameter_groups
 
 SMALL: dict[str, Any] = {
     "img_size": [8, 12],

@@ -5,13 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from vitlit.model.vit import ViT
-from vitlit.training import optim
-from vitlit.training.optim import MuonAdamW, orthogonal, parameter_groups
+from vitlit.training.optim import muon
+from vitlit.training.optim.groups import parameter_groups
+from vitlit.training.optim.muon import MuonAdamW, orthogonal
 
 
 @pytest.fixture
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(optim, "has_bf16_units", lambda _: request.param)
+    monkeypatch.setattr(muon, "has_bf16_units", lambda _: request.param)
     return bool(request.param)
 
 

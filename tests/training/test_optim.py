@@ -11,13 +11,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRSc
 
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
-from vitlit.training.optim import (
-    freeze,
-    parameter_groups,
-    schedule_factor,
-    warmup_constant,
-    warmup_cosine,
-)
+from vitlit.training.optim.groups import freeze, parameter_groups
+from vitlit.training.optim.schedule import schedule_factor, warmup_constant, warmup_cosine
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from vitlit.model.cost import token_count
 from vitlit.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint, monitor_mode
 from vitlit.training.classifier import Classifier
 from vitlit.training.history import History
-from vitlit.training.optim import warmup_steps
+from vitlit.training.optim.schedule import warmup_steps
 
 SHOWN_EPOCHS = 3  # the best ones
 

@@ -38,7 +38,7 @@ class FiniteUpdates(Callback):
     is read two steps later, so that no step waits for the device. With 16-mixed the scaler skips
     steps in which scaled gradients overflow, which is normal; only the loss is checked then. All
     processes see the same gradients, to which the loss of any of them has spread
-    (:func:`vitlit.training.optim.spread_non_finite`).
+    (:func:`vitlit.training.training_module.spread_non_finite`).
 
     Args:
         skip: Updates that may be skipped before the training stops.

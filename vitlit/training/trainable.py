@@ -15,7 +15,8 @@ from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT_TASK, make_task
 from vitlit.tasks.multi_label import check_thresholds
 from vitlit.tasks.task import LossName, Task, TaskName
-from vitlit.training.optim import OptimizerName, check_muon_lr, check_rates, freeze
+from vitlit.training.optim.groups import freeze
+from vitlit.training.optim.optimizers import OptimizerName, check_muon_lr, check_rates
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import base_record
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes

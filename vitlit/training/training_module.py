@@ -14,13 +14,9 @@ from torch import Tensor, nn
 
 from vitlit.data.batch import Batch
 from vitlit.training.compiling import Function, compile_training, should_compile
-from vitlit.training.optim import (
-    make_optimizer,
-    parameter_groups,
-    schedule_factor,
-    spread_non_finite,
-    warmup_steps,
-)
+from vitlit.training.optim.groups import parameter_groups
+from vitlit.training.optim.optimizers import make_optimizer
+from vitlit.training.optim.schedule import schedule_factor, warmup_steps
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.checkpoint import BASE_KEY, STATES, merge_states
 from vitlit.weights.pretrained import complete_states
@@ -170,3 +166,12 @@ class TrainingModule(TrainableViT, pl.LightningModule):
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+def spread_non_finite(loss: Tensor) -> Tensor:
+    """The same loss; if it is not finite, its gradients are not finite either.
+
+    An infinite loss can have finite gradients. DDP averages gradients, not losses, so the other
+    processes would then train on without knowing.
+    """
+    return loss * (loss.detach() * 0 + 1)  # inf * 0 and nan * 0 are nan; otherwise the factor is 1

@@ -1,0 +1,1 @@
+"""What updates the weights: parameter groups, optimisers, and the schedule of the rate."""
