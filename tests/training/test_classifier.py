@@ -22,8 +22,9 @@ from vitlit import ImageData
 from vitlit.cli.advice import advice
 from vitlit.data.batch import Batch
 from vitlit.errors import InputError
-from vitlit.training import classifier, optim
+from vitlit.training import classifier
 from vitlit.training.classifier import Classifier
+from vitlit.training.optim import muon
 
 SIZE: dict[str, Any] = {
     "img_size": 8,
@@ -150,7 +151,7 @@ def test_muon_and_adamw_update_as_they_do_apart(
     clip: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layer decay, a frozen block, clipping and the schedule of the two rates included."""
-    monkeypatch.setattr(optim, "has_bf16_units", lambda _: True)  # torch's always takes bfloat16
+    monkeypatch.setattr(muon, "has_bf16_units", lambda _: True)  # torch's always takes bfloat16
     size = {**SIZE, "depth": 2}
     model = Classifier(
         optimizer="muon", lr=0.02, muon_lr=0.04, weight_decay=0.1, layer_decay=0.5,
