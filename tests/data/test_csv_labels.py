@@ -153,7 +153,7 @@ def test_a_column_of_numbers_beside_the_classes_is_told(
     file = photos.parent / f"{head}.csv"
     file.write_text(f"{head}\n00.png,0,1\n01.png,1,0\n")
     read_labels(file, photos, task)
-    assert ("is learnt, not target; to learn this, set data.target" in caplog.text) == is_told
+    assert ("is read, not target; to read that, set data.target" in caplog.text) == is_told
 
 
 def test_classes_that_are_no_text_are_refused(photos: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRSc
 
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
+from vitlit.training.classifier import Classifier
 from vitlit.training.optim.groups import freeze, parameter_groups
+from vitlit.training.optim.optimizers import tell_unused
 from vitlit.training.optim.schedule import schedule_factor, warmup_constant, warmup_cosine
 
 
@@ -177,3 +180,20 @@ def test_the_positions_of_gpsa_are_not_muons() -> None:
     muon, *_ = parameter_groups(model, weight_decay=0.1, decay="matrices", muon_lr=1.0)
     assert all(p.ndim == 2 for p in muon["params"])
     assert not any("locality" in name for name in names_in(model, muon["params"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, ""),
+        ({"momentum": 0.8}, "momentum 0.8 is for optimizer sgd, not adamw"),
+        ({"momentum": 0.8, "optimizer": "sgd"}, ""),
+        ({"min_lr": 1e-5}, ""),
+        ({"min_lr": 1e-5, "schedule": "constant"}, "min_lr 1e-05 has no effect with schedule"),
+    ],
+)
+def test_settings_that_no_update_reads_are_told(
+    settings: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_unused({**Classifier().hparams, **settings})
+    assert told in caplog.text if told else not caplog.text

@@ -113,7 +113,7 @@ def read_labels(
     if task == DEFAULT_TASK:
         _tell_numbers(file, [*found.values()])
     if TARGET_COLUMN in head and task != "regression":
-        say_once(f"{file}: {columns[0]} is learnt, not target; to learn this, set data.target")
+        say_once(f"{file}: {columns[0]} is read, not target; to read that, set data.target")
     if repeats:
         lines = "line repeats" if repeats == 1 else "lines repeat"
         say_once(f"{file}: {repeats} {lines} an image with the same {kind.noun}; they are left out")

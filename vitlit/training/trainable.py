@@ -16,7 +16,13 @@ from vitlit.tasks.known import DEFAULT_TASK, make_task
 from vitlit.tasks.multi_label import check_thresholds
 from vitlit.tasks.task import LossName, Task, TaskName
 from vitlit.training.optim.groups import freeze
-from vitlit.training.optim.optimizers import OptimizerName, check_muon_lr, check_rates
+from vitlit.training.optim.optimizers import (
+    MOMENTUM,
+    OptimizerName,
+    check_muon_lr,
+    check_rates,
+)
+from vitlit.training.optim.schedule import check_warmup
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import base_record
 from vitlit.weights.pretrained import Weights, load_weights, tell_notes
@@ -98,7 +104,7 @@ class TrainableViT(nn.Module):
         lr: float = 1e-3,
         optimizer: OptimizerName = "adamw",
         muon_lr: float | None = None,
-        momentum: float = 0.9,
+        momentum: float = MOMENTUM,
         weight_decay: float = 0.05,
         decay: DecayName = "matrices",
         schedule: ScheduleName = "cosine",
@@ -141,15 +147,8 @@ class TrainableViT(nn.Module):
             check_muon_lr(muon_lr, optimizer)
         check_teaching(teacher, teacher_weight, teacher_temperature, hard=teacher_hard)
         check_at_least(0, weight_decay=weight_decay)
-        check_at_least(0, warmup_epochs=warmup_epochs, warmup_steps=warmup_steps)
         check_below_one(label_smoothing=label_smoothing, momentum=momentum)
-        check_below_one(warmup_fraction=warmup_fraction)
-        if sum(map(bool, (warmup_epochs, warmup_steps, warmup_fraction))) > 1:
-            raise InputError(
-                f"warmup_epochs {warmup_epochs}, warmup_steps {warmup_steps} and warmup_fraction "
-                f"{warmup_fraction} exclude each other; set all but one to 0",
-                argument=("warmup_epochs", "warmup_steps", "warmup_fraction"),
-            )
+        check_warmup(warmup_epochs, warmup_steps, warmup_fraction)
         # with those of ViT: a checkpoint alone rebuilds the model
         left_out = ("vit", "self", "__class__")
         self.keep_settings({key: settings[key] for key in settings if key not in left_out})

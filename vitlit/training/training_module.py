@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitlit.data.batch import Batch
 from vitlit.training.compiling import Function, compile_training, should_compile
 from vitlit.training.optim.groups import parameter_groups
-from vitlit.training.optim.optimizers import make_optimizer
+from vitlit.training.optim.optimizers import make_optimizer, tell_unused
 from vitlit.training.optim.schedule import schedule_factor, warmup_steps
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights.checkpoint import BASE_KEY, STATES, merge_states
@@ -115,6 +115,7 @@ class TrainingModule(TrainableViT, pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
+        tell_unused(hp)
         groups = parameter_groups(
             self,
             weight_decay=hp["weight_decay"],

@@ -4,14 +4,16 @@ groups of parameters -> optimiser
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, say
 from vitlit.training.optim.muon import MuonAdamW
 
 OptimizerName = Literal["adamw", "adam", "sgd", "muon"]
+MOMENTUM = 0.9  # of sgd, if nobody gives another
 
 
 def make_optimizer(
@@ -59,3 +61,14 @@ def check_muon_lr(muon_lr: float, optimizer: str) -> None:
         )
     if not 0 < muon_lr < math.inf:
         raise InputError(f"muon_lr {muon_lr} is not positive; give one above 0", argument="muon_lr")
+
+
+def tell_unused(settings: Mapping[str, Any]) -> None:
+    """Tell of settings of a training that were changed and that nothing reads.
+
+    No error, since checkpoints with them exist, and a sweep may change the optimiser alone.
+    """
+    if settings["momentum"] != MOMENTUM and settings["optimizer"] != "sgd":
+        say(f"momentum {settings['momentum']} is for optimizer sgd, not {settings['optimizer']}")
+    if settings["min_lr"] and settings["schedule"] == "constant":
+        say(f"min_lr {settings['min_lr']} has no effect with schedule constant")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, check_at_least, check_below_one
 
 if TYPE_CHECKING:  # commands that do not train need none of Lightning, which takes seconds
     import pytorch_lightning as pl
@@ -72,3 +72,15 @@ def warmup_steps(settings: Mapping[str, Any], total: float, trainer: "pl.Trainer
     # Rounded up: Lightning steps on the last batch even if the accumulation is not complete.
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
     return round(settings["warmup_epochs"] * per_epoch)
+
+
+def check_warmup(epochs: float, steps: int, fraction: float) -> None:
+    """Refuse a warmup that is said in two ways, negative, or as long as the whole training."""
+    check_at_least(0, warmup_epochs=epochs, warmup_steps=steps)
+    check_below_one(warmup_fraction=fraction)
+    if sum(map(bool, (epochs, steps, fraction))) > 1:
+        raise InputError(
+            f"warmup_epochs {epochs}, warmup_steps {steps} and warmup_fraction {fraction} exclude "
+            "each other; set all but one to 0",
+            argument=("warmup_epochs", "warmup_steps", "warmup_fraction"),
+        )
