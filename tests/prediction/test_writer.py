@@ -78,6 +78,16 @@ def test_of_many_classes_five_are_written() -> None:
     assert [part.partition(":")[0] for part in row[3].split(";")] == ["n6", "n5", "n4", "n3", "n2"]
 
 
+def test_of_equal_probabilities_the_first_class_is_given_as_in_the_scores() -> None:
+    drawn = torch.randint(0, 3, (400, 100), generator=torch.Generator().manual_seed(0)) / 4
+    names = [f"n{i}" for i in range(100)]
+    writer = PredictionWriter("x.csv", names)
+    writer.add(drawn, batch([*range(400)], [True] * 400))
+    writer.finish([f"{i}.png" for i in range(400)])
+    given = [row[1] for row in written(Path("x.csv"))[1:]]
+    assert given == [names[i] for i in drawn.argmax(dim=1).tolist()]
+
+
 @pytest.mark.parametrize(
     ("count", "more"), [(10, None), (11, "… and 1 more"), (13, "… and 3 more")]
 )

@@ -55,6 +55,20 @@ def test_best_and_last_mean_the_newest_run(
     assert checkpoint.resolve_checkpoint(name) == newer
 
 
+def test_the_newest_run_may_be_one_of_a_series_which_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = Path("lightning_logs")
+    touch(runs / "old" / "checkpoints" / "best.ckpt", time=100)
+    one = touch(runs / "cv" / "fold1" / "checkpoints" / "best.ckpt", time=200)
+    with pytest.raises(InputError, match=r"newest run, .*cv.fold1, is one of a series.*folder of"):
+        checkpoint.resolve_checkpoint("best")
+    assert checkpoint.resolve_checkpoint("lightning_logs/cv/fold1") == one
+    newer = touch(runs / "new" / "checkpoints" / "best.ckpt", time=300)
+    assert checkpoint.resolve_checkpoint("best") == newer
+
+
 def test_an_older_file_stands_in_for_last_alone(tmp_path: Path) -> None:
     touch(tmp_path / "best-1.ckpt")
     with pytest.raises(InputError, match="no checkpoint in the folder"):

@@ -76,12 +76,13 @@ class PredictionWriter:
     def add(self, outputs: Tensor, batch: Batch) -> None:
         """Take what was computed for a batch."""
         # only the first ones are kept: all probabilities of a large folder would fill the memory
-        top = outputs.topk(min(self.top, outputs.shape[1]), dim=1)
+        # not topk, which of equal ones takes any; scores take the first, as argmax
+        values, classes = outputs.sort(dim=1, descending=True, stable=True)
         rows = zip(
             batch.sample.tolist(),
             batch.valid.tolist(),
-            top.values.tolist(),
-            top.indices.tolist(),
+            values[:, : self.top].tolist(),
+            classes[:, : self.top].tolist(),
             strict=True,
         )
         self._found += [(i, values, classes) for i, valid, values, classes in rows if valid]

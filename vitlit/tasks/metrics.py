@@ -48,14 +48,17 @@ class TrainSums:
             # of mixed targets the larger part is the label
             labels = torch.cat([y.argmax(dim=1) if y.ndim == 2 else y for y in targets])
             both = torch.cat(logits)
-            top = both.topk(min(5, both.shape[1])).indices == labels[:, None]  # (n, 5)
+            # argmax, as in Scores: of equal logits topk takes any
+            answers = both.argmax(dim=1)
+            among = both.topk(min(5, both.shape[1])).indices == labels[:, None]  # (n, 5)
             loss = torch.stack(losses).float().mean()  # batches are of one size, so means average
             # filled on the device: copying a number there would wait for it
             count = torch.full_like(loss, len(labels))
             agreed = torch.zeros_like(loss)
             if teachers[0] is not None:
-                agreed = (both.argmax(dim=1) == torch.cat(teachers).argmax(dim=1)).sum()
-            self._sums += torch.stack([loss * count, top[:, 0].sum(), top.sum(), count, agreed])
+                agreed = (answers == torch.cat(teachers).argmax(dim=1)).sum()
+            right = (answers == labels).sum()
+            self._sums += torch.stack([loss * count, right, among.sum(), count, agreed])
         return self._sums
 
     def means(self, sum_up: Combine = lambda own: own) -> dict[str, Tensor]:

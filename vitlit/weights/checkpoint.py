@@ -8,6 +8,7 @@ path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...}
 import hashlib
 import zipfile
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,10 +119,9 @@ def _find_in_run(name: str, run: Path) -> Path:
 
 def _checkpoint_files() -> list[Path]:
     """The checkpoints of all runs, the newest last: runs have any name, so the time decides."""
-    return sorted(
-        Path(RUNS_FOLDER).glob(f"*/{CHECKPOINTS_FOLDER}/*.ckpt"),
-        key=lambda file: file.stat().st_mtime,
-    )
+    runs = ("*", "*/fold*", "*/repeat*")  # a series has its trainings in its folder
+    found = (Path(RUNS_FOLDER).glob(f"{run}/{CHECKPOINTS_FOLDER}/*.ckpt") for run in runs)
+    return sorted(chain.from_iterable(found), key=lambda file: file.stat().st_mtime)
 
 
 def _example() -> str:
@@ -136,6 +136,12 @@ def _find_in_newest_run(name: str) -> Path:
     if real and real[-1] != files[-1]:
         inform(f"{name} skips the debug run {files[-1].parents[1]}; to use it, give its folder")
     newest = (real or files)[-1:]
+    if newest and (run := newest[0].parents[1]).parent != Path(RUNS_FOLDER):
+        raise InputError(
+            f"the newest run, {run}, is one of a series, so that {name} does not tell which is "
+            f"meant; give the folder of one",
+            argument="ckpt_path",
+        )
     found = find_checkpoint(newest[0].parent, name) if newest else None
     if found is None:
         raise InputError(

@@ -1,12 +1,15 @@
 """Data sets of the hub, against folders of the same files and the library that saved them."""
 
+import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 from hub_tables import NAMES, datasets, encoded, save, table
@@ -172,6 +175,59 @@ def test_of_several_image_columns_one_must_be_named(tmp_path: Path) -> None:
     assert {path.suffix for path in data.data_dir.rglob("*/*.*")} == {".png"}
 
 
+def as_tables(folder: Path, paths: list[str]) -> str:
+    """A Parquet file whose images are but named."""
+    folder.mkdir(exist_ok=True)
+    cells = [{"bytes": None, "path": path} for path in paths]
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    )
+    labels = [row % 2 for row in range(len(paths))]
+    found = datasets.Dataset.from_dict({"image": cells, "label": labels}, features=features)
+    # not to_parquet, which reads the images that are named
+    pyarrow.parquet.write_table(
+        found.data.table.cast(features.arrow_schema), folder / "train.parquet"
+    )
+    return f"hub:{folder}"
+
+
+def test_images_that_a_table_names_are_read_from_the_folder_of_the_set(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "0.jpg").write_bytes(encoded(0))
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("a/1.jpg", encoded(1))
+    inside = [str(folder / "0.jpg"), f"zip://a/1.jpg::{folder / 'more.zip'}"]
+    data = data_of(as_tables(folder, inside), tmp_path)
+    files = sorted(data.data_dir.rglob("all/*/*"))
+    assert sorted(file.read_bytes() for file in files) == sorted([encoded(0), encoded(1)])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{}/private.txt",
+        "{}/set/../private.txt",
+        "file://{}/private.txt",
+        "simplecache::file://{}/private.txt",
+        "zip://private.txt::{}/private.zip",
+        "http://127.0.0.1:9/private.txt",
+        "private.txt",
+    ],
+)
+def test_a_table_cannot_name_files_outside_the_set(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private.txt").write_text("secret")
+    with zipfile.ZipFile(tmp_path / "private.zip", "w") as archive:
+        archive.writestr("private.txt", "secret")
+    monkeypatch.chdir(tmp_path)
+    name = as_tables(tmp_path / "set", [place.format(tmp_path)] * 2)
+    with pytest.raises(InputError, match=r"has an image at .*, which is none of its own files"):
+        data_of(name, tmp_path)
+    assert not [*(tmp_path / "data").rglob("*.img")]
+
+
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
@@ -259,6 +315,27 @@ def test_offline_the_cache_of_the_library_is_enough_and_its_commit_is_kept(
         data_of("hub:owner/other", tmp_path)
     with pytest.raises(InputError, match=r"hub:owner/set@other is not unpacked.*download"):
         data_of("hub:owner/set@other", tmp_path, download=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("files", ["../../private.txt", "all/a/1.jpg"]),
+        ("files", ["/etc/passwd", "all/a/1.jpg"]),
+        ("files", ["all/a/0.jpg"]),
+        ("labels", [0, 7]),
+        ("labels", [-1, 0]),
+        ("labels", [0, True]),
+    ],
+)
+def test_an_index_from_elsewhere_is_not_trusted(field: str, value: Any, tmp_path: Path) -> None:
+    name = save(tmp_path / "set", table([0, 1]))
+    file = data_of(name, tmp_path).data_dir / "index.json"
+    told = json.loads(file.read_text())
+    told["parts"]["all"][field] = value
+    file.write_text(json.dumps(told))
+    with pytest.raises(InputError, match="holds no data set unpacked from the hub"):
+        data_of(name, tmp_path)
 
 
 # -- refused ----------------------------------------------------------------------------------

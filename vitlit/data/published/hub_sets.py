@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from vitlit.data.published.hub_cells import homes_of, image_bytes
 from vitlit.data.published.hub_columns import Columns, Labels, find_columns, read_labels
 from vitlit.data.published.hub_name import HubName
 from vitlit.data.published.index import Index, Part
@@ -196,7 +197,7 @@ def _write_images(tables: Mapping[str, Any], folder: Path, name: HubName) -> Ind
     if unlabelled := [split for split in tables if split not in kept]:
         say(f"left out {first_few(unlabelled)} of {name}: its images have no labels")
     parts = {
-        part: _write_part(kept[split], columns, labels, folder, part)
+        part: _write_part(kept[split], columns, labels, folder / part, name)
         for split, part in name_parts([*kept], name).items()
     }
     return Index(labels.names, parts)
@@ -231,44 +232,34 @@ def name_parts(splits: list[str], name: object) -> dict[str, str]:
     return meant
 
 
-def _write_part(table: Any, columns: Columns, labels: Labels, folder: Path, part: str) -> Part:
-    """Write the images of a split as they are encoded; rows without image or label are left out."""
+def _write_part(table: Any, columns: Columns, labels: Labels, folder: Path, name: HubName) -> Part:
+    """Write the images of a split as they are encoded; rows without image or label are left out.
+
+    folder: of the part; the files of the returned Part begin with its name.
+    """
     from datasets import Image
 
     # decode=False: the bytes as they are, which the library would decode by other rules
     table = table.select_columns([*columns]).cast_column(columns.image, Image(decode=False))
-    homes = _class_folders(labels.names)
+    classes, homes = _class_folders(labels.names), homes_of(name)
     files: list[str] = []
     numbers: list[int] = []
-    for name in homes:
-        (folder / part / name).mkdir(parents=True)
+    for of_class in classes:
+        (folder / of_class).mkdir(parents=True)
     width = len(str(len(table)))
     shown: Any = {"leave": False, "delay": 1, "disable": None, "dynamic_ncols": True}
-    for row, entry in enumerate(tqdm(table, desc=f"unpacking {part}", unit="img", **shown)):
-        label, content = labels.number(entry[columns.label]), _content(entry[columns.image])
+    for row, entry in enumerate(tqdm(table, desc=f"unpacking {folder.name}", unit="img", **shown)):
+        label = labels.number(entry[columns.label])
+        content = image_bytes(entry[columns.image], homes, name)
         if label is None or content is None:
             continue
-        name = f"{part}/{homes[label]}/{row:0{width}}{_ending(content)}"
-        (folder / name).write_bytes(content)
-        files.append(name)
+        file = f"{classes[label]}/{row:0{width}}{_ending(content)}"
+        (folder / file).write_bytes(content)
+        files.append(f"{folder.name}/{file}")
         numbers.append(label)
-    if len(files) < len(table):
-        say(f"left out {len(table) - len(files):,} rows of {part} without an image or a label")
+    if left_out := len(table) - len(files):
+        say(f"left out {left_out:,} rows of {folder.name} without an image or a label")
     return Part(files, numbers)
-
-
-def _content(cell: Any) -> bytes | None:
-    """The encoded image in a cell: its bytes, or those of the file that it names."""
-    if cell is None:
-        return None
-    if cell.get("bytes") is not None:
-        return bytes(cell["bytes"])
-    if not cell.get("path"):
-        return None
-    import fsspec  # which knows paths within archives
-
-    with fsspec.open(cell["path"], "rb") as file:
-        return bytes(file.read())
 
 
 def _ending(content: bytes) -> str:

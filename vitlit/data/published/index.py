@@ -9,7 +9,7 @@ classes, which the names of folders do not tell, and names that no folder could 
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import torch
@@ -57,7 +57,27 @@ def read_index(folder: Path) -> Index:
 def _read(file: Path, changed: int) -> Index:
     told = json.loads(file.read_text(encoding="utf-8"))
     parts = {name: Part(part["files"], part["labels"]) for name, part in told["parts"].items()}
-    return Index([str(name) for name in told["class_names"]], parts)
+    class_names = [str(name) for name in told["class_names"]]
+    for part in parts.values():
+        _check(part, len(class_names))
+    return Index(class_names, parts)
+
+
+def _check(part: Part, classes: int) -> None:
+    """Raise ValueError for files outside the folder, and labels that are no class.
+
+    A folder that comes from elsewhere may say anything.
+    """
+    if len(part.files) != len(part.labels):
+        raise ValueError(f"{len(part.files)} files have {len(part.labels)} labels")
+    if outside := [name for name in part.files if not _is_inside(name)]:
+        raise ValueError(f"{outside[0]} is outside the folder")
+    if any(type(label) is not int or not 0 <= label < classes for label in part.labels):
+        raise ValueError(f"a label is none of {classes} classes")
+
+
+def _is_inside(name: str) -> bool:
+    return ".." not in name.split("/") and not PurePath(name).is_absolute() and "\\" not in name
 
 
 def read_files(folder: Path, part: str) -> tuple[list[str], Tensor]:

@@ -1,0 +1,70 @@
+"""The encoded image in a cell of a table: its bytes, or those of a file of the data set.
+
+cell, folders -> bytes
+
+A table can name any path or address. Only files of the data set itself are read, so that no set
+can copy a private file of this machine among its images, or have addresses fetched.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitlit.data.published.hub_name import HubName
+from vitlit.errors import InputError
+from vitlit.files import printable
+
+IN_ARCHIVE = re.compile(r"zip://(?P<member>[^:]*)::(?P<archive>.+)", re.DOTALL)
+
+
+def homes_of(name: HubName) -> list[Path]:
+    """The folders whose files a data set may name: its own, and those of the libraries' caches."""
+    import datasets
+    from huggingface_hub import constants
+
+    caches = datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH
+    found = [Path(home) for home in (*caches, constants.HF_HUB_CACHE)]
+    if name.is_local:
+        found.append(Path(name.source))
+    return [kind for home in found for kind in (Path(os.path.normpath(home)), home.resolve())]
+
+
+def image_bytes(cell: Any, homes: Sequence[Path], name: HubName) -> bytes | None:
+    """The encoded image in a cell, None if it is empty.
+
+    Raises InputError if it names a file outside ``homes``, or one that cannot be read.
+    """
+    if cell is None:
+        return None
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    if not cell.get("path"):
+        return None
+    where = str(cell["path"])
+    found = IN_ARCHIVE.fullmatch(where)
+    # Not resolved: a link within the folder is its owner's, who may keep the images elsewhere.
+    file = Path(os.path.normpath(found["archive"] if found else where))
+    if not any(file.is_relative_to(home) for home in homes):
+        raise InputError(
+            f"{name} has an image at {printable(where)}, which is none of its own files; give a "
+            f"data set that holds its images",
+            argument="dataset",
+        )
+    try:
+        return _member(file, found["member"]) if found else file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {printable(where)} of {name}: {error.strerror or error}; give a data set "
+            f"that is complete",
+            argument="dataset",
+        ) from error
+
+
+def _member(archive: Path, member: str) -> bytes:
+    """The bytes of a file in an archive. Raises OSError."""
+    import fsspec
+
+    with fsspec.open(f"zip://{member}::{archive}", "rb") as file:
+        return bytes(file.read())
