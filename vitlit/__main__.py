@@ -14,6 +14,7 @@ from typing import Any
 
 from vitlit.cli.overview import (
     COMMANDS,
+    DISTRIBUTED_COMMANDS,
     QUICK_COMMANDS,
     TRAINING_COMMANDS,
     command_help,
@@ -21,6 +22,7 @@ from vitlit.cli.overview import (
     wants_series,
 )
 from vitlit.errors import (
+    InputError,
     LostProcessError,
     Stopped,
     TrainingError,
@@ -32,6 +34,7 @@ from vitlit.errors import (
 )
 from vitlit.images.machine import keep_freed_memory
 from vitlit.messages import fitted, print_error
+from vitlit.training.slurm import launcher_of
 
 MAX_LINES, MAX_WIDTH = 5, 400  # of an error message: lines, and characters of a line
 # errors of writing to a reader that has left, as `head -1` does, or to a terminal that was closed
@@ -168,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: list[str]) -> None:
     """Run a command, without Lightning if possible: its import takes three times torch's."""
+    _check_one_process(args[0])
     if args[0] == "runs":  # without torch
         from vitlit.commands.runs.list_runs import list_runs
 
@@ -201,6 +205,17 @@ def _run(args: list[str]) -> None:
 
     warnings.formatwarning = _format_warning  # after Lightning, which has set its own
     run_command(args)
+
+
+def _check_one_process(command: str) -> None:
+    """Refuse to be one of several processes that would all compute and write the same."""
+    found = launcher_of(os.environ)
+    if command not in DISTRIBUTED_COMMANDS and found.processes > 1:
+        name = found.name.split()[0]
+        raise InputError(
+            f"{command} works in one process, and {name} started {found.processes}; start it "
+            f"without {name}"
+        )
 
 
 def _format_warning(message: Warning | str, *_: object, **__: object) -> str:

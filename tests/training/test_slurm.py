@@ -2,8 +2,9 @@
 
 import pytest
 
+from vitlit.__main__ import main
 from vitlit.cli.advice import advice
-from vitlit.training.slurm import node_traps, slurm_traps
+from vitlit.training.slurm import launcher_of, node_traps, slurm_traps
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vitlit", "SLURM_CPUS_PER_TASK": "8"}
 TASK = {**JOB, "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}
@@ -64,3 +65,30 @@ def test_tasks_of_one_core_are_named() -> None:
     environment = {name: value for name, value in TASK.items() if "CPUS" not in name}
     [text] = traps({**environment, "SLURM_NTASKS": "2"}, 2)
     assert "--cpus-per-task" in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "processes"),
+    [
+        ({}, "", 1),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"}, "torchrun", 4),
+        ({**TASK, "SLURM_NTASKS": "8"}, "srun with 8 tasks", 8),
+        ({**TASK, "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, "", 1),  # a shell
+        ({**JOB, "SLURM_NTASKS": "8"}, "", 1),  # the batch script
+    ],
+)
+def test_the_launcher_is_known_by_its_variables(
+    environment: dict[str, str], name: str, processes: int
+) -> None:
+    assert launcher_of(environment) == (name, processes)
+
+
+@pytest.mark.parametrize("command", ["explain", "export", "probe", "anomaly", "compare", "inspect"])
+def test_what_one_process_writes_is_not_written_by_several(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command]) == 2
+    wanted = f"{command} works in one process, and torchrun started 2; start it without torchrun"
+    assert wanted in capsys.readouterr().err

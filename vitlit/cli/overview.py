@@ -25,6 +25,7 @@ COMMANDS = {
 # Those that can work without Lightning; the others train.
 QUICK_COMMANDS = ("validate", "test", "predict", "explain", "export", "compare", "probe", "anomaly")
 TRAINING_COMMANDS = ("fit", "pretrain")
+DISTRIBUTED_COMMANDS = (*TRAINING_COMMANDS, "validate", "test", "predict")  # by several processes
 HELP_FILE = "help.json"  # made by vitlit/commands/short_help.py
 
 

@@ -18,7 +18,7 @@ from vitlit.cli.configs import find_config
 from vitlit.cli.safe_yaml import flat_values, parse_yaml, read_yaml
 from vitlit.errors import InputError
 from vitlit.files import RUNS_FOLDER
-from vitlit.training.slurm import job_name
+from vitlit.training.slurm import job_name, launcher_of
 
 STEMS = {"folds": "fold", "repeats": "repeat"}  # option -> start of the names of its trainings
 MAX_COUNT = 1000
@@ -173,12 +173,7 @@ def _check_clashes(kind: str, given: dict[str, Any]) -> None:
 
 def _check_launcher(kind: str, count: int) -> None:
     """Refuse to be one of several processes: each training is started as a process of its own."""
-    tasks = os.environ.get("SLURM_NTASKS", "1")
-    in_step = {"SLURM_STEP_ID", "SLURM_PROCID"} & os.environ.keys()
-    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else ""
-    if not launcher and tasks.isdecimal() and int(tasks) > 1 and in_step:
-        launcher = f"srun with {tasks} tasks"
-    if launcher:
+    if launcher := launcher_of(os.environ).name:
         own = f"--data.fold 1/{count} " if kind == "folds" else "seeds of its own "
         raise InputError(
             f"--{kind} starts its trainings itself, so {launcher} cannot start it; start it as "

@@ -7,9 +7,31 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitlit.errors import warn
+
+
+class Launcher(NamedTuple):
+    """A program that has started this one, and how many of it; the name is empty if none has."""
+
+    name: str
+    processes: int
+
+
+def launcher_of(environment: Mapping[str, str]) -> Launcher:
+    """The launcher, torchrun or srun, by the variables that it sets."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return Launcher("torchrun", _number(environment.get("WORLD_SIZE")))
+    in_step = {"SLURM_STEP_ID", "SLURM_PROCID"} & environment.keys()
+    # those of this step: a shell within a job of several tasks is a step of one
+    number = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS")
+    tasks = _number(number) if in_step else 1
+    return Launcher(f"srun with {tasks} tasks", tasks) if tasks > 1 else Launcher("", 1)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 1
 
 
 def warn_of_cluster_traps(trainer: Any) -> None:
@@ -44,8 +66,7 @@ def slurm_traps(environment: Mapping[str, str], *, processes: int, launched: boo
     # In an interactive job Lightning ignores SLURM and starts the processes itself.
     if environment.get("SLURM_JOB_NAME") in INTERACTIVE_JOBS:
         return []
-    number = environment.get("SLURM_NTASKS", "1")
-    tasks = int(number) if number.isdecimal() else 1
+    tasks = _number(environment.get("SLURM_NTASKS"))
     # The batch script itself has SLURM_NTASKS but no step; what srun starts has both.
     in_step = "SLURM_STEP_ID" in environment or "SLURM_PROCID" in environment
     by_torchrun = "TORCHELASTIC_RUN_ID" in environment  # one task a node is right there
