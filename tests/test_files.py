@@ -16,6 +16,7 @@ from vitlit.files import (
     naming_full_disk,
     new_folder,
     replacing,
+    run_name,
     whole_folder,
 )
 
@@ -171,3 +172,9 @@ def test_an_unknown_user_stays_in_the_path(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HOME", "/home/me")
     assert expanded("~/photos") == Path("/home/me/photos")
     assert expanded("~nobody-of-this-name/photos") == Path("~nobody-of-this-name/photos")
+
+
+def test_a_part_of_a_series_is_named_with_its_series() -> None:
+    assert run_name(Path("lightning_logs/first")) == "first"
+    assert run_name(Path("lightning_logs/cv/fold1")) == "cv/fold1"
+    assert run_name(Path("lightning_logs/longer/repeat2")) == "longer/repeat2"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,6 +46,12 @@ WRITE_FAULTS = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS) + (
     (errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()  # Windows has none
 )
 FULL_BYTES = 1 << 20  # a disk with less room is full
+
+
+def run_name(run: Path) -> str:
+    """The name of a run; of one of a series, with that of the series: ``cv/fold1``."""
+    is_part = re.fullmatch(r"(fold|repeat)\d+", run.name)
+    return f"{run.parent.name}/{run.name}" if is_part else run.name
 
 
 @contextmanager

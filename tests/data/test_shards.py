@@ -83,6 +83,20 @@ def test_batches_are_the_same_for_any_number_of_processes(
         assert torch.equal(first.sample, second.sample)
 
 
+def test_a_mixing_of_shards_without_shards_is_told(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = str(photo_folder(count=9))
+    for asked, is_told in ((16, False), (2, True)):
+        data = ImageData(
+            dataset="folder", data_dir=photos, img_size=16, patch_size=8,
+            num_workers=0, shuffle_shards=asked,
+        )  # fmt: skip
+        data.setup("fit")
+        data.train_dataloader()
+        assert ("shuffle_shards 2 has no effect" in caplog.text) == is_told
+
+
 def test_a_batch_holds_the_images_that_it_says(photo_folder: PhotoFolder, tmp_path: Path) -> None:
     place = shard(photo_folder("train+val", count=6), tmp_path / "s", "--images=5")
     data = data_of(place, "validate", batch_size=5)

@@ -71,6 +71,30 @@ def test_the_card_counts_the_parameters_that_the_summary_of_fit_counts(
     assert f"width 8, {count:,} parameters" in card.text
 
 
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (
+            {"fold": "1/10"},
+            "Fold 1 of 10 was held out for the test, and 10 % of the others",
+        ),
+        ({"train_fraction": 0.25}, "Of the training images, 25 % were used."),
+        ({"shots": 5}, "Of each class, 5 training images were used."),
+    ],
+)
+def test_the_card_tells_how_the_images_were_split(
+    settings: dict[str, Any], wanted: str, tmp_path: Path
+) -> None:
+    checkpoint = make_report(tmp_path / "run")
+    text = card_of(
+        tmp_path / "out",
+        origin_of({"pretrained": None}, DATA | settings, str(checkpoint)),
+        ["cat", "dog"],
+    ).text
+    assert wanted in " ".join(text.split())
+    assert ("20 % of its images" in text) == ("fold" not in settings)
+
+
 def test_the_card_tells_data_scores_and_mistakes(tmp_path: Path) -> None:
     checkpoint = make_report(tmp_path / "run")
     origin = origin_of({"pretrained": None}, DATA, str(checkpoint))

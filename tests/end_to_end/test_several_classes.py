@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_the_report_is_scikit_learns(run: Path, capsys: pytest.CaptureFixture[st
     assert names >= {"index.html", "classes.csv", "classes.png", "mistakes.csv"}
     rows = read_rows(run / "test_report" / "mistakes.csv")
     assert len(rows) == int((given != targets.bool()).sum())
+    page = (run / "test_report" / "index.html").read_text()
+    pattern = r"predicted <bdi>(not )?(\w+)</bdi></em> \((\d\.\d\d)\)"
+    shown = re.findall(pattern, page)
+    assert 0 < len(shown) <= len(rows)
+    for (is_not, name, sure), row in zip(shown, rows, strict=False):
+        assert (bool(is_not), name) == (row["mistake"] == "missed", row["class"])
+        of_class = float(row["probability"])  # but the page says how sure it was of what it said
+        assert float(sure) == pytest.approx(1 - of_class if is_not else of_class, abs=0.0051)
     assert "fitted on the validation images" in capsys.readouterr().out
     assert report["thresholds_from"] == "fitted"
 

@@ -50,3 +50,20 @@ def test_answers_that_are_all_wrong_determine_a_temperature() -> None:
     logits = torch.tensor([[0.0, 1.0], [0.0, 2.0]])
     assert isinstance(report_files.fit_calibration(logits, torch.tensor([0, 0])), Calibration)
     assert "all 2 validation" in str(report_files.fit_calibration(logits, torch.tensor([1, 1])))
+
+
+@pytest.mark.parametrize(("temperature", "curves"), [(1.5, 2), (19.99999994, 1), (0.05, 1)])
+def test_a_temperature_at_the_end_of_its_range_is_not_drawn(
+    temperature: float, curves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        report_files.figures, "reliability_diagram", lambda *a, **_: drawn.append(a)
+    )
+    monkeypatch.setattr(report_files, "shown_mistakes", lambda *_: ([], 0))
+    rows = Rows(torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    fitted = Calibration(temperature, loss_before=0.5, loss_after=0.4, images=9)
+    data: Any = None
+    report_files.draw_report(rows, ["cat", "dog"], fitted, data, title="of a test")
+    [(_, after, told)] = drawn
+    assert (after is None, told is None) == (curves == 1, curves == 1)

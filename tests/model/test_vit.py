@@ -384,6 +384,7 @@ def test_a_rate_outside_0_to_1_is_refused(rate: str, value: float) -> None:
         ({"mlp_ratio": -1.0}, r"mlp_ratio -1\.0"),
         ({"num_heads": 3}, "num_heads 3 does not divide embed_dim 16"),
         ({"num_heads": 0}, "num_heads 0"),
+        ({"global_pool": "map", "pool_heads": 0}, "pool_heads 0"),
         ({"patch_size": 5}, "patch_size 5 does not divide the image size 8x12"),
         ({"patch_size": 0}, "patch_size 0"),
         ({"img_size": [8, 12, 3]}, r"\[8, 12, 3\] is not one number"),

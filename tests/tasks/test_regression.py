@@ -234,3 +234,26 @@ def test_draws_of_one_image_alone_do_not_decide_the_interval_of_r2(count: int) -
     drawn = [r2_score(wanted[one], answers[one]) for one in rows if len(set(one.tolist())) > 1]
     low, high = error_intervals(answers, wanted)["r2"]
     assert min(drawn) - 1e-6 <= low <= high <= max(drawn) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        (1.0, None, "target_mean 1.0 and target_std None belong together"),
+        (None, 2.0, "target_mean None and target_std 2.0 belong together"),
+        (float("nan"), 1.0, "target_mean nan is not finite"),
+        (1.0, 0.0, "target_std 0.0 is not positive"),
+        (1.0, -2.0, "target_std -2.0 is not positive"),
+        (1.0, float("nan"), "target_std nan is not positive"),
+    ],
+)
+def test_statistics_that_no_training_finds_are_refused(
+    mean: float | None, std: float | None, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        task(target_mean=mean, target_std=std)
+
+
+def test_a_mean_of_zero_is_one() -> None:
+    found = task(target_mean=0.0, target_std=2.0)
+    assert (found.mean, found.std) == (0.0, 2.0)

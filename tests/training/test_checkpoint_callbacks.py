@@ -18,7 +18,6 @@ from vitlit.training.checkpoint_callbacks import (
     LastCheckpoint,
     SaveSettings,
     is_within_step,
-    run_name,
 )
 from vitlit.weights.checkpoint import TRAINING
 
@@ -280,9 +279,3 @@ def test_the_end_of_a_training_is_saved_whatever_ends_it(
     clock.train(LastCheckpoint(tmp_path), *more, **settings)
     assert clock.saved[-1] == end
     assert len(clock.saved) == 2  # the first epoch and the last
-
-
-def test_a_part_of_a_series_is_named_with_its_series() -> None:
-    assert run_name(Path("lightning_logs/first")) == "first"
-    assert run_name(Path("lightning_logs/cv/fold1")) == "cv/fold1"
-    assert run_name(Path("lightning_logs/longer/repeat2")) == "longer/repeat2"

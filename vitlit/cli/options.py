@@ -236,7 +236,7 @@ def add_predict_options(parser: Any) -> None:
         type=FeaturePool | None,
         default=None,
         help="Features of the class token, or the mean of the patches; by default as the model "
-        "pools.",
+        "pools, or the mean if it pools by weights and an earlier block is asked for.",
     )
     parser.add_argument(
         "--out", type=str | None, default=None, help="File to write; it must not exist."

@@ -21,6 +21,8 @@ from vitlit.errors import InputError, say
 from vitlit.images.image_store import FileImages
 from vitlit.images.preprocess import Preprocess
 
+SHUFFLE_SHARDS = 16  # that an epoch mixes at a time, if nobody gives another number
+
 
 class SplitLoaders:
     """Splits and loaders, under the names that Lightning calls; ImageData sets the attributes.
@@ -79,6 +81,8 @@ class SplitLoaders:
         how: Any = {"batch_size": self.batch_size, "repeats": repeats, "seed": self.seed}
         if isinstance(split.images, ShardImages):  # neighbours in an epoch are so on the disk too
             how |= {"shards": split.images.shard[split.members], "window": self.shuffle_shards}
+        elif self.shuffle_shards != SHUFFLE_SHARDS:
+            say(f"shuffle_shards {self.shuffle_shards} has no effect: the images are in no shards")
         order = TrainOrder(len(split), **how | self.place)
         tell_repeats(len(split), self.batch_size, self.place["world"], repeats)
         return self.loader(split, order)

@@ -111,14 +111,22 @@ def _data_sentences(data: Mapping[str, Any]) -> tuple[str, ...]:
     if data.get("task") == "regression":
         labels = "a number for each image"
     sentences = [f"Trained on {what}, with {labels}."]
-    held = {"val": data.get("val_fraction"), "test": data.get("test_fraction")}
-    sentences.append(
-        f"Where the data set had no split of its own, {_share(held['test'])} of its images were "
-        f"held out for the test, and {_share(held['val'])} of the others for validation, with "
-        f"split_seed {data.get('split_seed')}."
-    )
+    test, val = (_share(data.get(f"{part}_fraction")) for part in ("test", "val"))
+    fold, seed = data.get("fold"), data.get("split_seed")
+    if fold:
+        sentences.append(
+            f"Fold {str(fold).replace('/', ' of ')} was held out for the test, and {val} of the "
+            f"others for validation, with split_seed {seed}."
+        )
+    else:
+        sentences.append(
+            f"Where the data set had no split of its own, {test} of its images were held out for "
+            f"the test, and {val} of the others for validation, with split_seed {seed}."
+        )
     if data.get("shots"):
         sentences.append(f"Of each class, {data['shots']} training images were used.")
+    elif (part := data.get("train_fraction")) not in (None, 1):
+        sentences.append(f"Of the training images, {_share(part)} were used.")
     return tuple(sentences)
 
 

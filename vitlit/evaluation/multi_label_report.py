@@ -119,9 +119,12 @@ class MultiLabelReport:
         found = []
         pictures, files = split.pictures(places), split.files(places)
         for (row, k), image, file in zip(wrong.tolist(), pictures, files, strict=True):
-            names = [self.class_names[k], f"not {self.class_names[k]}"]
-            true, said = names if rows.labels[row, k] else names[::-1]
-            found.append(Mistake(image, file, true, said, float(probabilities[row, k])))
+            name, of_class = self.class_names[k], float(probabilities[row, k])
+            found.append(
+                Mistake(image, file, name, f"not {name}", 1 - of_class)
+                if rows.labels[row, k]
+                else Mistake(image, file, f"not {name}", name, of_class)
+            )
         return found
 
     def _write_mistakes(

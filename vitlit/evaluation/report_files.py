@@ -149,8 +149,8 @@ def draw_report(
 ) -> dict[str, Any]:
     """Figures by name; without mistakes there is no sheet of mistakes."""
     matrix = confusion_counts(rows.values, rows.labels)
-    fitted = calibration if isinstance(calibration, Calibration) else None
-    before, after = [*_curves(rows, calibration), None][:2]
+    fitted = _usable(calibration)
+    before, after = [*_curves(rows, fitted), None][:2]
     assert before is not None
     found: dict[str, Any] = {
         "confusion": figures.confusion_matrix(matrix, class_names, title=title),
@@ -220,14 +220,20 @@ def write_page(
         mistakes=mistakes,
         mistake_count=count,
         calibration=calibration_words(metrics["scores"], metrics["temperature"]),
-        curves=_curves(rows, calibration),
+        curves=_curves(rows, _usable(calibration)),
     )
     write_report_page(path, content)
 
 
-def _curves(rows: Rows, calibration: Calibration | str) -> list[Reliability]:
+def _usable(calibration: Calibration | str) -> Calibration | None:
+    """The calibration, unless there is none, or the best temperature was out of reach."""
+    is_there = isinstance(calibration, Calibration) and not calibration.is_at_limit
+    return calibration if is_there else None
+
+
+def _curves(rows: Rows, calibration: Calibration | None) -> list[Reliability]:
     """Reliability of the model as it is and, if there is one, with the temperature."""
-    scales = [1.0, calibration.temperature] if isinstance(calibration, Calibration) else [1.0]
+    scales = [1.0] if calibration is None else [1.0, calibration.temperature]
     return [reliability(rows.values / scale, rows.labels) for scale in scales]
 
 

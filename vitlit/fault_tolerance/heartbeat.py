@@ -17,6 +17,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
 from vitlit.errors import LostProcessError, Stopped, TrainingError, find_text
+from vitlit.files import run_name
 from vitlit.training.checkpoint_callbacks import LastCheckpoint
 
 BEAT_SECONDS = 1.0  # between two beats
@@ -184,7 +185,7 @@ def run_name_of(trainer: pl.Trainer) -> str | None:
     """The name of the run, or None if it writes no last.ckpt to resume from."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint):
-            return Path(str(callback.dirpath)).parent.name
+            return run_name(Path(str(callback.dirpath)).parent)
     return None
 
 

@@ -193,7 +193,9 @@ def _complete_pool(told: dict[str, Any]) -> None:
             argument=("fc_norm", "final_norm"),
         )
     if pool == "map":
-        told["pool_heads"] = told["pool_heads"] or told["num_heads"]
+        if told["pool_heads"] is None:
+            told["pool_heads"] = told["num_heads"]
+        check_at_least(1, pool_heads=told["pool_heads"])
         if told["pool_mlp_ratio"] is None:
             told["pool_mlp_ratio"] = told["mlp_ratio"]
 

@@ -21,7 +21,8 @@ class Feature:
 
     layer: the block whose output is taken, counted from 0, or from the end with -1, -2, …; None is
     the last. pool: token (the class token) or avg (the mean of the patch tokens); None is the
-    model's own pooling. The model's final norm is applied to the output of the last block only.
+    model's own pooling, but avg for earlier blocks if that has weights (seq and map). The model's
+    final norm is applied to the output of the last block only.
     """
 
     layer: int | None = None
@@ -40,7 +41,7 @@ class Feature:
         tokens, is_last = tokens_of(model, x, self.layer)
         if self.pool is None and is_last:
             return model.pool(tokens)
-        # Sequence pooling learned to score the last block; earlier blocks are averaged instead.
+        # Seq and map learned to pool the last block; earlier blocks are averaged instead.
         own = "token" if model.global_pool == "token" else "avg"
         pooled = (
             tokens[:, 0]

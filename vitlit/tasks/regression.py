@@ -65,10 +65,11 @@ class Regression(Task):
                 )
         self.loss_name = settings.get("loss") or DEFAULT_LOSS
         check_choice(tuple(ELEMENT_LOSSES), loss=self.loss_name)
+        mean, std = settings.get("target_mean"), settings.get("target_std")
+        check_statistics(mean, std)
+        self.has_loss = std is not None
         # of exported weights, whose head gives the unit itself, there are none
-        self.mean = settings.get("target_mean") or 0.0
-        self.std = settings.get("target_std") or 1.0
-        self.has_loss = settings.get("target_std") is not None
+        self.mean, self.std = (0.0, 1.0) if mean is None or std is None else (mean, std)
 
     @classmethod
     def label_columns(cls, head: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -190,6 +191,23 @@ def standardised_loss(name: str, mean: float, std: float) -> Callable[..., Tenso
         return element(logits.float(), (targets.float() - mean) / std)
 
     return loss
+
+
+def check_statistics(mean: float | None, std: float | None) -> None:
+    """Refuse a mean and standard deviation of targets that no training could have found."""
+    if (mean is None) != (std is None):
+        raise InputError(
+            f"target_mean {mean} and target_std {std} belong together; give both, or leave both "
+            f"to the training",
+            argument=("target_mean", "target_std"),
+        )
+    if mean is not None and not math.isfinite(mean):
+        raise InputError(f"target_mean {mean} is not finite; leave it out", argument="target_mean")
+    if std is not None and not 0 < std < math.inf:
+        raise InputError(
+            f"target_std {std} is not positive; leave it out, or give one above 0",
+            argument="target_std",
+        )
 
 
 def _number(row: Row, column: str) -> float:

@@ -3,7 +3,6 @@
 trainer, its progress and scores -> files in the run's ``checkpoints`` folder
 """
 
-import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from vitlit.errors import check_at_least
+from vitlit.files import run_name
 from vitlit.weights.checkpoint import SAVED_SETTINGS, TRAINING, Monitor, is_plain_value
 
 # Saves may take this share of the time: hashing and fsync of 86 MB take .3 s, a short epoch .6 s.
@@ -24,12 +24,6 @@ MAX_SAVING_SHARE = 0.05
 def monitor_mode(monitor: str) -> Literal["min", "max"]:
     """Whether the lowest (``min``) or the highest (``max``) value of a score is the best."""
     return "min" if monitor.endswith(("loss", "mae", "rmse")) else "max"
-
-
-def run_name(run: Path) -> str:
-    """The name of a run; of one of a series, with that of the series: ``cv/fold1``."""
-    is_part = re.fullmatch(r"(fold|repeat)\d+", run.name)
-    return f"{run.parent.name}/{run.name}" if is_part else run.name
 
 
 class RunCheckpoint(ModelCheckpoint):

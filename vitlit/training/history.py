@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
-from vitlit.files import replacing
+from vitlit.files import replacing, run_name
 from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, GREY, VERMILION, new_figure, tidy_axes
-from vitlit.training.checkpoint_callbacks import monitor_mode, run_name
+from vitlit.training.checkpoint_callbacks import monitor_mode
 from vitlit.weights.checkpoint import Monitor
 
 if TYPE_CHECKING:

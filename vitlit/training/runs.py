@@ -16,7 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vitlit.errors import InputError, inform, warn
-from vitlit.files import CHECKPOINTS_FOLDER, FINISHED_FILE, LAST_FILE, LOCK_FILE, RUNS_FOLDER
+from vitlit.files import (
+    CHECKPOINTS_FOLDER,
+    FINISHED_FILE,
+    LAST_FILE,
+    LOCK_FILE,
+    RUNS_FOLDER,
+    run_name,
+)
 from vitlit.training.slurm import job_name
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
@@ -54,7 +61,7 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
         if given in (None, "last") or is_elsewhere:
             own = _own_last(folder)
             if own is not None and is_elsewhere:
-                inform(f"run {folder.name} resumes from its own {own.name}, not {given}")
+                inform(f"run {run_name(folder)} resumes from its own {own.name}, not {given}")
             if own is not None:
                 return own
         if given in ("best", "last"):
@@ -67,7 +74,7 @@ def _own_last(folder: Path) -> Path | None:
     if last := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "last"):
         return last
     if best := checkpoint.find_checkpoint(folder / CHECKPOINTS_FOLDER, "best"):
-        warn(f"run {folder.name} has no last.ckpt; it resumes from {best.name}")
+        warn(f"run {run_name(folder)} has no last.ckpt; it resumes from {best.name}")
         return best
     return None
 
@@ -195,7 +202,7 @@ class Claim:
 def _check_is_unfinished(folder: Path) -> None:
     if (folder / FINISHED_FILE).exists():
         raise InputError(
-            f"run {folder.name} is finished; give the run another name, and ckpt_path "
+            f"run {run_name(folder)} is finished; give the run another name, and ckpt_path "
             f"{folder / CHECKPOINTS_FOLDER / LAST_FILE} to train its model longer",
             argument=("run", "ckpt_path"),
         )
@@ -266,7 +273,7 @@ def _lock_folder(folder: Path) -> Any:
 
 def _run_in_use(folder: Path, holder: str) -> InputError:
     return InputError(
-        f"run {folder.name} is being written by another process{holder}; wait for it, or give "
+        f"run {run_name(folder)} is being written by another process{holder}; wait for it, or give "
         f"the run another name",
         argument="run",
     )

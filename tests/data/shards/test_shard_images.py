@@ -172,3 +172,14 @@ def test_a_server_without_ranges_is_refused(
     far = opened(place_of(f"{serve(Whole)}/s"))
     with pytest.raises(InputError, match="sends whole files where parts are asked for"):
         far.gather(torch.arange(2))
+
+
+def test_a_header_with_digits_that_are_not_octal_is_none(tmp_path: Path) -> None:
+    place = write_foreign(tmp_path / "s")
+    images = opened(place)
+    content = bytearray((place / "set-001.tar").read_bytes())
+    header = int(images.offset[6]) - 512
+    content[header + 148 : header + 156] = b"9" * 8
+    (place / "set-001.tar").write_bytes(content)
+    with pytest.raises(InputError, match=r"set-001\.tar has no image at byte"):
+        images.gather(torch.tensor([6]))

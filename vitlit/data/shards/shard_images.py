@@ -3,6 +3,7 @@
 indices (B,) -> spans of bytes, neighbours joined -> uint8 (B, C, h, w)
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -24,6 +25,7 @@ from vitlit.images.image_store import BadFile, FileImages
 
 MAX_GAP = 2**16  # bytes between two images that are read with them, rather than in two readings
 MAX_SPAN = 2**23  # bytes that are read at once
+OCTAL = re.compile(rb"[0-7]+")
 CHECKSUM = slice(148, 156)  # of a tar header, which counts as spaces in its own sum
 
 
@@ -164,7 +166,7 @@ def _is_header(header: memoryview) -> bool:
     """Whether 512 bytes are a header of a tar file: its sum is in it."""
     stored = bytes(header[CHECKSUM]).strip(b" \0")
     total = sum(header) - sum(header[CHECKSUM]) + 8 * ord(" ")
-    return stored.isdigit() and int(stored, 8) == total
+    return OCTAL.fullmatch(stored) is not None and int(stored, 8) == total
 
 
 def _joined_names(places: list[str], indexes: list[ShardIndex], shard: Tensor) -> ShardNames:
