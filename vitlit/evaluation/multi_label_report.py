@@ -18,8 +18,9 @@ from vitlit.data.datamodule import ImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import bars_height, draw_class_bars, picture_sheet
 from vitlit.evaluation.inference import Rows
-from vitlit.evaluation.report_page import Mistake, Section, facts_part, mistake_parts, write_page
+from vitlit.evaluation.report_page import Mistake, Section, mistake_parts, write_page
 from vitlit.files import printable
+from vitlit.html_page import facts_part
 from vitlit.messages import labelled
 from vitlit.plotting import new_figure, set_title
 from vitlit.tasks.loss import binary_cross_entropy

@@ -20,12 +20,12 @@ from vitlit.evaluation.inference import Rows
 from vitlit.evaluation.report_page import (
     PLOT,
     Section,
-    facts_part,
     picture_part,
     plot_parts,
     write_page,
 )
 from vitlit.files import printable
+from vitlit.html_page import facts_part
 from vitlit.messages import labelled
 from vitlit.plotting import (
     BLUE,
