@@ -1,7 +1,8 @@
 """What all figures share: their style, images on axes, and titles that fit their width.
 
 name, classes, probability -> lines of a title, cut in the middle if they are too long;
-image (C, H, W) -> axes; figure -> uint8 (height, width, 3)
+image (C, H, W) -> axes; figure -> uint8 (height, width, 3);
+images (B, C, H, W), strength on the patch grid (B, rows, cols) -> overlays (B, 3, H, W)
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.files import printable
@@ -24,6 +27,9 @@ WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
 COLORMAP = "viridis"
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+# a bright vermilion, which the colour-blind tell from grey, and seen on dark and on light images
+OVERLAY_COLOUR, OVERLAY_OPACITY = (0.95, 0.38, 0.0), 0.9
+DARKEST, CONTRAST = 0.1, 0.75  # of the grey image below: black and white leave room for colour
 FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
 SHEET_ROOM = 68 * WIDTH_INCHES / 6  # points of a line below one of six pictures in a row
 MIN_CLASS_SHARE = 0.4  # share of a line that the true class may take beside a long name
@@ -137,6 +143,18 @@ def plain_pixels(image: Tensor) -> Any:
     """An image ``(C, H, W)`` as RGB ``(H, W, 3)``, or as the mean of its channels ``(H, W)``."""
     pixels = image.detach().float().cpu().clamp(0, 1)
     return (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)).numpy()
+
+
+def coloured(images: Tensor, strength: Tensor) -> Tensor:
+    """Images in soft grey, coloured where the strength is above 0: ``(B, 3, H, W)`` in [0, 1].
+
+    images: ``(B, C, H, W)`` in [0, 1]; strength: ``(B, rows, cols)`` in [0, 1], resized to the
+    image (bilinear).
+    """
+    grey = DARKEST + CONTRAST * images.mean(dim=1, keepdim=True)
+    strength = F.interpolate(strength[:, None].to(images), images.shape[-2:], mode="bilinear")
+    colour = torch.tensor(OVERLAY_COLOUR).to(images).view(1, 3, 1, 1)
+    return torch.lerp(grey.expand(-1, 3, -1, -1), colour, OVERLAY_OPACITY * strength)
 
 
 def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
