@@ -99,11 +99,13 @@ def _is_outside(given: str, folder: Path) -> bool:
     return given != "best" and not Path(given).resolve().is_relative_to(folder.resolve())
 
 
-def _is_first_process() -> bool:
-    """Whether this is the first process of all nodes.
+def _is_first_in_lightning() -> bool:
+    """Whether this is the first process of all nodes, as Lightning counts them.
 
     Lightning's rank counts from 0 on every node if it starts the processes itself.
     """
+    # Not errors.is_first_process, which also answers before Lightning is loaded and so knows only
+    # the launchers that set its variables: under LSF or MPI every process would claim the folder.
     from pytorch_lightning.utilities import rank_zero_only  # at hand in a training alone
 
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
@@ -148,7 +150,7 @@ class Claim:
         if named is not None:
             _check_is_unfinished(named)
         folder = named or root / RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        if not _is_first_process():
+        if not _is_first_in_lightning():
             return folder
         try:
             if named is None:
