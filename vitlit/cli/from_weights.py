@@ -17,6 +17,7 @@ from vitlit.data.leakage import PastTraining, data_identity
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
+from vitlit.model.features import HEADLESS_OUTPUTS
 from vitlit.model.vit import config_of
 from vitlit.tasks.known import DEFAULT_TASK, check_same_task
 from vitlit.training.trainable import TrainableViT
@@ -105,7 +106,6 @@ FIXED_BY_WEIGHTS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values", "attention_init"),
 )
 # Commands that need no head.
-HEADLESS_OUTPUTS = ("features", "patches")  # of predict
 HEADLESS_COMMANDS = ("probe", "explain", "export", "anomaly")
 
 

@@ -42,6 +42,7 @@ from vitlit.evaluation.report_files import (
 )
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
+    HISTORY_FILE,
     METRICS_FILE,
     REPORT_FOLDER,
     check_writable,
@@ -55,7 +56,6 @@ from vitlit.messages import counted, labelled
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task, TaskName
 
-HISTORY_FILE = "history.csv"
 CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature
 FLIPPED = "+flip"  # added to the split's name in the names of metrics: test+flip/acc
 MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not written
