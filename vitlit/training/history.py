@@ -223,15 +223,6 @@ HISTORY_PANELS = {
 }
 
 
-def training_history(
-    history: Mapping[str, Sequence[tuple[float, float]]], best: float | None = None
-) -> Figure:
-    """A figure with nothing but :func:`draw_history`."""
-    figure = new_figure(HISTORY_INCHES)
-    draw_history(figure, history, best)
-    return figure
-
-
 def draw_history(
     figure: Figure | SubFigure,
     history: Mapping[str, Sequence[tuple[float, float]]],

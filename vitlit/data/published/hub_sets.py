@@ -26,7 +26,7 @@ from vitlit.errors import InputError, first_few, say
 from vitlit.images.find_images import PART_WORDS
 
 OLDEST_LIBRARY = 4  # before, data sets could bring code along
-DICT_FILE, INFO_FILE, STATE_FILE = "dataset_dict.json", "dataset_info.json", "state.json"
+DICT_FILE, STATE_FILE = "dataset_dict.json", "state.json"
 # First bytes of files -> the ending of their names, by which predict finds them too.
 ENDINGS = (
     (b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
