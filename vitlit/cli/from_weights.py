@@ -12,7 +12,7 @@ from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.cli.seen_images import tell_seen, tell_seen_before
 from vitlit.data.catalog import IMAGENET_MEAN, is_file_set, source_of
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.leakage import PastTraining, data_identity
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
@@ -245,7 +245,7 @@ class FromWeights:
             if own.keys() == {*names}:
                 model["thresholds"] = self.thresholds = [own[name] for name in names]
 
-    def fill(self, model: TrainableViT, data: ImageData) -> None:
+    def fill(self, model: TrainableViT, data: PlainImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
         note_framing(self.weights, data)

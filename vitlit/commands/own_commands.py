@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitlit.commands.anomaly_command import AnomalyCommand
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.deploy.int8 import Quantize
 from vitlit.deploy.portable import Naming
 from vitlit.deploy.words import ExportFormat
@@ -60,7 +60,7 @@ class Commands(AnomalyCommand):
     def explain(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         out: str | None = None,
@@ -104,7 +104,7 @@ class Commands(AnomalyCommand):
     def export(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         format: ExportFormat = "safetensors",
@@ -146,7 +146,7 @@ class Commands(AnomalyCommand):
     def compare(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         others: list[str] | None = None,
@@ -176,7 +176,7 @@ class Commands(AnomalyCommand):
     def probe(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         k: int = 10,
@@ -256,7 +256,7 @@ def load_body(model: TrainableViT, path: Path) -> None:
     model.load_state_dict({**state, **own})
 
 
-def _subjects(data: ImageData, count: int | None) -> Subjects:
+def _subjects(data: PlainImageData, count: int | None) -> Subjects:
     """The images to explain. Raises InputError before any is read if there are too many."""
     if data.image_paths is not None:
         data.setup("predict")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import bars_height, draw_class_bars, picture_sheet
 from vitlit.evaluation.inference import Rows
@@ -60,7 +60,7 @@ class MultiLabelReport:
         self,
         task: MultiLabel,
         class_names: list[str],
-        data: ImageData,
+        data: PlainImageData,
         *,
         are_given: bool = False,
     ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import picture_sheet
 from vitlit.evaluation.inference import Rows
@@ -73,7 +73,7 @@ class RegressionReport:
 
     has_temperature = has_probabilities = False
 
-    def __init__(self, task: Regression, class_names: list[str], data: ImageData) -> None:
+    def __init__(self, task: Regression, class_names: list[str], data: PlainImageData) -> None:
         self.task, self.name, self.data = task, class_names[0], data
 
     def tables(self, rows: Rows, calibration: Calibration | str) -> dict[str, Any]:

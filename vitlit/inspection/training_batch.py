@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.images.preprocess import Preprocess
 from vitlit.patches import pair, unpatchify
 
@@ -22,7 +22,7 @@ class TrainingBatch(NamedTuple):
     targets: Tensor
 
 
-def first_batch(data: ImageData, epochs: int | None) -> TrainingBatch:
+def first_batch(data: PlainImageData, epochs: int | None) -> TrainingBatch:
     """Batch 0 of epoch 0 of ``fit``; epochs: of the whole training, None if it is not known.
 
     data: set up for fit. Made by the loader and the transformation that train.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
@@ -157,7 +157,7 @@ def _from_checkpoint(file: Path) -> Weights:
     state = make_task(settings).self_contained(state)
     left = [name for name in tensors if name.startswith("decoder.")]
     notes = ["the decoder and the mask token of the pretraining dropped"] if left else []
-    data = ImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
+    data = PlainImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
     mean, std = data.preprocess.mean, data.preprocess.std
     names = list(data.class_names) if arguments.get("num_classes") else None  # of a head
     if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels
