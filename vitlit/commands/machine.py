@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vitlit.cli.from_weights import origins
 from vitlit.cli.overview import QUICK_COMMANDS
 from vitlit.cli.parser import TRUST_OPTION, join_lists, name_checkpoints
-from vitlit.commands.own_commands import Commands, load_weights
+from vitlit.commands.own_commands import Commands, fill_from_checkpoint
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError, Stopped
@@ -160,7 +160,7 @@ class Machine(Commands):
 
     def _loaded(self, model: TrainableViT, ckpt_path: str | None, compute: Compute) -> Compute:
         """``compute`` in this precision, once the model's weights are loaded and on the device."""
-        load_weights(model, ckpt_path)
+        fill_from_checkpoint(model, ckpt_path)
         model.vit.to(self.root_device, weights_dtype(self.precision)).eval()
         return in_precision(compute, self.precision, self.root_device.type)
 

@@ -82,7 +82,7 @@ class Commands(AnomalyCommand):
         Returns the folder.
         """
         # Lightning's commands load checkpoints themselves; ours have to.
-        load_weights(model, ckpt_path)
+        fill_from_checkpoint(model, ckpt_path)
         subjects = _subjects(datamodule, count)
         vit, answer = model.vit.to(self.root_device), self._answer(model.vit)
         about = (subjects, datamodule.preprocess, model.class_names)
@@ -136,7 +136,7 @@ class Commands(AnomalyCommand):
         """
         choices = ExportChoices(format, naming, preprocess, quantize, push)
         choices.check()  # before the weights are read
-        load_weights(model, ckpt_path)
+        fill_from_checkpoint(model, ckpt_path)
         folder = named_or_free(out, EXPORT_FOLDER)
         lines = write_export(model, datamodule, ckpt_path, choices, folder)
         if format == "safetensors":
@@ -285,7 +285,7 @@ def _subjects(data: PlainImageData, count: int | None) -> Subjects:
     return Subjects(names, pixels, split.images.labels[members])
 
 
-def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
+def fill_from_checkpoint(model: TrainableViT, ckpt_path: str | None) -> None:
     """Load the weights of a checkpoint, if one is given."""
     if ckpt_path is not None:
         model.load_state_dict(read_whole_checkpoint(Path(ckpt_path))["state_dict"])

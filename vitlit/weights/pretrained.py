@@ -25,7 +25,7 @@ from vitlit.images.framing import Framing
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
 from vitlit.weights import checkpoint
-from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
+from vitlit.weights.architecture import check_finite_weights, check_weights, infer_arguments
 from vitlit.weights.config_values import Facts
 from vitlit.weights.file_reader import (
     CONFIG_NAME,
@@ -79,7 +79,7 @@ def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Wei
     """
     file, folder = locate_weights(str(source))
     weights = _read_source(file, folder, str(source), given or {})
-    check_finite(weights.state, str(source))
+    check_finite_weights(weights.state, str(source))
     return weights._replace(file=file)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from vitlit.data.published.hub_columns import Columns, Labels, find_columns, read_labels
+from vitlit.data.published.hub_columns import Columns, Labels, find_columns, labels_of_column
 from vitlit.data.published.hub_name import HubName
 from vitlit.data.published.index import Index, Part
 from vitlit.errors import InputError, first_few, say
@@ -187,7 +187,7 @@ def _write_images(tables: Mapping[str, Any], folder: Path, name: HubName) -> Ind
     features = next(iter(tables.values())).features
     columns = find_columns(features, name, name.image_column, name.label_column)
     every = (value for table in tables.values() for value in table[columns.label])
-    labels = read_labels(features[columns.label], every, name)
+    labels = labels_of_column(features[columns.label], every, name)
     kept = {
         split: table
         for split, table in tables.items()
