@@ -29,7 +29,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD, SOURCES
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
 
@@ -70,7 +70,7 @@ def drain(loader: DataLoader[Any], device: str) -> Call:
     return run
 
 
-def drain_ours(data: ImageData, device: str) -> Call:
+def drain_ours(data: PlainImageData, device: str) -> Call:
     loader = data.train_dataloader()  # once: its worker processes stay
 
     def run() -> None:
@@ -90,8 +90,8 @@ def load(dataset: Dataset[Any], mix: bool = False) -> DataLoader[Any]:
     )
 
 
-def in_memory(pixels: Tensor, **settings: Any) -> ImageData:
-    data = ImageData(
+def in_memory(pixels: Tensor, **settings: Any) -> PlainImageData:
+    data = PlainImageData(
         dataset="cifar10", batch_size=BATCH, patchify=False, patch_size=4, crop_padding=4,
         flip=True, **settings,
     )  # fmt: skip
@@ -132,7 +132,7 @@ def large_files(folder: Path, device: str, workers: int) -> dict[str, Call]:
     from_pil, from_tensor = v2.Compose([v2.PILToTensor(), *one]), v2.Compose(one)
     root = str(folder / "train")
     batch = min(64, len(list((folder / "train").glob("*/*.jpg"))))
-    data = ImageData(
+    data = PlainImageData(
         dataset="folder", data_dir=str(folder), batch_size=batch, patchify=False, memory_gb=0,
         num_workers=workers, resized_crop=[0.08, 1.0], flip=True, val_fraction=0.01,
     )  # fmt: skip

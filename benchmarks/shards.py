@@ -179,9 +179,9 @@ def read(shards: Path, folder: Path, batches: int) -> dict[str, Any]:
 
 
 def loader(name: str, place: Path) -> Iterator[Any]:
-    from vitlit.data.datamodule import ImageData
+    from vitlit.data.datamodule import PlainImageData
 
-    data = ImageData(
+    data = PlainImageData(
         dataset=name, data_dir=str(place), img_size=SIDE, patch_size=4, batch_size=256,
         num_workers=0, memory_gb=0.0,
     )  # fmt: skip

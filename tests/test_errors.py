@@ -17,7 +17,7 @@ from vitlit import InputError
 from vitlit.__main__ import main
 from vitlit.cli.advice import advice
 from vitlit.cli.options import OWNERS, option_of
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import (
     NonFiniteError,
     check_at_least,
@@ -83,7 +83,7 @@ def test_text_in_place_of_a_number_is_refused_by_name() -> None:
 
 def test_an_unknown_argument_is_one_of_the_class_that_was_called() -> None:
     with pytest.raises(TypeError, match=r"ImageData has no argument 'workers'; did you mean num_w"):
-        ImageData(workers=1)
+        PlainImageData(workers=1)
 
 
 def named_arguments() -> set[str]:

@@ -15,6 +15,7 @@ RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last`
 # in the folder of a run
 CHECKPOINTS_FOLDER = "checkpoints"
 LAST_FILE = "last.ckpt"  # the only checkpoint of which the one before is kept
+HISTORY_FILE = "history.csv"  # a row for each epoch
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"
 DEBUG_FILE = "debug"  # marks one that only tried whether everything runs
 PROBE_FILE = "probe"  # marks one that no training made, but probe --save

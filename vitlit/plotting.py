@@ -1,22 +1,20 @@
 """What all figures share: their style, images on axes, and titles that fit their width.
 
 name, classes, probability -> lines of a title, cut in the middle if they are too long;
-image (C, H, W) -> axes; figure -> uint8 (height, width, 3)
+image (C, H, W) -> axes; figure -> uint8 (height, width, 3);
+images (B, C, H, W), strength on the patch grid (B, rows, cols) -> overlays (B, 3, H, W)
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterable
-from html import escape
-from io import BytesIO
 from pathlib import PurePath
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.files import printable
@@ -25,64 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Bytes = NDArray[np.uint8]
 WIDTH_INCHES, DPI = 8.0, 120  # inches, dots per inch
 COLORMAP = "viridis"
 # Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+# a bright vermilion, which the colour-blind tell from grey, and seen on dark and on light images
+OVERLAY_COLOUR, OVERLAY_OPACITY = (0.95, 0.38, 0.0), 0.9
+DARKEST, CONTRAST = 0.1, 0.75  # of the grey image below: black and white leave room for colour
 FONT_SMALL, FONT_TINY = 9, 7  # sizes of type in points
 SHEET_ROOM = 68 * WIDTH_INCHES / 6  # points of a line below one of six pictures in a row
 MIN_CLASS_SHARE = 0.4  # share of a line that the true class may take beside a long name
-# Colours and type of every page, before the style of its own; in light and in dark.
-PAGE_STYLE = """\
-:root {
-  color-scheme: light dark;
-  --paper: #ffffff; --panel: #f4f5f7; --ink: #1b1e23; --soft: #5a616b; --line: #d5d9df;
-  --accent: #0072b2; --warm: #d55e00; --warning: #a84300;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #14171b; --panel: #1f242a; --ink: #e8eaed; --soft: #a3abb5; --line: #3a414a;
-    --accent: #6cb6e8; --warm: #f0894a; --warning: #f0894a;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 66rem;
-  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;
-}
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .6rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2rem 0 .7rem; }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 3px; }
-.facts { display: flex; flex-wrap: wrap; gap: .2rem 1.6rem; margin: 0; font-size: .9rem; }
-.facts div { display: flex; gap: .45rem; min-width: 0; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.notice { padding: .7rem 1rem; border-left: 4px solid var(--warm); background: var(--panel); }
-.aside { color: var(--soft); font-size: .875rem; }
-svg text { fill: var(--soft); font-size: 12px; }
-svg .x { text-anchor: middle; }
-svg .y { text-anchor: end; dominant-baseline: middle; }
-svg .grid { stroke: var(--line); }
-th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; font-weight: normal; }
-th { color: var(--soft); }
-"""
-PAGE_HEAD = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src {images}; style-src 'unsafe-inline'; {scripts}\
-base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-{style}
-</style>
-</head>"""
 
 
 def text_width(text: str, size: float) -> float:
@@ -195,33 +145,16 @@ def plain_pixels(image: Tensor) -> Any:
     return (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels.mean(dim=0)).numpy()
 
 
-def page_head(title: str, style: str, *, scripts: str = "", images: str = "data:") -> str:
-    """The head of a page that loads nothing from anywhere, in HTML.
+def coloured(images: Tensor, strength: Tensor) -> Tensor:
+    """Images in soft grey, coloured where the strength is above 0: ``(B, 3, H, W)`` in [0, 1].
 
-    title: shown by the browser; style: the page's own, after :data:`PAGE_STYLE`; scripts and
-    images: what its security policy allows besides, ``"script-src 'unsafe-inline'; "`` and so on.
+    images: ``(B, C, H, W)`` in [0, 1]; strength: ``(B, rows, cols)`` in [0, 1], resized to the
+    image (bilinear).
     """
-    return PAGE_HEAD.format(
-        title=escape(title), style=PAGE_STYLE + style, scripts=scripts, images=images
-    )
-
-
-def html_json(values: Any) -> str:
-    """JSON in ASCII, safe inside HTML whatever names it contains."""
-    text = json.dumps(values, separators=(",", ":"))
-    # a name such as </script> would end the element; escaped, JSON reads the same
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
-
-
-def image_uri(pixels: Bytes, kind: str = "png") -> str:
-    """Pixels ``(H, W, C)`` -> a URI that contains the image: data:image/png;base64,..."""
-    # inside the page, whose security policy allows no other images
-    from PIL import Image
-
-    stream = BytesIO()
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image.save(stream, kind, quality=90)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    grey = DARKEST + CONTRAST * images.mean(dim=1, keepdim=True)
+    strength = F.interpolate(strength[:, None].to(images), images.shape[-2:], mode="bilinear")
+    colour = torch.tensor(OVERLAY_COLOUR).to(images).view(1, 3, 1, 1)
+    return torch.lerp(grey.expand(-1, 3, -1, -1), colour, OVERLAY_OPACITY * strength)
 
 
 def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:

@@ -25,7 +25,7 @@ from vitlit.cli.check_settings import (
     tell_global_batch,
     warn_of_many_patches,
 )
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 
 
@@ -294,7 +294,7 @@ def test_an_own_folder_is_not_left_unread() -> None:
     ],
 )
 def test_the_default_folder_holds_nobodys_images(command: str, refusal: str | None) -> None:
-    default = signature(ImageData).parameters["data_dir"].default
+    default = signature(PlainImageData).parameters["data_dir"].default
     data = {"dataset": "folder", "data_dir": default, "images": None}
     for other in ({"dataset": "mnist"}, {"data_dir": "photos"}, {"images": ["a.png"]}):
         check_place({"data": data | other}, command)

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 import vitlit
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.splits import Split
 from vitlit.data.stratify import stratified_split, tell_repeats
 from vitlit.errors import InputError
@@ -32,14 +32,14 @@ IMAGENET = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 THREE = "train+val+test"
 
 
-def ready(stage: str = "fit", **settings: Any) -> ImageData:
+def ready(stage: str = "fit", **settings: Any) -> PlainImageData:
     """A data module after setup, without a trainer; digits in patches of 4 by default."""
-    data = ImageData(**{"patch_size": 4, "batch_size": 4, **settings})
+    data = PlainImageData(**{"patch_size": 4, "batch_size": 4, **settings})
     data.setup(stage)
     return data
 
 
-def photos(root: Path, stage: str = "fit", **settings: Any) -> ImageData:
+def photos(root: Path, stage: str = "fit", **settings: Any) -> PlainImageData:
     """The same for a folder, at 8x8 pixels."""
     settings = {"dataset": "folder", "data_dir": str(root), "img_size": 8, **settings}
     return ready(stage, **settings)
@@ -50,7 +50,7 @@ def raw(split: Split) -> Tensor:
     return split.images.gather(split.members) / 255
 
 
-def first(data: ImageData, loader: Iterable[Any]) -> Batch:
+def first(data: PlainImageData, loader: Iterable[Any]) -> Batch:
     """The first batch of a loader as a step of an evaluation sees it."""
     return data.transform(next(iter(loader)), augment=False)
 
@@ -198,7 +198,7 @@ def test_class_names_are_those_of_the_folder(photo_folder: PhotoFolder) -> None:
 
 
 def test_given_class_names_need_no_folder(tmp_path: Path) -> None:
-    data = ImageData(dataset="folder", data_dir=str(tmp_path / "gone"), class_names=["a", "b"])
+    data = PlainImageData(dataset="folder", data_dir=str(tmp_path / "gone"), class_names=["a", "b"])
     assert data.num_classes == 2
 
 
@@ -302,7 +302,7 @@ def test_colour_photos_for_a_grey_model_have_the_luma_of_the_mean(
 # -- augmentation -----------------------------------------------------------------------------
 
 
-def augmented(data: ImageData, epoch: int = 0) -> Tensor:
+def augmented(data: PlainImageData, epoch: int = 0) -> Tensor:
     """The training images of an epoch in the order of the split, ``(n, ...)``."""
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -462,7 +462,7 @@ def test_where_an_image_is_cut_says_nothing_about_its_mirroring(photo_folder: Ph
         assert 0 < mirrored[outside].sum() < outside.sum()
 
 
-def placed(data: ImageData, **place: Any) -> ImageData:
+def placed(data: PlainImageData, **place: Any) -> PlainImageData:
     """As a trainer would place it: training, rank and world."""
     on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
     one = {"global_rank": 0, "world_size": 1, "num_devices": 1, "strategy": on_cpu}
@@ -571,7 +571,7 @@ def test_images_named_in_a_csv_file_are_fitted_as_asked(
 
 def test_arrays_are_not_fitted() -> None:
     with pytest.raises(InputError, match=r"fit squash, .*digits has none; leave them out"):
-        ImageData(fit="squash")
+        PlainImageData(fit="squash")
 
 
 def test_predict_keeps_the_order_of_the_files(tmp_path: Path) -> None:
@@ -625,7 +625,7 @@ def test_a_bad_setting_names_its_value_and_the_rule(
     settings: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(InputError, match=complaint):
-        ImageData(**{"patch_size": 4, **settings})
+        PlainImageData(**{"patch_size": 4, **settings})
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -677,7 +677,7 @@ def test_files_of_other_kinds_in_class_folders_are_counted_and_named(
 )
 def test_a_word_that_python_would_let_pass_is_refused(name: str, value: Any, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        ImageData(**{"patch_size": 4, name: value})
+        PlainImageData(**{"patch_size": 4, name: value})
     assert caught.value.arguments == (name,)
 
 

@@ -7,7 +7,7 @@ import torch
 from photo_folder import PhotoFolder
 from sklearn.model_selection import StratifiedKFold
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.stratify import fold_of_each, members_of_fold, path_hashes
 from vitlit.errors import InputError
 
@@ -31,7 +31,7 @@ def test_folds_are_as_even_as_those_of_scikit_learn() -> None:
 def test_every_digit_is_tested_once_and_never_trained_on_in_its_fold() -> None:
     tested = []
     for number in range(1, 4):
-        data = ImageData(dataset="digits", fold=f"{number}/3", patch_size=2)
+        data = PlainImageData(dataset="digits", fold=f"{number}/3", patch_size=2)
         splits = data.split_builder.unchecked(SPLITS)
         members = [splits[name].members for name in SPLITS]
         assert torch.cat(members).sort().values.tolist() == list(range(1797))
@@ -74,7 +74,7 @@ def test_a_folder_with_train_alone_has_folds(photo_folder: PhotoFolder) -> None:
     folder = photo_folder("train", count=6)
     tested: list[str] = []
     for number in (1, 2, 3):
-        data = ImageData(
+        data = PlainImageData(
             dataset="folder", data_dir=str(folder), img_size=8, patch_size=4, fold=f"{number}/3"
         )
         assert data.split_builder.names() == ["train", "val", "test"]
@@ -90,7 +90,7 @@ def test_a_folder_with_train_alone_has_folds(photo_folder: PhotoFolder) -> None:
 
 def test_published_parts_have_no_folds(photo_folder: PhotoFolder) -> None:
     folder = str(photo_folder("train+val"))
-    data = ImageData(dataset="folder", data_dir=folder, img_size=8, patch_size=4, fold="1/3")
+    data = PlainImageData(dataset="folder", data_dir=folder, img_size=8, patch_size=4, fold="1/3")
     with pytest.raises(InputError, match="but folder has the parts train, val; repeat"):
         data.split_builder.unchecked(SPLITS)
 
@@ -98,7 +98,7 @@ def test_published_parts_have_no_folds(photo_folder: PhotoFolder) -> None:
 @pytest.mark.parametrize("fold", ["0/5", "6/5", "1/1", "2", "a/b", "1/5/2", "-1/5", "1 /5"])
 def test_a_fold_is_one_of_several(fold: str) -> None:
     with pytest.raises(InputError, match=r"is not one of several; give such as 2/5") as caught:
-        ImageData(dataset="digits", fold=fold, patch_size=2)
+        PlainImageData(dataset="digits", fold=fold, patch_size=2)
     assert caught.value.arguments == ("fold",)
 
 

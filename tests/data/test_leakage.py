@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from photo_folder import PhotoFolder
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.leakage import differing_setting, seen_note, with_split_rule
 
 
 def settings(root: Path, **changes: Any) -> dict[str, Any]:
-    data = ImageData(dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **changes)
+    data = PlainImageData(dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **changes)
     return dict(data.hparams)
 
 
@@ -29,7 +29,7 @@ def test_checkpoints_of_earlier_versions_split_folders_by_position(
 
 def test_checkpoints_of_other_sets_bring_no_rule_for_folders() -> None:
     assert with_split_rule({"dataset": "digits"})["split_by"] is None
-    assert ImageData(patch_size=4, split_by="hash").hparams["split_by"] is None
+    assert PlainImageData(patch_size=4, split_by="hash").hparams["split_by"] is None
 
 
 def test_another_rule_gives_other_images(photo_folder: PhotoFolder) -> None:
@@ -45,7 +45,7 @@ def test_a_rule_that_a_config_leaves_open_is_that_of_the_checkpoint(
     then = settings(photo_folder())
     assert then["split_by"] == "hash"
     assert differing_setting(then | {"split_by": None}, then, "test") is None
-    digits = dict(ImageData(patch_size=4).hparams)
+    digits = dict(PlainImageData(patch_size=4).hparams)
     assert differing_setting(digits | {"split_by": "hash"}, digits, "test") is None
 
 
@@ -63,5 +63,5 @@ def test_a_checkpoint_that_does_not_say_what_it_held_out_is_told(
 def test_parts_of_their_own_need_no_word(photo_folder: PhotoFolder) -> None:
     now = settings(photo_folder("train+val+test"))
     assert seen_note(now, now, "test") == ""
-    digits = dict(ImageData(patch_size=4).hparams)
+    digits = dict(PlainImageData(patch_size=4).hparams)
     assert seen_note(digits, digits, "test") == ""

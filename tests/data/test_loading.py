@@ -14,7 +14,7 @@ from processes import can_mount, environment
 
 from vitlit.data import loading
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.loading import Plan, needed_bytes, plan_loading
 from vitlit.errors import InputError
 
@@ -52,7 +52,7 @@ def test_batches_are_pinned_for_a_gpu_alone(
     """Wherever there is a GPU: to pin them for a training on the CPU would occupy it."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("vitlit.data.resident.fits", lambda *_: False)
-    data = ImageData(patch_size=4)
+    data = PlainImageData(patch_size=4)
     data.setup("validate")
     assert not data.val_dataloader().pin_memory  # nobody says that it goes to a GPU
     strategy = SimpleNamespace(root_device=torch.device(device))
@@ -62,15 +62,15 @@ def test_batches_are_pinned_for_a_gpu_alone(
     assert data.val_dataloader().pin_memory == pinned
 
 
-def photos(root: Path, **settings: Any) -> ImageData:
-    data = ImageData(
+def photos(root: Path, **settings: Any) -> PlainImageData:
+    data = PlainImageData(
         dataset="folder", data_dir=str(root), img_size=16, patch_size=8, batch_size=4, **settings
     )
     data.setup("validate")
     return data
 
 
-def loader(data: ImageData, monkeypatch: pytest.MonkeyPatch, room: int | None) -> Any:
+def loader(data: PlainImageData, monkeypatch: pytest.MonkeyPatch, room: int | None) -> Any:
     monkeypatch.setattr(loading, "shared_memory_room", lambda: room)
     return data.val_dataloader()
 
@@ -131,12 +131,12 @@ def test_a_full_shared_memory_is_an_error_of_the_batch_and_names_the_way_out(
 SMALL_MEMORY = 'mount -t tmpfs -o size=$0 none /dev/shm && exec "$@"'
 LOADING = """
 import sys, torch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data import loading
 if sys.argv[2] == "blind":
     loading.shared_memory_room = lambda: None
-data = ImageData(dataset="folder", data_dir=sys.argv[1], img_size=128, patch_size=8, batch_size=16,
-                 num_workers=2, memory_gb=0, val_fraction=0.6)
+data = PlainImageData(dataset="folder", data_dir=sys.argv[1], img_size=128, patch_size=8,
+                      batch_size=16, num_workers=2, memory_gb=0, val_fraction=0.6)
 data.setup("validate")
 loaded = sum(int(batch.valid.sum()) for batch in data.val_dataloader())
 print(loaded == len(data.splits["val"]) > 64)

@@ -2,13 +2,14 @@
 
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from photo_folder import PhotoFolder
 from PIL import Image
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.leakage import PastTraining
 from vitlit.data.split_record import (
     FILES_OF_A_TASK,
@@ -27,8 +28,10 @@ Names = set[str]
 EMPTY = torch.empty(0, 2, dtype=torch.long)
 
 
-def photos(root: Path, **settings: object) -> ImageData:
-    return ImageData(dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **settings)  # type: ignore[arg-type]
+def photos(root: Path, **settings: Any) -> PlainImageData:
+    return PlainImageData(
+        dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **settings
+    )
 
 
 def names_of(split: Split) -> Names:
@@ -36,7 +39,7 @@ def names_of(split: Split) -> Names:
     return {"/".join(Path(path).parts[-2:]) for path in split.files(torch.arange(len(split)))}
 
 
-def fitted(root: Path, known: ImageData | None = None, **settings: object) -> ImageData:
+def fitted(root: Path, known: PlainImageData | None = None, **settings: object) -> PlainImageData:
     """The data of a training; known: of the one that it resumes."""
     data = photos(root, **settings)
     if known is not None:
@@ -46,7 +49,7 @@ def fitted(root: Path, known: ImageData | None = None, **settings: object) -> Im
     return data
 
 
-def all_names(data: ImageData) -> dict[str, Names]:
+def all_names(data: PlainImageData) -> dict[str, Names]:
     return {name: names_of(split) for name, split in data.splits.items()}
 
 
@@ -198,7 +201,7 @@ def test_unique_rows_are_those_of_torch() -> None:
 
 
 def test_sets_that_never_change_have_no_record(photo_folder: PhotoFolder) -> None:
-    digits = ImageData(patch_size=4)
+    digits = PlainImageData(patch_size=4)
     digits.setup("fit")
     assert digits.state_dict() == {}
     assert digits.hparams["split_by"] is None

@@ -2,7 +2,7 @@
 
 import torch
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
 
@@ -15,7 +15,7 @@ def test_classes_take_turns_in_the_sample() -> None:
 
 
 def test_a_sample_is_no_larger_than_its_split() -> None:
-    data = ImageData(patch_size=2)
+    data = PlainImageData(patch_size=2)
     data.setup("validate")
     assert len(data.splits["val"].balanced_places(10**6)) == len(data.splits["val"])
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from photo_folder import PhotoFolder
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.stratify import few_of_each, hashed_members, path_hashes, stratified_part
 from vitlit.errors import InputError
 from vitlit.seeding import Stream, address
@@ -132,7 +132,7 @@ def test_the_seed_alone_decides_which_images() -> None:
 
 
 def splits(**changes: float) -> dict[str, torch.Tensor]:
-    data = ImageData(dataset="digits", patch_size=4, **changes)
+    data = PlainImageData(dataset="digits", patch_size=4, **changes)
     data.setup("fit")
     data.setup("test")
     return {name: split.members for name, split in data.splits.items()}
@@ -149,11 +149,11 @@ def test_validation_and_test_images_stay_the_same() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.5, -0.1])
 def test_a_share_that_is_none_is_refused(value: float) -> None:
     with pytest.raises(InputError, match=f"train_fraction {value} is not a share"):
-        ImageData(dataset="digits", train_fraction=value)
+        PlainImageData(dataset="digits", train_fraction=value)
 
 
 def test_shots_are_so_many_images_of_each_class_and_fewer_are_part_of_more() -> None:
-    data = {count: ImageData(dataset="digits", patch_size=4, shots=count) for count in (3, 7)}
+    data = {count: PlainImageData(dataset="digits", patch_size=4, shots=count) for count in (3, 7)}
     for one in data.values():
         one.setup("fit")
     few, more = (one.splits["train"] for one in data.values())
@@ -176,7 +176,7 @@ def test_classes_with_fewer_images_than_shots_are_named(
     photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = photo_folder("train+val", count=4)
-    data = ImageData(dataset="folder", data_dir=str(root), img_size=16, shots=5)
+    data = PlainImageData(dataset="folder", data_dir=str(root), img_size=16, shots=5)
     data.setup("fit")
     assert len(data.splits["train"]) == 8
     assert "shots 5 is more than there are training images of cat (4), dog (4)" in caplog.text
@@ -191,4 +191,4 @@ def test_classes_with_fewer_images_than_shots_are_named(
 )
 def test_shots_that_say_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ImageData(dataset="digits", **settings)
+        PlainImageData(dataset="digits", **settings)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.deploy.export import Exported, export_model
 from vitlit.deploy.export_mapping import TIMM_SIZES
 from vitlit.deploy.portable import (
@@ -540,7 +540,7 @@ def test_a_pt2_program_holds_what_its_users_must_know(tmp_path: Path) -> None:
     ]
 
 
-def train(model: ViT, data: ImageData) -> None:
+def train(model: ViT, data: PlainImageData) -> None:
     """A second of training: without any, all digits look alike to a model."""
     data.setup("fit")
     split = data.splits["train"]
@@ -554,10 +554,10 @@ def train(model: ViT, data: ImageData) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, ImageData, Path]:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[ViT, PlainImageData, Path]:
     """A model of digits, its data and its ONNX file: writing one takes long."""
     torch.manual_seed(0)
-    data = ImageData(dataset="digits", img_size=[8, 12], patch_size=4, invert=True)
+    data = PlainImageData(dataset="digits", img_size=[8, 12], patch_size=4, invert=True)
     model = ViT(**{**SMALL, "img_size": [8, 12], "in_chans": 1, "num_classes": 10, "reg_tokens": 1})
     train(model, data)
     data.setup("test")
@@ -570,7 +570,7 @@ def onnx_session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def test_onnx_runtime_predicts_the_same_digits(digits: tuple[ViT, ImageData, Path]) -> None:
+def test_onnx_runtime_predicts_the_same_digits(digits: tuple[ViT, PlainImageData, Path]) -> None:
     model, data, path = digits
     split = data.splits["test"]
     pixels = split.images.gather(split.members)  # uint8 (n, 1, 8, 8)
@@ -586,7 +586,7 @@ def test_onnx_runtime_predicts_the_same_digits(digits: tuple[ViT, ImageData, Pat
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_onnx_runtime_takes_any_number_of_images(
-    digits: tuple[ViT, ImageData, Path], count: int
+    digits: tuple[ViT, PlainImageData, Path], count: int
 ) -> None:
     model, _, path = digits
     images = images_for(model, count)
@@ -613,7 +613,9 @@ def test_onnx_runtime_computes_the_logits_of_each_family(
         assert_same_logits(torch.from_numpy(logits), model, images)
 
 
-def test_an_onnx_file_holds_what_its_users_must_know(digits: tuple[ViT, ImageData, Path]) -> None:
+def test_an_onnx_file_holds_what_its_users_must_know(
+    digits: tuple[ViT, PlainImageData, Path],
+) -> None:
     _, data, path = digits
     facts = onnx_session(path).get_modelmeta().custom_metadata_map
     assert json.loads(facts["class_names"]) == list(data.class_names)

@@ -12,7 +12,7 @@ import torch
 from bias_scores import CNN, Score, draw, table
 from inductive_bias import ON_CPU, SETTINGS, TASKS, PlainCNN, accuracy, classifier, steps_of
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 
 
 def score(setting: str, share: float, seed: int, accuracy: float) -> Score:
@@ -118,17 +118,17 @@ def test_the_yardstick_has_no_attention_and_no_batch_norm() -> None:
 def test_a_training_ends_with_the_accuracy_on_the_test_images(name: str) -> None:
     args = Namespace(source={"dataset": "digits"}, data_dir=None, device="cpu", steps=2)
     task, seen = TASKS["digits"], []
-    original = ImageData.setup
+    original = PlainImageData.setup
 
-    def setup(self: ImageData, stage: str) -> None:
+    def setup(self: PlainImageData, stage: str) -> None:
         original(self, stage)
         seen.append((stage, len(self.splits["train"])))
 
-    ImageData.setup = setup  # type: ignore[method-assign]
+    PlainImageData.setup = setup  # type: ignore[method-assign]
     try:
         found = accuracy(name, task, 0.05, 1, args)
     finally:
-        ImageData.setup = original  # type: ignore[method-assign]
+        PlainImageData.setup = original  # type: ignore[method-assign]
     assert 0 < found[0] < 1
     assert found[1] == seen[0][1]
     assert [stage for stage, _ in seen] == ["fit", "test"]

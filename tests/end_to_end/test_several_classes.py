@@ -17,7 +17,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from vitlit import load
 from vitlit.__main__ import main
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.multi_label_report import MultiLabelReport
 from vitlit.weights.checkpoint import MODEL_KEY, read_checkpoint
 
@@ -72,7 +72,7 @@ def answers(run: Path, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     content = read_checkpoint(run / "checkpoints" / "best.ckpt")
     model, preprocess, names = load(run)
     assert names == NAMES
-    data = ImageData(**content["datamodule_hyper_parameters"])
+    data = PlainImageData(**content["datamodule_hyper_parameters"])
     data.setup("fit")
     data.setup("test")
     part = data.splits[split]

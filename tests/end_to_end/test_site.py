@@ -13,7 +13,7 @@ from vitlit import ViT
 from vitlit.augment.pipeline import Augmentation
 from vitlit.cli.configs import shipped_configs
 from vitlit.cli.parser import LINKED
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.training.trainable import TrainableViT
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def arguments(*kinds: type) -> set[str]:
 def test_the_page_of_options_has_every_argument_of_model_and_data() -> None:
     text = options_page()
     found = set(re.findall(r"^\| `--([\w.]+)` \|", text, re.MULTILINE))
-    model, data = arguments(TrainableViT, ViT) - FROM_DATA, arguments(ImageData, Augmentation)
+    model, data = arguments(TrainableViT, ViT) - FROM_DATA, arguments(PlainImageData, Augmentation)
     wanted = {f"model.{name}" for name in model} | {f"data.{name}" for name in data}
     assert wanted - LINKED.keys() - found - {"data.num_classes"} == set()
     assert {"output", "flip", "format", "save", "csv"} <= found  # of one command each

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 from vitlit.evaluation.compare import make_runner
 from vitlit.evaluation.inference import (
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("batch_size", [50, 500])
 def test_rows_are_those_of_the_split_in_its_order(batch_size: int) -> None:
-    data = ImageData(patch_size=2, batch_size=batch_size, normalize="none", patchify=False)
+    data = PlainImageData(patch_size=2, batch_size=batch_size, normalize="none", patchify=False)
     data.setup("test")
     split = data.splits["test"]
     found = collect(data, loader_of(data, split), lambda x: x, CPU).rows()
@@ -40,7 +40,7 @@ def test_rows_are_those_of_the_split_in_its_order(batch_size: int) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_answers_that_are_no_finite_numbers_are_refused_with_the_first_image(bad: float) -> None:
-    data = ImageData(patch_size=2, normalize="none", patchify=False)
+    data = PlainImageData(patch_size=2, normalize="none", patchify=False)
     data.setup("test")
     split = data.splits["test"]
     rows = collect(data, loader_of(data, split), lambda x: x, CPU).rows()
@@ -52,7 +52,7 @@ def test_answers_that_are_no_finite_numbers_are_refused_with_the_first_image(bad
 
 
 def test_a_probe_and_a_comparison_refuse_them() -> None:
-    data = ImageData(patch_size=2)
+    data = PlainImageData(patch_size=2)
     data.setup("test")
     with pytest.raises(InputError, match="infinite for 359 of 359 images"):
         extractor(lambda x: x.flatten(1) * float("inf"), CPU)(data, data.splits["test"])
@@ -86,7 +86,7 @@ def test_there_is_nothing_to_write_before_the_first_batch() -> None:
 
 
 def test_a_thinned_split_is_spread_over_the_whole() -> None:
-    data = ImageData(patch_size=2)
+    data = PlainImageData(patch_size=2)
     data.setup("validate")
     split = data.splits["val"]
     few = evenly_thinned(split, 10)

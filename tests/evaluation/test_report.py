@@ -18,7 +18,7 @@ from vitlit.__main__ import main
 from vitlit.evaluation import report
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.inference import Rows, gather_rows
-from vitlit.evaluation.multi_label_report import summary_scores
+from vitlit.evaluation.multi_label_report import multi_label_summary
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring, WriteReport
 from vitlit.model.vit import ViT
@@ -306,7 +306,7 @@ def test_several_processes_gather_the_rows_that_each_has(
 
 def test_a_score_that_no_image_decides_has_no_interval() -> None:
     logits, targets = torch.full((5, 3), -9.0), torch.zeros(5, 3, dtype=torch.int8)
-    found = summary_scores(logits, targets, torch.full((3,), 0.5))
+    found = multi_label_summary(logits, targets, torch.full((3,), 0.5))
     assert found["map_interval"] is None
     assert found["f1_interval"] is None
     json.dumps(found, allow_nan=False)  # other programs read metrics.json

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vitlit.evaluation.calibration import Reliability
 from vitlit.evaluation.report_page import MAX_CLASS_ROWS, Mistake, PageContent, write_report_page
-from vitlit.plotting import PAGE_STYLE
+from vitlit.html_page import PAGE_STYLE
 
 SCORES = {"images": 40, "acc": 0.9, "acc_interval": [0.77, 0.96], "balanced_acc": 0.88}
 SCORES |= {"f1": 0.87, "loss": 0.31, "ece": 0.05}

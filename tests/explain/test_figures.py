@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from history_figure import history_figure
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -31,7 +32,6 @@ from vitlit.explain.figures import (
 )
 from vitlit.explain.overview import PEAK_CAPTION, attention_overview
 from vitlit.plotting import FONT_SMALL, FONT_TINY
-from vitlit.training.history import training_history
 
 pytestmark = pytest.mark.draws
 
@@ -79,8 +79,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "heads of a named image": lambda: attention_heads(
         torch.ones(1, 8, 12), torch.rand(3, 2, 3), block=0, name="a/" * 200
     ),
-    "history": lambda: training_history(HISTORY),
-    "no history": lambda: training_history({}),
+    "history": lambda: history_figure(HISTORY),
+    "no history": lambda: history_figure({}),
 }
 
 
@@ -346,13 +346,13 @@ def test_each_filter_has_its_own_contrast_with_zero_in_the_middle(size: float) -
 
 
 def test_the_history_has_a_panel_for_loss_accuracy_and_learning_rate() -> None:
-    figure = training_history(HISTORY)
+    figure = history_figure(HISTORY)
     assert names(figure) == ["loss", "top-1 accuracy", "learning rate"]
     assert [axes.get_xlabel() for axes in panels(figure)] == ["epoch"] * 3
 
 
 def test_training_and_validation_are_lines_of_their_own_colour() -> None:
-    for axes in panels(training_history(HISTORY))[:2]:
+    for axes in panels(history_figure(HISTORY))[:2]:
         lines = {line.get_label(): to_hex(line.get_color()).upper() for line in axes.lines}
         assert lines == {"train": "#0072B2", "val": "#D55E00"}
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "val"]
@@ -360,14 +360,14 @@ def test_training_and_validation_are_lines_of_their_own_colour() -> None:
 
 def test_the_lines_are_the_logged_numbers_in_the_order_of_epochs() -> None:
     mixed = {**HISTORY, "val/acc": [(2.0, 0.6), (1.0, 0.4)]}
-    line = panels(training_history(mixed))[1].lines[1]
+    line = panels(history_figure(mixed))[1].lines[1]
     assert line.get_xydata().tolist() == [[1.0, 0.4], [2.0, 0.6]]
 
 
 @pytest.mark.parametrize("epochs", [range(1), range(2), range(300), range(37, 49), [200]])
 def test_epochs_are_counted_in_whole_numbers(epochs: list[int]) -> None:
     history = {name: [(epoch, 0.5 + epoch) for epoch in epochs] for name in HISTORY}
-    figure = training_history(history)
+    figure = history_figure(history)
     figure.draw_without_rendering()
     for axes in panels(figure):
         labels = [label.get_window_extent() for label in axes.get_xticklabels()]
@@ -376,14 +376,14 @@ def test_epochs_are_counted_in_whole_numbers(epochs: list[int]) -> None:
 
 
 def test_the_best_epoch_is_marked_in_every_panel() -> None:
-    for axes in panels(training_history(HISTORY, best=2)):
+    for axes in panels(history_figure(HISTORY, best=2)):
         [mark] = [line for line in axes.lines if line.get_label() == "best: epoch 2"]
         assert list(mark.get_xdata()) == [2, 2]
         assert "best: epoch 2" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_what_was_not_logged_is_left_out() -> None:
-    figure = training_history({"train/acc": [(1.0, 0.3)], "val/acc": []})
+    figure = history_figure({"train/acc": [(1.0, 0.3)], "val/acc": []})
     assert names(figure) == ["top-1 accuracy"]
     assert [line.get_label() for line in panels(figure)[0].lines] == ["train"]
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitlit.explain.page_figures import distance_figure, filter_figure, similarity_figure
-from vitlit.plotting import image_uri
 
 pytestmark = pytest.mark.draws
 
@@ -21,12 +20,6 @@ def pixels_of(html: str) -> NDArray[np.uint8]:
     assert found is not None
     with Image.open(BytesIO(base64.b64decode(found[1]))) as image:
         return np.asarray(image)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_png_addresses_hold_the_pixels_exactly(channels: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
-    assert (pixels_of(image_uri(pixels)).reshape(pixels.shape) == pixels).all()
 
 
 def test_a_tile_of_the_similarity_figure_is_brightest_at_its_own_place() -> None:

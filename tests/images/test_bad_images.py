@@ -7,7 +7,7 @@ import pytest
 import torch
 from photo_folder import PhotoFolder
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 from vitlit.images.bad_images import MAX_LISTED, list_bad_images, refuse_bad_images
 from vitlit.images.image_store import BadFile
@@ -17,8 +17,10 @@ STAGES = [("fit", "train"), ("fit", "val"), ("test", "test")]
 LARGE = [0, 1]  # memory_gb: a set too large for memory, and a small one
 
 
-def photos(root: Path, stage: str = "fit", **settings: Any) -> ImageData:
-    data = ImageData(dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **settings)
+def photos(root: Path, stage: str = "fit", **settings: Any) -> PlainImageData:
+    data = PlainImageData(
+        dataset="folder", data_dir=str(root), img_size=8, patch_size=4, **settings
+    )
     data.setup(stage)
     return data
 
@@ -28,7 +30,7 @@ def spoil(*paths: Path) -> None:
         path.write_bytes(path.read_bytes()[:100])
 
 
-def counts(data: ImageData) -> dict[str, int]:
+def counts(data: PlainImageData) -> dict[str, int]:
     return {name: len(split) for name, split in data.splits.items()}
 
 

@@ -19,14 +19,8 @@ from vitlit.data.catalog import Source, source_of
 from vitlit.images.preprocess import Preprocess
 from vitlit.inspection import report
 from vitlit.inspection.sheets import pair_sheet
-from vitlit.inspection.training_batch import (
-    TrainingBatch,
-    shown_inputs,
-    target_words,
-)
+from vitlit.inspection.training_batch import TrainingBatch, shown_inputs
 from vitlit.patches import unpatchify
-from vitlit.tasks.multi_label import MultiLabel
-from vitlit.tasks.regression import Regression
 from vitlit.training.classifier import Classifier
 
 DIGITS = (
@@ -103,15 +97,3 @@ def test_shown_inputs_undo_normalisation_and_inversion() -> None:
     originals = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     batch = TrainingBatch(originals, about(originals), torch.tensor([0, 1]))
     torch.testing.assert_close(shown_inputs(batch, about), originals / 255, atol=1e-6, rtol=0)
-
-
-def test_targets_are_named_with_their_shares() -> None:
-    names = ["ant", "bee", "cow"]
-    assert target_words(torch.tensor([2, 0]), names) == ["cow", "ant"]
-    soft = torch.tensor([[0.0, 1.0, 0.0], [0.3, 0.0, 0.7]])
-    assert target_words(soft, names) == ["bee", "cow 0.70, ant 0.30"]
-    several = torch.tensor([[1, 0, 1], [0, 0, 0]], dtype=torch.int8)
-    assert target_words(several, names, MultiLabel) == ["ant; cow", "none"]
-    mixed = torch.tensor([[0.3, 1.0, 0.0]])
-    assert target_words(mixed, names, MultiLabel) == ["ant 0.30; bee"]
-    assert target_words(torch.tensor([[2.5]]), ["age"], Regression) == ["2.5"]

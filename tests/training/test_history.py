@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from history_figure import history_figure
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vitlit.__main__ import main
 from vitlit.errors import InputError
 from vitlit.explain.attention_pictures import AttentionPictures
-from vitlit.training.history import History, training_history
+from vitlit.training.history import History
 
 SMALL = ["--model.embed_dim=16", "--model.depth=1", "--model.num_heads=2"]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -246,7 +247,7 @@ def test_what_was_measured_is_drawn_and_nothing_else() -> None:
         "val/acc": [],
         "lr": [(0, 0.1), (1, 0.2)],
     }
-    loss, accuracy, rate = training_history(points).axes
+    loss, accuracy, rate = history_figure(points).axes
     assert [axes.get_title() for axes in (loss, accuracy, rate)] == [
         *("loss", "top-1 accuracy", "learning rate")
     ]
@@ -262,6 +263,6 @@ def test_what_was_measured_is_drawn_and_nothing_else() -> None:
 
 
 def test_a_single_epoch_is_the_only_one_labelled() -> None:
-    [axes] = training_history({"lr": [(4, 0.1)]}).axes
+    [axes] = history_figure({"lr": [(4, 0.1)]}).axes
     assert list(axes.get_xticks()) == [4]
     assert axes.get_xlim() == (3, 5)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 from vitlit.model.vit import ViT
-from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
+from vitlit.weights.architecture import check_finite_weights, check_weights, infer_arguments
 from vitlit.weights.weight_formats import FILTERS_KEY, WEIGHT_FORMATS
 
 SMALL: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 64, "depth": 2}
@@ -179,7 +179,7 @@ def test_weights_that_are_not_those_of_the_arguments_are_refused() -> None:
 
 def test_numbers_that_are_not_finite_are_counted() -> None:
     fine = torch.ones(3)
-    check_finite({"a": fine}, "w.pth")
+    check_finite_weights({"a": fine}, "w.pth")
     bad = torch.tensor([float("nan"), 1.0, float("-inf")])
     with pytest.raises(InputError, match=r"b of w\.pth holds 2 numbers"):
-        check_finite({"a": fine, "b": bad}, "w.pth")
+        check_finite_weights({"a": fine, "b": bad}, "w.pth")

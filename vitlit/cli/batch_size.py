@@ -18,7 +18,7 @@ import torch
 
 from vitlit.cli.from_checkpoint import FromCheckpoint
 from vitlit.cli.from_weights import FromWeights
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError, find_text, inform
 from vitlit.evaluation.precision import computing_in, device_type, weights_dtype
 from vitlit.patches import patchify
@@ -32,7 +32,7 @@ LAUNCHED = ("WORLD_SIZE", "SLURM_NTASKS")  # set to the number of processes by t
 
 def default_batch_size() -> int:
     """The number of images in a batch where nobody gives one."""
-    usual: int = inspect.signature(ImageData).parameters["batch_size"].default
+    usual: int = inspect.signature(PlainImageData).parameters["batch_size"].default
     return usual
 
 
@@ -70,7 +70,7 @@ def _check_one_process(trainer: Any) -> None:
         )
 
 
-def choose_batch_size(request: Any, model: TrainableViT, data: ImageData) -> None:
+def choose_batch_size(request: Any, model: TrainableViT, data: PlainImageData) -> None:
     """Replace auto, where it is left, by the largest batch that fits; in settings and data.
 
     request: the Request of the command; only one of ``fit`` has auto left.
@@ -114,7 +114,7 @@ def largest_batch(does_fit: Callable[[int], bool], images: int) -> int:
 
 
 def fits(
-    model: TrainableViT, data: ImageData, size: int, device: torch.device, precision: str
+    model: TrainableViT, data: PlainImageData, size: int, device: torch.device, precision: str
 ) -> bool:
     """Whether the memory of a GPU holds a training step of ``size`` images; leaves it empty."""
     try:
@@ -145,7 +145,7 @@ def _sharing_memory(device: torch.device) -> Iterator[None]:
 
 
 def trial_step(
-    model: TrainableViT, data: ImageData, size: int, device: torch.device, precision: str
+    model: TrainableViT, data: PlainImageData, size: int, device: torch.device, precision: str
 ) -> None:
     """A step with blank images, without the update, on a copy of the model."""
     vit = copy.deepcopy(model.vit).to(device, weights_dtype(precision)).train()

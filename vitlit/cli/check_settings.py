@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitlit.cli.from_weights import ASK_USER
 from vitlit.cli.parser import LINKED
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError, check_below_one, did_you_mean, inform, warn
 from vitlit.evaluation.precision import device_type
 from vitlit.files import expanded
@@ -50,7 +50,7 @@ def check_first(settings: Any) -> None:
     root = str(settings["trainer"]["default_root_dir"] or "")
     if "://" in root:
         raise InputError(f"trainer.default_root_dir {root} is a URL; give a local folder")
-    for group, kinds in (("model", (TrainableViT, ViT)), ("data", (ImageData,))):
+    for group, kinds in (("model", (TrainableViT, ViT)), ("data", (PlainImageData,))):
         for kind in kinds:
             _check_null(group, settings[group], kind)
 
@@ -281,7 +281,7 @@ def check_place(settings: Any, command: str) -> None:
     """Refuse to read images from the default data_dir: it holds the downloads of this package."""
     data = settings["data"]
     # Compared as absolute paths, so that the default written out or as ~ counts as the default too.
-    default = inspect.signature(ImageData).parameters["data_dir"].default
+    default = inspect.signature(PlainImageData).parameters["data_dir"].default
     places = {expanded(place).absolute() for place in (default, data["data_dir"])}
     if data["dataset"] != "folder" or len(places) > 1 or data["images"]:
         return

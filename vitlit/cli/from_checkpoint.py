@@ -11,7 +11,7 @@ from vitlit.cli.can_go_on import check_can_go_on
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.cli.seen_images import tell_seen
 from vitlit.data.csv_labels import task_of
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.leakage import (
     PastTraining,
     differing_setting,
@@ -83,7 +83,7 @@ class FromCheckpoint:
         tell_saved(self.kept, self.first, settings, self.path)
         tell_changed(self.content, settings, self.path)
 
-    def fill(self, model: TrainableViT, data: ImageData) -> None:
+    def fill(self, model: TrainableViT, data: PlainImageData) -> None:
         """Hold the data to what the checkpoint held out; the trainer loads the weights itself."""
         data.hold_to(self.past)
 

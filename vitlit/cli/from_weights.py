@@ -12,11 +12,12 @@ from vitlit.cli.parser import LINKED, flat_keys, keys_of
 from vitlit.cli.safe_yaml import read_yaml
 from vitlit.cli.seen_images import tell_seen, tell_seen_before
 from vitlit.data.catalog import IMAGENET_MEAN, is_file_set, source_of
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.leakage import PastTraining, data_identity
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
+from vitlit.model.features import HEADLESS_OUTPUTS
 from vitlit.model.vit import config_of
 from vitlit.tasks.known import DEFAULT_TASK, check_same_task
 from vitlit.training.trainable import TrainableViT
@@ -105,7 +106,6 @@ FIXED_BY_WEIGHTS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values", "attention_init"),
 )
 # Commands that need no head.
-HEADLESS_OUTPUTS = ("features", "patches")  # of predict
 HEADLESS_COMMANDS = ("probe", "explain", "export", "anomaly")
 
 
@@ -245,7 +245,7 @@ class FromWeights:
             if own.keys() == {*names}:
                 model["thresholds"] = self.thresholds = [own[name] for name in names]
 
-    def fill(self, model: TrainableViT, data: ImageData) -> None:
+    def fill(self, model: TrainableViT, data: PlainImageData) -> None:
         """Copy the weights into the model, and let go of them: a large model is held once."""
         note_statistics(self.weights, data, self.where)
         note_framing(self.weights, data)

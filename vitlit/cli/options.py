@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from vitlit.augment.pipeline import Augmentation
 from vitlit.cli.parser import LINKED, TRUST_OPTION
 from vitlit.cli.parser_internals import options_of
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.model.features import FeaturePool
 from vitlit.model.vit import ViT
 from vitlit.pretraining.maskable import MaskableViT
@@ -33,7 +33,7 @@ MEANINGS = {  # help of Lightning's options that mean something else here, or ne
 # The first group that has an argument of a name gets it, so the order counts.
 OWNERS: dict[str, tuple[type, ...]] = {  # group of options -> classes
     "model": (TrainableViT, ViT, MaskableViT),
-    "data": (ImageData, Augmentation),
+    "data": (PlainImageData, Augmentation),
 }
 # Those of pl.Trainer that messages name; its signature would take seconds to import.
 TRAINER_ARGUMENTS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 from vitlit.evaluation.precision import in_precision, weights_dtype
 from vitlit.features.anomaly import Scanner
@@ -32,7 +32,7 @@ class AnomalyCommand:
     def anomaly(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         normal: list[str] | None = None,

@@ -21,7 +21,7 @@ from vitlit.commands.score_lines import (
     short_name,
 )
 from vitlit.data.catalog import may_change
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.image_folder import part_names
 from vitlit.errors import InputError
 from vitlit.files import CHECKPOINTS_FOLDER, SUMMARY_PICTURE, relative_path
@@ -142,7 +142,7 @@ def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     module = trainer.lightning_module
     found = [one.rows for one in trainer.callbacks if isinstance(one, History)]  # type: ignore[attr-defined]
-    if not (found and isinstance(data, ImageData) and isinstance(module, Classifier)):
+    if not (found and isinstance(data, PlainImageData) and isinstance(module, Classifier)):
         return []
     total, hp = trainer.estimated_stepping_batches, module.hparams
     train, val = (
@@ -168,7 +168,7 @@ def _remarks(trainer: pl.Trainer, settings: Any) -> list[str]:
 
 def _has_test_images(data: Any) -> bool:
     """Whether ``test`` has images to score; a folder of train and val alone gives it none."""
-    if not isinstance(data, ImageData) or data.labels is not None:
+    if not isinstance(data, PlainImageData) or data.labels is not None:
         return True
     try:
         parts = part_names(data.dataset, data.data_dir)

@@ -154,7 +154,7 @@ def overfitting(rows: Sequence[Row]) -> str | None:
 
 
 def rare_classes(rows: Sequence[Row], facts: Facts) -> str | None:
-    """Rare classes are recognised less often than others, and nothing weighs them up."""
+    """Rare classes are recognised less often than others, and the loss does not weight them."""
     scored = [row for row in rows if "val/acc" in row and "val/balanced_acc" in row]
     present = {i: count for i, count in enumerate(facts.train_counts) if count}
     if facts.is_weighted or not scored or len(present) < 2:

@@ -22,7 +22,7 @@ from vitlit.cli.parser import (
     only_safe_settings,
 )
 from vitlit.cli.request import Request, read_request
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 from vitlit.evaluation.precision import device_type
 from vitlit.fault_tolerance.ending import ending_at_signals
@@ -63,7 +63,7 @@ def make_inspect_parser() -> tuple[Parser, Parser]:
         own.add_argument(f"--trainer.{name}", type=Any, default=usual, help=words)
     options: Any = {"fail_untyped": False, "sub_configs": True}
     own.add_class_arguments(TrainableViT, "model", **options)
-    own.add_class_arguments(ImageData, "data", **options)
+    own.add_class_arguments(PlainImageData, "data", **options)
     add_options(own)
     link_settings(own, "inspect")
     own.add_argument(
@@ -123,7 +123,7 @@ def _inspect(request: Request) -> list[str]:
         )
     if request.start is None:  # no model, so none whose patches the images must fit
         given |= {"patch_size": 1, "patchify": False}
-    data = ImageData(**given)
+    data = PlainImageData(**given)
     data.prepare_data()
     start = request.start
     if isinstance(start, FromCheckpoint):
@@ -159,7 +159,7 @@ def _inspect(request: Request) -> list[str]:
     return [*lines, labelled("report", relative_path(folder / "index.html"))]
 
 
-def _about(data: ImageData, settings: Any) -> dict[str, Any]:
+def _about(data: PlainImageData, settings: Any) -> dict[str, Any]:
     """What was inspected, for the page and inspection.json."""
     height, width = data.preprocess.source_size
     return {
@@ -181,7 +181,7 @@ def _training_batch(
     """
     how = {"on_bad_image": "skip"} if has_unread else {}
     try:
-        data = ImageData(**given | how | {"num_workers": 0})
+        data = PlainImageData(**given | how | {"num_workers": 0})
         if isinstance(request.start, FromCheckpoint):
             data.hold_to(request.start.past)
         data.setup("fit")
@@ -190,7 +190,7 @@ def _training_batch(
     return first_batch(data, request.settings["trainer"]["max_epochs"])
 
 
-def _features(start: FromWeights, data: ImageData, settings: Any, own: Inventory) -> Tensor:
+def _features(start: FromWeights, data: PlainImageData, settings: Any, own: Inventory) -> Tensor:
     """Features of all images by published weights: float32 ``(n, D)``."""
     # the arguments that follow from the data: nothing is instantiated by the parser
     linked = {

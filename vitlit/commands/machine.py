@@ -16,9 +16,9 @@ from tqdm import tqdm
 from vitlit.cli.from_weights import origins
 from vitlit.cli.overview import QUICK_COMMANDS
 from vitlit.cli.parser import TRUST_OPTION, join_lists, name_checkpoints
-from vitlit.commands.own_commands import Commands, load_weights
+from vitlit.commands.own_commands import Commands, fill_from_checkpoint
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import Compute, answer, flip_average, loader_of
 from vitlit.evaluation.precision import device_type, in_precision, weights_dtype
@@ -88,7 +88,7 @@ class Machine(Commands):
     def predict(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         writer: PredictionWriter,
@@ -115,7 +115,7 @@ class Machine(Commands):
     def test(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         report: Report,
@@ -147,7 +147,7 @@ class Machine(Commands):
     def validate(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         weights_only: bool | None = True,
@@ -160,14 +160,14 @@ class Machine(Commands):
 
     def _loaded(self, model: TrainableViT, ckpt_path: str | None, compute: Compute) -> Compute:
         """``compute`` in this precision, once the model's weights are loaded and on the device."""
-        load_weights(model, ckpt_path)
+        fill_from_checkpoint(model, ckpt_path)
         model.vit.to(self.root_device, weights_dtype(self.precision)).eval()
         return in_precision(compute, self.precision, self.root_device.type)
 
     @torch.inference_mode()
     def _score(
         self,
-        data: ImageData,
+        data: PlainImageData,
         task: Task,
         split: str,
         title: str,
@@ -185,7 +185,7 @@ class Machine(Commands):
         count = int(values.pop("count"))
         return Scored({f"{prefix}/{name}": value for name, value in values.items()}, prefix, count)
 
-    def _batches(self, data: ImageData, split: str, title: str) -> Iterator[Batch]:
+    def _batches(self, data: PlainImageData, split: str, title: str) -> Iterator[Batch]:
         """The batches of a split, prepared on the device as for evaluation."""
         loader = loader_of(data, data.splits[split])
         for batch in tqdm(loader, desc=title, leave=False, disable=not self.shows_bar):

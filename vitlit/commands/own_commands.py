@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitlit.commands.anomaly_command import AnomalyCommand
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.deploy.int8 import Quantize
 from vitlit.deploy.portable import Naming
 from vitlit.deploy.words import ExportFormat
@@ -60,7 +60,7 @@ class Commands(AnomalyCommand):
     def explain(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         out: str | None = None,
@@ -82,7 +82,7 @@ class Commands(AnomalyCommand):
         Returns the folder.
         """
         # Lightning's commands load checkpoints themselves; ours have to.
-        load_weights(model, ckpt_path)
+        fill_from_checkpoint(model, ckpt_path)
         subjects = _subjects(datamodule, count)
         vit, answer = model.vit.to(self.root_device), self._answer(model.vit)
         about = (subjects, datamodule.preprocess, model.class_names)
@@ -104,7 +104,7 @@ class Commands(AnomalyCommand):
     def export(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         format: ExportFormat = "safetensors",
@@ -136,7 +136,7 @@ class Commands(AnomalyCommand):
         """
         choices = ExportChoices(format, naming, preprocess, quantize, push)
         choices.check()  # before the weights are read
-        load_weights(model, ckpt_path)
+        fill_from_checkpoint(model, ckpt_path)
         folder = named_or_free(out, EXPORT_FOLDER)
         lines = write_export(model, datamodule, ckpt_path, choices, folder)
         if format == "safetensors":
@@ -146,7 +146,7 @@ class Commands(AnomalyCommand):
     def compare(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         others: list[str] | None = None,
@@ -176,7 +176,7 @@ class Commands(AnomalyCommand):
     def probe(
         self,
         model: TrainableViT,
-        datamodule: ImageData,
+        datamodule: PlainImageData,
         ckpt_path: str | None = None,
         *,
         k: int = 10,
@@ -256,7 +256,7 @@ def load_body(model: TrainableViT, path: Path) -> None:
     model.load_state_dict({**state, **own})
 
 
-def _subjects(data: ImageData, count: int | None) -> Subjects:
+def _subjects(data: PlainImageData, count: int | None) -> Subjects:
     """The images to explain. Raises InputError before any is read if there are too many."""
     if data.image_paths is not None:
         data.setup("predict")
@@ -285,7 +285,7 @@ def _subjects(data: ImageData, count: int | None) -> Subjects:
     return Subjects(names, pixels, split.images.labels[members])
 
 
-def load_weights(model: TrainableViT, ckpt_path: str | None) -> None:
+def fill_from_checkpoint(model: TrainableViT, ckpt_path: str | None) -> None:
     """Load the weights of a checkpoint, if one is given."""
     if ckpt_path is not None:
         model.load_state_dict(read_whole_checkpoint(Path(ckpt_path))["state_dict"])

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from vitlit.data.catalog import may_change
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.shards.places import shown_place
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -60,7 +60,7 @@ class RunSummary(Callback):
         print_above(*about, *place, *run, "")
 
 
-def data_lines(data: ImageData) -> Iterator[str]:
+def data_lines(data: PlainImageData) -> Iterator[str]:
     """The data set, its images and its classes, of the splits that a training reads."""
     counts = [f"{len(split):,} {name}" for name, split in data.splits.items()]
     if held_out := data.test_count:
@@ -75,7 +75,7 @@ def data_lines(data: ImageData) -> Iterator[str]:
         yield labelled("classes", class_words(labels, data.class_names))
 
 
-def image_words(data: ImageData) -> str:
+def image_words(data: PlainImageData) -> str:
     """Size and colour of the model's input, and the sizes of the files that it is made from."""
     colour = "grey" if data.in_chans == 1 else "RGB"
     size = _size_words(pair(data.img_size))
@@ -133,7 +133,7 @@ def number_words(targets: Tensor, name: str) -> str:
     )
 
 
-def batch_line(trainer: pl.Trainer, data: ImageData) -> str:
+def batch_line(trainer: pl.Trainer, data: PlainImageData) -> str:
     """Batches of an epoch, the images behind one update, and the planned length."""
     count, each = trainer.num_training_batches, data.batch_size
     accumulated, world = trainer.accumulate_grad_batches, trainer.world_size

@@ -23,7 +23,7 @@ from vitlit.cli.request import Request, read_request
 from vitlit.commands.machine import Machine, is_quick
 from vitlit.commands.own_commands import explain_lines
 from vitlit.commands.score_lines import score_lines, weights_option
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import inform
 from vitlit.evaluation.report import make_report
 from vitlit.fault_tolerance.ending import ending_at_signals
@@ -48,7 +48,7 @@ def make_parser(
     own.add_class_arguments(trainer, "trainer", instantiate=False, **options)
     model = MaskableViT if command == "pretrain" else TrainableViT
     own.add_class_arguments(model, "model", **options)
-    own.add_class_arguments(ImageData, "data", **options)
+    own.add_class_arguments(PlainImageData, "data", **options)
     add_options(own, command)
     link_settings(own, command)
     names = own.add_method_arguments(trainer, command, skip=skip)

@@ -35,6 +35,8 @@ from vitlit.patches import grid_size, pair, patchify
 from vitlit.tasks.task import TaskName
 
 
+# vitlit.ImageData is the same for a Trainer. This one has another name because the parser looks the
+# name of a class up in ``vitlit``, and would import Lightning there, which takes seconds.
 class PlainImageData(SplitLoaders):
     """Batches of patches from a data set; only the ``test`` stage reads test images.
 
@@ -293,8 +295,3 @@ class PlainImageData(SplitLoaders):
         )
         batch = batch._replace(x=x, y=y)
         return batch._replace(x=patchify(batch.x, self.patch_size)) if self.patchify else batch
-
-
-# vitlit.ImageData is the same for a Trainer. The parser looks the name of a class up in ``vitlit``:
-# by this one it would import Lightning, which takes seconds.
-ImageData = PlainImageData

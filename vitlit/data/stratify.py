@@ -82,7 +82,6 @@ def fold_of_each(labels: Tensor, count: int, seed: int, hashes: Tensor | None = 
 
     Folds differ by at most one image, and so does each class in them. hashes: of the paths
     ``(n,)``, which decide the order of the images of a class; without them their position does.
-    Labels that are no classes, ``(n, K)`` or float, are divided as if there were one class.
     """
     if len(labels) < count:
         raise InputError(
@@ -90,8 +89,6 @@ def fold_of_each(labels: Tensor, count: int, seed: int, hashes: Tensor | None = 
             argument="fold",
         )
     key, folds = address(seed, Stream.FOLDS), torch.empty(len(labels), dtype=torch.long)
-    if labels.ndim != 1 or labels.is_floating_point():
-        labels = torch.zeros(len(labels), dtype=torch.long)
     dealt = 0  # the next class goes on where the last one ended, so that the folds stay equal
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]

@@ -35,7 +35,7 @@ from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task
-from vitlit.weights.architecture import check_finite
+from vitlit.weights.architecture import check_finite_weights
 from vitlit.weights.file_reader import WEIGHT_NAMES
 from vitlit.weights.pretrained import load_weights
 
@@ -91,7 +91,7 @@ def export_model(
     if folder.exists() or folder.is_symlink():
         raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     model = model.cpu().float().eval()
-    check_finite(model.state_dict(), "the model")
+    check_finite_weights(model.state_dict(), "the model")
     portable = make_portable(model, preprocess, class_names, task)
     chosen, why = choose_naming(naming, portable.arguments)
     with whole_folder(folder) as part:

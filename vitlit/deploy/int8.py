@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.deploy.programs import ONNX_NAME
 from vitlit.deploy.words import ExportFormat
 from vitlit.errors import InputError
@@ -82,7 +82,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def int8_lines(
-    folder: Path, data: ImageData, *, patch_size: int, has_head: bool, task: Task = DEFAULT
+    folder: Path, data: PlainImageData, *, patch_size: int, has_head: bool, task: Task = DEFAULT
 ) -> list[str]:
     """Sizes of both programs, and their accuracy on the validation split where it is at hand."""
     sizes = [(folder / name).stat().st_size / 1e6 for name in (INT8_NAME, ONNX_NAME)]
@@ -107,14 +107,14 @@ def int8_lines(
     return [*lines, labelled(name, f"{text} ({len(full.labels):,} images)")]
 
 
-def _rows(program: Path, data: ImageData, patch_size: int) -> Rows:
+def _rows(program: Path, data: PlainImageData, patch_size: int) -> Rows:
     """The logits of a program for the validation split."""
     split = evenly_thinned(data.splits["val"], MOST_IMAGES)
     compute = _runner(program, data, patch_size)
     return collect(data, loader_of(data, split), compute, torch.device("cpu")).rows()
 
 
-def _runner(program: Path, data: ImageData, patch_size: int) -> Compute:
+def _runner(program: Path, data: PlainImageData, patch_size: int) -> Compute:
     onnxruntime: Any = import_module("onnxruntime")
     session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
     # The exported program takes pixels as they are, with the sign in its weights.

@@ -13,8 +13,6 @@ import json
 import re
 import zlib
 from dataclasses import replace
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -26,10 +24,10 @@ from torch import Tensor
 from vitlit.deploy.portable import Portable
 from vitlit.deploy.programs import Program
 from vitlit.errors import InputError
+from vitlit.html_page import facts_part, html_json, page_head, read_asset
 from vitlit.images.framing import Framing
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
-from vitlit.plotting import html_json, page_head
 
 WEB_NAME = "index.html"
 MAX_PARAMETERS = 12_000_000  # a page of 25 MB; a plain forward pass then takes seconds
@@ -73,25 +71,21 @@ def write_web(portable: Portable, preprocess: Preprocess, path: Path) -> Program
     packed = _packed(state, kind)
     model = _model_of(settings, packed)
     settings["check"] = {"seed": NOISE_SEED, "logits": _noise_logits(model, portable, preprocess)}
-    page = Template(_read_asset("web.html")).substitute(
+    page = Template(read_asset("deploy/web.html")).substitute(
         head=page_head(
             "Try the model",
-            _read_asset("web.css"),
+            read_asset("deploy/web.css"),
             scripts="script-src 'unsafe-inline' blob:; worker-src blob:; ",
             images="data: blob:",
         ),
         settings=html_json(settings),
         weights=base64.b64encode(packed).decode("ascii"),
-        model=_read_asset("web_model.js"),
-        page=_read_asset("web_page.js"),
+        model=read_asset("deploy/web_model.js"),
+        page=read_asset("deploy/web_page.js"),
         facts=_facts(portable, count, kind),
     )
     path.write_text(page, encoding="utf-8")
     return read_web(path)
-
-
-def _read_asset(name: str) -> str:
-    return files("vitlit.deploy").joinpath(name).read_text(encoding="utf-8")
 
 
 def _settings(
@@ -143,10 +137,7 @@ def _facts(portable: Portable, count: int, kind: str) -> str:
         "blocks": f"{told['depth']} of {told['num_heads']} heads",
         "parameters": f"{count:,}, {SHOWN_KINDS[kind]}",
     }
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in of_all.items()
-    )
+    return facts_part(of_all)
 
 
 def read_web(path: Path) -> Program:

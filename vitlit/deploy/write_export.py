@@ -6,7 +6,7 @@ model, data, choices -> a folder, lines for the terminal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.deploy.export import export_model
 from vitlit.deploy.int8 import Quantize, check_quantize, int8_lines, write_int8
 from vitlit.deploy.origin import origin_of
@@ -48,7 +48,7 @@ class ExportChoices(NamedTuple):
 
 def write_export(
     model: Trained,
-    data: ImageData,
+    data: PlainImageData,
     checkpoint: str | None,
     choices: ExportChoices,
     folder: Path,

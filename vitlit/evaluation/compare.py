@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.leakage import (
     SPLIT_SETTINGS,
     PastTraining,
@@ -52,7 +52,7 @@ SIGNIFICANCE_LEVEL = 0.05  # from this probability on a difference counts as noi
 NAME_WIDTH = 34  # of a checkpoint's path beside its numbers, which take 46 columns
 
 # model, data, precision -> logits (n, K) of the split to score
-ScoreRun = Callable[[ViT, ImageData, str], Rows]
+ScoreRun = Callable[[ViT, PlainImageData, str], Rows]
 
 
 class Scored(NamedTuple):
@@ -71,7 +71,7 @@ class Scored(NamedTuple):
 def make_runner(device: torch.device, *, flip: bool) -> ScoreRun:
     """A function that computes the logits of a split; flip: average with mirror images."""
 
-    def run(model: ViT, data: ImageData, precision: str) -> Rows:
+    def run(model: ViT, data: PlainImageData, precision: str) -> Rows:
         model = model.to(device, weights_dtype(precision))  # autocast itself converts no weights
 
         def forward(x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def make_runner(device: torch.device, *, flip: bool) -> ScoreRun:
 
 
 def score_all(
-    paths: list[str], data: ImageData, run: ScoreRun, precision_of: Callable[[str | None], str]
+    paths: list[str], data: PlainImageData, run: ScoreRun, precision_of: Callable[[str | None], str]
 ) -> list[Scored]:
     """Score checkpoints on ``data.split``, one after the other.
 
@@ -104,7 +104,7 @@ def score_all(
         precision = precision_of(checkpoint.trained_precision(content))
         same = {key: data.hparams[key] for key in (*SHARED_SETTINGS, *READING_SETTINGS)}
         # class_names None: the data's own; those of the checkpoint are checked below
-        own = ImageData(**{**settings, **same, "split": data.split, "class_names": None})
+        own = PlainImageData(**{**settings, **same, "split": data.split, "class_names": None})
         loaded = load.load_checkpoint(path)
         if loaded.class_names != data.class_names:  # in another order too: labels are numbers
             raise InputError(
@@ -131,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _note_seen_images(content: dict[str, Any], data: ImageData) -> str:
+def _note_seen_images(content: dict[str, Any], data: PlainImageData) -> str:
     """A note if the model may have been trained on the images it is scored on, else "".
 
     content: of the model's checkpoint; data: with the split that is scored.
@@ -230,7 +230,7 @@ def _error_difference(errors: Tensor, first: Tensor) -> str:
     return f"{float(difference.mean()):+.4g} ({low:+.4g} to {high:+.4g}): {verdict}"
 
 
-def comparison_title(data: ImageData, count: int, *, flip: bool) -> str:
+def comparison_title(data: PlainImageData, count: int, *, flip: bool) -> str:
     """The title of the table: what was scored, and how."""
     more = ", each averaged with its mirror image" if flip else ""
     how = "p by McNemar's exact test"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.sampler import EvalOrder
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -128,7 +128,7 @@ def checked(rows: Rows, split: Split, title: str) -> Rows:
 
 @torch.no_grad()
 def collect(
-    data: ImageData, loader: Iterable[Batch], compute: Compute, device: torch.device
+    data: PlainImageData, loader: Iterable[Batch], compute: Compute, device: torch.device
 ) -> Collector:
     """Apply ``compute`` to each batch of a loader, prepared on ``device`` as for evaluation."""
     found = Collector()
@@ -140,7 +140,7 @@ def collect(
     return found
 
 
-def loader_of(data: ImageData, split: Split) -> Iterable[Batch]:
+def loader_of(data: PlainImageData, split: Split) -> Iterable[Batch]:
     """Batches of a split, or of a part of one, as for evaluation."""
     order = EvalOrder(len(split), batch_size=data.batch_size, **data.place)
     return data.loader(split, order)

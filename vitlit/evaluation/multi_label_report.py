@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import bars_height, draw_class_bars, picture_sheet
 from vitlit.evaluation.inference import Rows
-from vitlit.evaluation.report_page import Mistake, Section, facts_part, mistake_parts, write_page
+from vitlit.evaluation.report_page import Mistake, Section, mistake_parts, write_page
 from vitlit.files import printable
+from vitlit.html_page import facts_part
 from vitlit.messages import labelled
 from vitlit.plotting import new_figure, set_title
 from vitlit.tasks.loss import binary_cross_entropy
@@ -59,7 +60,7 @@ class MultiLabelReport:
         self,
         task: MultiLabel,
         class_names: list[str],
-        data: ImageData,
+        data: PlainImageData,
         *,
         are_given: bool = False,
     ) -> None:
@@ -72,9 +73,9 @@ class MultiLabelReport:
         thresholds = self.task.thresholds(len(self.class_names))
         return {
             "task": self.task.name,
-            "scores": summary_scores(rows.values, rows.labels, thresholds),
+            "scores": multi_label_summary(rows.values, rows.labels, thresholds),
             "thresholds_from": self.thresholds_from,
-            "classes": class_table(rows.values, rows.labels, thresholds, self.class_names),
+            "classes": multi_label_classes(rows.values, rows.labels, thresholds, self.class_names),
         }
 
     def write(
@@ -166,7 +167,7 @@ class MultiLabelReport:
         return {name: metrics["scores"][name] for name in ("f1_micro", "exact")}
 
 
-def summary_scores(logits: Tensor, targets: Tensor, thresholds: Tensor) -> dict[str, Any]:
+def multi_label_summary(logits: Tensor, targets: Tensor, thresholds: Tensor) -> dict[str, Any]:
     """Numbers about all images: logits float ``(n, K)``, targets of 0 and 1 ``(n, K)``.
 
     images; map, over the classes with images, and f1, over those with images or given to one, with
@@ -210,7 +211,7 @@ def bootstrap_intervals(
     return dict(zip(("map_interval", "f1_interval"), known, strict=True))
 
 
-def class_table(
+def multi_label_classes(
     logits: Tensor, targets: Tensor, thresholds: Tensor, class_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """By class name: images, ap (None without images), f1, precision, recall, threshold, given."""

@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.figures import picture_sheet
 from vitlit.evaluation.inference import Rows
 from vitlit.evaluation.report_page import (
     PLOT,
     Section,
-    facts_part,
     picture_part,
     plot_parts,
     write_page,
 )
 from vitlit.files import printable
+from vitlit.html_page import facts_part
 from vitlit.messages import labelled
 from vitlit.plotting import (
     BLUE,
@@ -73,7 +73,7 @@ class RegressionReport:
 
     has_temperature = has_probabilities = False
 
-    def __init__(self, task: Regression, class_names: list[str], data: ImageData) -> None:
+    def __init__(self, task: Regression, class_names: list[str], data: PlainImageData) -> None:
         self.task, self.name, self.data = task, class_names[0], data
 
     def tables(self, rows: Rows, calibration: Calibration | str) -> dict[str, Any]:

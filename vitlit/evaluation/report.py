@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitlit import plotting
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 from vitlit.evaluation.calibration import Calibration
 from vitlit.evaluation.inference import (
@@ -42,6 +42,7 @@ from vitlit.evaluation.report_files import (
 )
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
+    HISTORY_FILE,
     METRICS_FILE,
     REPORT_FOLDER,
     check_writable,
@@ -55,7 +56,6 @@ from vitlit.messages import counted, labelled
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task, TaskName
 
-HISTORY_FILE = "history.csv"
 CALIBRATION_IMAGES = 5000  # validation images at most; more hardly change a single temperature
 FLIPPED = "+flip"  # added to the split's name in the names of metrics: test+flip/acc
 MAX_PROBABILITIES = 2_000_000  # in probabilities.npz: 8 MB; with more it is not written
@@ -72,7 +72,7 @@ class Tested(NamedTuple):
     is_debug: a trial of the program, which leaves no report. task: that of the model.
     """
 
-    data: ImageData
+    data: PlainImageData
     compute: Compute
     device: torch.device
     class_names: list[str]
@@ -157,7 +157,7 @@ class Report:
         extra = {f"{prefix}/{name}": value for name, value in parts.logged(self.metrics).items()}
         _log_scores(loggers, self.step, prefix, extra, drawn)
 
-    def _subject(self, data: ImageData) -> dict[str, Any]:
+    def _subject(self, data: PlainImageData) -> dict[str, Any]:
         """What the report is about: two reports with equal subjects replace each other."""
         return {
             "weights": str(self.weights),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation import figures
 from vitlit.evaluation.calibration import (
     CONFIDENCE_BINS,
@@ -47,7 +47,7 @@ class SingleLabelReport:
 
     has_temperature = has_probabilities = True
 
-    def __init__(self, task: Task, class_names: list[str], data: ImageData) -> None:
+    def __init__(self, task: Task, class_names: list[str], data: PlainImageData) -> None:
         self.class_names, self.data = class_names, data
 
     def tables(self, rows: Rows, calibration: Calibration | str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def draw_report(
     rows: Rows,
     class_names: list[str],
     calibration: Calibration | str,
-    data: ImageData,
+    data: PlainImageData,
     *,
     title: str,
 ) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def draw_report(
 
 
 def shown_mistakes(
-    rows: Rows, class_names: list[str], data: ImageData
+    rows: Rows, class_names: list[str], data: PlainImageData
 ) -> tuple[list[Mistake], int]:
     """The most confident mistakes, with their pictures, and how many there are in all."""
     logits, labels, sample = rows
@@ -203,7 +203,7 @@ def write_page(
     rows: Rows,
     class_names: list[str],
     calibration: Calibration | str,
-    data: ImageData,
+    data: PlainImageData,
     metrics: dict[str, Any],
     *,
     title: str,
@@ -237,7 +237,7 @@ def _curves(rows: Rows, calibration: Calibration | None) -> list[Reliability]:
     return [reliability(rows.values / scale, rows.labels) for scale in scales]
 
 
-def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: ImageData) -> None:
+def write_mistakes(path: Path, rows: Rows, class_names: list[str], data: PlainImageData) -> None:
     """Write all mistakes, the most confident first: place in the split, file, classes, probability.
 
     Images that come from no file have an empty name.

@@ -7,7 +7,6 @@ All texts may contain any characters: names of classes and files come from anyon
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -16,9 +15,8 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import CONFIDENCE_BINS, Reliability
-from vitlit.plotting import image_uri, page_head
+from vitlit.html_page import facts_part, image_element, page_head, read_asset
 
-MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
 MAX_CLASS_ROWS = 100  # of the table of classes; of more, those that are recognised least
 LONG_NAME = 3  # letters from which on a heading of the matrix is turned
 PLOT, EDGE = 300, 40  # side of the plot of calibration in units of its SVG, and room for its labels
@@ -104,8 +102,8 @@ def write_page(
     of = metrics["of"]
     told = {"data": of["dataset"], "split": of["split"], **(facts or {})}
     told |= {"images": f"{metrics['scores']['images']:,}", "weights": of["weights"]}
-    page = Template(read_asset("report_page.html")).substitute(
-        head=page_head(title, read_asset("report_page.css")),
+    page = Template(read_asset("evaluation/report_page.html")).substitute(
+        head=page_head(title, read_asset("evaluation/report_page.css")),
         title=escape(title),
         facts=facts_part(told),
         note=f'<p class="notice">{escape(metrics["note"])}</p>' if metrics["note"] else "",
@@ -118,17 +116,6 @@ def write_page(
     )
     # bytes of a file name that are not UTF-8 become question marks
     path.write_text(page, encoding="utf-8", errors="replace")
-
-
-def read_asset(name: str) -> str:
-    return files("vitlit.evaluation").joinpath(name).read_text(encoding="utf-8")
-
-
-def facts_part(facts: Mapping[str, str]) -> str:
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
-        for name, value in facts.items()
-    )
 
 
 def score_part(scores: Mapping[str, Any]) -> str:
@@ -164,15 +151,8 @@ def mistake_parts(mistakes: Sequence[Mistake], count: int) -> Iterator[str]:
 
 def picture_part(image: Tensor, words: str, file: str) -> str:
     """An item of a list: an image ``(C, H, W)`` in [0, 1], words in HTML, and its file or ""."""
-    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-    if pixels.shape[2] not in (1, 3):
-        pixels = pixels.mean(axis=2, keepdims=True).astype("uint8")
-    is_small = max(pixels.shape[:2]) <= MAX_SQUARE_PIXELS
-    # enlarged squares would show the artefacts of JPEG
-    picture = image_uri(pixels, "png" if is_small else "jpeg")
     name = f"<br><bdi>{escape(file)}</bdi>" if file else ""
-    square = ' class="square"' if is_small else ""
-    return f'<li><img alt=""{square} src="{picture}">{words}{name}</li>'
+    return f"<li>{image_element(image)}{words}{name}</li>"
 
 
 def confusion_parts(content: PageContent) -> Iterator[str]:

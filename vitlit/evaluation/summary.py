@@ -26,7 +26,7 @@ from vitlit.evaluation.figures import (
     summary_figure,
 )
 from vitlit.evaluation.inference import NOT_FINITE, Collector, Rows
-from vitlit.evaluation.multi_label_report import class_table, most_wrong
+from vitlit.evaluation.multi_label_report import most_wrong, multi_label_classes
 from vitlit.evaluation.regression_report import draw_errors, draw_scatter
 from vitlit.evaluation.scores import pair_counts
 from vitlit.evaluation.scoring import Scoring, processes_of
@@ -169,7 +169,7 @@ def several_classes(rows: Rows, names: Sequence[str], task: Task) -> Outcome:
     """
     assert isinstance(task, MultiLabel)
     thresholds, probabilities = task.thresholds(len(names)), task.answers(rows.values)
-    classes = class_table(rows.values, rows.labels, thresholds, names)
+    classes = multi_label_classes(rows.values, rows.labels, thresholds, names)
     given = (probabilities > thresholds).float()
     wrong = most_wrong(probabilities, rows.labels, thresholds)[:, 0].tolist()
     mistakes = list(dict.fromkeys(wrong))[:SHEET_COLUMNS]  # an image once

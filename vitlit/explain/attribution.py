@@ -24,11 +24,9 @@ from vitlit.model.blocks import Block
 from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
+from vitlit.plotting import coloured
 
 FULL_COLOUR = 8  # times the mean of a map, from which on its overlay has its full colour
-# a bright vermilion, which the colour-blind tell from grey, and seen on dark and on light images
-OVERLAY_COLOUR, OPACITY = (0.95, 0.38, 0.0), 0.9
-DARKEST, CONTRAST = 0.1, 0.75  # of the grey image below: black and white leave room for colour
 
 
 class Attended(NamedTuple):
@@ -276,11 +274,8 @@ def overlay(images: Tensor, maps: Tensor) -> Tensor:
     FULL_COLOUR times the mean, by the logarithm in between. So a flat map has no colour at all, and
     two maps of equal colour are equally far from flat.
     """
-    grey = DARKEST + CONTRAST * images.mean(dim=1, keepdim=True)
     means = maps.mean(dim=(1, 2), keepdim=True)
     # a map may be all zeros, as relevance is if nothing supports the class
     times = maps / means.clamp(min=torch.finfo(maps.dtype).tiny)
     strength = times.clamp(min=1).log().div(math.log(FULL_COLOUR)).clamp(max=1)
-    strength = F.interpolate(strength[:, None].to(images), images.shape[-2:], mode="bilinear")
-    colour = torch.tensor(OVERLAY_COLOUR).to(images).view(1, 3, 1, 1)
-    return torch.lerp(grey.expand(-1, 3, -1, -1), colour, OPACITY * strength)
+    return coloured(images, strength)

@@ -20,7 +20,6 @@ import base64
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -32,14 +31,21 @@ from torch import Tensor
 
 from vitlit.errors import InputError
 from vitlit.explain.page_figures import colors
+from vitlit.html_page import (
+    Bytes,
+    facts_part,
+    html_json,
+    page_head,
+    picture_uri,
+    read_asset,
+    shows_squares,
+)
 from vitlit.model.arguments import PoolName
 from vitlit.model.vit import ViT
 from vitlit.patches import Grid
-from vitlit.plotting import Bytes, html_json, image_uri, page_head
 
 MAX_LEVEL = 15  # the highest of 4 bits
 MAX_LEVEL_BYTES = 40e6  # with more levels, single heads are left out, and the page says so
-MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
 MEAN_ROW = {"one": "mean patch", "whole": "mean over patches"}  # what the page calls the last row
 POOLED_ROW = {
     "one": "weighted mean patch",
@@ -98,16 +104,14 @@ def write_page(
     """
     _check_examples(examples, grid, len(prefix))
     heads = _kept_heads(examples)
-    page = Template(_read_asset("page.html")).substitute(
-        head=page_head(title, _read_asset("page.css"), scripts="script-src 'unsafe-inline'; "),
+    style = read_asset("explain/page.css")
+    page = Template(read_asset("explain/page.html")).substitute(
+        head=page_head(title, style, scripts="script-src 'unsafe-inline'; "),
         title=escape(title),
-        script=_read_asset("page.js"),
+        script=read_asset("explain/page.js"),
         data=html_json(_describe(examples, heads, grid, prefix, pool)),
         maps="\n".join(_map_block(i, one, len(prefix), heads) for i, one in enumerate(examples)),
-        facts="".join(
-            f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
-            for name, value in facts.items()
-        ),
+        facts=facts_part(facts),
         figures="".join(
             f"<section><h3>{escape(heading)}</h3>{body}</section>"
             for heading, body in (figures or {}).items()
@@ -115,10 +119,6 @@ def write_page(
     )
     # bytes of a file name that are not UTF-8 become question marks
     Path(path).write_text(page, encoding="utf-8", errors="replace")
-
-
-def _read_asset(name: str) -> str:
-    return files("vitlit.explain").joinpath(name).read_text(encoding="utf-8")
 
 
 def _check_examples(examples: Sequence[Example], grid: Grid, prefix: int) -> None:
@@ -170,14 +170,11 @@ def _describe(
 
 def _describe_one(one: Example) -> dict[str, Any]:
     _, height, width = one.image.shape
-    is_small = max(height, width) <= MAX_SQUARE_PIXELS
-    pixels = one.image.permute(1, 2, 0).contiguous().cpu().numpy()
     return {
         "name": one.name,
-        # enlarged squares would show the artefacts of JPEG
-        "image": image_uri(pixels, "png" if is_small else "jpeg"),
+        "image": picture_uri(one.image),
         "size": [width, height],
-        "small": is_small,
+        "small": shows_squares(one.image),
         "probabilities": [[name, round(float(p), 5)] for name, p in one.probabilities],
         "label": one.label,
         "given": one.given,

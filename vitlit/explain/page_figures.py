@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitlit.explain.figures import MAX_TILES
-from vitlit.plotting import COLORMAP, Bytes, image_uri
+from vitlit.html_page import Bytes, image_uri
+from vitlit.plotting import COLORMAP
 
 # of the plot, in units of the SVG: width and height; left, right, top, bottom
 PLOT_SIZE, MARGIN = (640, 260), (46, 12, 12, 38)

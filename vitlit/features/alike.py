@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.shards.shard_images import refuse_shards
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
@@ -26,7 +26,7 @@ from vitlit.messages import counted, labelled, shorten
 
 
 def find_alike(
-    data: ImageData, extract: Extract, folder: Path, *, query: list[str] | None
+    data: PlainImageData, extract: Extract, folder: Path, *, query: list[str] | None
 ) -> list[str]:
     """Find the images of the data nearest to each query, except itself; returns lines to report.
 

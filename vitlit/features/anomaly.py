@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlit.data.batch import Batch
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.shards.shard_images import refuse_shards
 from vitlit.data.splits import FoundFiles
 from vitlit.errors import InputError, Stopped
@@ -64,7 +64,7 @@ class Scanner:
     """Computes the patch tokens of image files, prepared as the model's own, batch by batch."""
 
     def __init__(
-        self, data: ImageData, tokens: Tokens, device: torch.device, *, shows_bar: bool = False
+        self, data: PlainImageData, tokens: Tokens, device: torch.device, *, shows_bar: bool = False
     ) -> None:
         self.data, self.tokens, self.device, self.shows_bar = data, tokens, device, shows_bar
 
@@ -148,7 +148,7 @@ def score_images(
     return Scored(scores, bad, stopped)
 
 
-def normal_files(data: ImageData, given: list[str]) -> FoundFiles:
+def normal_files(data: PlainImageData, given: list[str]) -> FoundFiles:
     """The files of the normal images, decoded as those of the data are; after its setup."""
     unread: list[str] = []
     paths = find_images(given, unread, argument="normal")
@@ -159,7 +159,7 @@ def normal_files(data: ImageData, given: list[str]) -> FoundFiles:
     return FoundFiles(images.others(paths), torch.arange(len(paths)))
 
 
-def other_files(data: ImageData, normal: FoundFiles) -> tuple[FoundFiles, int]:
+def other_files(data: PlainImageData, normal: FoundFiles) -> tuple[FoundFiles, int]:
     """The new images that are not among the normal ones, and the number of those that are.
 
     Raises InputError if all of them are.

@@ -10,14 +10,15 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.plotting import (
     FONT_SMALL,
-    VERMILION,
+    OVERLAY_COLOUR,
+    OVERLAY_OPACITY,
     WIDTH_INCHES,
     clear_frame,
+    coloured,
     fit_lines_to,
     hide_axes,
     new_figure,
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS = 4  # images beside each other, each with its coloured copy
-DARKEST, CONTRAST = 0.1, 0.75  # of the grey image below: black and white leave room for colour
-OPACITY = 0.9
-COLOUR = tuple(int(VERMILION[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
 def heat_overlay(images: Tensor, maps: Tensor, low: float, high: float) -> Tensor:
@@ -39,11 +37,7 @@ def heat_overlay(images: Tensor, maps: Tensor, low: float, high: float) -> Tenso
 
     images: ``(n, C, H, W)`` in [0, 1]; maps: ``(n, rows, cols)``; the colour is full at ``high``.
     """
-    grey = DARKEST + CONTRAST * images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    share = ((maps - low) / (high - low)).clamp(0, 1)[:, None]
-    share = F.interpolate(share, images.shape[-2:], mode="bilinear", align_corners=False)
-    colour = torch.tensor(COLOUR).view(1, 3, 1, 1)
-    return grey + OPACITY * share * (colour - grey)
+    return coloured(images, ((maps - low) / (high - low)).clamp(0, 1))
 
 
 def heat_map_sheet(
@@ -74,7 +68,7 @@ def heat_map_sheet(
         clear_frame(one, fit_lines_to(text, panel))
     hide_axes(axes[count:])
     grey = (0.5, 0.5, 0.5)
-    full = tuple(g + OPACITY * (c - g) for g, c in zip(grey, COLOUR, strict=True))
+    full = tuple(g + OVERLAY_OPACITY * (c - g) for g, c in zip(grey, OVERLAY_COLOUR, strict=True))
     colours = LinearSegmentedColormap.from_list("strange", [grey, full])
     scale = ScalarMappable(Normalize(low, high), colours)
     bar = figure.colorbar(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.splits import Split
 from vitlit.errors import InputError
 from vitlit.evaluation.inference import Rows, checked, collect, loader_of
@@ -57,7 +57,7 @@ SHEET_LEGENDS: dict[TaskName, str] = {  # what the frames of neighbours say
 }
 MAX_FEATURE_VALUES = 5 * 10**7  # in features.npz: 200 MB; with more it is not written
 
-Extract = Callable[[ImageData, Split], Rows]  # features (n, D) of a split
+Extract = Callable[[PlainImageData, Split], Rows]  # features (n, D) of a split
 
 
 class Probed(NamedTuple):
@@ -70,7 +70,7 @@ class Probed(NamedTuple):
 def extractor(compute: Callable[[Tensor], Tensor], device: torch.device) -> Extract:
     """A function that computes the features of a split with ``compute``, on ``device``."""
 
-    def extract(data: ImageData, split: Split) -> Rows:
+    def extract(data: PlainImageData, split: Split) -> Rows:
         rows = collect(data, loader_of(data, split), compute, device).rows()
         return checked(rows, split, f"{data.dataset} image")
 
@@ -78,7 +78,7 @@ def extractor(compute: Callable[[Tensor], Tensor], device: torch.device) -> Extr
 
 
 def probe_data_set(
-    data: ImageData,
+    data: PlainImageData,
     extract: Extract,
     folder: Path,
     *,
@@ -134,7 +134,7 @@ def probe_data_set(
     return Probed(metrics, lines)
 
 
-def _describe(data: ImageData) -> dict[str, Any]:
+def _describe(data: PlainImageData) -> dict[str, Any]:
     return {
         "dataset": data.dataset,
         "data_dir": str(data.data_dir),
@@ -154,7 +154,9 @@ class Fitted(NamedTuple):
     class_names: Sequence[str]
 
 
-def _fit(data: ImageData, rows: dict[str, Rows], c: float | None) -> tuple[LinearClassifier, float]:
+def _fit(
+    data: PlainImageData, rows: dict[str, Rows], c: float | None
+) -> tuple[LinearClassifier, float]:
     """The linear classifier and its C, by default the best one on the validation images."""
     # on validation: choosing by the test images would flatter the result
     train, val = rows["train"], rows["val"]
@@ -205,7 +207,7 @@ def _accuracy(right: Tensor) -> dict[str, Any]:
     return {"acc": count / len(right), "acc_interval": list(wilson(count, len(right)))}
 
 
-def set_up_probe(data: ImageData, k: int) -> None:
+def set_up_probe(data: PlainImageData, k: int) -> None:
     """Prepare the three splits, once; refuses more neighbours than there are training images."""
     if data.split != "test":
         raise InputError(
@@ -249,7 +251,7 @@ def _write_data_set(path: Path, rows: dict[str, Rows], class_names: Sequence[str
     return []
 
 
-def _sheet_of_data_set(data: ImageData, near: Neighbours) -> Any:
+def _sheet_of_data_set(data: PlainImageData, near: Neighbours) -> Any:
     test, train = data.splits["test"], data.splits["train"]
     places = test.balanced_places(SHEET_QUERIES)
     index = near.row[places, :SHEET_NEIGHBOURS]  # (q, 7)

@@ -8,7 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vitlit.evaluation.multi_label_report import bootstrap_intervals, class_table, summary_scores
+from vitlit.evaluation.multi_label_report import (
+    bootstrap_intervals,
+    multi_label_classes,
+    multi_label_summary,
+)
 from vitlit.features.probe_classifiers import Neighbours
 from vitlit.messages import labelled
 from vitlit.tasks.multi_label_scores import average_precision, best_thresholds
@@ -44,9 +48,9 @@ def linear_scores(
     own, others = logits.float(), val[0].float()
     thresholds = best_thresholds(others.sigmoid(), val[1])
     return {
-        **summary_scores(own, targets, thresholds),
+        **multi_label_summary(own, targets, thresholds),
         "thresholds": thresholds.tolist(),
-        "classes": class_table(own, targets, thresholds, class_names),
+        "classes": multi_label_classes(own, targets, thresholds, class_names),
     }
 
 

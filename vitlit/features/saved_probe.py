@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.split_record import RECORD_KEY
 from vitlit.errors import InputError
 from vitlit.features.probe import Probed
@@ -29,7 +29,7 @@ from vitlit.weights.durable_file import write_durable
 SAVED_FILE = "best.ckpt"
 
 
-def check_can_save(run: Path, data: ImageData, feature: Feature) -> None:
+def check_can_save(run: Path, data: PlainImageData, feature: Feature) -> None:
     """Refuse a name that is taken, and features that are not the input of the model's head."""
     if data.image_paths is not None:
         raise InputError(
@@ -51,7 +51,7 @@ def save_classifier(
     run: Path,
     vit: ViT,
     settings: Mapping[str, Any],
-    data: ImageData,
+    data: PlainImageData,
     precision: str,
     probed: Probed,
 ) -> Path:

@@ -7,7 +7,6 @@ All texts may contain any characters: names of classes and files come from anyon
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -17,12 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitlit.files import printable
+from vitlit.html_page import (
+    MAX_SQUARE_PIXELS,
+    facts_part,
+    image_element,
+    image_uri,
+    page_head,
+    read_asset,
+)
 from vitlit.inspection.duplicates import MAX_BITS
 from vitlit.inspection.findings import Finding, Findings
 from vitlit.inspection.sheets import mosaic
-from vitlit.plotting import image_uri, page_head
 
-MAX_SQUARE_PIXELS = 128  # up to this width or height the pixels of an image are shown as squares
 MAX_SIDE = 320  # of a picture in the page, in pixels; larger ones are reduced
 MAX_CARDS, MAX_ROWS = 48, 100  # pictures of a kind, and rows of a table
 
@@ -72,13 +77,10 @@ def write_inspection_page(path: Path, content: PageContent) -> None:
                 f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>\n{body}\n'
                 "</section>"
             )
-    page = Template(_read_asset("page.html")).substitute(
-        head=page_head(content.title, _read_asset("page.css")),
+    page = Template(read_asset("inspection/page.html")).substitute(
+        head=page_head(content.title, read_asset("inspection/page.css")),
         title=escape(content.title),
-        facts="".join(
-            f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>"
-            for name, value in content.facts.items()
-        ),
+        facts=facts_part(content.facts),
         findings="".join(finding_parts(content.sentences)),
         sections="\n".join(sections),
         bits=MAX_BITS,
@@ -86,10 +88,6 @@ def write_inspection_page(path: Path, content: PageContent) -> None:
     )
     # bytes of a file name that are not UTF-8 become question marks
     path.write_text(page, encoding="utf-8", errors="replace")
-
-
-def _read_asset(name: str) -> str:
-    return files("vitlit.inspection").joinpath(name).read_text(encoding="utf-8")
 
 
 def finding_parts(sentences: Sequence[Finding]) -> Iterator[str]:
@@ -108,12 +106,7 @@ def picture(image: Tensor) -> str:
         scale = MAX_SIDE / longest
         size = [max(1, round(side * scale)) for side in image.shape[-2:]]
         image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    is_small = max(pixels.shape[:2]) <= MAX_SQUARE_PIXELS
-    # enlarged squares would show the artefacts of JPEG
-    source = image_uri(pixels, "png" if is_small else "jpeg")
-    kind = ' class="square"' if is_small else ""
-    return f'<img alt=""{kind} src="{source}">'
+    return image_element(image)
 
 
 def _cards(cards: Sequence[tuple[Sequence[Tensor], str]]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from vitlit.inspection.duplicates import Duplicate
 from vitlit.inspection.findings import Finding, Findings
 from vitlit.inspection.page import Example, PageContent, write_inspection_page
 from vitlit.inspection.sheets import class_sheet, pair_sheet
-from vitlit.inspection.training_batch import TrainingBatch, shown_inputs, target_words
+from vitlit.inspection.training_batch import TrainingBatch, shown_inputs
 
 MAX_SHEET_CLASSES, SHEET_COLUMNS = 20, 10  # rows of the sheet of classes, pictures in each
 SHOWN_BATCH, BATCH_COLUMNS = 24, 8  # images of the training batch, and in a row of its sheet
@@ -152,7 +152,8 @@ def _examples(found: Findings, subject: Subject) -> list[Example]:
         return []
     shown = shown_inputs(batch, subject.preprocess)[:SHOWN_BATCH]
     own = found.inventory
-    words = target_words(batch.targets[:SHOWN_BATCH], own.class_names, own.kind)
+    targets = batch.targets[:SHOWN_BATCH]
+    words = [own.kind.target_words(target, own.class_names) for target in targets]
     originals = batch.originals[:SHOWN_BATCH].float() / 255
     return [Example(*row) for row in zip(originals, shown, words, strict=True)]
 

@@ -3,19 +3,14 @@
 ImageData -> originals uint8 (B, C, h, w), inputs float (B, C, H, W), targets (B,) or (B, K)
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.images.preprocess import Preprocess
 from vitlit.patches import pair, unpatchify
-from vitlit.tasks.known import DEFAULT_TASK, KINDS
-from vitlit.tasks.task import Task
-
-MIN_SHARE = 0.005  # of a class in a target, from which on it is shown
 
 
 class TrainingBatch(NamedTuple):
@@ -27,7 +22,7 @@ class TrainingBatch(NamedTuple):
     targets: Tensor
 
 
-def first_batch(data: ImageData, epochs: int | None) -> TrainingBatch:
+def first_batch(data: PlainImageData, epochs: int | None) -> TrainingBatch:
     """Batch 0 of epoch 0 of ``fit``; epochs: of the whole training, None if it is not known.
 
     data: set up for fit. Made by the loader and the transformation that train.
@@ -50,18 +45,3 @@ def shown_inputs(batch: TrainingBatch, preprocess: Preprocess) -> Tensor:
     )
     values = batch.inputs.float().cpu() * std + mean
     return (1 - values if preprocess.invert else values).clamp(0, 1)
-
-
-def target_words(
-    targets: Tensor, class_names: Sequence[str], kind: type[Task] = KINDS[DEFAULT_TASK]
-) -> list[str]:
-    """Each target in words: ``cat``, or ``cat 0.70, dog 0.30``; of other kinds as these say."""
-    if targets.ndim == 1 or kind is not KINDS[DEFAULT_TASK]:
-        return [kind.target_words(target, class_names) for target in targets]
-    found = []
-    for row in targets:
-        order = row.argsort(descending=True, stable=True).tolist()
-        shares = [(class_names[i], float(row[i])) for i in order if float(row[i]) >= MIN_SHARE]
-        alone = len(shares) == 1
-        found.append(", ".join(name if alone else f"{name} {share:.2f}" for name, share in shares))
-    return found

@@ -75,7 +75,8 @@ MAY_BE_NONE = (
     "fc_norm",
     "init_values",
 )
-# What an argument is without the one that it belongs to: it would have no effect there.
+# Arguments that have no effect in some case: that case, and the default, which is all that may be
+# given then.
 IDLE = {
     "stem_convs": ("no patch_embed conv_stem", 1),
     "stem_norm": ("stem_convs 1", "group"),

@@ -13,6 +13,7 @@ from vitlit.errors import InputError
 from vitlit.model.vit import ViT
 
 FeaturePool = Literal["token", "avg"]
+HEADLESS_OUTPUTS = ("features", "patches")  # computed without the head
 
 
 @dataclass(frozen=True)

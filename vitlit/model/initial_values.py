@@ -24,10 +24,12 @@ JOINED = {"qkv": 3, "kv": 2}  # layers that hold several matrices, one below the
 CELLS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))  # of a head
 IMPULSE, NOISE = 1000.0, 1.8  # logit of the one patch, standard deviation of all others
 QUERY_NORM = 7.0  # Frobenius norm of a head's queries and keys
-POSITIONS = 18.0  # times what learned positions are else: 0.36 in place of 0.02
+POSITIONS = 18.0  # factor of the learned positions: standard deviation 0.36 instead of 0.02
 # Correlations that whitening expects of an image: of neighbouring pixels, and of two channels.
 NEIGHBOURS, CHANNELS = 0.9, 0.9
-SMALLEST_VARIANCE = 5e-4  # added to each, so that what is hardly there is not made as large as all
+# Added to the variance of each filter before its output is scaled to variance 1: a filter with
+# almost no variance would otherwise be scaled up so far that its noise counts as much as the rest.
+SMALLEST_VARIANCE = 5e-4
 COPIED = 0.4  # values times projection: minus this part of the token, and noise of the same size
 
 

@@ -25,7 +25,7 @@ from vitlit.evaluation.inference import (
 from vitlit.files import free_path, naming_full_disk, new_path, own_part, replacing
 from vitlit.images.bad_images import print_bad_images, refuse_bad_images
 from vitlit.messages import counted
-from vitlit.model.features import AnyFeature, Feature, PatchFeature
+from vitlit.model.features import HEADLESS_OUTPUTS, AnyFeature, Feature, PatchFeature
 from vitlit.model.vit import ViT
 from vitlit.prediction.multi_label import MultiLabelJsonWriter, MultiLabelWriter
 from vitlit.prediction.regression import RegressionJsonWriter, RegressionWriter
@@ -36,7 +36,6 @@ from vitlit.tasks.task import Task, TaskName
 
 FEATURES_FILE, PATCHES_FILE = "features.npz", "patches.npy"
 FORMATS = {".npz", ".npy", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet", ".pt"}
-HEADLESS_OUTPUTS = ("features", "patches")  # computed without the head
 WRITERS: dict[tuple[TaskName, str], Callable[..., PredictionWriter]] = {  # by task and output
     ("single_label", "probabilities"): PredictionWriter,
     ("single_label", "json"): JsonWriter,

@@ -21,8 +21,6 @@ from vitlit.tasks.known import DEFAULT_TASK
 from vitlit.training.trainable import TrainableViT
 
 NORM_EPS = 1e-6  # MAE's, beside the variance of a patch
-# Settings that only a decoder has: a checkpoint of a pretraining is known by them.
-DECODER_SETTINGS = ("decoder_dim", "decoder_depth", "decoder_num_heads")
 
 
 class MaskableViT(TrainableViT):

@@ -48,16 +48,6 @@ def check_same_task(asked: str | None, has: str, source: object) -> None:
         )
 
 
-def check_targets(task: TaskName, targets: Tensor, place: object) -> None:
-    """Refuse data whose labels are of another task than is asked for. place: of the data."""
-    if (found := kind_of_targets(targets).name) != task:
-        raise InputError(
-            f"the labels of {place} are of the task {found}, and {task} is asked for; give a file "
-            f"of labels of that task",
-            argument=("labels", "task"),
-        )
-
-
 def kind_of_targets(targets: Tensor) -> type[Task]:
     """The task whose targets these are."""
     return next(kind for kind in KINDS.values() if kind.dtype == targets.dtype)

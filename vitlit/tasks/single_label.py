@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlit.errors import InputError
 from vitlit.tasks.loss import balanced_weights, cross_entropy
 from vitlit.tasks.metrics import Scores, TrainSums
-from vitlit.tasks.multi_label import table_hint
+from vitlit.tasks.multi_label import MIN_SHARE, table_hint
 from vitlit.tasks.task import Label, Row, Task
 
 
@@ -55,7 +55,14 @@ class SingleLabel(Task):
 
     @classmethod
     def target_words(cls, target: Tensor, names: Sequence[str]) -> str:
-        return names[int(target)]
+        """Its class; of a mixed target each class with its share, the largest first."""
+        if target.ndim == 0:
+            return names[int(target)]
+        order = target.argsort(descending=True, stable=True).tolist()
+        shares = [(names[k], float(target[k])) for k in order if float(target[k]) >= MIN_SHARE]
+        if len(shares) == 1:
+            return shares[0][0]
+        return ", ".join(f"{name} {share:.2f}" for name, share in shares)
 
     @classmethod
     def strata(cls, targets: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ MODES: dict[CompileMode, dict[str, Any]] = {
     "default": {},
     "max-autotune": {"max_autotune": True, "coordinate_descent_tuning": True},
 }
-# One kernel for several small ones that do not need each other, such as the gradients of biases:
-# 5 fewer for each block. Large batches do not wait for launches, small models do.
-# The gradients of a norm's weights by kernels that can be joined so, not together with that of its
-# input and two sums: 6 fewer for each block. By arithmetic, reading those gradients twice takes
-# about as long as the sums.
+# combo_kernels joins small kernels that do not depend on each other, such as those of the gradients
+# of biases: 5 launches fewer for each block. Small models wait for launches, large batches do not.
+# mix_order_reduction would compute the gradients of a norm's weights in the kernel of the gradient
+# of its input, and finish them by two sums. Without it they have kernels of their own, which
+# combo_kernels joins: 6 launches fewer for each block. Those kernels read the incoming gradients
+# again; by arithmetic, this takes about as long as the two sums.
 GPU_OPTIONS = {"combo_kernels": True, "triton.mix_order_reduction": False}
 NOT_A_LEAF = r"The \.grad attribute of a Tensor that is not a leaf"  # torch's warning
 # Estimates, by arithmetic, until benchmarks/gpu.py has run on a GPU: an eager step launches about

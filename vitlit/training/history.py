@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
-from vitlit.files import replacing, run_name
+from vitlit.files import HISTORY_FILE, replacing, run_name
 from vitlit.plotting import BLUE, FONT_SMALL, FONT_TINY, GREY, VERMILION, new_figure, tidy_axes
 from vitlit.training.checkpoint_callbacks import monitor_mode
 from vitlit.weights.checkpoint import Monitor
@@ -143,7 +143,7 @@ class History(Callback):
     def _write(self) -> None:
         if self.run is None:
             return
-        path = self.run / "history.csv"
+        path = self.run / HISTORY_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         # Rewritten whole: a column such as val/acc can appear after the first row.
         known = {name for row in self.rows for name in row}
@@ -221,15 +221,6 @@ HISTORY_PANELS = {
     "mean absolute error": {"train": "train/mae", "val": "val/mae"},
     "learning rate": {"": "lr"},
 }
-
-
-def training_history(
-    history: Mapping[str, Sequence[tuple[float, float]]], best: float | None = None
-) -> Figure:
-    """A figure with nothing but :func:`draw_history`."""
-    figure = new_figure(HISTORY_INCHES)
-    draw_history(figure, history, best)
-    return figure
 
 
 def draw_history(

@@ -6,24 +6,21 @@ name | SLURM job | date and time -> lightning_logs/NAME, locked -> checkpoint to
 import os
 import re
 import shutil
-import socket
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vitlit.errors import InputError, inform, warn
 from vitlit.files import (
     CHECKPOINTS_FOLDER,
     FINISHED_FILE,
     LAST_FILE,
-    LOCK_FILE,
     RUNS_FOLDER,
     run_name,
 )
+from vitlit.training.run_lock import lock_folder
 from vitlit.training.slurm import job_name
 from vitlit.training.trainable import TrainableViT
 from vitlit.weights import checkpoint
@@ -106,11 +103,13 @@ def _is_outside(given: str, folder: Path) -> bool:
     return given != "best" and not Path(given).resolve().is_relative_to(folder.resolve())
 
 
-def _is_first_process() -> bool:
-    """Whether this is the first process of all nodes.
+def _is_first_in_lightning() -> bool:
+    """Whether this is the first process of all nodes, as Lightning counts them.
 
     Lightning's rank counts from 0 on every node if it starts the processes itself.
     """
+    # Not errors.is_first_process, which also answers before Lightning is loaded and so knows only
+    # the launchers that set its variables: under LSF or MPI every process would claim the folder.
     from pytorch_lightning.utilities import rank_zero_only  # at hand in a training alone
 
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
@@ -155,7 +154,7 @@ class Claim:
         if named is not None:
             _check_is_unfinished(named)
         folder = named or root / RUNS_FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        if not _is_first_process():
+        if not _is_first_in_lightning():
             return folder
         try:
             if named is None:
@@ -163,7 +162,7 @@ class Claim:
                 self._is_new = True
             else:
                 self._is_new = _made(folder)
-            self._lock = _lock_folder(folder)
+            self._lock = lock_folder(folder)
             self.folder = folder  # ours: until it is locked, another process may have made it too
         except OSError as error:
             raise InputError(
@@ -230,53 +229,6 @@ def _make_new(folder: Path) -> Path:
         except FileExistsError:
             number += 1
             folder = folder.with_name(f"{name}-{number}")
-
-
-class _FileLock:
-    """A lock for systems without fcntl (Windows), closed like the file that fcntl locks."""
-
-    def __init__(self, path: Path) -> None:
-        self.lock = FileLock(path)
-        self.lock.acquire(timeout=0)
-
-    def close(self) -> None:
-        self.lock.release()
-
-
-def _lock_folder(folder: Path) -> Any:
-    """Lock a run's folder until the result is closed or the process ends, in whatever way.
-
-    fcntl's record locks belong to one process. Those of flock are inherited, so the loader workers
-    of a killed process would keep the run locked for seconds.
-    """
-    path = folder / LOCK_FILE
-    try:
-        import fcntl
-    except ImportError:
-        try:
-            return _FileLock(path)
-        except Timeout as error:
-            raise _run_in_use(folder, "") from error
-    file = path.open("a+", encoding="utf-8")  # "w" would erase the holder's name before the lock
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        holder = file.read(200).strip()
-        file.close()
-        raise _run_in_use(folder, f", {holder}") from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} of {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
-def _run_in_use(folder: Path, holder: str) -> InputError:
-    return InputError(
-        f"run {run_name(folder)} is being written by another process{holder}; wait for it, or give "
-        f"the run another name",
-        argument="run",
-    )
 
 
 def require_room(folder: Path, needed: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError, first_few, inform
 from vitlit.files import expanded
 from vitlit.images.preprocess import LUMA, Preprocess
@@ -34,7 +34,7 @@ class Teacher:
         answer_on: Callable[[torch.device], Answer],
         takes: Preprocess,
         columns: list[int],
-        data: ImageData,
+        data: PlainImageData,
     ) -> None:
         self._answer_on, self._takes, self._data = answer_on, takes, data
         self._columns = torch.tensor(columns)
@@ -68,7 +68,7 @@ class Teacher:
         return takes.on(x.device)(pixels.expand(-1, takes.in_chans, -1, -1).contiguous())
 
 
-def load_teacher(source: str, data: ImageData, class_names: list[str]) -> Teacher:
+def load_teacher(source: str, data: PlainImageData, class_names: list[str]) -> Teacher:
     """The teacher that ``source`` names, for a student of these classes, on these data.
 
     source: what :func:`vitlit.load` takes except best and last, which would name another run when

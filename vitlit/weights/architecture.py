@@ -219,7 +219,7 @@ def check_weights(state: dict[str, Tensor], arguments: dict[str, Any], source: s
             )
 
 
-def check_finite(state: dict[str, Tensor], source: str) -> None:
+def check_finite_weights(state: dict[str, Tensor], source: str) -> None:
     """Refuse weights that hold NaN or infinity, by the name of the first tensor."""
     for name, value in state.items():
         # NaN is both the least and the greatest; isfinite of every number takes ten times as long

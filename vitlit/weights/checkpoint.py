@@ -19,7 +19,7 @@ from vitlit.errors import InputError, did_you_mean, find_text, inform, warn
 from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER, expanded
 from vitlit.model.low_rank import merge_adapters
 from vitlit.weights import durable_file
-from vitlit.weights.architecture import check_finite
+from vitlit.weights.architecture import check_finite_weights
 from vitlit.weights.file_reader import is_dense
 
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
@@ -171,7 +171,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         _check_base(content[BASE_KEY], path)
     weights = content["state_dict"].items()
     # dense floats alone: meta tensors hold no numbers to look at
-    check_finite({k: v for k, v in weights if isinstance(v, Tensor) and is_dense(v)}, str(path))
+    check_finite_weights(
+        {k: v for k, v in weights if isinstance(v, Tensor) and is_dense(v)}, str(path)
+    )
     return content
 
 

@@ -90,7 +90,7 @@ def row_of_numbers(value: Any) -> tuple[float, ...] | None:
     return tuple(map(float, value)) if is_row else None
 
 
-def names_of_classes(value: Any) -> list[str] | None:
+def told_class_names(value: Any) -> list[str] | None:
     is_row = isinstance(value, list) and all(isinstance(name, str) for name in value)
     return list(value) if is_row else None
 

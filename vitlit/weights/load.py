@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitlit.data.catalog import IMAGENET_MEAN, IMAGENET_STD
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.errors import InputError
 from vitlit.images.framing import PLAIN_FRAMING, padded_with_mean
 from vitlit.images.preprocess import Preprocess, per_channel
@@ -69,7 +69,8 @@ def load_checkpoint(path: str | Path) -> Loaded:
         with torch.device("meta"):  # the values are those of the file: none are drawn
             model = ViT(**{name: arguments[name] for name in names})
         _fill(model, task.self_contained(weights))
-        data = ImageData(**content[DATA_KEY])  # for preprocessing and class names; reads no image
+        # for preprocessing and class names; reads no image
+        data = PlainImageData(**content[DATA_KEY])
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -14,12 +14,12 @@ from vitlit.weights.config_values import (
     Facts,
     activation,
     dict_at,
-    names_of_classes,
     number_at,
     parsed,
     read_json,
     row_of_numbers,
     size_of_image,
+    told_class_names,
     without_none,
 )
 from vitlit.weights.file_reader import CONFIG_NAME, PROCESSOR_NAME
@@ -38,7 +38,7 @@ def metadata_facts(metadata: dict[str, str]) -> Facts | None:
     told = parsed(metadata[METADATA_KEY], "the metadata of the file")
     known = inspect.signature(ViT).parameters.keys()  # arguments of later versions are left out
     arguments = {name: v for name, v in dict_at(told, "arguments").items() if name in known}
-    names = names_of_classes(told.get("class_names"))
+    names = told_class_names(told.get("class_names"))
     mean, std = row_of_numbers(told.get("mean")), row_of_numbers(told.get("std"))
     task: dict[str, Any] = {}
     if "task" in told:  # later versions may write others, which the command line then refuses
@@ -77,7 +77,7 @@ def _hugging_face_facts(config: dict[str, Any], processor: dict[str, Any]) -> Fa
             f"supported"
         )
     labels = dict_at(config, "id2label")
-    names = names_of_classes([labels.get(str(number)) for number in range(len(labels))])
+    names = told_class_names([labels.get(str(number)) for number in range(len(labels))])
     # transformers fills in these names if nobody gave any
     if names == [f"LABEL_{number}" for number in range(len(labels))]:
         names = None

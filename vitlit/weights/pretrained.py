@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
@@ -25,7 +25,7 @@ from vitlit.images.framing import Framing
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
 from vitlit.weights import checkpoint
-from vitlit.weights.architecture import check_finite, check_weights, infer_arguments
+from vitlit.weights.architecture import check_finite_weights, check_weights, infer_arguments
 from vitlit.weights.config_values import Facts
 from vitlit.weights.file_reader import (
     CONFIG_NAME,
@@ -79,7 +79,7 @@ def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Wei
     """
     file, folder = locate_weights(str(source))
     weights = _read_source(file, folder, str(source), given or {})
-    check_finite(weights.state, str(source))
+    check_finite_weights(weights.state, str(source))
     return weights._replace(file=file)
 
 
@@ -157,7 +157,7 @@ def _from_checkpoint(file: Path) -> Weights:
     state = make_task(settings).self_contained(state)
     left = [name for name in tensors if name.startswith("decoder.")]
     notes = ["the decoder and the mask token of the pretraining dropped"] if left else []
-    data = ImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
+    data = PlainImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
     mean, std = data.preprocess.mean, data.preprocess.std
     names = list(data.class_names) if arguments.get("num_classes") else None  # of a head
     if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels

@@ -12,10 +12,10 @@ from vitlit.weights.config_values import (
     Facts,
     activation,
     dict_at,
-    names_of_classes,
     number_at,
     row_of_numbers,
     size_of_image,
+    told_class_names,
     without_none,
 )
 from vitlit.weights.file_reader import CONFIG_NAME
@@ -131,7 +131,7 @@ def timm_facts(config: dict[str, Any]) -> Facts:
     # what config.json says about this very model has priority, if it says none too
     usual_arguments = {n: v for n, v in usual.arguments.items() if n not in _denied(model)}
     arguments = usual_arguments | without_none(arguments)
-    names = names_of_classes(config.get("label_names", settings.get("label_names")))
+    names = told_class_names(config.get("label_names", settings.get("label_names")))
     mean, std = row_of_numbers(settings.get("mean")), row_of_numbers(settings.get("std"))
     return Facts(arguments, mean, std, names, rotary, framing_of_timm(settings))
 

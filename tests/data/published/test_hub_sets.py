@@ -14,7 +14,7 @@ import pytest
 import torch
 from hub_tables import NAMES, datasets, encoded, save, table
 
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.datasets import read_part
 from vitlit.data.published.hub_sets import name_parts
 from vitlit.errors import InputError
@@ -30,11 +30,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
 
 
-def data_of(dataset: str, tmp_path: Path, **more: Any) -> ImageData:
-    return ImageData(dataset=dataset, data_dir=str(tmp_path / "data"), **SMALL, **more)
+def data_of(dataset: str, tmp_path: Path, **more: Any) -> PlainImageData:
+    return PlainImageData(dataset=dataset, data_dir=str(tmp_path / "data"), **SMALL, **more)
 
 
-def pixels(data: ImageData, part: str) -> torch.Tensor:
+def pixels(data: PlainImageData, part: str) -> torch.Tensor:
     images = read_part(
         data.dataset, part, data.data_dir, num_classes=2, in_chans=3, size=(16, 16), memory_gb=0
     )
@@ -83,7 +83,7 @@ def test_pixels_are_those_of_a_folder_of_the_same_files(tmp_path: Path) -> None:
         folder = tmp_path / "photos" / "train" / "ab"[label]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{row}.jpg").write_bytes(encoded(row))
-    folder_data = ImageData(dataset="folder", data_dir=str(tmp_path / "photos"), **SMALL)
+    folder_data = PlainImageData(dataset="folder", data_dir=str(tmp_path / "photos"), **SMALL)
     # the folder's images are sorted by class
     assert torch.equal(
         pixels(data_of(name, tmp_path), "train")[[0, 2, 1]], pixels(folder_data, "train")
@@ -265,14 +265,14 @@ def test_a_set_is_unpacked_once_and_anew_when_it_has_changed(
 def test_the_settings_of_a_training_need_the_unpacked_folder_alone(tmp_path: Path) -> None:
     data = data_of(save(tmp_path / "set", table([0, 1] * 5)), tmp_path)
     shutil.rmtree(tmp_path / "set")
-    again = ImageData(**data.hparams)
+    again = PlainImageData(**data.hparams)
     again.prepare_data()
     again.setup("test")
     assert again.data_dir == data.data_dir
     shutil.rmtree(data.data_dir)
-    ImageData(**data.hparams, images=["x.png"])  # predict reads no training data
+    PlainImageData(**data.hparams, images=["x.png"])  # predict reads no training data
     with pytest.raises(InputError, match=r"no folder .*set"):
-        ImageData(**data.hparams).prepare_data()
+        PlainImageData(**data.hparams).prepare_data()
 
 
 def test_an_interrupted_unpacking_leaves_nothing(

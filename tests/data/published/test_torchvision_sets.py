@@ -12,7 +12,7 @@ from torchvision import datasets as tv
 from torchvision_layouts import WRITERS, trust_small_layouts
 
 from vitlit.data.catalog import SOURCES
-from vitlit.data.datamodule import ImageData
+from vitlit.data.datamodule import PlainImageData
 from vitlit.data.datasets import prepare_data_set, read_part
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.published.torchvision_sets import PART_ARGUMENTS
@@ -85,7 +85,7 @@ def test_a_set_on_disk_trains_without_a_download(
     for module in ("eurosat", "flowers102", "oxford_iiit_pet", "stl10"):
         monkeypatch.delattr(f"torchvision.datasets.{module}.download_and_extract_archive")
     small = {"img_size": 16, "patch_size": 8, "data_dir": str(tmp_path)}
-    data = ImageData(dataset=dataset, **small)
+    data = PlainImageData(dataset=dataset, **small)
     data.prepare_data()
     data.setup("fit")
     assert data.num_classes == {"flowers102": 102, "oxford_pets": 37}.get(dataset, 10)

@@ -9,7 +9,7 @@ from shard_sets import opened, png, shard, write_foreign, write_tar
 
 from vitlit.data.shards import open_shards
 from vitlit.data.shards.open_shards import check_shard_classes, find_shard_classes, open_indexes
-from vitlit.data.shards.shard_index import build_index, read_index, write_index
+from vitlit.data.shards.shard_index import build_index, read_shard_index, write_index
 from vitlit.data.shards.shard_list import find_shards
 from vitlit.errors import InputError
 
@@ -18,7 +18,7 @@ def test_an_index_survives_its_file(tmp_path: Path) -> None:
     path = write_foreign(tmp_path) / "set-001.tar"
     index = build_index(str(path), path.stat().st_size)
     write_index(index, tmp_path / "a.index")
-    found = read_index((tmp_path / "a.index").read_bytes(), "a.index")
+    found = read_shard_index((tmp_path / "a.index").read_bytes(), "a.index")
     for name, value in vars(index).items():
         other = vars(found)[name]
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
@@ -43,13 +43,13 @@ def test_an_index_that_fits_no_shard_is_refused(tmp_path: Path, change: dict[str
     vars(index).update(change)
     write_index(index, tmp_path / "a.index")
     with pytest.raises(InputError, match=r"a\.index is no index of a shard"):
-        read_index((tmp_path / "a.index").read_bytes(), "a.index")
+        read_shard_index((tmp_path / "a.index").read_bytes(), "a.index")
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x80\x04\x95cos\nsystem"])
 def test_a_file_that_is_no_index_is_refused(content: bytes) -> None:
     with pytest.raises(InputError, match="is no index of a shard"):
-        read_index(content, "a.index")
+        read_shard_index(content, "a.index")
 
 
 def test_the_index_of_shards_of_others_is_made_once(

@@ -23,6 +23,7 @@ from vitlit.files import (
     COMMAND_FILE,
     DEBUG_FILE,
     FINISHED_FILE,
+    HISTORY_FILE,
     LOCK_FILE,
     PROBE_FILE,
     SERIES_FILE,
@@ -31,7 +32,7 @@ from vitlit.files import (
 
 MAX_HISTORY_BYTES = 50_000_000  # an epoch takes 200
 MAX_COMMAND_LETTERS, MAX_EPOCHS = 10_000, 10_000_000
-CONFIG_FILE, HISTORY_FILE = "config.yaml", "history.csv"
+CONFIG_FILE = "config.yaml"
 # as fit writes it; what stands before `vitlit` is not quoted
 LAUNCHER = r"(torchrun (?:--nproc_per_node \d+|\(with the same options\)) -m -- )?"
 COMMAND = re.compile(LAUNCHER + r"(.*)\n?")

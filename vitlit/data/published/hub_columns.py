@@ -97,7 +97,7 @@ class Labels(NamedTuple):
     number: Callable[[Any], int | None]
 
 
-def read_labels(feature: Any, values: Iterable[Any], name: object) -> Labels:
+def labels_of_column(feature: Any, values: Iterable[Any], name: object) -> Labels:
     """The classes of a column of labels; their order is that of the numbers.
 
     feature: of the column; values: of all splits. A ClassLabel has names; whole numbers are their

@@ -20,14 +20,14 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from vitlit.data.published.hub_cells import homes_of, image_bytes
-from vitlit.data.published.hub_columns import Columns, Labels, find_columns, read_labels
+from vitlit.data.published.hub_columns import Columns, Labels, find_columns, labels_of_column
 from vitlit.data.published.hub_name import HubName
 from vitlit.data.published.index import Index, Part
 from vitlit.errors import InputError, first_few, say
 from vitlit.images.find_images import PART_WORDS
 
 OLDEST_LIBRARY = 4  # before, data sets could bring code along
-DICT_FILE, INFO_FILE, STATE_FILE = "dataset_dict.json", "dataset_info.json", "state.json"
+DICT_FILE, STATE_FILE = "dataset_dict.json", "state.json"
 # First bytes of files -> the ending of their names, by which predict finds them too.
 ENDINGS = (
     (b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"),
@@ -188,7 +188,7 @@ def _write_images(tables: Mapping[str, Any], folder: Path, name: HubName) -> Ind
     features = next(iter(tables.values())).features
     columns = find_columns(features, name, name.image_column, name.label_column)
     every = (value for table in tables.values() for value in table[columns.label])
-    labels = read_labels(features[columns.label], every, name)
+    labels = labels_of_column(features[columns.label], every, name)
     kept = {
         split: table
         for split, table in tables.items()

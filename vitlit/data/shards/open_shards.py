@@ -21,7 +21,7 @@ from vitlit.data.shards.shard_index import (
     INDEX_ENDING,
     ShardIndex,
     build_index,
-    read_index,
+    read_shard_index,
     write_index,
 )
 from vitlit.data.shards.shard_list import ShardList
@@ -99,7 +99,7 @@ def _existing_index(where: str, stamp: Stamp) -> ShardIndex | None:
     content = read_small(name)
     if content is None:
         return _kept_index(where, stamp)
-    index = read_index(content, name)
+    index = read_shard_index(content, name)
     is_changed = index.bytes != stamp.size
     if not is_changed and index.mark and not is_url(where):
         is_changed = index.mark != file_hash(where)
@@ -127,7 +127,7 @@ def _kept_path(where: str, stamp: Stamp) -> Path:
 def _kept_index(where: str, stamp: Stamp) -> ShardIndex | None:
     path = _kept_path(where, stamp)
     try:
-        return read_index(path.read_bytes(), str(path))
+        return read_shard_index(path.read_bytes(), str(path))
     except (OSError, InputError):  # a broken one is made anew
         return None
 

@@ -120,7 +120,7 @@ def write_index(index: ShardIndex, path: Path) -> None:
         part.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
 
 
-def read_index(content: bytes, name: str) -> ShardIndex:
+def read_shard_index(content: bytes, name: str) -> ShardIndex:
     """The index in the bytes of a file called ``name``. Raises InputError if it is none."""
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -26,7 +26,7 @@ from vitlit.data.shards.shard_index import (
     INDEX_ENDING,
     IndexBuilder,
     ShardIndex,
-    read_index,
+    read_shard_index,
     write_index,
 )
 from vitlit.data.shards.shard_list import LIST_FILE, LIST_FORMAT, UNFINISHED_FILE
@@ -206,7 +206,7 @@ def _kept(path: Path, origin: str) -> ShardIndex | None:
     """The index of a shard that an earlier call wrote from the same images; else None."""
     name = path.with_name(path.name + INDEX_ENDING)
     try:
-        index = read_index(name.read_bytes(), str(name))
+        index = read_shard_index(name.read_bytes(), str(name))
         is_whole = index.bytes == path.stat().st_size and index.mark == file_hash(str(path))
     except (OSError, InputError):
         return None
