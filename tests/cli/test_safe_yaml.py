@@ -7,6 +7,7 @@ import yaml
 
 from vitlit.cli import safe_yaml
 from vitlit.cli.configs import CONFIGS_FOLDER
+from vitlit.cli.safe_yaml import parse_yaml, yaml_list
 from vitlit.errors import InputError
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -69,3 +70,17 @@ def test_values_are_as_many_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     safe_yaml.parse_yaml("[a, a, a, a, a, a, a, a, a]", "here")  # nine, and the list itself
     with pytest.raises(InputError, match="expands to more than 10 values"):
         safe_yaml.parse_yaml("[a, a, a, a, a, a, a, a, a, a]", "here")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["a", "b c", 'with "quotes"', "back\\slash", "line\nbreak", "\x00\x1b"],
+        ["grün", "tri 🎉", "\U0010ffff", "[a]", "{b: c}", "\\ud83c\\udf89"],
+    ],
+)
+def test_a_list_of_texts_is_read_as_it_was(words: list[str]) -> None:
+    text = yaml_list(words)
+    assert "\n" not in text
+    assert parse_yaml(text, "there") == words

@@ -73,13 +73,42 @@ def test_only_what_was_held_out_is_scored_when_images_come_and_go(
     caplog.clear()
     after = all_names(fitted(root, then, split_by=rule))
     assert not after["train"] & (before["test"] | before["val"])
-    assert "30 images were added since the training, 5 are gone" in caplog.text
+    assert "since the training: 30 images added, 5 gone, 0 with other files" in caplog.text
     count = len(before["test"])
     assert f"test has {count - 2} of the {count} images that the training held out" in caplog.text
     assert after["test"] == before["test"] - set(gone)
     assert after["val"] == before["val"]
     if rule == "hash":
         assert after["train"] >= before["train"] - set(gone)
+
+
+def test_images_with_other_files_are_told(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    kept = sorted(all_names(then)["train"])
+    assert "since the training" not in caplog.text
+    fitted(root, then)
+    assert "since the training" not in caplog.text
+    for name in kept[:3]:
+        add(root, name, name)  # the same pixels, but another file
+    fitted(root, then)
+    assert "since the training: 0 images added, 0 gone, 3 with other files" in caplog.text
+
+
+def test_held_out_images_that_became_copies_are_told(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder(count=50)
+    then = fitted(root)
+    names = all_names(then)
+    used = sorted(names["train"])[0]
+    held = [name for name in sorted(names["test"]) if name[:3] == used[:3]]
+    (root / held[0]).write_bytes((root / used).read_bytes())
+    after = all_names(fitted(root, then))
+    assert after["test"] == names["test"] - {held[0]}
+    assert "the others are gone, or have become copies of training images" in caplog.text
 
 
 def test_an_unchanged_folder_is_opened_without_a_word(

@@ -118,7 +118,7 @@ def test_no_image_that_was_trained_on_is_scored_whatever_became_of_the_folder(
             assert found <= old
         known = len(first & photos.origin.keys())
         added, gone = len(photos.origin) - known, 150 - known
-        assert f"{added} images were added since the training, {gone} are gone" in seen_in(caplog)
+        assert f"since the training: {added} images added, {gone} gone" in seen_in(caplog)
 
     photos.add(5)
     check()

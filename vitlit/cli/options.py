@@ -43,6 +43,8 @@ TRAINER_ARGUMENTS = (
     "max_steps",
     "accumulate_grad_batches",
     "limit_train_batches",
+    "devices",
+    "num_nodes",
 )
 CALLBACKS = {  # group of options, as added below -> those that are arguments of callbacks
     "checkpoints": ("every_n_steps", "every_minutes"),

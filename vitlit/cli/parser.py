@@ -3,7 +3,6 @@
 words of the command line -> words that jsonargparse understands -> settings
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -143,7 +142,7 @@ def join_lists(args: list[str]) -> list[str]:
             others.append(arg)
         else:
             words[current].append(arg)
-    return others + [f"{name}={json.dumps(found)}" for name, found in words.items()]
+    return others + [f"{name}={safe_yaml.yaml_list(found)}" for name, found in words.items()]
 
 
 def name_checkpoints(args: list[str]) -> list[str]:
@@ -153,7 +152,7 @@ def name_checkpoints(args: list[str]) -> list[str]:
     names = list(takewhile(lambda word: not word.startswith("-"), args[1:]))
     rest = args[1 + len(names) :]
     first = [f"--ckpt_path={names[0]}"] if names else []
-    others = [f"--others={json.dumps(names[1:])}"] if names[1:] else []
+    others = [f"--others={safe_yaml.yaml_list(names[1:])}"] if names[1:] else []
     return ["compare", *first, *others, *rest]
 
 

@@ -3,7 +3,8 @@
 text, at most 1 MB -> checked nodes -> mappings, lists and plain values
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,13 @@ def _check_unique_keys(node: yaml.MappingNode, where: str) -> None:
             raise InputError(f"{where}, line {line}: {name} is set twice; keep one of them")
         if name is not None:
             seen.add(name)
+
+
+def yaml_list(words: Sequence[str]) -> str:
+    """A list of texts in YAML, on one line.
+
+    As JSON writes it, but characters beyond U+FFFF as they are: JSON has two escapes for each, and
+    YAML takes these for two characters.
+    """
+    quoted = ("".join(c if c > "\uffff" else json.dumps(c)[1:-1] for c in word) for word in words)
+    return "[" + ", ".join(f'"{word}"' for word in quoted) + "]"

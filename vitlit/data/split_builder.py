@@ -20,8 +20,9 @@ from vitlit.data.shards.open_shards import check_shard_classes
 from vitlit.data.shards.places import place_of
 from vitlit.data.shards.shard_list import find_shards
 from vitlit.data.split_record import (
+    Changes,
     SplitRecord,
-    count_changes,
+    changes_since,
     image_file_hashes,
     image_path_hashes,
     is_same_data,
@@ -216,8 +217,7 @@ class SplitBuilder:
 
     def _hold_to_training(self, part: str, name: str, members: Tensor) -> Tensor:
         """The members that the training of the checkpoint allows; tells what has changed since."""
-        kept, same = self._allowed(part, name, members)
-        added, gone = count_changes(self.known, self._path_hashes(part)) if same else (0, 0)
+        kept, files, same = self._allowed(part, name, members)
         total = len(members)
         what = f"{name} has {len(kept)} of {total} images, those that the training did not use"
         if name == "train":
@@ -225,28 +225,31 @@ class SplitBuilder:
         elif same:
             total = len(self.known.get(name, ()))
             what = f"{name} has {len(kept)} of the {total} images that the training held out"
-        changes = f"{added} images were added since the training, {gone} are gone; " if same else ""
+            if len(kept) < total:
+                what += "; the others are gone, or have become copies of training images"
+        changes = Changes(0, 0, 0)
+        if same:
+            changes = changes_since(self.known, self._path_hashes(part), kept, files)
+        told = f"{self.data_dir}: {changes}; {what}" if same else f"{self.data_dir}: {what}"
         if not len(kept):
-            raise InputError(
-                f"{self.data_dir}: {changes}{what}; give the folder of the training, or other "
-                f"images than those that it used",
-                argument="data_dir",
-            )
-        if added or gone or len(kept) < total:
-            say(f"{self.data_dir}: {changes}{what}")
+            way = "give the folder of the training, or other images than those that it used"
+            raise InputError(f"{told}; {way}", argument="data_dir")
+        if any(changes) or len(kept) < total:
+            say(told)
         return kept
 
-    def _allowed(self, part: str, name: str, members: Tensor) -> tuple[Tensor, bool]:
-        """The members that the checkpoint's training allows, and whether it had this folder."""
+    def _allowed(self, part: str, name: str, members: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """The members that the training allows, their files' hashes, whether it had the folder."""
         hashes, files = self._path_hashes(part), self._file_hashes(part, members)
         same = self.is_same_place or is_same_data(self.known, files)
         if name == "train":
             allowed = may_be_trained_on(self.known, hashes[members], files, same=same)
-            return members[allowed], same
-        if same:  # what was held out then, whatever the rule would choose now
-            members = was_held_out(self.known, name, hashes).nonzero()[:, 0]
-            files = self._file_hashes(part, members)
-        return members[~was_trained_on(self.known, hashes[members], files, same=same)], same
+        else:
+            if same:  # what was held out then, whatever the rule would choose now
+                members = was_held_out(self.known, name, hashes).nonzero()[:, 0]
+                files = self._file_hashes(part, members)
+            allowed = ~was_trained_on(self.known, hashes[members], files, same=same)
+        return members[allowed], files[allowed], same
 
     def _file_hashes(self, part: str, members: Tensor) -> Tensor:
         return image_file_hashes(self._part(part), members)

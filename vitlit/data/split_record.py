@@ -10,7 +10,7 @@ new one, which is never scored, unless its new name is one that was held out.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -134,7 +134,38 @@ def may_be_trained_on(record: SplitRecord, hashes: Tensor, files: Tensor, *, sam
     return free & ~torch.isin(hashes, held[:, PATH]) if same else free
 
 
-def count_changes(record: SplitRecord, hashes: Tensor) -> tuple[int, int]:
-    """How many images were added to the folder since the training, and how many are gone."""
-    known = torch.unique(torch.cat([*record.values()])[:, PATH])
-    return int((~torch.isin(hashes, known)).sum()), int((~torch.isin(known, hashes)).sum())
+class Changes(NamedTuple):
+    """How many images were added to a folder since a training, are gone, and have other files."""
+
+    added: int
+    gone: int
+    rewritten: int
+
+    def __str__(self) -> str:
+        return (
+            f"since the training: {self.added} images added, {self.gone} gone, {self.rewritten} "
+            f"with other files"
+        )
+
+
+def changes_since(record: SplitRecord, hashes: Tensor, members: Tensor, files: Tensor) -> Changes:
+    """What has changed in the folder of a training.
+
+    hashes: of all paths ``(n,)``; members: the images ``(m,)`` whose files are compared; files:
+    the hashes of these.
+    """
+    rows = torch.cat([*record.values()])
+    known, own = torch.unique(rows[:, PATH]), hashes[members]
+    # 0 tells nothing of a file, and one path may have had several
+    is_told = ~torch.isin(own, rows[rows[:, FILE] == 0, PATH]) & (files != 0)
+    is_same = torch.isin(_as_one(own, files), _as_one(rows[:, PATH], rows[:, FILE]))
+    return Changes(
+        added=int((~torch.isin(hashes, known)).sum()),
+        gone=int((~torch.isin(known, hashes)).sum()),
+        rewritten=int((torch.isin(own, known) & is_told & ~is_same).sum()),
+    )
+
+
+def _as_one(hashes: Tensor, files: Tensor) -> Tensor:
+    """One hash for a path and a file; products of int64 wrap around."""
+    return hashes * 0x1E3779B97F4A7C15 + files

@@ -64,10 +64,11 @@ class Position:
             # between two epochs any of them may change
             if self.batch and before is not None and before != after:
                 more = ", and the images as they were" if name == "images" else ""
+                where = f"within epoch {self.epoch + 1}"
                 raise InputError(
-                    f"the checkpoint was saved within epoch {self.epoch}, with {name} {before} and "
-                    f"not {after}; leave {', '.join(names)} as in its run{more}, or resume from a "
-                    f"checkpoint that was saved between two epochs",
+                    f"the checkpoint was saved {where}, with {name} {before} and not {after}; "
+                    f"leave {', '.join(names)} as in its run{more}, or resume from a checkpoint that "
+                    f"was saved between two epochs, as best.ckpt mostly is",
                     argument=names,
                 )
 
