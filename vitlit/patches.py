@@ -48,17 +48,18 @@ def grid_size(img_size: int | Sequence[int], patch_size: int) -> tuple[int, int]
     if height < 1 or width < 1 or height % patch_size or width % patch_size:
         raise InputError(
             f"patch_size {patch_size} does not divide the image size {height}x{width}; "
-            f"change patch_size{_such_as(height, width)}, or pass another img_size",
+            f"change patch_size{_such_as(height, width, patch_size)}, or pass another img_size",
             argument=("patch_size", "img_size"),
         )
     return height // patch_size, width // patch_size
 
 
-def _such_as(height: int, width: int) -> str:
-    """A patch size that cuts an image into several patches, as an example; none for a prime."""
+def _such_as(height: int, width: int, patch_size: int) -> str:
+    """The nearest patch size that cuts an image into several patches; none for a prime."""
     common = math.gcd(height, width)
     fitting = [size for size in range(2, common) if common % size == 0]
-    return f", such as to {fitting[-1]}" if fitting else ""
+    nearest = min(fitting, key=lambda size: abs(math.log(size / patch_size)), default=None)
+    return f", such as to {nearest}" if nearest else ""
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

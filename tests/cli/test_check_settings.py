@@ -130,7 +130,7 @@ TRAINER: dict[str, Any] = {
     **dict.fromkeys(("callbacks", "accumulate_grad_batches", "val_check_interval", "max_time")),
     **dict.fromkeys(f"limit_{part}_batches" for part in ("train", "val", "test", "predict")),
     **dict.fromkeys(("gradient_clip_val", "log_every_n_steps", "precision", "fast_dev_run")),
-    **{"strategy": "auto", "check_val_every_n_epoch": 1, "barebones": False},
+    **{"strategy": "auto", "devices": "auto", "check_val_every_n_epoch": 1, "barebones": False},
     **{"overfit_batches": 0.0, "max_epochs": 1, "max_steps": -1},
 }
 
@@ -149,6 +149,7 @@ TRAINER: dict[str, Any] = {
         ("fit", {"gradient_clip_val": -0.5}, "gradient_clip_val -0.5 is negative"),
         ("fit", {"log_every_n_steps": -1}, "log_every_n_steps -1 is negative"),
         ("test", {"barebones": True}, "barebones disables callbacks"),
+        ("fit", {"devices": "0"}, "devices 0 leaves none; give 1 or more, or auto"),
         ("fit", {"overfit_batches": 1}, "would replace the order of the data"),
         ("fit", {"precision": "16-true"}, "16-true loses small gradients"),
         ("fit", {"max_epochs": 0}, "trainer.max_epochs 0 trains nothing"),

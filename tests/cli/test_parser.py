@@ -28,7 +28,7 @@ def test_setting_what_follows_from_something_else_is_refused(key: str) -> None:
 
 def test_a_wrong_type_names_key_value_and_type() -> None:
     message = "Parser key \"model.depth\":\n  Expected a <class 'int'>. Got value: abc"
-    assert plain_message(message, []) == "model.depth abc is not valid; expected int"
+    assert plain_message(message, []) == "model.depth abc is not valid; expected a whole number"
 
 
 def test_a_wrong_choice_names_the_choices_and_the_nearest() -> None:
@@ -48,7 +48,7 @@ def test_a_union_lists_each_type_once() -> None:
         "    - Expected a <class 'list'>\n    - Expected a <class 'NoneType'>\n"
         "  Given value type: <class 'str'>\n  Given value: 3"
     )
-    assert plain_message(message, []) == "data.mean 3 is not valid; expected list or null"
+    assert plain_message(message, []) == "data.mean 3 is not valid; expected a list or null"
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,16 @@ def test_a_column_of_numbers_beside_the_classes_is_told(
     file = photos.parent / f"{head}.csv"
     file.write_text(f"{head}\n00.png,0,1\n01.png,1,0\n")
     read_labels(file, photos, task)
-    assert ("is read, not target; to read that, set data.target" in caplog.text) == is_told
+    assert (
+        "is read, not target; to read that, set data.target to target" in caplog.text
+    ) == is_told
+
+
+def test_a_file_name_that_is_no_utf8_says_so(photos: Path) -> None:
+    file = photos.parent / "latin.csv"
+    file.write_bytes("file,class\ncaf\u00e9.png,cat\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"line 2: no file .*; save the table as UTF-8"):
+        read_labels(file, photos)
 
 
 def test_classes_that_are_no_text_are_refused(photos: Path) -> None:

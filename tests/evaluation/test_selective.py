@@ -52,7 +52,15 @@ def test_thresholds_leave_at_least_the_share_and_as_little_more_as_can_be() -> N
         assert row["acc"] == pytest.approx(right / count)
         assert row["acc_interval"] == list(wilson(right, count))
     assert table["thresholds"][0]["acc"] == int((said == labels).sum()) / 200
+
+
+def test_in_words_it_is_what_a_tenth_without_answers_gains() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (200,), generator=generator)
+    noise = torch.randn(200, 4, generator=generator)
+    table = selective_table(3 * noise + 5 * torch.eye(4)[labels], labels)
     nine = table["thresholds"][4]
+    assert nine["acc"] > table["thresholds"][0]["acc"]
     assert (
         f"below probability {nine['threshold']:.4f} keeps 90.0% of the images"
         in selective_words(table)
@@ -63,3 +71,9 @@ def test_images_of_equal_confidence_go_together() -> None:
     table = selective_table(torch.zeros(10, 2), torch.tensor([0] * 7 + [1] * 3))
     assert {row["coverage"] for row in table["thresholds"]} == {1.0}
     assert {row["acc"] for row in table["thresholds"]} == {0.7}
+
+
+def test_if_the_least_probable_answers_are_right_it_says_that_nothing_is_gained() -> None:
+    logits = torch.tensor([[3.0, 0.0]] * 5 + [[1.0, 0.0]] * 5)
+    table = selective_table(logits, torch.tensor([1] * 5 + [0] * 5))
+    assert "not wrong more often than the others" in selective_words(table)

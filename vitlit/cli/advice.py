@@ -1,14 +1,48 @@
 """What to tell a person about an error that their settings or machine caused.
 
-exception -> one sentence with the way out, or None for a defect of the program"""
+exception, or a parser's message -> one sentence with the way out; None for a defect of the program
+"""
 
+import re
 import traceback
 
-from vitlit.errors import InputError, find_text, message_and_arguments
+from vitlit.errors import InputError, did_you_mean, find_text, message_and_arguments, texts_on
 from vitlit.files import WRITE_FAULTS
 
 # A ValueError, TypeError or ImportError raised by these is taken for a setting that they refuse.
 SETTINGS_PACKAGES = ("pytorch_lightning", "lightning_fabric", "jsonargparse")
+# what other programs call an option, if its name here is not similar
+USUAL_NAMES = {
+    "epochs": "trainer.max_epochs",
+    "batch": "data.batch_size",
+    "imgsz": "data.img_size",
+    "device": "trainer.accelerator",
+    "workers": "data.num_workers",
+    "source": "data.images",
+    "name": "run",
+}
+YAML_HINT = (
+    "; without quotes, YAML reads no, off, yes and on as false and true, and digits as a number: "
+    "write text in quotes"
+)
+TRUST_OPTION = "allow_classes_of"
+PRETRAINING_OPTION = "model.mask_ratio"  # which pretrain alone has
+LABEL_OPTIONS = ("model.label_smoothing", "model.class_weights", "model.teacher")
+PRETRAINING_HINT = (
+    "; pretrain reads no labels and has no settings for them: leave it out, and give a config made "
+    "for pretrain, such as pretrain.yaml or digits_pretrain.yaml, in place of one for fit"
+)
+# Packages whose classes a config may name. Any other import would run code that a config chooses.
+TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
+ONE_OF = "one of "
+PLAIN_TYPES = {  # of Python -> what a person writes
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "NoneType": "null",
+}
 
 
 def class_path_reason(text: str) -> str:
@@ -63,3 +97,55 @@ def advice(error: Exception) -> str | None:
     if is_setting and isinstance(error, ValueError | TypeError | ImportError):
         return text
     return None
+
+
+def plain_message(message: str, known: list[str]) -> str:
+    """A parser's message in plain words: the value, what was expected, and a near miss."""
+    if denied := find_text("denied import", message):
+        package = denied[1].partition(".")[0]
+        return (
+            f"{denied[1]} is not a class of {TRUSTED_PACKAGES[0]}; if you trust the package, give "
+            f"--{TRUST_OPTION} {package}"
+        )
+    if find_text("unknown class", message):
+        return class_path_reason(message)
+    key, value = find_text("option", message), find_text("value", message)
+    kinds = [kind for pattern in texts_on("expected") for kind in re.findall(pattern, message)]
+    expected = [_plain_type(kind) for kind in kinds]
+    if key and value and expected:
+        listed = [kind.removeprefix(ONE_OF) for kind in expected if kind.startswith(ONE_OF)]
+        names = [*dict.fromkeys(name for names in listed for name in names.split(", "))]
+        others = [kind for kind in dict.fromkeys(expected) if not kind.startswith(ONE_OF)]
+        choices = " or ".join([ONE_OF + ", ".join(names)] * bool(names) + others)
+        got = value[1].strip()
+        # of text that YAML has read as something else
+        is_misread = "text" in expected and re.search(r"\b(True|False|[\d.]+)\b", got)
+        hint = YAML_HINT if is_misread else did_you_mean(got, names)
+        return f"{key[1]} {got} is not valid; expected {choices}{hint}"
+    if unknown := find_text("unknown option", message):
+        is_of_labels = unknown[1].startswith(LABEL_OPTIONS) and PRETRAINING_OPTION in known
+        hint = PRETRAINING_HINT if is_of_labels else _known_option(unknown[1], known)
+        return f"unknown option {unknown[1]}{hint}"
+    message = " ".join(message.split())
+    if find_text("stray words", message):
+        return (
+            f"{message}; name a run with --run NAME, and images with --data.images FILE_OR_FOLDER"
+        )
+    if group := find_text("no config", message):
+        return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
+    return message
+
+
+def _known_option(word: str, known: list[str]) -> str:
+    """A hint at the option that is meant: by its name in other programs, or the most similar."""
+    usual = USUAL_NAMES.get(word)
+    return f"; did you mean {usual}?" if usual in known else did_you_mean(word, known)
+
+
+def _plain_type(text: str) -> str:
+    """``<class 'int'>`` -> a whole number; ``typing.Literal['a', 'b']`` -> one of a, b."""
+    if match := find_text("literal type", text):
+        return ONE_OF + match[1].replace("'", "")
+    match = find_text("class type", text)
+    name = match[1] if match else text.replace("typing.", "")
+    return PLAIN_TYPES.get(name, name)

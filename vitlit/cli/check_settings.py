@@ -97,6 +97,8 @@ def check_trainer(trainer: Any, command: str) -> None:
         raise InputError(
             f"trainer.limit_{limit}_batches 0 leaves nothing to do; give a count or a share"
         )
+    if trainer["devices"] in (0, "0"):
+        raise InputError("trainer.devices 0 leaves none; give 1 or more, or auto")
     # Floats too: val_check_interval may be a share of an epoch.
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
         value = trainer[name]

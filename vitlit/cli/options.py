@@ -9,7 +9,8 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from vitlit.augment.pipeline import Augmentation
-from vitlit.cli.parser import LINKED, TRUST_OPTION
+from vitlit.cli.advice import TRUST_OPTION
+from vitlit.cli.parser import LINKED
 from vitlit.cli.parser_internals import options_of
 from vitlit.data.datamodule import PlainImageData
 from vitlit.model.features import FeaturePool

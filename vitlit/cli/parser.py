@@ -20,10 +20,10 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from yaml import YAMLError
 
 from vitlit.cli import safe_yaml
-from vitlit.cli.advice import class_path_reason
+from vitlit.cli.advice import TRUST_OPTION, TRUSTED_PACKAGES, plain_message
 from vitlit.cli.configs import find_config
 from vitlit.cli.parser_internals import options_of
-from vitlit.errors import InputError, did_you_mean, find_text, texts_on
+from vitlit.errors import InputError
 
 # Each fact has one source: target -> (source, function that computes the target, or None). Those
 # below are known once the words are parsed; those of INSTANTIATE_LINKS once the data exist.
@@ -31,16 +31,6 @@ PARSE_LINKS: dict[str, tuple[str, Any]] = {
     "data.patch_size": ("model.patch_size", None),
     "data.patchify": ("model.patch_embed", lambda kind: kind == "linear"),
     "data.seed": ("seed_everything", None),
-}
-# what other programs call an option, if its name here is not similar
-USUAL_NAMES = {
-    "epochs": "trainer.max_epochs",
-    "batch": "data.batch_size",
-    "imgsz": "data.img_size",
-    "device": "trainer.accelerator",
-    "workers": "data.num_workers",
-    "source": "data.images",
-    "name": "run",
 }
 COMMAND_LINK = "data.unlabelled"  # follows from the command
 INSTANTIATE_LINKS = {
@@ -55,19 +45,6 @@ LINKED |= {COMMAND_LINK: "the command"}
 # Options that take all words up to the next option; jsonargparse takes a list as one word only.
 LIST_OPTIONS = ("--data.images", "--query", "--others", "--normal")
 SETTING_GROUPS = ("data", "model", "trainer", "checkpoints", "early_stopping", "ema", "pictures")
-YAML_HINT = (
-    "; without quotes, YAML reads no, off, yes and on as false and true, and digits as a number: "
-    "write text in quotes"
-)
-TRUST_OPTION = "allow_classes_of"
-PRETRAINING_OPTION = "model.mask_ratio"  # which pretrain alone has
-LABEL_OPTIONS = ("model.label_smoothing", "model.class_weights", "model.teacher")
-PRETRAINING_HINT = (
-    "; pretrain reads no labels and has no settings for them: leave it out, and give a config made "
-    "for pretrain, such as pretrain.yaml or digits_pretrain.yaml, in place of one for fit"
-)
-# Packages whose classes a config may name. Any other import would run code that a config chooses.
-TRUSTED_PACKAGES = ("pytorch_lightning", "lightning_fabric", "vitlit")
 
 
 ParserKind = TypeVar("ParserKind", bound="Parser")
@@ -246,54 +223,3 @@ def new_parser(kind: Callable[..., ParserKind], **kwargs: Any) -> ParserKind:
         help="YAML file, or the name of a shipped one; later files override earlier ones.",
     )
     return parser
-
-
-def plain_message(message: str, known: list[str]) -> str:
-    """A parser's message in plain words: the value, what was expected, and a near miss."""
-    if denied := find_text("denied import", message):
-        package = denied[1].partition(".")[0]
-        return (
-            f"{denied[1]} is not a class of {TRUSTED_PACKAGES[0]}; if you trust the package, give "
-            f"--{TRUST_OPTION} {package}"
-        )
-    if find_text("unknown class", message):
-        return class_path_reason(message)
-    key, value = find_text("option", message), find_text("value", message)
-    kinds = [kind for pattern in texts_on("expected") for kind in re.findall(pattern, message)]
-    expected = [_plain_type(kind) for kind in kinds]
-    if key and value and expected:
-        choices = " or ".join(dict.fromkeys(expected))
-        got = value[1].strip()
-        listed = re.findall(r"one of ([\w, -]+?)(?: or |$)", choices)
-        names = [name for names in listed for name in names.split(", ")]
-        # of text that YAML has read as something else
-        is_misread = "str" in expected and re.search(r"\b(True|False|[\d.]+)\b", got)
-        hint = YAML_HINT if is_misread else did_you_mean(got, names)
-        return f"{key[1]} {got} is not valid; expected {choices}{hint}"
-    if unknown := find_text("unknown option", message):
-        is_of_labels = unknown[1].startswith(LABEL_OPTIONS) and PRETRAINING_OPTION in known
-        hint = PRETRAINING_HINT if is_of_labels else _known_option(unknown[1], known)
-        return f"unknown option {unknown[1]}{hint}"
-    message = " ".join(message.split())
-    if find_text("stray words", message):
-        return (
-            f"{message}; name a run with --run NAME, and images with --data.images FILE_OR_FOLDER"
-        )
-    if group := find_text("no config", message):
-        return f"{group[2]} {group[1]} is neither a group of settings nor a file that holds one"
-    return message
-
-
-def _known_option(word: str, known: list[str]) -> str:
-    """A hint at the option that is meant: by its name in other programs, or the most similar."""
-    usual = USUAL_NAMES.get(word)
-    return f"; did you mean {usual}?" if usual in known else did_you_mean(word, known)
-
-
-def _plain_type(text: str) -> str:
-    """``<class 'int'>`` -> int; ``typing.Literal['a', 'b']`` -> one of a, b."""
-    if match := find_text("literal type", text):
-        return "one of " + match[1].replace("'", "")
-    if match := find_text("class type", text):
-        return match[1].replace("NoneType", "null")
-    return text.replace("typing.", "")

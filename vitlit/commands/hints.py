@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitlit.files import printable
-from vitlit.messages import shorten
+from vitlit.messages import counted, shorten
 
 MAX_HINTS = 2
 FEW_STEPS = 100  # updates below which a transformer has hardly begun to learn
@@ -52,9 +52,11 @@ def hints(rows: Sequence[Row], facts: Facts) -> list[str]:
     """The weightiest remarks that are true, at most MAX_HINTS."""
     # What has hardly begun or guesses is explained by that; its course and classes say nothing.
     early = too_few_steps(rows, facts)
-    guesses = predicts_one_class(rows, facts) or at_chance(rows, facts)
-    if early or guesses:
-        found = [guesses, early, many_tokens(facts)]
+    blind, guesses = blind_validation(rows, facts), None
+    if not (early or blind):
+        guesses = predicts_one_class(rows, facts) or at_chance(rows, facts)
+    if early or guesses or blind:
+        found = [blind, early or guesses, many_tokens(facts)]
     else:
         found = [overfitting(rows), rare_classes(rows, facts), still_falling(rows)]
         found.append(many_tokens(facts))
@@ -90,15 +92,12 @@ def predicts_one_class(rows: Sequence[Row], facts: Facts) -> str | None:
     )
 
 
-def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
-    """The best accuracy is not above that of always guessing the most common class."""
-    scores, total = _column(rows, "val/acc"), sum(facts.val_counts)
-    if not scores or not total:
+def blind_validation(rows: Sequence[Row], facts: Facts) -> str | None:
+    """The validation images are too few, or too alike, to tell any accuracy from chance."""
+    if (found := _chance(rows, facts)) is None:
         return None
-    best, share = max(score for _, score in scores), max(facts.val_counts) / total
-    bound = share + DEVIATIONS * math.sqrt(share * (1 - share) / total)
-    if best > bound:
-        return None
+    best, share, bound = found
+    total = sum(facts.val_counts)
     if share == 1:
         return (
             f"all validation images ({total}) are of one class, so their accuracy tells nothing; "
@@ -110,10 +109,28 @@ def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
             f"({share:.3f} for always naming the most common class); use more images, or a larger "
             f"--data.val_fraction"
         )
+    return None
+
+
+def at_chance(rows: Sequence[Row], facts: Facts) -> str | None:
+    """The best accuracy is not above that of always guessing the most common class."""
+    if (found := _chance(rows, facts)) is None or found[0] > found[2]:
+        return None
+    best, share, _ = found
     return (
         f"validation accuracy {best:.3f} is no better than chance ({share:.3f} for always naming "
         f"the most common class); try another --model.lr, and check the labels"
     )
+
+
+def _chance(rows: Sequence[Row], facts: Facts) -> tuple[float, float, float] | None:
+    """The best accuracy, that of always guessing the most common class, and what chance reaches."""
+    scores, total = _column(rows, "val/acc"), sum(facts.val_counts)
+    if not scores or not total:
+        return None
+    share = max(facts.val_counts) / total
+    bound = share + DEVIATIONS * math.sqrt(share * (1 - share) / total)
+    return max(score for _, score in scores), share, bound
 
 
 def too_few_steps(rows: Sequence[Row], facts: Facts) -> str | None:
@@ -128,8 +145,8 @@ def too_few_steps(rows: Sequence[Row], facts: Facts) -> str | None:
     if facts.steps >= FEW_STEPS or facts.is_pretrained:
         return None
     return (
-        f"{facts.steps} updates are too few to learn much; give more --trainer.max_epochs or a "
-        f"smaller --data.batch_size"
+        f"in {counted(facts.steps, 'update')} a model learns little; give more "
+        f"--trainer.max_epochs or a smaller --data.batch_size"
     )
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlit.cli.advice import TRUST_OPTION
 from vitlit.cli.from_weights import origins
 from vitlit.cli.overview import QUICK_COMMANDS
-from vitlit.cli.parser import TRUST_OPTION, join_lists, name_checkpoints
+from vitlit.cli.parser import join_lists, name_checkpoints
 from vitlit.commands.own_commands import Commands, fill_from_checkpoint
 from vitlit.data.batch import Batch
 from vitlit.data.datamodule import PlainImageData

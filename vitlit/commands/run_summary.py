@@ -148,7 +148,7 @@ def batch_line(trainer: pl.Trainer, data: PlainImageData) -> str:
         text += f"; {epochs:,} epoch{'s' * (epochs > 1)}"
     steps = trainer.estimated_stepping_batches
     if steps < float("inf"):
-        text += f", {steps:,} updates"
+        text += f", {counted(int(steps), 'update')}"
     return labelled("batches", text)
 
 

@@ -4,7 +4,6 @@ labels.csv (a column of files, and those of the task, such as class), data_dir -
 """
 
 import csv
-import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from vitlit.data.catalog import check_class_count
 from vitlit.data.image_folder import UNLABELLED_NAMES, find_class_names, unicode_hint
 from vitlit.errors import InputError, first_few, say
 from vitlit.files import expanded, printable
+from vitlit.images.find_images import file_inside
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages
 from vitlit.tasks.known import DEFAULT_TASK, KINDS, kind_of_table
@@ -98,7 +98,7 @@ def read_labels(
         there = [text for text in (row.name, *(row.cells[name] for name in columns)) if text]
         if len(head) > 1 and len(there) == 1 and (hint := _separator_hint(there)):
             raise InputError(f"{row.place}: {there[0]!r} is one column{hint}")
-    paths = [str(_path_inside(row.name, data_dir, row.place)) for row in rows]
+    paths = [str(file_inside(row.name, data_dir, row.place)) for row in rows]
     found: dict[str, Label] = {}
     repeats = 0
     for row, path, label in zip(rows, paths, kind.read_labels(columns, rows), strict=True):
@@ -113,7 +113,9 @@ def read_labels(
     if task == DEFAULT_TASK:
         _tell_numbers(file, [*found.values()])
     if TARGET_COLUMN in head and task != "regression":
-        say_once(f"{file}: {columns[0]} is read, not target; to read that, set data.target")
+        say_once(
+            f"{file}: {columns[0]} is read, not target; to read that, set data.target to target"
+        )
     if repeats:
         lines = "line repeats" if repeats == 1 else "lines repeat"
         say_once(f"{file}: {repeats} {lines} an image with the same {kind.noun}; they are left out")
@@ -146,33 +148,6 @@ def _tell_numbers(file: Path, labels: list[str]) -> None:
             f"the column class of {file} has {len(names)} different numbers, each of which is "
             f"taken for the name of a class; to learn the number itself, set data.target to class"
         )
-
-
-def _path_inside(name: str | None, data_dir: Path, place: str) -> Path:
-    """An existing file below data_dir, from which the cache takes its path; others are refused."""
-    path = Path(name) if name and name.strip() else None
-    shown = printable(str(data_dir / (path or "")))
-    if path is not None and path.is_absolute():
-        is_below = path.is_relative_to(data_dir)
-        way = printable(str(path.relative_to(data_dir))) if is_below else "it as it is below there"
-        raise InputError(
-            f"{place}: {shown} is an absolute path; paths are relative to data_dir {data_dir}, so "
-            f"write {way}",
-            argument="data_dir",
-        )
-    if path is None or ".." in path.parts:
-        raise InputError(
-            f"{place}: {name!r} is not a file below data_dir {data_dir}", argument="data_dir"
-        )
-    if not (data_dir / path).is_file():
-        for form in ("NFC", "NFD"):  # see unicode_hint
-            if (data_dir / unicodedata.normalize(form, str(path))).is_file():
-                raise InputError(
-                    f"{place}: no file {shown}, but one whose name looks the same, in another "
-                    f"Unicode form ({form}); write its name in that form"
-                )
-        raise InputError(f"{place}: no file {shown}; check data_dir", argument="data_dir")
-    return data_dir / path
 
 
 def _separator_hint(columns: list[str]) -> str:

@@ -105,9 +105,10 @@ def _scores(origin: Origin) -> list[str]:
         return ["Not measured."]
     scores = origin.report["scores"]
     name = headline(scores)
+    labels = SCORE_NAMES | ({"loss": "loss (of standardised numbers)"} if name == "mae" else {})
     rows = [
         f"| {label} | {float(scores[key]):.4f} | {_interval_words(scores, key)} |"
-        for key, label in SCORE_NAMES.items()
+        for key, label in labels.items()
         if isinstance(scores.get(key), float | int)
     ]
     sentence = f"On {scores['images']:,} held-out test images"

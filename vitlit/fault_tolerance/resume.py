@@ -67,8 +67,8 @@ class Position:
                 where = f"within epoch {self.epoch + 1}"
                 raise InputError(
                     f"the checkpoint was saved {where}, with {name} {before} and not {after}; "
-                    f"leave {', '.join(names)} as in its run{more}, or resume from a checkpoint that "
-                    f"was saved between two epochs, as best.ckpt mostly is",
+                    f"leave {', '.join(names)} as in its run{more}, or resume from a checkpoint "
+                    f"that was saved between two epochs, as best.ckpt mostly is",
                     argument=names,
                 )
 

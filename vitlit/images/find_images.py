@@ -4,6 +4,7 @@ files and folders -> paths of image files, sorted within each folder
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -136,3 +137,36 @@ def find_images(
             raise InputError(f"no such file or folder: {path}; check {argument}", argument=argument)
 
     return [file for path in paths for file in expand(expanded(path))]
+
+
+def file_inside(name: str | None, data_dir: Path, place: str) -> Path:
+    """An existing file below data_dir, from which the cache takes its path.
+
+    place: where it is named, for messages. Raises InputError for other files.
+    """
+    path = Path(name) if name and name.strip() else None
+    shown = printable(str(data_dir / (path or "")))
+    if path is not None and path.is_absolute():
+        is_below = path.is_relative_to(data_dir)
+        way = printable(str(path.relative_to(data_dir))) if is_below else "it as it is below there"
+        raise InputError(
+            f"{place}: {shown} is an absolute path; paths are relative to data_dir {data_dir}, so "
+            f"write {way}",
+            argument="data_dir",
+        )
+    if path is None or ".." in path.parts:
+        raise InputError(
+            f"{place}: {name!r} is not a file below data_dir {data_dir}", argument="data_dir"
+        )
+    if not (data_dir / path).is_file():
+        for form in ("NFC", "NFD"):  # of Macs and of others, which look the same
+            if (data_dir / unicodedata.normalize(form, str(path))).is_file():
+                raise InputError(
+                    f"{place}: no file {shown}, but one whose name looks the same, in another "
+                    f"Unicode form ({form}); write its name in that form"
+                )
+        # what is read as UTF-8 and is none, as Excel writes it, has lone surrogates
+        is_utf8 = not any("\ud800" <= character <= "\udfff" for character in str(path))
+        way = "check data_dir" if is_utf8 else "save the table as UTF-8"
+        raise InputError(f"{place}: no file {shown}; {way}", argument="data_dir")
+    return data_dir / path

@@ -87,8 +87,15 @@ class ClassFacts:
     def _empty(self) -> list[str]:
         counts, own = self.class_counts(), self.inventory
         found = []
+        is_empty = (counts == 0).all(dim=1)
+        if nowhere := [own.class_names[k] for k in is_empty.nonzero()[:, 0].tolist()]:
+            found.append(
+                f"There is no image of class {first_few(nowhere)}. A training refuses to start "
+                f"until there is, or until the folder of that class is gone."
+            )
         for i, name in enumerate(own.split_names):
-            none = [own.class_names[k] for k in (counts[:, i] == 0).nonzero()[:, 0].tolist()]
+            is_missing = (counts[:, i] == 0) & ~is_empty
+            none = [own.class_names[k] for k in is_missing.nonzero()[:, 0].tolist()]
             if none:
                 found.append(
                     f"The {name} split has no image of class {first_few(none)}. Its scores say "
