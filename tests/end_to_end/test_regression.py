@@ -205,6 +205,7 @@ def test_the_card_of_an_export_tells_the_error_and_the_column(exported: Path) ->
         low, high = found["scores"][f"{name}_interval"]
         row = f"| {words} | {found['scores'][name]:.4f} | {low:.4f} to {high:.4f} |"
         assert row in card
+    assert f"| loss (of standardised numbers) | {found['scores']['loss']:.4f} |" in card
     assert "with a number for each image" in card
     assert "One number: ink" in card
     assert "classes" not in card

@@ -80,6 +80,21 @@ def test_every_planted_fault_is_found_and_nothing_else(
     assert shown.index("act on ") < shown.index("know ") < shown.index("statistics ")
 
 
+def test_a_class_without_images_is_said_to_stop_a_training_as_it_does(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clean(here / "photos")
+    (here / "photos" / "train" / "empty").mkdir()
+    found = inspect(here / "photos")
+    sentences = [one["text"] for one in found["findings"] if one["level"] == "act"]
+    assert [text for text in sentences if "class empty" in text] == [
+        "There is no image of class empty. A training refuses to start until there is, or until "
+        "the folder of that class is gone."
+    ]
+    assert main(["fit", str(here / "photos"), "--trainer.max_epochs=1"]) == 2
+    assert "for class empty" in capsys.readouterr().err
+
+
 def write_blind_weights(folder: Path) -> None:
     """Weights of a model that has no positions: it sees the patches, not where they are."""
     torch.manual_seed(0)  # with some random weights other images are nearly alike too
