@@ -84,14 +84,15 @@ def test_a_class_without_images_is_said_to_stop_a_training_as_it_does(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_clean(here / "photos")
-    (here / "photos" / "train" / "empty").mkdir()
-    found = inspect(here / "photos")
+    flat = here / "photos" / "train"  # class folders alone
+    (flat / "empty").mkdir()
+    found = inspect(flat)
     sentences = [one["text"] for one in found["findings"] if one["level"] == "act"]
     assert [text for text in sentences if "class empty" in text] == [
         "There is no image of class empty. A training refuses to start until there is, or until "
         "the folder of that class is gone."
     ]
-    assert main(["fit", str(here / "photos"), "--trainer.max_epochs=1"]) == 2
+    assert main(["fit", str(flat), "--trainer.max_epochs=1"]) == 2
     assert "for class empty" in capsys.readouterr().err
 
 

@@ -227,8 +227,9 @@ def write_page(
 
 def _usable(calibration: Calibration | str) -> Calibration | None:
     """The calibration, unless there is none, or the best temperature was out of reach."""
-    is_there = isinstance(calibration, Calibration) and not calibration.is_at_limit
-    return calibration if is_there else None
+    if isinstance(calibration, str) or calibration.is_at_limit:
+        return None
+    return calibration
 
 
 def _curves(rows: Rows, calibration: Calibration | None) -> list[Reliability]:

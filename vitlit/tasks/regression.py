@@ -69,7 +69,8 @@ class Regression(Task):
         check_statistics(mean, std)
         self.has_loss = std is not None
         # of exported weights, whose head gives the unit itself, there are none
-        self.mean, self.std = (0.0, 1.0) if mean is None or std is None else (mean, std)
+        self.mean: float = 0.0 if mean is None else mean
+        self.std: float = 1.0 if std is None else std
 
     @classmethod
     def label_columns(cls, head: Sequence[str], rows: Sequence[Row]) -> list[str]:
