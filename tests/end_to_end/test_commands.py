@@ -476,7 +476,10 @@ def test_a_user_callback_and_logger_come_from_the_config(
     [
         ("fit --config nosuch.yaml", ["nosuch.yaml", "lists the shipped ones"]),
         ("fit --config digits.yaml --model.depht 3", ["model.depht", "model.depth"]),
-        ("fit --config digits.yaml --model.depth three", ["model.depth", "three", "int"]),
+        (
+            "fit --config digits.yaml --model.depth three",
+            ["depth three", "a whole number"],
+        ),
         ("fit --config digits.yaml --model.pos_embed learned", ["learned", "learn", "sincos1d"]),
         ("fit --config digits.yaml --model.img_size 8", ["model.img_size", "data.img_size"]),
         ("fit --config digits.yaml --data.dataset cifar", ["cifar", "cifar10"]),

@@ -380,7 +380,7 @@ def test_a_process_that_comes_second_leaves_the_folder_of_the_first(
     def locked(folder: Path) -> None:
         raise InputError("run a is being written by another process")
 
-    monkeypatch.setattr(runs, "_lock_folder", locked)
+    monkeypatch.setattr(runs, "lock_folder", locked)
     (folder("a")).mkdir(parents=True)
     with pytest.raises(InputError, match="another process"), runs.Claim() as claim:
         claim.take(tmp_path, folder("a"))

@@ -116,7 +116,8 @@ def plain_message(message: str, known: list[str]) -> str:
         listed = [kind.removeprefix(ONE_OF) for kind in expected if kind.startswith(ONE_OF)]
         names = [*dict.fromkeys(name for names in listed for name in names.split(", "))]
         others = [kind for kind in dict.fromkeys(expected) if not kind.startswith(ONE_OF)]
-        choices = " or ".join([ONE_OF + ", ".join(names)] * bool(names) + others)
+        among = (ONE_OF if len(names) > 1 else "") + ", ".join(names)
+        choices = " or ".join(filter(None, [among, *others]))
         got = value[1].strip()
         # of text that YAML has read as something else
         is_misread = "text" in expected and re.search(r"\b(True|False|[\d.]+)\b", got)

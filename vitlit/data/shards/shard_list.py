@@ -79,6 +79,11 @@ def shards_among(places: Sequence[str]) -> ShardList | None:
     They are tar files, patterns or URLs, or folders of them.
     """
     text = [str(place) for place in places]
+    if alone := [one for one in text if is_url(one) and is_image_name(one)]:
+        raise InputError(
+            f"{printable(alone[0])} is the address of one image; download it, and give its path",
+            argument="images",
+        )
     is_shards = [one.endswith(".tar") or _is_shard_folder(one) for one in text]
     if not any(is_shards):
         return None
