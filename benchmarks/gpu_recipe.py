@@ -2,7 +2,8 @@
 
 A probe of three epochs measures start-up and images a second; the epochs follow from these, so that
 all seeds end within the budget. Accuracy of the last epoch on the test set, time and speed are
-written after each seed: a budget that is cut short keeps what it has.
+written after each seed, and all predictions into a CSV file beside them: a budget that is cut short
+keeps what it has.
 
     python benchmarks/gpu_recipe.py cifar10.yaml --data-dir DIR --minutes 9 --out FILE
     python benchmarks/gpu_recipe.py digits.yaml --minutes 2 --seeds 0 1 --out FILE --model.depth 2
@@ -13,7 +14,6 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import measure
 import recipe
 import torch
+from recipe_record import Predictions, keep_predictions
 
 RESERVE = 0.93  # share of the budget that is planned: epochs and start-up vary
 PROBE_EPOCHS = 3  # the first one is slower, and one more is needed to see it
@@ -67,6 +68,7 @@ def run_seeds(args: argparse.Namespace, options: list[str], folder: Path) -> dic
     start_up, epoch = probe(options, folder / "probe")
     content["probe"] = {"start-up, s": start_up, "epoch, s": epoch}
     write_now(args.out, content)
+    predictions: dict[str, Predictions] = {}
     for place, seed in enumerate(args.seeds):
         share = (end - time.monotonic()) / (len(args.seeds) - place)
         # All seeds train equally long, or their scores would not compare.
@@ -78,7 +80,10 @@ def run_seeds(args: argparse.Namespace, options: list[str], folder: Path) -> dic
             break
         more = [f"--trainer.max_epochs={epochs}", f"--seed_everything={seed}"]
         run = recipe.train([*options, *more], args.tests, folder / str(seed))
-        content["seeds"][str(seed)] = asdict(run)
+        predictions[str(seed)] = run.predictions
+        keep_predictions(args.out.with_suffix(".csv"), predictions)
+        told = {name: value for name, value in vars(run).items() if name != "predictions"}
+        content["seeds"][str(seed)] = told
         content["summary"] = summary(content["seeds"])
         write_now(args.out, content)
         print(f"seed {seed}: {run.last:.4f} after {epochs} epochs, {run.speed:,.0f} images/s")

@@ -10,6 +10,7 @@ import gpu
 import gpu_recipe
 import pytest
 from processes import environment
+from recipe_record import accuracies
 
 BENCHMARKS = Path(gpu.__file__).parent
 FAKE_PART = """
@@ -90,3 +91,5 @@ def test_a_recipe_is_trained_within_a_budget(tmp_path: Path) -> None:
     content = json.loads(out.read_text())
     assert {seed: run["epochs"] for seed, run in content["seeds"].items()} == {"0": 4, "1": 4}
     assert content["summary"]["seeds"] == 2
+    kept = accuracies(tmp_path / "recipe.csv")
+    assert kept == {seed: run["last"] for seed, run in content["seeds"].items()}
