@@ -13,11 +13,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core w
 
 import numpy as np
 import pytest
-
-# Before scikit-learn, which writes Optional[Union[float, int]]: Python keeps one object for it and
-# for Lightning's Optional[Union[int, float]], the first one, and the parser takes the first that
-# fits, so that limit_test_batches 1 would be all batches.
-import pytorch_lightning  # noqa: F401
 from photo_folder import PhotoFolder
 from PIL import Image
 

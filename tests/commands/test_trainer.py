@@ -1,6 +1,8 @@
 """Hooks that do nothing are skipped, and no others."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,3 +67,16 @@ def test_several_processes_do_not_validate_by_the_clock() -> None:
     guards = make_guards(settings)
     with pytest.raises(InputError, match="val_check_interval is a time"):
         guards.fit(SimpleNamespace(world_size=2))  # type: ignore[arg-type]
+
+
+def test_one_batch_is_not_all_of_them_whoever_was_imported_first() -> None:
+    program = (
+        "import sklearn.metrics\n"  # which has Optional[Union[float, int]]
+        "from vitlit.__main__ import main\n"
+        "main(['fit', '--trainer.limit_val_batches=1', '--trainer.limit_test_batches=1.0',"
+        "'--print_config'])"
+    )
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert "  limit_val_batches: 1\n" in told
+    assert "  limit_test_batches: 1.0\n" in told

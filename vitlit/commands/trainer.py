@@ -26,6 +26,11 @@ UPDATE_HOOKS = tuple(
     name for name in vars(Callback) if name.startswith(("on_before_", "on_after_"))
 )
 STEP_HOOKS = UPDATE_HOOKS + tuple(name for name in vars(Callback) if "_batch_" in name)
+# limit_test_batches 1 is one batch, and 1.0 all of them. Lightning writes Optional[Union[int,
+# float]]; for equal types Python keeps one object, that of whoever came first, and the parser takes
+# the first kind that fits. Where scikit-learn came first, with the float in front, 1 became 1.0.
+ANNOTATIONS = pl.Trainer.__init__.__annotations__
+ANNOTATIONS |= {name: int | float | None for name in ANNOTATIONS if name.startswith("limit_")}
 
 
 class Trainer(Commands, pl.Trainer):
