@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: list[str]) -> None:
     """Run a command, without Lightning if possible: its import takes three times torch's."""
-    _check_one_process(args[0])
+    _refuse_several_processes(args[0])
     if args[0] == "runs":  # without torch
         from vitlit.commands.runs.list_runs import list_runs
 
@@ -207,7 +207,7 @@ def _run(args: list[str]) -> None:
     run_command(args)
 
 
-def _check_one_process(command: str) -> None:
+def _refuse_several_processes(command: str) -> None:
     """Refuse to be one of several processes that would all compute and write the same."""
     found = launcher_of(os.environ)
     if command not in DISTRIBUTED_COMMANDS and found.processes > 1:

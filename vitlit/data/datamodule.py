@@ -70,18 +70,18 @@ class PlainImageData(SplitLoaders):
             classes; set by the command.
         batch_size: Images in a batch of one process. In fit on one GPU, auto uses the largest power
             of two that fits into its memory.
-        val_fraction: Share of the training images held out for validation, if the data set has no
-            validation part: of each class, or with split_by hash of each on average.
-        test_fraction: Share held out for testing, if the data set has no test part (digits and a
-            folder of class folders); of each class like val_fraction.
+        val_fraction: Share of each class of the training images that is held out for validation, if
+            the data set has no validation part; with split_by hash it varies between classes.
+        test_fraction: Share of each class held out for testing, if the data set has no test part
+            (digits and a folder of class folders); with split_by hash it varies too.
         train_fraction: Share of the training images to use, of each class; 1 uses all.
         shots: Number of training images to use of each class, in place of train_fraction.
         split_seed: Decides which images are held out, and which are used.
         fold: The fold that is the test split, in place of a share: 2/5 is the second of five.
         split_by: How a folder is split: hash uses only the path of each image, so that adding or
-            removing images moves no other image to another split, unless it is a fold, which must
-            stay as large as the others; position uses its place among the sorted paths, as earlier
-            versions did and as for data sets that never change.
+            removing images moves no other image to another split (to another fold it can, as folds
+            stay equally large); position uses its place among the sorted paths, as earlier versions
+            did and as for data sets that never change.
         normalize: dataset subtracts the data set's mean and divides by its standard deviation
             (ImageNet's for a folder); none leaves pixels in [0, 1] and ignores mean and std.
         mean: Mean of each channel, in place of the data set's, for pixels in [0, 1].

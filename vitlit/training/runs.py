@@ -13,13 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from vitlit.errors import InputError, inform, warn
-from vitlit.files import (
-    CHECKPOINTS_FOLDER,
-    FINISHED_FILE,
-    LAST_FILE,
-    RUNS_FOLDER,
-    run_name,
-)
+from vitlit.files import CHECKPOINTS_FOLDER, FINISHED_FILE, LAST_FILE, RUNS_FOLDER, run_name
 from vitlit.training.run_lock import lock_folder
 from vitlit.training.slurm import job_name
 from vitlit.training.trainable import TrainableViT

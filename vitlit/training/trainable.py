@@ -16,12 +16,7 @@ from vitlit.tasks.known import DEFAULT_TASK, make_task
 from vitlit.tasks.multi_label import check_thresholds
 from vitlit.tasks.task import LossName, Task, TaskName
 from vitlit.training.optim.groups import freeze
-from vitlit.training.optim.optimizers import (
-    MOMENTUM,
-    OptimizerName,
-    check_muon_lr,
-    check_rates,
-)
+from vitlit.training.optim.optimizers import MOMENTUM, OptimizerName, check_muon_lr, check_rates
 from vitlit.training.optim.schedule import check_warmup
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import base_record

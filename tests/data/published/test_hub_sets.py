@@ -197,10 +197,27 @@ def test_images_that_a_table_names_are_read_from_the_folder_of_the_set(tmp_path:
     (folder / "0.jpg").write_bytes(encoded(0))
     with zipfile.ZipFile(folder / "more.zip", "w") as archive:
         archive.writestr("a/1.jpg", encoded(1))
-    inside = [str(folder / "0.jpg"), f"zip://a/1.jpg::{folder / 'more.zip'}"]
-    data = data_of(as_tables(folder, inside), tmp_path)
-    files = sorted(data.data_dir.rglob("all/*/*"))
-    assert sorted(file.read_bytes() for file in files) == sorted([encoded(0), encoded(1)])
+        archive.writestr("a: b/2.jpg", encoded(2))
+    inside = [f"zip://{name}::{folder / 'more.zip'}" for name in ("a/1.jpg", "a: b/2.jpg")]
+    data = data_of(as_tables(folder, [str(folder / "0.jpg"), *inside]), tmp_path)
+    files = data.data_dir.rglob("all/*/*")
+    assert {file.read_bytes() for file in files} == {encoded(seed) for seed in range(3)}
+
+
+@pytest.mark.parametrize(
+    "place", ["{}/gone.jpg", "zip://gone.jpg::{}/more.zip", "zip://a::{}/no.zip"]
+)
+def test_an_image_that_is_gone_is_named(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "no.zip").write_text("none")
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("a", "none")
+    name = as_tables(folder, [place.format(folder)] * 2)
+    with pytest.raises(
+        InputError, match=r"cannot read .* of hub:.*; give a data set that is compl"
+    ):
+        data_of(name, tmp_path)
 
 
 @pytest.mark.parametrize(

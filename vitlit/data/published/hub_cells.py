@@ -9,14 +9,16 @@ can copy a private file of this machine among its images, or have addresses fetc
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from vitlit.data.published.hub_name import HubName
 from vitlit.errors import InputError
 from vitlit.files import printable
 
-IN_ARCHIVE = re.compile(r"zip://(?P<member>[^:]*)::(?P<archive>.+)", re.DOTALL)
+IN_ARCHIVE = re.compile(r"zip://(?P<member>.*)::(?P<archive>.+)", re.DOTALL)  # as fsspec has it
 
 
 def homes_of(name: HubName) -> list[Path]:
@@ -53,18 +55,17 @@ def image_bytes(cell: Any, homes: Sequence[Path], name: HubName) -> bytes | None
             argument="dataset",
         )
     try:
-        return _member(file, found["member"]) if found else file.read_bytes()
-    except OSError as error:
+        if found is None:
+            return file.read_bytes()
+        return _opened(file, file.stat().st_mtime_ns).read(found["member"])
+    except (OSError, KeyError, BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot read {printable(where)} of {name}: {error.strerror or error}; give a data set "
-            f"that is complete",
+            f"cannot read {printable(where)} of {name}: {reason}; give a data set that is complete",
             argument="dataset",
         ) from error
 
 
-def _member(archive: Path, member: str) -> bytes:
-    """The bytes of a file in an archive. Raises OSError."""
-    import fsspec
-
-    with fsspec.open(f"zip://{member}::{archive}", "rb") as file:
-        return bytes(file.read())
+@lru_cache(maxsize=1)  # images of one archive follow each other, and its list may be long
+def _opened(archive: Path, changed: int) -> ZipFile:
+    return ZipFile(archive)
