@@ -16,11 +16,12 @@ and with its mean and standard deviation. --trained takes a finished run of `vit
 is that of the median epoch, times the epochs, since it may have been stopped. --write adds a
 section to recipe.md, keeps all predictions in predictions/, and puts the figures into README's
 table and the recipe's first lines; a run with other settings than the recipe's gets a section, a
-row and a file of its own, named by what differs, and leaves those lines as they are. What follows
-`--` goes to `vitlit fit` as it is.
+row and a file of its own, named by what differs, and leaves those lines as they are; so does one
+from published weights, which --weights names. What follows `--` goes to `vitlit fit` as it is.
 """
 
 import argparse
+import csv
 import json
 import math
 import re
@@ -100,6 +101,12 @@ def epochs_of(run: Path) -> tuple[list[int], list[float]]:
     return [event.step + 1 for event in events], [event.wall_time for event in events]
 
 
+def seconds_of(run: Path) -> float:
+    """Of its epochs, as its table has them."""
+    with (run / "history.csv").open(newline="", encoding="utf-8") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
 def images_per_second(run: Path, batch: int) -> float:
     """The median epoch's, from the end of the one before."""
     ends = zip(*epochs_of(run), strict=True)
@@ -148,7 +155,7 @@ def scored(run: Path, tests: list[str], seconds: float | None = None) -> Run:
     return Run(
         float((predictions.labels == predictions.predicted).mean()),  # printed with four digits
         reached(printed["best"]),
-        seconds or (median(own) * len(steps) if own else float("nan")),
+        seconds or (median(own) * len(steps) if own else seconds_of(run)),
         len(steps),
         images_per_second(run, batch) if own else float("nan"),
         training_petaflops(checkpoints / "last.ckpt", batch * steps[-1]),
@@ -239,7 +246,9 @@ def shipped_name(config: str) -> str:
 def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     where = measure.device_name(kind, torch.get_num_threads())
-    changed = changes(recipe_settings(args.config), next(iter(runs.values())).settings)
+    settings = next(iter(runs.values())).settings
+    own = recipe_settings(args.config, settings["model"]["pretrained"])
+    changed = changes(own, settings, args.weights)
     name = " ".join(filter(None, [shipped_name(args.config), changed]))
     title = f"{name}, {source}, {where}"
     scores = [run.last for run in runs.values()]
@@ -256,9 +265,10 @@ def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
         sys.exit(verdict(args.config, scores))
 
 
-def recipe_settings(config: str) -> Settings:
-    """All, with the defaults of what it does not name."""
+def recipe_settings(config: str, pretrained: str | None) -> Settings:
+    """All, with the defaults, or those of published weights, of what it does not name."""
     options = ["fit", f"--config={find_config(config).absolute()}", "--print_config"]
+    options += [f"--model.pretrained={pretrained}"] if pretrained else []
     found: Settings = yaml.safe_load(vitlit(options, Path.cwd()))
     return found
 

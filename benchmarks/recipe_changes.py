@@ -9,6 +9,8 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 
+WEIGHTS, IMAGE_SIZE = "model.pretrained", "data.img_size"
+
 # Not changes of a recipe: seeds and precision, which the tables have in columns of their own;
 # where the images are and how they are called; how many processes read them.
 OWN_COLUMNS = {"seed_everything", "data.split_seed", "trainer.precision"}
@@ -28,16 +30,22 @@ def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def changes(recipe: Settings, run: Settings) -> str:
+def changes(recipe: Settings, run: Settings, weights: str | None = None) -> str:
     """Options that make the recipe this run, sorted by name; empty if it is the recipe itself.
 
-    recipe: as ``vitlit fit --config RECIPE --print_config`` has it; run: as its config.yaml.
-    A setting that only one of them has counts as null in the other.
+    recipe: as ``vitlit fit --config RECIPE --print_config`` has it, with the run's published
+    weights if it started from some, since these have settings of their own; run: as its
+    config.yaml; weights: what to call them. A setting that only one of them has counts as null in
+    the other.
     """
     old, new = flat(recipe), flat(run)
-    names = sorted((old.keys() | new.keys()) - IGNORED)
-    changed = [name for name in names if old.get(name) != new.get(name)]
-    return " ".join(f"--{name} {as_word(new.get(name))}" for name in changed)
+    names = (old.keys() | new.keys()) - IGNORED
+    changed = {name: as_word(new.get(name)) for name in names if old.get(name) != new.get(name)}
+    if new.get(WEIGHTS) is not None:
+        changed[WEIGHTS] = weights or as_word(new[WEIGHTS])
+        if old.get(IMAGE_SIZE) != new.get(IMAGE_SIZE):  # theirs, not that of a set's files
+            changed[IMAGE_SIZE] = as_word(new.get(IMAGE_SIZE))
+    return " ".join(f"--{name} {value}" for name, value in sorted(changed.items()))
 
 
 def as_word(value: object) -> str:

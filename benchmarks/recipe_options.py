@@ -21,6 +21,7 @@ def parse_args(title: str) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--folder", action="store_true", help="DIR/train/CLASS, DIR/test/CLASS")
     parser.add_argument("--called", metavar="NAME", help="what the tables call the folder's images")
+    parser.add_argument("--weights", metavar="NAME", help="what the tables call published weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split-seeds", type=int, nargs="+", help="vary these in place of seeds")
     parser.add_argument("--trained", type=Path, metavar="RUN", help="score this run; train none")
@@ -56,6 +57,8 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
         parser.error("--trained trains nothing, and takes no option of a training")
     if known.trained and not (known.trained / "checkpoints" / "last.ckpt").is_file():
         parser.error(f"--trained {known.trained}: there is no checkpoints/last.ckpt")
+    if known.write and "pretrained" in content["model"] and not known.weights:
+        parser.error(f"{known.config} starts from published weights: --write needs --weights NAME")
     if known.called and not known.folder:
         parser.error("--called is for --folder: other data sets have names")
     if known.folder and known.data_dir is None:
@@ -68,11 +71,14 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
 
 def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
     """Where the images are, for `vitlit fit`, and the data set's name for the table."""
-    source = yaml.safe_load(find_config(args.config).read_text())["data"]["dataset"]
+    content = yaml.safe_load(find_config(args.config).read_text())
+    source = content["data"]["dataset"]
     options = [f"--data.data_dir={args.data_dir.absolute()}"] if args.data_dir else []
     if not args.folder:
         return options, source
-    return options + as_files(source), args.called or f"{source} (files)"
+    fine_tuned = "pretrained" in content["model"]  # size, mean and spread are the weights' own
+    own = ["--data.dataset=folder"] if fine_tuned else as_files(source)
+    return options + own, args.called or f"{source} (files)"
 
 
 def as_files(source: str) -> list[str]:

@@ -46,7 +46,7 @@ def file_of(label: str) -> str:
     label: a recipe's path in configs/, and the options that were added to it.
     """
     config, *options = label.split()
-    words = "_".join(options).replace("--", "-").replace("_-", "-")
+    words = "_".join(options).replace("--", "-").replace("_-", "-").replace("/", "_")
     return f"{config.removesuffix('.yaml')}{'-' * bool(words)}{words.removeprefix('-')}.csv"
 
 

@@ -18,6 +18,7 @@ import peers
 import pytest
 import recipe
 import recipe_changes
+import recipe_options
 import recipe_record
 import run_all
 import torch
@@ -306,6 +307,33 @@ def test_what_differs_from_the_recipe_is_named_and_what_tables_say_anyway_is_not
     assert recipe_changes.changes(own, own) == ""
     expected = "--data.flip false --ema.decay 0.9 --trainer.max_epochs 30"
     assert recipe_changes.changes(own, run | {"pictures": {}}) == expected
+
+
+def test_published_weights_are_named_and_their_size_counts() -> None:
+    own = {"model": {"pretrained": "/tmp/w", "depth": 12}, "data": {"img_size": 224, "mean": [0.5]}}
+    run = own | {"data": {"img_size": 128, "mean": [0.4]}}
+    expected = "--data.img_size 128 --model.pretrained openai/clip"
+    assert recipe_changes.changes(own, run, "openai/clip") == expected
+    assert recipe_changes.changes(own, own, "openai/clip") == "--model.pretrained openai/clip"
+    assert recipe_record.file_of("a.yaml --model.pretrained b/c") == "a-model.pretrained_b_c.csv"
+
+
+def test_one_epoch_has_the_time_of_its_row(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,step,seconds,lr\n0,18,287.5,1e-4\n")
+    assert recipe.seconds_of(tmp_path) == 287.5
+
+
+def test_weights_without_a_name_are_not_written_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["recipe.py", "cifar10_finetune.yaml", "--folder", "--data-dir", "x"]
+    monkeypatch.setattr(sys, "argv", [*words, "--write"])
+    with pytest.raises(SystemExit):
+        recipe.parse_args("")
+    assert "--write needs --weights NAME" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", words)
+    options, _ = recipe_options.data_options(recipe.parse_args(""))
+    assert options[1:] == ["--data.dataset=folder"]  # size and mean are the weights' own
 
 
 def test_a_run_with_other_settings_does_not_speak_for_the_recipe(

@@ -1,12 +1,15 @@
 """The line of an epoch: its numbers, the time left, and the mark of the best."""
 
+import time
+from collections.abc import Iterator
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 
-from vitlit.training.epoch_lines import EpochLines, time_left
+from vitlit.training.epoch_lines import EpochLines, Pace, time_left
 from vitlit.training.progress_bar import planned_epochs
 
 
@@ -70,3 +73,47 @@ def test_the_score_of_the_monitor_has_a_column(
     heading, line = capsys.readouterr().out.splitlines()
     assert "balanced" in heading
     assert "0.2500" in line
+
+
+def pace_of(made: pl.Trainer, monkeypatch: pytest.MonkeyPatch, each: float) -> Iterator[int]:
+    """Train on the batches of one epoch, each that long; yields their numbers as they end."""
+    pace, clock = Pace(), count(100.0, each)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    for batch in range(20):
+        pace.on_train_batch_end(made, pl.LightningModule(), None, None, batch)
+        yield batch
+
+
+@pytest.mark.parametrize(
+    ("settings", "rest"),
+    [
+        ({"max_epochs": 5}, ", all that is left 48:30"),  # 97 of 100 batches
+        (
+            {"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 3},
+            ", all that is left 12:00",
+        ),
+        ({"max_epochs": 5, "max_steps": 2}, ", all that is left 1:00"),
+        ({"max_epochs": -1}, ""),
+    ],
+)
+def test_the_pace_is_told_once_after_a_minute(
+    settings: dict[str, Any],
+    rest: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = trainer(monkeypatch, **settings)
+    told = {}
+    for batch in pace_of(made, monkeypatch, 30.0):
+        if line := " ".join(capsys.readouterr().out.split()):
+            told[batch] = line
+    # 60 seconds after the first batch, which is not counted: the third; 20 batches are 10 minutes
+    assert told == {2: f"pace an epoch takes about 10:00{rest}; validation not counted"}
+
+
+def test_the_pace_is_not_told_shortly_before_the_line_of_the_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = trainer(monkeypatch, max_epochs=5)
+    assert len(list(pace_of(made, monkeypatch, 5.0))) == 20
+    assert capsys.readouterr().out == ""

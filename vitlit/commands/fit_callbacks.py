@@ -46,7 +46,7 @@ from vitlit.training.checkpoint_callbacks import (
     monitor_mode,
 )
 from vitlit.training.ema import MovingAverage
-from vitlit.training.epoch_lines import EpochLines
+from vitlit.training.epoch_lines import EpochLines, Pace
 from vitlit.training.history import History
 from vitlit.weights.checkpoint import PRETRAINING_SETTING
 
@@ -142,7 +142,7 @@ def training_callbacks(
         callbacks.append(RunSummary(run, precision))
     shown = None if is_pretraining else f"val/{task.monitors[0]}"
     history = History(run, monitor, [EpochLines(monitor, shown)])
-    callbacks.append(history)
+    callbacks += [history, Pace()]
     if run is not None and not is_pretraining:
         callbacks.append(WriteSummary(run, history))  # after the history, whose curves it draws
     every = settings["pictures"]["every_n_epochs"]

@@ -1,14 +1,17 @@
 """One line for each epoch: where training stands, what it reached, and how long it will take.
 
-rows of the history, trainer -> a line of a table
+rows of the history, trainer -> a line of a table; seconds of the first batches -> a line before it
 """
 
+import math
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.callbacks import Callback, Timer
 
-from vitlit.messages import short_time
+from vitlit.messages import labelled, short_time
 from vitlit.training.history import Row
 from vitlit.training.progress_bar import planned_epochs, print_above
 
@@ -26,6 +29,7 @@ SCORE_HEADINGS = {
     "val/r2": "val R2",
 }
 TIMED_EPOCHS = 10  # last ones, whose mean time is that of the epochs to come
+PACE_SECONDS = 60.0  # of training, before its pace is told
 
 
 class EpochLines:
@@ -63,6 +67,58 @@ class EpochLines:
         line = "  ".join(parts).rstrip()
         headings = [f"{'epoch':>{width}}", *self._columns, "     lr", "seconds", "time left"]
         print_above(*(["  ".join(headings)] if self._told == 1 else []), line)
+
+
+class Pace(Callback):
+    """Says once, after a minute of training, how long an epoch and all of them will take.
+
+    The line of the first epoch can be hours away, and a log has no bar. Not said if that line comes
+    within a minute.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None  # batch and time from which it is measured
+        self._is_told = False
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self._is_told:
+            return
+        now = time.monotonic()
+        if self._first is None:  # not from the start: the first batch also compiles and allocates
+            self._first = batch_idx, now
+            return
+        batches, seconds = batch_idx - self._first[0], now - self._first[1]
+        if seconds < PACE_SECONDS:
+            return
+        self._is_told = True
+        total, each = trainer.num_training_batches, seconds / batches
+        ends_late = (total - batch_idx - 1) * each >= PACE_SECONDS
+        if trainer.is_global_zero and ends_late and math.isfinite(total):
+            left = _batches_left(trainer, batch_idx + 1)
+            rest = "" if left is None else f", all that is left {short_time(left * each)}"
+            text = f"an epoch takes about {short_time(total * each)}{rest}; validation not counted"
+            print_above(labelled("pace", text))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._is_told = True  # by its line
+
+
+def _batches_left(trainer: pl.Trainer, done: int) -> float | None:
+    """Until the planned end, after so many of this epoch; None if no end is planned."""
+    limits: list[float] = []
+    if (trainer.max_epochs or -1) > 0:
+        limits.append((trainer.max_epochs - trainer.current_epoch) * trainer.num_training_batches)
+        limits[0] -= done
+    if trainer.max_steps > 0:
+        limits.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+    return min(limits, default=None)
 
 
 def _format_score(value: float | None) -> str:
