@@ -337,6 +337,8 @@ NO_ADAPTERS = {"lora_rank": 0, "lora_alpha": None}
         ("test", {"optimizer": "muon"}, False),
         ("fit", {"layer_decay": 0.5}, True),
         ("test", {"layer_decay": 0.5}, False),
+        ("fit", {"head_lr": 0.5}, True),
+        ("test", {"head_lr": 0.5}, False),
     ],
     ids=str,
 )

@@ -146,6 +146,13 @@ def test_three_steps_equal_a_bare_loop(name: Any, kind: Any, extra: dict[str, fl
         torch.testing.assert_close(trained[key], value, rtol=1e-5, atol=1e-6)
 
 
+def test_the_head_is_trained_at_its_own_rate() -> None:
+    model = Classifier(lr=0.01, head_lr=0.5, **SIZE)
+    fit(model, digits(), max_steps=1)
+    rates = [group["initial_lr"] for group in model.trainer.optimizers[0].param_groups]
+    assert rates == [0.5, 0.5, 0.01, 0.01]
+
+
 @pytest.mark.parametrize("clip", [None, 1e-3])
 def test_muon_and_adamw_update_as_they_do_apart(
     clip: float | None, monkeypatch: pytest.MonkeyPatch
@@ -426,6 +433,7 @@ def test_a_batch_without_valid_rows_changes_nothing() -> None:
     [
         ({"lr": -1.0}, "lr -1.0"),
         ({"lr": 0.1, "min_lr": 0.2}, "min_lr 0.2"),
+        ({"head_lr": 0.0}, "head_lr 0.0 is not positive"),
         ({"warmup_epochs": 1.0, "warmup_fraction": 0.1}, "exclude each other"),
         ({"warmup_fraction": 1.5}, "warmup_fraction 1.5"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0"),

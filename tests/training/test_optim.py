@@ -152,6 +152,23 @@ def test_each_layer_has_its_share_of_the_rate_of_the_one_above(model: ViT) -> No
     assert groups[-1]["lr"] == 2.0
 
 
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_the_head_has_its_own_rate_and_the_last_group_the_usual_one(
+    model: ViT, layer_decay: float
+) -> None:
+    groups = parameter_groups(
+        model, weight_decay=0.1, decay="matrices", lr=2.0, layer_decay=layer_decay, depth=1,
+        head_lr=5.0,
+    )  # fmt: skip
+    rates = {name: group["lr"] for group in groups for name in names_in(model, group["params"])}
+    usual = parameter_groups(
+        model, weight_decay=0.1, decay="matrices", lr=2.0, layer_decay=layer_decay, depth=1
+    )
+    expected = {name: group["lr"] for group in usual for name in names_in(model, group["params"])}
+    assert rates == {**expected, "head.weight": 5.0, "head.bias": 5.0}
+    assert groups[-1]["lr"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("blocks", "trained"),
     [(0, {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "head"}),

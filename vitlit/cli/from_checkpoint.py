@@ -133,7 +133,7 @@ def check_task(data: Any, saved: dict[str, Any], path: Path, command: str) -> No
 
 
 # The settings that decide the parameter groups of the optimiser.
-GROUP_SETTINGS = ("freeze_blocks", "layer_decay", "decay", "lora_rank", "lora_alpha")
+GROUP_SETTINGS = ("freeze_blocks", "layer_decay", "head_lr", "decay", "lora_rank", "lora_alpha")
 RATE_SUFFIX = "_rate"  # dropout and stochastic depth may differ from the checkpoint's
 
 
@@ -158,7 +158,8 @@ def check_against_checkpoint(model: Any, saved: dict[str, Any], path: Path, comm
 
 def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
     """Refuse other parameter groups: the state of the optimiser is stored by group."""
-    saved = {"lora_rank": 0, "lora_alpha": None, **saved}  # of versions that had none
+    # of versions that had none
+    saved = {"lora_rank": 0, "lora_alpha": None, "head_lr": None, **saved}
     for name in GROUP_SETTINGS:
         if name in saved and name in model and model[name] != saved[name]:
             raise InputError(

@@ -60,6 +60,7 @@ class MaskableViT(TrainableViT):
             drop_rate=0.0,
             label_smoothing=0.0,
             class_weights="none",
+            head_lr=None,
             layer_decay=1.0,
             freeze_blocks=0,
             lora_rank=0,

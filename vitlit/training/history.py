@@ -95,7 +95,7 @@ class History(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Before the step: after it the schedule has set the rate of the next one. The last group is
-        # that of the head, if layer_decay makes layers differ.
+        # that of the last layer, if layer_decay makes them differ.
         self._lr = trainer.optimizers[0].param_groups[-1]["lr"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

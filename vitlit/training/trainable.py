@@ -41,6 +41,8 @@ class TrainableViT(nn.Module):
             for everything else.
         muon_lr: Maximum learning rate of Muon; by default lr, since Muon's updates are scaled to
             the size of AdamW's. lr then applies to everything else; both follow one schedule.
+        head_lr: Maximum learning rate of the head, which is new where published weights lack your
+            classes; by default lr.
         momentum: Momentum of sgd; Muon's is 0.95.
         weight_decay: Strength of weight decay.
         decay: What weight decay applies to: matrices excludes biases, norms, positions and tokens;
@@ -99,6 +101,7 @@ class TrainableViT(nn.Module):
         lr: float = 1e-3,
         optimizer: OptimizerName = "adamw",
         muon_lr: float | None = None,
+        head_lr: float | None = None,
         momentum: float = MOMENTUM,
         weight_decay: float = 0.05,
         decay: DecayName = "matrices",
@@ -137,7 +140,7 @@ class TrainableViT(nn.Module):
         check_choice(get_args(ScheduleName), schedule=schedule)
         check_choice(get_args(ClassWeightsName), class_weights=class_weights)
         check_choice(get_args(CompileMode), compile_mode=compile_mode)
-        check_rates(lr, min_lr)
+        check_rates(lr, min_lr, head_lr)
         if muon_lr is not None:
             check_muon_lr(muon_lr, optimizer)
         check_teaching(teacher, teacher_weight, teacher_temperature, hard=teacher_hard)

@@ -102,7 +102,7 @@ class TrainingModule(TrainableViT, pl.LightningModule):
     def log_step(self, loss: Tensor, batch_idx: int) -> None:
         """Log the learning rate and the loss, in the steps in which loggers write."""
         if self._is_logging_step(batch_idx):
-            # the head's, if layer_decay makes layers differ; filled there, since a copy would wait
+            # the last layer's, if layer_decay is not 1; filled there, since a copy would wait
             rate = self.trainer.optimizers[0].param_groups[-1]["lr"]
             self.log("lr", loss.new_full((), rate, dtype=torch.float32))
             self.log("train/loss", loss, prog_bar=True)
@@ -124,6 +124,7 @@ class TrainingModule(TrainableViT, pl.LightningModule):
             layer_decay=hp["layer_decay"],
             depth=self.vit.config["depth"],
             muon_lr=(hp["muon_lr"] or hp["lr"]) if hp["optimizer"] == "muon" else None,
+            head_lr=hp["head_lr"],
         )
         fused = self._has_fused_step or None  # None lets torch choose; False would forbid foreach
         kind, momentum = hp["optimizer"], hp["momentum"]

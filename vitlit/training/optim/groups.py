@@ -62,6 +62,7 @@ def parameter_groups(
     layer_decay: float = 1.0,
     depth: int = 0,
     muon_lr: float | None = None,
+    head_lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """Groups by learning rate and weight decay, first layer first, without frozen parameters.
 
@@ -69,9 +70,9 @@ def parameter_groups(
     layer_decay: each layer has this factor times the rate of the layer above it, as in BEiT; the
     last groups have the rate ``lr``. depth: number of blocks. muon_lr: if given, the rate of the
     matrices of the blocks and the filters of a stem, whose groups are marked for
-    :class:`MuonAdamW`.
+    :class:`MuonAdamW`. head_lr: if given, the rate of the head, whose groups come first.
     """
-    found: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    found: dict[tuple[bool, int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -79,16 +80,20 @@ def parameter_groups(
         # One group for all layers where they share a rate: each group costs a kernel launch.
         layer = layer_of(name, depth) if layer_decay != 1.0 else depth + 1
         is_muons = muon_lr is not None and is_matrix and is_for_muon(name)
-        found.setdefault((layer, not is_muons, decay == "all" or is_matrix), []).append(parameter)
+        is_heads = head_lr is not None and "head" in name.split(".")
+        key = not is_heads, layer, not is_muons, decay == "all" or is_matrix
+        found.setdefault(key, []).append(parameter)
     # A fixed order: optimisers save their state by the position of a parameter in the groups, and
-    # logging reads the head's rate from the last group.
+    # logging reads the rate ``lr`` from the last group.
     groups = []
-    for layer, is_adamws, decays in sorted(found, key=lambda key: (*key[:2], not key[2])):
+    for key in sorted(found, key=lambda key: (*key[:3], not key[3])):
+        is_body, layer, is_adamws, decays = key
         rate = lr if is_adamws or muon_lr is None else muon_lr
+        rate *= layer_decay ** (depth + 1 - layer)
         group = {
-            "params": found[layer, is_adamws, decays],
+            "params": found[key],
             "weight_decay": weight_decay if decays else 0.0,
-            "lr": rate * layer_decay ** (depth + 1 - layer),
+            "lr": rate if is_body or head_lr is None else head_lr,
         }
         groups.append(group if muon_lr is None else {**group, "is_muon": not is_adamws})
     return groups

@@ -42,10 +42,11 @@ def make_optimizer(
     return sgd
 
 
-def check_rates(lr: float, min_lr: float) -> None:
+def check_rates(lr: float, min_lr: float, head_lr: float | None) -> None:
     """Refuse learning rates at which nothing is learned, or the schedule would rise."""
-    if not 0 < lr < math.inf:
-        raise InputError(f"lr {lr} is not positive; give one above 0", argument="lr")
+    for name, rate in {"lr": lr, "head_lr": head_lr}.items():
+        if rate is not None and not 0 < rate < math.inf:
+            raise InputError(f"{name} {rate} is not positive; give one above 0", argument=name)
     if not 0 <= min_lr <= lr:
         raise InputError(
             f"min_lr {min_lr} is not between 0 and lr {lr}; give one that is", argument="min_lr"
