@@ -113,9 +113,8 @@ class Pace(Callback):
 def _batches_left(trainer: pl.Trainer, done: int) -> float | None:
     """Until the planned end, after so many of this epoch; None if no end is planned."""
     limits: list[float] = []
-    if (trainer.max_epochs or -1) > 0:
-        limits.append((trainer.max_epochs - trainer.current_epoch) * trainer.num_training_batches)
-        limits[0] -= done
+    if (epochs := trainer.max_epochs or -1) > 0:
+        limits.append((epochs - trainer.current_epoch) * trainer.num_training_batches - done)
     if trainer.max_steps > 0:
         limits.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
     return min(limits, default=None)
