@@ -154,8 +154,8 @@ def test_a_recipe_of_fine_tuning_wants_weights(
 
 
 def test_a_recipe_of_fine_tuning_goes_on_without_naming_the_weights_again(run: Path) -> None:
-    args = ["--model.layer_decay=1", "--trainer.max_epochs=2", "--run=second"]
-    assert fit(*args, f"--ckpt_path={run}", config="finetune.yaml") == 0
+    args = ["--model.layer_decay=1", "--model.head_lr=null", "--trainer.max_epochs=2"]
+    assert fit(*args, "--run=second", f"--ckpt_path={run}", config="finetune.yaml") == 0
     assert state("second")["hyper_parameters"]["pretrained"] == "tiny.pth"
 
 

@@ -162,9 +162,12 @@ def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
     saved = {"lora_rank": 0, "lora_alpha": None, "head_lr": None, **saved}
     for name in GROUP_SETTINGS:
         if name in saved and name in model and model[name] != saved[name]:
+            asked, own = (
+                "null" if value is None else value for value in (model[name], saved[name])
+            )
             raise InputError(
-                f"model.{name} {model[name]} contradicts {path}, whose training resumes only with "
-                f"its own value, {saved[name]}; leave out --model.{name}, or start a new training "
+                f"model.{name} {asked} contradicts {path}, whose training resumes only with "
+                f"its own value, {own}; leave out --model.{name}, or start a new training "
                 f"from its weights: --model.pretrained {path} instead of --ckpt_path"
             )
 

@@ -129,8 +129,9 @@ def _adapt_filters(state: dict[str, Tensor], model: ViT, notes: list[str]) -> No
     """Resize the patch filters to the model's patch size and input channels."""
     if not isinstance(model.patch_embed, PatchEmbed):
         return
-    filters, new = state["patch_embed.proj.weight"], model.config["patch_size"]
+    filters = state["patch_embed.proj.weight"]
     channels, patch = filters.shape[1], filters.shape[-1]  # those of the weights, for the notes
+    new = model.config["patch_size"]
     filters = resample_filters(adapt_input_channels(filters, model.in_chans), new)
     state["patch_embed.proj.weight"] = filters
     if channels != model.in_chans:
@@ -153,8 +154,7 @@ def _adapt_positions(
     is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
     if table is None or is_fixed:
         why = "are a fixed table" if is_fixed else "are new; the weights have none"
-        if table is None or table.shape != own.shape or not table.equal(own):
-            notes.append(f"positions not loaded: the model's {why}")
+        notes.append(f"positions not loaded: the model's {why}")
         state["pos_embed"] = own.clone()
         return
     old_grid = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
