@@ -57,8 +57,10 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
         parser.error("--trained trains nothing, and takes no option of a training")
     if known.trained and not (known.trained / "checkpoints" / "last.ckpt").is_file():
         parser.error(f"--trained {known.trained}: there is no checkpoints/last.ckpt")
-    if known.write and "pretrained" in content["model"] and not known.weights:
+    if known.write and _is_fine_tuning(content) and not known.weights:
         parser.error(f"{known.config} starts from published weights: --write needs --weights NAME")
+    if known.weights and not _is_fine_tuning(content):
+        parser.error(f"{known.config} starts from no published weights; leave out --weights")
     if known.called and not known.folder:
         parser.error("--called is for --folder: other data sets have names")
     if known.folder and known.data_dir is None:
@@ -69,6 +71,10 @@ def _check(parser: argparse.ArgumentParser, known: argparse.Namespace) -> None:
         parser.error("--quick is too short to keep; leave it out, or --write and --verify")
 
 
+def _is_fine_tuning(recipe: dict[str, Any]) -> bool:
+    return "pretrained" in recipe.get("model", {})
+
+
 def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
     """Where the images are, for `vitlit fit`, and the data set's name for the table."""
     content = yaml.safe_load(find_config(args.config).read_text())
@@ -76,8 +82,8 @@ def data_options(args: argparse.Namespace) -> tuple[list[str], str]:
     options = [f"--data.data_dir={args.data_dir.absolute()}"] if args.data_dir else []
     if not args.folder:
         return options, source
-    fine_tuned = "pretrained" in content["model"]  # size, mean and spread are the weights' own
-    own = ["--data.dataset=folder"] if fine_tuned else as_files(source)
+    # of fine-tuning, size, mean and spread are the weights' own
+    own = ["--data.dataset=folder"] if _is_fine_tuning(content) else as_files(source)
     return options + own, args.called or f"{source} (files)"
 
 

@@ -334,6 +334,10 @@ def test_weights_without_a_name_are_not_written_down(
     monkeypatch.setattr(sys, "argv", words)
     options, _ = recipe_options.data_options(recipe.parse_args(""))
     assert options[1:] == ["--data.dataset=folder"]  # size and mean are the weights' own
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "digits.yaml", "--weights", "openai/clip"])
+    with pytest.raises(SystemExit):
+        recipe.parse_args("")
+    assert "digits.yaml starts from no published weights" in capsys.readouterr().err
 
 
 def test_a_run_with_other_settings_does_not_speak_for_the_recipe(
