@@ -93,6 +93,7 @@ def pace_of(made: pl.Trainer, monkeypatch: pytest.MonkeyPatch, each: float) -> I
             ", all that is left 12:00",
         ),
         ({"max_epochs": 5, "max_steps": 2}, ", all that is left 1:00"),
+        ({"max_epochs": 5, "max_time": timedelta(minutes=3)}, ", all that is left 3:00"),
         ({"max_epochs": -1}, ""),
     ],
 )

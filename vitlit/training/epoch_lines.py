@@ -101,8 +101,8 @@ class Pace(Callback):
         total, each = trainer.num_training_batches, seconds / batches
         ends_late = (total - batch_idx - 1) * each >= PACE_SECONDS
         if trainer.is_global_zero and ends_late and math.isfinite(total):
-            left = _batches_left(trainer, batch_idx + 1)
-            rest = "" if left is None else f", all that is left {short_time(left * each)}"
+            left = min(_pace_limits(trainer, batch_idx + 1, each), default=None)
+            rest = "" if left is None else f", all that is left {short_time(left)}"
             text = f"an epoch takes about {short_time(total * each)}{rest}; validation not counted"
             print_above(labelled("pace", text))
 
@@ -110,14 +110,23 @@ class Pace(Callback):
         self._is_told = True  # by its line
 
 
-def _batches_left(trainer: pl.Trainer, done: int) -> float | None:
-    """Until the planned end, after so many of this epoch; None if no end is planned."""
-    limits: list[float] = []
+def _pace_limits(trainer: pl.Trainer, done: int, each: float) -> list[float]:
+    """Seconds until each limit of the training, after so many batches of this epoch."""
+    limits = _clock_limits(trainer)
     if (epochs := trainer.max_epochs or -1) > 0:
-        limits.append((epochs - trainer.current_epoch) * trainer.num_training_batches - done)
+        batches = (epochs - trainer.current_epoch) * trainer.num_training_batches - done
+        limits.append(batches * each)
     if trainer.max_steps > 0:
-        limits.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
-    return min(limits, default=None)
+        steps = trainer.max_steps - trainer.global_step
+        limits.append(steps * trainer.accumulate_grad_batches * each)
+    return limits
+
+
+def _clock_limits(trainer: pl.Trainer) -> list[float]:
+    """Seconds until max_time ends it, if given."""
+    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+    left = [timer.time_remaining() for timer in timers]
+    return [max(0.0, seconds) for seconds in left if seconds is not None]
 
 
 def _format_score(value: float | None) -> str:
@@ -133,13 +142,9 @@ def time_left(trainer: pl.Trainer, rows: Sequence[Row]) -> float | None:
     """
     if trainer.should_stop:
         return 0.0
-    limits = []
+    limits = _clock_limits(trainer)
     if planned := planned_epochs(trainer):
         # by epochs, since each has validations too, which take no step
         mean = sum(row["seconds"] for row in rows) / len(rows)
         limits.append((planned - (rows[-1]["epoch"] + 1)) * mean)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        remaining = callback.time_remaining() if isinstance(callback, Timer) else None
-        if remaining is not None:
-            limits.append(max(0.0, remaining))
     return min(limits, default=None)
