@@ -28,6 +28,7 @@ class Stream(IntEnum):
     PART_SPLIT = 6
     MASK = 7
     FOLDS = 8
+    EVALUATION = 9
 
 
 class BatchAddress(NamedTuple):

@@ -255,6 +255,27 @@ def test_evaluation_marks_the_rows_that_count() -> None:
     assert sum(int(batch.valid.sum()) for batch in data.val_dataloader()) == len(data.splits["val"])
 
 
+@pytest.mark.parametrize(
+    ("limits", "mixes"),
+    [({}, False), ({"val": 1.0, "test": 1.0}, False), ({"val": 2}, True), ({"test": 0.5}, True)],
+    ids=str,
+)
+def test_a_limited_evaluation_takes_images_of_all_classes(
+    photo_folder: PhotoFolder, limits: dict[str, float], mixes: bool
+) -> None:
+    """In order, the first half of a folder would hold the first half of its classes."""
+    root = photo_folder(THREE, count=16)
+    given: Any = {f"limit_{name}_batches": limit for name, limit in limits.items()}
+    data = photos(root, stage="fit")
+    data.setup("test")
+    data.trainer = pl.Trainer(accelerator="cpu", logger=False, **given)
+    loader = data.val_dataloader() if "val" in limits else data.test_dataloader()
+    batches = list(loader)
+    assert torch.cat([batch.sample for batch in batches]).unique().tolist() == [*range(32)]
+    first_half = torch.cat([batch.y for batch in batches[:4]])
+    assert (first_half.unique().tolist() == [0, 1]) is mixes
+
+
 def test_images_are_resized_to_the_model() -> None:
     data = ready(img_size=[16, 24], patchify=False)
     assert first(data, data.val_dataloader()).x.shape == (4, 1, 16, 24)

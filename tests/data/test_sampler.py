@@ -1,5 +1,7 @@
 """The orders of batches: what is drawn, by whom, and how often."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.data import Dataset, DistributedSampler
@@ -129,14 +131,16 @@ SIZES = pytest.mark.parametrize("size", [1, 5, 61, 62, 63])
 WORLDS = pytest.mark.parametrize("world", [1, 2, 3])
 
 
-def evaluation(size: int, world: int) -> list[EvalOrder]:
-    return [EvalOrder(size, batch_size=4, rank=rank, world=world) for rank in range(world)]
+def evaluation(size: int, world: int, *, mixed: bool = False) -> list[EvalOrder]:
+    how: dict[str, Any] = {"batch_size": 4, "world": world, "mixed": mixed}
+    return [EvalOrder(size, rank=rank, **how) for rank in range(world)]
 
 
 @SIZES
 @WORLDS
-def test_evaluation_counts_every_sample_once(size: int, world: int) -> None:
-    batches = [batch for order in evaluation(size, world) for batch in order]
+@pytest.mark.parametrize("mixed", [False, True])
+def test_evaluation_counts_every_sample_once(size: int, world: int, mixed: bool) -> None:
+    batches = [batch for order in evaluation(size, world, mixed=mixed) for batch in order]
     counted = torch.cat([batch.indices[batch.valid] for batch in batches])
     assert sorted(counted.tolist()) == list(range(size))
 
@@ -165,6 +169,22 @@ def test_rows_that_do_not_count_still_name_a_sample(size: int, world: int) -> No
 def test_one_process_evaluates_in_order() -> None:
     (order,) = evaluation(10, 1)
     assert [batch.indices.tolist() for batch in order] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("batches", [1, 3, 10])
+def test_the_first_mixed_batches_are_a_fair_sample(batches: int) -> None:
+    """Sorted by class, 100 images each; one process and two take the same ones."""
+    labels = torch.arange(1000) // 100
+    taken = []
+    for world, each in ((1, 2 * batches), (2, batches)):
+        orders = evaluation(1000, world, mixed=True)
+        firsts = [batch.indices for order in orders for batch in list(order)[:each]]
+        taken.append(sorted(torch.cat(firsts).tolist()))
+    assert taken[0] == taken[1]
+    classes = labels[taken[0]].unique()
+    # Drawn n times at random from ten classes: 10 (1 - 0.9^n) classes are expected.
+    expected = 10 * (1 - 0.9 ** len(taken[0]))
+    assert len(classes) >= 0.7 * expected
 
 
 @pytest.mark.parametrize("order", [train(8), EvalOrder(8, batch_size=4, rank=0, world=1)])

@@ -152,9 +152,9 @@ def test_a_checkpoint_takes_no_facts_from_its_user(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
 def test_a_model_is_as_it_was_saved_and_depends_no_more_on_the_file(
-    name: str, changes: dict[str, Any], tmp_path: Path
+    name: str, changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither on the generator, which it leaves as it is."""
+    """Neither on the generator, which it leaves as it is; and nothing is said to be changed."""
     arguments = {"img_size": 16, "patch_size": 4, "num_classes": 10, "embed_dim": 16, "depth": 2}
     model = vitlit.ViT(**arguments, num_heads=2, **changes).eval()
     for parameter in model.parameters():
@@ -173,6 +173,7 @@ def test_a_model_is_as_it_was_saved_and_depends_no_more_on_the_file(
     before = torch.get_rng_state()
     loaded = load(path).model
     assert torch.equal(torch.get_rng_state(), before)
+    assert "positions" not in caplog.text
     path.write_bytes(bytes(path.stat().st_size))  # in place: what is mapped into memory changes
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)

@@ -111,10 +111,16 @@ class LateLoader(DataLoader[Batch]):
 
 
 class EvalOrder(DistributedSampler[Any]):
-    """Every sample once, in order; rows that pad all processes to equal length are not valid."""
+    """Every sample once, in order; rows that pad all processes to equal length are not valid.
 
-    def __init__(self, size: int, *, batch_size: int, rank: int, world: int) -> None:
-        self.size, self.batch_size = size, batch_size
+    mixed: in a random order instead, the same in every run. The first batches are then a fair
+    sample of all: data sets are often sorted by class.
+    """
+
+    def __init__(
+        self, size: int, *, batch_size: int, rank: int, world: int, mixed: bool = False
+    ) -> None:
+        self.size, self.batch_size, self.mixed = size, batch_size, mixed
         self.rank, self.num_replicas, self.epoch = rank, world, 0
 
     @property
@@ -130,6 +136,9 @@ class EvalOrder(DistributedSampler[Any]):
         places = torch.arange(self.share) * self.num_replicas + self.rank
         valid = places < self.size
         indices = places.clamp(max=self.size - 1)  # padding repeats the last sample
+        if self.mixed:
+            # A seed of its own, not the run's: two runs are scored on the same images.
+            indices = permutation(address(0, Stream.EVALUATION), self.size)[indices]
         for start in range(0, self.share, self.batch_size):
             rows = slice(start, start + self.batch_size)
             yield Order(indices[rows], valid[rows], 0, 0)  # evaluation draws nothing

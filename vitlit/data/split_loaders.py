@@ -65,11 +65,13 @@ class SplitLoaders:
             self._told.add(note)
         return loader
 
-    def _eval_loader(self, name: str) -> DataLoader[Batch]:
+    def _eval_loader(self, name: str, limit: int | float = 1.0) -> DataLoader[Batch]:
+        """The images of a split, in order. limit: how many batches, or which share, are taken."""
         split = self.splits[name]
         split = self.resident.hold(split, self.trainer) if name == "val" else split
-        order = EvalOrder(len(split), batch_size=self.batch_size, **self.place)
-        return self.loader(split, order)
+        is_limited = limit != 1 or isinstance(limit, int)  # 1 is one batch, 1.0 all
+        how: Any = {"batch_size": self.batch_size, "mixed": is_limited}
+        return self.loader(split, EvalOrder(len(split), **how, **self.place))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         split = self.splits["train"]
@@ -88,10 +90,11 @@ class SplitLoaders:
         return self.loader(split, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("val")
+        return self._eval_loader("val", self.trainer.limit_val_batches if self.trainer else 1.0)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader(self.split)
+        limit = self.trainer.limit_test_batches if self.trainer else 1.0
+        return self._eval_loader(self.split, limit)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("predict")

@@ -36,17 +36,9 @@ EXTRA_PARTS = {  # parameters of some kinds of attention and pooling: what they 
 OPTIONAL_PARTS = {"attention pooling": "attn_pool.", "norm before the blocks": "norm_pre."}
 # arguments that decide the shapes of the blocks, which nothing here can resize
 SHAPING = (
-    "embed_dim",
-    "depth",
-    "mlp_ratio",
-    "qkv_bias",
-    "init_values",
-    "mlp",
-    "norm",
-    "qk_norm",
-    "sub_norm",
-    "embed_norm",
-)
+    "embed_dim", "depth", "mlp_ratio", "qkv_bias", "init_values", "mlp", "norm", "qk_norm",
+    "sub_norm", "embed_norm",
+)  # fmt: skip
 # settings in which models can differ although their parameters have the same names and shapes
 TOLD_BY_NO_SHAPE = (
     "num_heads", "norm_eps", "act", "attention", "rope", "rope_base", "rope_grid", "rope_offset",
@@ -66,7 +58,6 @@ def adapt_weights(weights: Weights, model: ViT, class_names: list[str] | None = 
     """The weights as a state for ``model``, which must agree in width, depth and MLP.
 
     class_names: those of the model; without them a head of as many classes is kept.
-
     Positions, patch filters and input channels are resized. A head of other classes is replaced
     by zeros; the rows of a head of the same classes are put into the model's order. Parts that
     the weights lack (a class token, registers, positions) keep the model's own values, and parts
@@ -151,11 +142,14 @@ def _adapt_positions(
             notes.append(f"positions dropped; the model has {rotary}")
         return
     own = model.pos_embed.detach()
-    is_fixed = not isinstance(model.pos_embed, torch.nn.Parameter)
-    if table is None or is_fixed:
-        why = "are a fixed table" if is_fixed else "are new; the weights have none"
-        notes.append(f"positions not loaded: the model's {why}")
+    if not isinstance(model.pos_embed, torch.nn.Parameter):
         state["pos_embed"] = own.clone()
+        if table is None or not _agree(table, own):
+            notes.append("positions not loaded: the model's are a fixed table")
+        return
+    if table is None:
+        state["pos_embed"] = own.clone()
+        notes.append("positions not loaded: the model's are new; the weights have none")
         return
     old_grid = grid_size(weights.arguments["img_size"], weights.arguments["patch_size"])
     counts = {name: state[name].shape[1] if name in state else 0 for name in PREFIX_TOKENS}
@@ -170,6 +164,12 @@ def _adapt_positions(
     state["pos_embed"] = torch.cat(parts, dim=1)
     if old_grid != model.grid_size:
         notes.append(f"positions {_resized(old_grid, model.grid_size)}")
+
+
+def _agree(old: Tensor, new: Tensor) -> bool:
+    """Whether tables are equal but for rounding; on the meta device nothing is known of it."""
+    known = old.shape == new.shape and not new.is_meta
+    return known and torch.allclose(old.float(), new, atol=0.01)
 
 
 def _adapt_relative(
