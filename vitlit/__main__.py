@@ -100,6 +100,12 @@ def _fail(message: str, options: str = "") -> int:
     return 2
 
 
+def _tell_way_on(error: BaseException) -> None:
+    """The command that continues, if there is one. It is copied: no line of it is broken."""
+    if way_on := getattr(error, "way_on", ""):
+        print(f"vitlit: to continue: {way_on}", file=sys.stderr)
+
+
 def _options(error: Exception) -> str:
     """In brackets, the command-line options for the arguments that the error names."""
     names = message_and_arguments(error)[1]
@@ -146,11 +152,11 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stop:
         if not stop.quiet:
             print_error(f"vitlit: {stop}")
-            if stop.way_on:  # a command, which is copied: no line of it is broken
-                print(f"vitlit: to continue: {stop.way_on}", file=sys.stderr)
+            _tell_way_on(stop)
         return stop.status
     except TrainingError as fault:
         print_error(f"vitlit: {fault}{_options(fault)}")
+        _tell_way_on(fault)
         if isinstance(fault, LostProcessError):
             os._exit(1)  # any cleanup of torch or Lightning would wait for the lost process
         return 1
@@ -165,7 +171,9 @@ def main(argv: list[str] | None = None) -> int:
             print("vitlit: this is a bug; please report it with the lines below", file=sys.stderr)
         if debug or message is None:
             raise
-        return _fail(message, _options(error))
+        status = _fail(message, _options(error))
+        _tell_way_on(error)
+        return status
     return 0
 
 

@@ -22,13 +22,15 @@ class ArgumentsError(Exception):
 
     argument: its name in Python, such as ``patch_size``, or a tuple of names; ``arguments`` is
     always a tuple. Messages use these names, and the command line adds its options for them.
+    way_on: the command that continues, if there is one.
     """
+
+    way_on = ""
 
     def __init__(self, message: str, *, argument: str | tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.arguments = (argument,) if isinstance(argument, str) else argument
-        # A note is part of the traceback, which is all that torch passes on from a worker of a
-        # DataLoader; message_and_arguments reads the names there.
+        # torch passes on no more than the traceback from a worker, which has notes.
         if self.arguments:
             self.add_note(NOTE_PREFIX + ", ".join(self.arguments))
 
@@ -45,13 +47,11 @@ class Stopped(BaseException):
     """A signal ended the command; the message says where, and what was saved.
 
     ``status`` is the exit status, 128 + the signal's number; SIGUSR1 and SIGHUP count as SIGTERM,
-    because they ask for the same. quiet: the message is not printed. way_on: the command that
-    continues, if there is one.
+    because they ask for the same. quiet: the message is not printed. way_on: as above.
     """
 
-    way_on = ""
-
     # A BaseException, so that no "except Exception" on its way takes it for an error.
+    way_on = ""
 
     def __init__(self, signum: int, where: str, *, quiet: bool = False) -> None:
         super().__init__(signum, where)

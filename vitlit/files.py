@@ -14,6 +14,7 @@ from vitlit.errors import InputError
 RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last` are looked for
 # in the folder of a run
 CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FILE = "best.ckpt"
 LAST_FILE = "last.ckpt"  # the only checkpoint of which the one before is kept
 HISTORY_FILE = "history.csv"  # a row for each epoch
 FINISHED_FILE, LOCK_FILE = "finished", ".lock"

@@ -17,11 +17,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitlit import ImageData, load
 from vitlit.__main__ import main
-from vitlit.cli.can_go_on import check_can_go_on, check_is_not_stopped, check_is_unfinished
+from vitlit.cli.can_go_on import (
+    check_average,
+    check_can_go_on,
+    check_is_not_stopped,
+    check_is_unfinished,
+)
 from vitlit.cli.from_checkpoint import (
     FromCheckpoint,
     check_against_checkpoint,
-    check_average,
     check_checkpoint,
     check_held_out,
     check_one_model,
@@ -284,7 +288,7 @@ def test_only_a_training_takes_over_the_settings_of_the_trainer(
     command: str, keeps: bool, run: Path
 ) -> None:
     first = {"model": {"pretrained": None}, "data": {"images": None}, "trainer.max_epochs": None}
-    start = FromCheckpoint(run, Namespace(first), command)
+    start = FromCheckpoint(run, Namespace(first), command, {})
     assert ("trainer.max_epochs" in start.defaults()) is keeps
     assert start.kept.get("trainer.max_epochs") == (1 if keeps else None)
     assert start.steps == 2
@@ -296,7 +300,7 @@ def test_a_checkpoint_that_counts_no_steps_is_before_the_first(
     content = {**checkpoint.read_checkpoint(run), "global_step": "many"}
     monkeypatch.setattr(checkpoint, "read_checkpoint", lambda _: content)
     first = {"model": {"pretrained": None}, "data": {"images": None}}
-    assert FromCheckpoint(run, first, "test").steps == 0
+    assert FromCheckpoint(run, first, "test", {}).steps == 0
 
 
 @pytest.mark.parametrize(
@@ -362,9 +366,25 @@ def test_a_probe_takes_its_classes_from_its_own_data() -> None:
     data = {"class_names": ["a", "b"], "img_size": 8}
     folder = {"data": {"images": None, "labels": None}}
     files = {"data": {"images": ["a.png"], "labels": None}}
-    assert data_of_checkpoint(data, folder, "probe") == {"img_size": 8}
-    assert data_of_checkpoint(data, files, "probe") == data
-    assert data_of_checkpoint(data, folder, "test") == data
+    assert data_of_checkpoint(data, folder, "probe", {}) == {"img_size": 8}
+    assert data_of_checkpoint(data, files, "probe", {}) == data
+    assert data_of_checkpoint(data, folder, "test", {}) == data
+
+
+@pytest.mark.parametrize(
+    ("place", "is_same"),
+    [("photos", True), ("./photos", True), ("faces", False)],
+)
+def test_a_probe_of_other_data_takes_no_labels_nor_folds_of_the_training(
+    place: str, is_same: bool
+) -> None:
+    own = {"labels": "a.csv", "fold": "1/5", "target": None}
+    data = {"data_dir": "photos", "dataset": "folder", "img_size": 8, **own}
+    asked = {"data": {"images": None, "labels": None, "data_dir": place, "dataset": "folder"}}
+    found = data_of_checkpoint(data, asked, "probe", {"data.data_dir": "--data.data_dir"})
+    assert found == (
+        data if is_same else {"data_dir": "photos", "dataset": "folder", "img_size": 8}
+    )
 
 
 @pytest.mark.parametrize("had", [True, False])

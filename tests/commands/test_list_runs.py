@@ -206,6 +206,20 @@ def test_the_kept_command_is_shown_if_it_is_one(logs: Path, kept: str, is_taken:
     assert run.command == (kept.strip() if is_taken else usual)
 
 
+@pytest.mark.parametrize(
+    ("more", "way"),
+    [("", "cd 'my work' && "), (" --trainer.default_root_dir 'my work'", "")],
+)
+def test_a_kept_command_is_for_the_folder_in_which_it_was_typed(
+    logs: Path, more: str, way: str
+) -> None:
+    home = Path("my work", logs)
+    kept = f"vitlit fit photos{more} --run a"
+    (make_run(home / "a", files="checkpoints/last.ckpt") / "command").write_text(f"{kept}\n")
+    [run] = read_runs(home)
+    assert run.command == f"{way}{kept}"
+
+
 def test_a_pretraining_goes_on_as_one(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(logs / "a", files="checkpoints/last.ckpt", model_mask_ratio=0.75)
     [run] = read_runs(logs)
@@ -308,6 +322,20 @@ def test_the_csv_file_has_whole_names_and_every_setting_that_differs(
     assert rows[1]["command"].startswith("vitlit fit ")
     assert main(["runs", "--csv=t.csv"]) == 2
     assert "t.csv exists" in capsys.readouterr().err
+
+
+def test_a_csv_file_in_the_home_folder_is_not_replaced_either(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell leaves the ~ of --csv=~/t.csv to the program."""
+    home = Path("home").absolute()
+    home.mkdir()
+    (home / "t.csv").write_text("mine")
+    monkeypatch.setenv("HOME", str(home))
+    make_run(logs / "a")
+    assert main(["runs", "--csv=~/t.csv"]) == 2
+    assert "~/t.csv exists" in capsys.readouterr().err
+    assert (home / "t.csv").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,19 @@ def test_one_checkpoint_or_one_twice_is_refused(
     assert "twice" in capsys.readouterr().err
 
 
+def test_best_and_last_are_those_of_the_named_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of the newest, which is another."""
+    monkeypatch.chdir(home)
+    assert main(["compare", "best", "last", "--run=run_0", *QUIET]) == 0
+    out = capsys.readouterr().out
+    named = "lightning_logs/run_0/checkpoints/last.ckpt"
+    assert re.search(rf"^{named}\n", out, flags=re.MULTILINE)
+    assert "run_1" not in out
+    assert "run_2" not in out
+
+
 def test_other_data_are_named_and_equal_answers_are_called_so(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

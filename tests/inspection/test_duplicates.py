@@ -91,7 +91,7 @@ def smooth(count: int) -> Tensor:
 def test_a_changed_copy_looks_the_same_and_others_do_not(change: object) -> None:
     images = list(smooth(40))
     images.append(change(images[3]))  # type: ignore[operator]
-    pairs = similar_pairs(joined([fingerprints(image[None]) for image in images]))
+    pairs = similar_pairs(joined([fingerprints(image[None]) for image in images], 3))
     assert [pair[:2] for pair in pairs] == [(3, 40)]
 
 

@@ -96,6 +96,26 @@ def test_a_class_without_images_is_said_to_stop_a_training_as_it_does(
     assert "for class empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("in_chans", ["1", "3"])
+def test_a_set_is_inspected_in_the_colours_of_the_model(here: Path, in_chans: str) -> None:
+    """Digits are grey; the first batch stands below the same images in the report."""
+    words = ["--config=digits.yaml", f"--data.in_chans={in_chans}", "--out=found"]
+    assert main(["inspect", *words]) == 0
+    found = json.loads(Path("found", "inspection.json").read_text())
+    assert len(found["mean"]) == int(in_chans)
+    assert not [one for one in found["findings"] if "mean or the standard" in one["text"]]
+
+
+def test_a_split_of_broken_files_is_reported_by_features_too(here: Path) -> None:
+    root = here / "photos"
+    write_clean(root)
+    for file in (root / "val").glob("*/*"):
+        file.write_bytes(b"broken")
+    write_blind_weights(here / "weights")
+    inspect(root, "--model.pretrained", "weights")
+    assert {Path(row["file"]).parts[-3] for row in rows("unreadable.csv")} == {"val"}
+
+
 def write_blind_weights(folder: Path) -> None:
     """Weights of a model that has no positions: it sees the patches, not where they are."""
     torch.manual_seed(0)  # with some random weights other images are nearly alike too

@@ -55,3 +55,16 @@ def check_is_unfinished(content: dict[str, Any], trainer: Any, path: Path) -> No
             raise InputError(
                 f"{path} has already reached {name} {limit}; give --trainer.{name} above {done}"
             )
+
+
+def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
+    """Refuse to resume with a moving average if there was none, or without one if there was."""
+    # With an average state_dict holds it, and the weights in training are under another key.
+    if "averaging_state" in content and not ema["decay"]:
+        raise InputError(
+            f"{path} was trained with a moving average of its weights; give --ema.decay again"
+        )
+    if "averaging_state" not in content and ema["decay"]:
+        raise InputError(
+            f"{path} was trained without a moving average of its weights; leave out --ema.decay"
+        )

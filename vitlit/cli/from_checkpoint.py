@@ -4,10 +4,12 @@ settings without it -> defaults that follow from it -> settings, checked against
 """
 
 import inspect
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitlit.cli.can_go_on import check_can_go_on
+from vitlit.cli.can_go_on import check_average, check_can_go_on
 from vitlit.cli.from_weights import by_dotted_name, weights_asked_for
 from vitlit.cli.seen_images import tell_seen
 from vitlit.data.csv_labels import task_of
@@ -38,14 +40,15 @@ from vitlit.weights.checkpoint import (
 class FromCheckpoint:
     """A checkpoint to start from, whose settings are the defaults of the command.
 
-    first: settings of the command, parsed without it. words: options to add to the command line.
+    first: settings of the command, parsed without it; where: the place that sets each setting, as
+    :func:`origins` finds it. words: options to add to the command line.
     """
 
     words: tuple[str, ...] = ()
     note = ""  # about scored images that the model may have been trained on
 
-    def __init__(self, path: Path, first: Any, command: str) -> None:
-        self.path, self.first, self.command = path, first, command
+    def __init__(self, path: Path, first: Any, command: str, where: Mapping[str, str]) -> None:
+        self.path, self.first, self.command, self.where = path, first, command, where
         self.content = checkpoint.read_checkpoint(path)
         data = {"task": DEFAULT_TASK, **self.content[DATA_KEY]}  # versions before tasks had one
         self.content[DATA_KEY] = with_split_rule(data)
@@ -61,7 +64,8 @@ class FromCheckpoint:
 
     def defaults(self) -> dict[str, Any]:
         """Default values by dotted name."""
-        data = data_of_checkpoint(self.content[checkpoint.DATA_KEY], self.first, self.command)
+        saved = self.content[DATA_KEY]
+        data = data_of_checkpoint(saved, self.first, self.command, self.where)
         model = self.model
         if "task" not in data:  # what was learned of another task
             model = {name: value for name, value in model.items() if name not in TASK_SETTINGS}
@@ -99,7 +103,7 @@ def check_kind(saved: dict[str, Any], model: Any, path: Path) -> None:
     if has:
         raise InputError(
             f"{path} comes from pretraining and has no classes; learn them with `vitlit fit "
-            f"--model.pretrained {path}`, or measure its features with `vitlit probe` and the same "
+            f"--model.pretrained {shlex.quote(str(path))}`, or measure its features with `vitlit probe` and the same "
             f"option"
         )
     raise InputError(
@@ -109,7 +113,10 @@ def check_kind(saved: dict[str, Any], model: Any, path: Path) -> None:
 
 
 # of the model: what a training of one task learned or was told, and other tasks do not have
-TASK_SETTINGS = ("loss", "target_mean", "target_std", "thresholds", "class_weights")
+TASK_SETTINGS = (
+    "loss", "target_mean", "target_std", "thresholds", "class_weights", "label_smoothing",
+    "teacher", "teacher_weight", "teacher_temperature",
+)  # fmt: skip
 
 
 def check_task(data: Any, saved: dict[str, Any], path: Path, command: str) -> None:
@@ -172,30 +179,22 @@ def _check_groups(model: Any, saved: dict[str, Any], path: Path) -> None:
             )
 
 
-def data_of_checkpoint(data: dict[str, Any], wanted: Any, command: str) -> dict[str, Any]:
+def data_of_checkpoint(
+    data: dict[str, Any], wanted: Any, command: str, where: Mapping[str, str]
+) -> dict[str, Any]:
     """Defaults from a checkpoint's data, for ``probe`` without its classes: other data have others.
 
-    wanted: settings of the command, parsed without the checkpoint.
+    wanted: settings of the command, parsed without the checkpoint; where: as :func:`origins`.
     """
-    if command == "probe" and not wanted["data"]["images"]:
-        left_out = ["class_names", "task"]
-        # the column is one of the checkpoint's own table
-        left_out += ["target"] if wanted["data"]["labels"] else []
-        return {name: value for name, value in data.items() if name not in left_out}
-    return data
-
-
-def check_average(ema: Any, content: dict[str, Any], path: Path) -> None:
-    """Refuse to resume with a moving average if there was none, or without one if there was."""
-    # With an average state_dict holds it, and the weights in training are under another key.
-    if "averaging_state" in content and not ema["decay"]:
-        raise InputError(
-            f"{path} was trained with a moving average of its weights; give --ema.decay again"
-        )
-    if "averaging_state" not in content and ema["decay"]:
-        raise InputError(
-            f"{path} was trained without a moving average of its weights; leave out --ema.decay"
-        )
+    if command != "probe" or wanted["data"]["images"]:
+        return data
+    left_out = {"class_names", "task"}
+    # the column is one of the checkpoint's own table
+    left_out |= {"target"} if wanted["data"]["labels"] else set()
+    places = [name for name in ("dataset", "data_dir") if f"data.{name}" in where]
+    if any(not _is_same(name, wanted["data"][name], data[name]) for name in places):
+        left_out |= {"target", "labels", "fold"}
+    return {name: value for name, value in data.items() if name not in left_out}
 
 
 def check_one_model(source: str | None, saved: dict[str, Any], path: Path, command: str) -> None:

@@ -4,6 +4,7 @@ words of a command line -> {name of a setting: the config file or the option tha
 weights, settings -> defaults of model and data, checked against what the user gave
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def starting_points(
         source = wanted["model"]["pretrained"]
         raise InputError(
             f"{source} has no head, so it has no classes; fine-tune it with "
-            f"`vitlit fit --config finetune.yaml --model.pretrained {source}`, or use "
+            f"`vitlit fit --config finetune.yaml --model.pretrained {shlex.quote(source)}`, or use "
             f"{', '.join(HEADLESS_COMMANDS)} or predict --output features, which need none"
         )
     data |= {"dataset": "folder", "class_names": names, "in_chans": arguments["in_chans"]}

@@ -34,11 +34,13 @@ from vitlit.errors import InputError, inform
 from vitlit.evaluation.precision import PrecisionChoice, choose_precision, device_type
 from vitlit.files import expanded, relative_path
 from vitlit.tasks.known import KINDS
-from vitlit.training.runs import find_start
+from vitlit.training.runs import checkpoint_of, find_start
 
 PRECISION_OPTION = "--trainer.precision"
 FOLDER_RECIPES = {"fit": "photos.yaml", "inspect": "photos.yaml", "pretrain": "pretrain.yaml"}
 FINETUNE_RECIPE = "finetune.yaml"
+IMAGE_COMMANDS = ("predict", "explain", "probe", "anomaly")  # that read --data.images
+NAMES = ("best", "last")  # of checkpoints
 Start = FromCheckpoint | FromWeights | None
 
 
@@ -139,6 +141,7 @@ def read_request(
     if kind != "fit":  # others merge adapters into their weights
         settings["model"]["lora_rank"], settings["model"]["lora_alpha"] = 0, None
     check_first(settings)
+    refuse_unused_data(settings["data"], command, origins(args))
     turn_off_unused(settings, origins(args))
     check_place(settings, command)
     if has_own_folder:
@@ -147,6 +150,12 @@ def read_request(
     # The resolved file: Lightning reads "best" and "last" in a way of its own.
     ckpt_path = None if path is None else str(path)
     settings["ckpt_path"] = ckpt_path
+    if command == "compare" and first["run"] is not None:  # whose best and last the others are too
+        root = expanded(first["trainer"]["default_root_dir"] or ".")
+        settings["others"] = [
+            str(checkpoint_of(root, first["run"], one)) if one in NAMES else one
+            for one in settings["others"] or ()
+        ]
     if start is not None:
         if isinstance(start, FromCheckpoint):
             # A recipe's "???" overrides the default; the training began where the checkpoint says.
@@ -156,6 +165,25 @@ def read_request(
         check_weights_are_given(settings["model"])
     place = shown_config(origins(args).get("trainer.precision", str(path)))
     return Request(command, config, run_folder, ckpt_path, start, place)
+
+
+def refuse_unused_data(data: Any, command: str, where: dict[str, str]) -> None:
+    """Refuse images, and a split, that the command would not look at.
+
+    data: its settings; where: the place that sets each setting, as :func:`origins` finds it.
+    """
+    if data["images"] and command not in IMAGE_COMMANDS:
+        raise InputError(
+            f"{command} looks at a data set; leave out images, or give them to "
+            f"{', '.join(IMAGE_COMMANDS)}",
+            argument="images",
+        )
+    # A config may hold it for test: the configs of runs do.
+    if command in ("validate", "explain") and where.get("data.split") == "--data.split":
+        raise InputError(
+            f"{command} looks at validation images; leave out split, or give it to test",
+            argument="split",
+        )
 
 
 def turn_off_unused(settings: Any, where: dict[str, str]) -> None:
@@ -231,6 +259,6 @@ def names_own_folder(data: Any, args: list[str], *, unlabelled: bool = False) ->
 def start_from(path: Path | None, first: Any, command: str, args: list[str]) -> Start:
     """The checkpoint at ``path``, else the weights that --model.pretrained names, else None."""
     if path is not None:
-        return FromCheckpoint(path, first, command)
+        return FromCheckpoint(path, first, command, origins(args))
     source = weights_asked_for(first["model"])
     return FromWeights(source, first, command, args) if source else None

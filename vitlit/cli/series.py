@@ -17,7 +17,7 @@ from typing import Any
 from vitlit.cli.configs import find_config
 from vitlit.cli.safe_yaml import flat_values, parse_yaml, read_yaml
 from vitlit.errors import InputError
-from vitlit.files import RUNS_FOLDER
+from vitlit.files import RUNS_FOLDER, expanded
 from vitlit.training.slurm import job_name, launcher_of
 
 STEMS = {"folds": "fold", "repeats": "repeat"}  # option -> start of the names of its trainings
@@ -96,7 +96,7 @@ def read_series(words: Sequence[str]) -> Series:
     given = given_settings(rest)
     _check_clashes(kind, given)
     _check_launcher(kind, count)
-    root = Path(str(given.get("trainer.default_root_dir") or "."))
+    root = expanded(str(given.get("trainer.default_root_dir") or "."))
     name = given.get("run") or job_name(os.environ) or f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     if not SERIES_NAME.fullmatch(str(name)):
         raise InputError(f"run {name!r} is not a name; use letters, digits and . _ + - (--run)")

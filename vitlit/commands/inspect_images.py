@@ -129,7 +129,7 @@ def _inspect(request: Request) -> list[str]:
     if isinstance(start, FromCheckpoint):
         data.hold_to(start.past)
     builder = replace(data.split_builder, allow_empty=True)
-    inventory = take_inventory(builder.unchecked(builder.names()), data.class_names)
+    inventory = take_inventory(builder.unchecked(builder.names()), data.class_names, data.in_chans)
     if not len(inventory):
         raise InputError(
             f"none of the {len(inventory.unread)} images in {data.data_dir} can be read; the first "
@@ -203,4 +203,5 @@ def _features(start: FromWeights, data: PlainImageData, settings: Any, own: Inve
     device = torch.device(kind)
     vit, feature = model.vit.to(device).eval(), Feature(None, None)
     extract = extractor(lambda x: feature(vit, x), device)
-    return torch.cat([extract(data, split).values for split in own.splits.values()])
+    splits = [split for split in own.splits.values() if len(split)]  # of some no file can be read
+    return torch.cat([extract(data, split).values for split in splits])

@@ -24,6 +24,7 @@ from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import Compute, answer, flip_average, loader_of
 from vitlit.evaluation.precision import device_type, in_precision, weights_dtype
 from vitlit.evaluation.report import Report, RunBoard, Tested, metrics_prefix
+from vitlit.files import expanded
 from vitlit.model.features import AnyFeature
 from vitlit.prediction.writer import PredictionWriter
 from vitlit.tasks.task import Task
@@ -82,7 +83,7 @@ class Machine(Commands):
         kind = device_type(accelerator)
         self.root_device = torch.device(kind) if kind == "cpu" else torch.device(kind, 0)
         self.precision = precision
-        self.root = default_root_dir or "."
+        self.root = str(expanded(default_root_dir or "."))
         self.is_logging = logger is not False
         self.shows_bar = enable_progress_bar is not False and sys.stderr.isatty()
 

@@ -7,6 +7,7 @@ The parser makes ``--help`` of a command from the signature and docstring of its
 
 import copy
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,7 +141,7 @@ class Commands(AnomalyCommand):
         folder = named_or_free(out, EXPORT_FOLDER)
         lines = write_export(model, datamodule, ckpt_path, choices, folder)
         if format == "safetensors":
-            lines.append(f"use it in vitlit with --model.pretrained {folder}")
+            lines.append(f"use it in vitlit with --model.pretrained {shlex.quote(str(folder))}")
         return "\n".join(lines)
 
     def compare(

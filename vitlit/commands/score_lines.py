@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vitlit.files import CHECKPOINTS_FOLDER, RUNS_FOLDER, relative_path
+from vitlit.files import BEST_FILE, CHECKPOINTS_FOLDER, RUNS_FOLDER, relative_path
 from vitlit.messages import counted, labelled, labelled_command
 from vitlit.training.runs import RUN_NAME
 
@@ -74,5 +74,5 @@ def _gap(metrics: Metrics, *names: str) -> float:
 
 def short_name(checkpoint: Path) -> str:
     """The run of a best.ckpt, whose folder means that file; the file itself for others."""
-    is_best = checkpoint.name == "best.ckpt" and checkpoint.parent.name == CHECKPOINTS_FOLDER
+    is_best = checkpoint.name == BEST_FILE and checkpoint.parent.name == CHECKPOINTS_FOLDER
     return relative_path(checkpoint.parents[1] if is_best else checkpoint)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from vitlit.cli.overview import COMMANDS
-from vitlit.data.csv_labels import labelled_images, names_of_classes
+from vitlit.data.csv_labels import find_task, labelled_images, names_of_classes
 from vitlit.data.image_folder import part_names, part_root, scan_class_folders
 from vitlit.data.shards.write_shards import write_shards
 from vitlit.errors import InputError, Stopped
 from vitlit.files import expanded, relative_path
 from vitlit.images.image_store import FileImages
 from vitlit.messages import labelled, labelled_command
+from vitlit.tasks.known import DEFAULT_TASK
 
 # What the arguments of ImageData are called here, where messages name them.
 OWN_WORDS = {
@@ -79,6 +80,12 @@ def run_shard(args: Sequence[str]) -> None:
         )
     labels = None if asked.labels is None else expanded(asked.labels).absolute()
     try:
+        if labels is not None and (task := find_task(None, labels)) != DEFAULT_TASK:
+            raise InputError(
+                f"{asked.labels} has labels for {task}, and shards hold one class for each image; "
+                f"train on the folder itself: `vitlit fit {shlex.quote(asked.folder)} "
+                f"--data.labels {shlex.quote(asked.labels)}`"
+            )
         names = names_of_classes("folder", root, labels, None)
         done = write_shards(
             _parts(root, labels, names),

@@ -47,7 +47,7 @@ from vitlit.evaluation.scoring import WriteReport
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.fault_tolerance.heartbeat import leave_group
 from vitlit.fault_tolerance.lightning_internals import leave_signals_alone, use_bucket_views
-from vitlit.files import RUNS_FOLDER
+from vitlit.files import RUNS_FOLDER, expanded
 from vitlit.prediction.lightning_callback import WritePredictions
 from vitlit.prediction.outputs import feature_of, make_writer
 from vitlit.pretraining.masked_autoencoder import MaskedAutoencoder
@@ -164,7 +164,7 @@ class VitCLI(LightningCLI):
             settle_monitor(self.request.settings, self.model.task)
         choose_batch_size(self.request, self.model, self.datamodule)
         self.writers = self._make_writers(trainer)
-        run, root = self.writers.run, Path(trainer["default_root_dir"] or ".")
+        run, root = self.writers.run, expanded(trainer["default_root_dir"] or ".")
         # In a SLURM job without ckpt_path, Lightning resumes from any hpc_ckpt_N.ckpt in its root.
         # Our folders never hold one.
         kwargs["default_root_dir"] = run or root / RUNS_FOLDER
@@ -198,7 +198,7 @@ class VitCLI(LightningCLI):
         request, settings = self.request, self.request.settings
         match request.kind:
             case "fit":
-                root = Path(trainer["default_root_dir"] or ".")
+                root = expanded(trainer["default_root_dir"] or ".")
                 run = self.claim.take_for(trainer, root, request.run_folder)
                 return Writers(run=run, guards=fit_callbacks.make_guards(settings))
             case "test":

@@ -13,7 +13,7 @@ from vitlit.data.datamodule import PlainImageData
 from vitlit.data.split_record import RECORD_KEY
 from vitlit.errors import InputError
 from vitlit.features.probe import Probed
-from vitlit.files import CHECKPOINTS_FOLDER, PROBE_FILE, whole_folder
+from vitlit.files import BEST_FILE, CHECKPOINTS_FOLDER, PROBE_FILE, whole_folder
 from vitlit.model.features import Feature
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
@@ -26,7 +26,7 @@ from vitlit.weights.checkpoint import (
 )
 from vitlit.weights.durable_file import write_durable
 
-SAVED_FILE = "best.ckpt"
+SAVED_FILE = BEST_FILE
 
 
 def check_can_save(run: Path, data: PlainImageData, feature: Feature) -> None:

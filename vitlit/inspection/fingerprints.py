@@ -52,10 +52,10 @@ def fingerprints(images: Tensor) -> Fingerprints:
     )
 
 
-def joined(parts: Sequence[Fingerprints]) -> Fingerprints:
-    """Those of several batches as one."""
+def joined(parts: Sequence[Fingerprints], in_chans: int) -> Fingerprints:
+    """Those of several batches as one. in_chans: their channels, where there is no batch."""
     if not parts:
-        return fingerprints(torch.empty(0, 1, HASH_SIDE, HASH_SIDE, dtype=torch.uint8))
+        return fingerprints(torch.empty(0, in_chans, HASH_SIDE, HASH_SIDE, dtype=torch.uint8))
     digests, *columns = zip(*parts, strict=True)
     flat = [one for part in digests for one in part]
     return Fingerprints(flat, *map(torch.cat, columns))

@@ -18,6 +18,7 @@ from torch import Tensor
 from vitlit.data.splits import Split
 from vitlit.files import printable
 from vitlit.images.image_store import BadFile, FileImages, Images, is_among
+from vitlit.images.preprocess import match_channels
 from vitlit.inspection.fingerprints import Fingerprints, fingerprints, joined
 from vitlit.tasks.known import kind_of_targets
 from vitlit.tasks.task import Task
@@ -109,8 +110,10 @@ class Inventory:
         return mean.tolist(), variance.clamp(min=0).sqrt().tolist()
 
 
-def take_inventory(splits: Mapping[str, Split], class_names: Sequence[str]) -> Inventory:
-    """Decode every image of the splits once."""
+def take_inventory(
+    splits: Mapping[str, Split], class_names: Sequence[str], in_chans: int
+) -> Inventory:
+    """Decode every image of the splits once. in_chans: channels of the model's input."""
     found: dict[str, tuple[Split, Fingerprints]] = {}
     unread: list[Unread] = []
     parts: dict[int, _Part] = {}
@@ -118,7 +121,7 @@ def take_inventory(splits: Mapping[str, Split], class_names: Sequence[str]) -> I
         images = split.images
         if id(images) not in parts:  # train, val and test may be divided from one part
             users = [other.members for other in splits.values() if other.images is images]
-            parts[id(images)] = _read_part(images, torch.cat(users).sort().values)
+            parts[id(images)] = _read_part(images, torch.cat(users).sort().values, in_chans)
         part = parts[id(images)]
         is_bad = is_among(part.bad, split.members)
         files = {file.place: file for file in part.bad}
@@ -136,7 +139,7 @@ def take_inventory(splits: Mapping[str, Split], class_names: Sequence[str]) -> I
         torch.arange(len(found)).repeat_interleave(sizes),
         torch.cat([torch.arange(size) for size in sizes.tolist()]),
         torch.cat([split.labels for split, _ in found.values()]),
-        joined([prints for _, prints in found.values()]),
+        joined([prints for _, prints in found.values()], in_chans),
         unread,
     )
 
@@ -149,17 +152,17 @@ class _Part(NamedTuple):
     bad: Sequence[BadFile]
 
 
-def _read_part(images: Images, wanted: Tensor) -> _Part:
+def _read_part(images: Images, wanted: Tensor, in_chans: int) -> _Part:
     """wanted: the members of all splits, sorted; files that are in none may be read too."""
     prints: list[Fingerprints] = []
     if isinstance(images, FileImages):
         bad: Sequence[BadFile] = images.decode(lambda pixels: prints.extend(_in_parts(pixels)))
         members = torch.arange(len(images))
-        return _Part(members[~is_among(bad, members)], joined(prints), bad)
+        return _Part(members[~is_among(bad, members)], joined(prints, in_chans), bad)
     members = wanted[~is_among(images.bad, wanted)]
     for rows in torch.split(members, CHUNK_IMAGES):
-        prints += _in_parts(images.gather(rows))
-    return _Part(members, joined(prints), images.bad)
+        prints += _in_parts(match_channels(images.gather(rows), in_chans))
+    return _Part(members, joined(prints, in_chans), images.bad)
 
 
 def _in_parts(pixels: Tensor) -> list[Fingerprints]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitlit.data.datamodule import PlainImageData
-from vitlit.images.preprocess import Preprocess
+from vitlit.images.preprocess import Preprocess, match_channels
 from vitlit.patches import pair, unpatchify
 
 
@@ -31,7 +31,7 @@ def first_batch(data: PlainImageData, epochs: int | None) -> TrainingBatch:
     data.augmentation = data.augmentation.of_run(epochs) if epochs else data.augmentation
     batch = next(iter(data.train_dataloader()))
     split = data.splits["train"]
-    originals = split.images.gather(split.members[batch.sample])
+    originals = match_channels(split.images.gather(split.members[batch.sample]), data.in_chans)
     step = data.transform(batch, augment=True)
     size = pair(data.img_size)
     inputs = unpatchify(step.x, data.patch_size, size) if data.patchify else step.x

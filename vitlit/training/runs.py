@@ -13,7 +13,16 @@ from types import TracebackType
 from typing import Any
 
 from vitlit.errors import InputError, inform, warn
-from vitlit.files import CHECKPOINTS_FOLDER, FINISHED_FILE, LAST_FILE, RUNS_FOLDER, run_name
+from vitlit.files import (
+    CHECKPOINTS_FOLDER,
+    COMMAND_FILE,
+    FINISHED_FILE,
+    LAST_FILE,
+    RUNS_FOLDER,
+    SERIES_FILE,
+    expanded,
+    run_name,
+)
 from vitlit.training.run_lock import lock_folder
 from vitlit.training.slurm import job_name
 from vitlit.training.trainable import TrainableViT
@@ -47,6 +56,7 @@ def start_of(folder: Path | None, given: str | None) -> Path | None:
     """
     if folder is not None:
         _check_is_unfinished(folder)
+        _check_is_no_series(folder)
         # A restarted job still names the checkpoint that it began with, but has its own by now.
         is_elsewhere = given is not None and given != "last" and _is_outside(given, folder)
         if given in (None, "last") or is_elsewhere:
@@ -86,7 +96,7 @@ def checkpoint_of(root: Path, name: str | None, given: str | None) -> Path | Non
 
 def find_start(settings: Any, command: str) -> tuple[Path | None, Path | None]:
     """The folder of the named training (only for ``fit``), and the checkpoint to start from."""
-    root = Path(settings["trainer"]["default_root_dir"] or ".")
+    root = expanded(settings["trainer"]["default_root_dir"] or ".")
     if command != "fit":
         return None, checkpoint_of(root, settings["run"], settings["ckpt_path"])
     named = named_folder(root, settings["run"])
@@ -198,6 +208,18 @@ def _check_is_unfinished(folder: Path) -> None:
             f"run {run_name(folder)} is finished; give the run another name, and ckpt_path "
             f"{folder / CHECKPOINTS_FOLDER / LAST_FILE} to train its model longer",
             argument=("run", "ckpt_path"),
+        )
+
+
+def _check_is_no_series(folder: Path) -> None:
+    """Refuse to train in the folder of several trainings: these could not be continued any more."""
+    if (folder / SERIES_FILE).exists():
+        file = folder / COMMAND_FILE
+        way_on = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+        raise InputError(
+            f"run {run_name(folder)} is the folder of several trainings; give another name"
+            f"{f', or continue them: `{way_on}`' if way_on else ''}",
+            argument="run",
         )
 
 

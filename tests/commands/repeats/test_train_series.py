@@ -17,6 +17,8 @@ from vitlit.__main__ import main
 from vitlit.commands.repeats import train_series
 from vitlit.commands.runs.list_runs import table_lines
 from vitlit.commands.runs.run_records import read_runs
+from vitlit.errors import InputError
+from vitlit.training.runs import start_of
 
 RIGHT = [58, 55, 60]  # images of each fold that its model has right
 IMAGES = [60, 60, 61]
@@ -25,6 +27,8 @@ CV = Path("lightning_logs/cv")
 
 class Player:
     """Plays the trainings and tests; statuses: how commands end that do not succeed."""
+
+    checkpoint = "best.ckpt"
 
     def __init__(self) -> None:
         self.words: list[list[str]] = []
@@ -40,10 +44,11 @@ class Player:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         if words[0] == "fit" and self.finishes:
             (run / "finished").touch()
+            (run / "checkpoints" / self.checkpoint).touch()
             (run / "config.yaml").write_text("data: {dataset: digits}\nmodel: {}\n")
             (run / "history.csv").write_text("epoch,step,seconds,val/loss,val/acc\n0,1,30,1,0.9\n")
         if words[0] == "test":
-            write_report(run)
+            write_report(run, weights=str(run / "checkpoints" / self.checkpoint))
         return 0
 
     @property
@@ -120,6 +125,23 @@ def test_a_stopped_series_goes_on_where_it_was(
     assert player.commands == []
 
 
+def test_trainings_without_validation_are_tested_by_their_last_checkpoint(player: Player) -> None:
+    player.checkpoint = "last.ckpt"
+    assert fit("--trainer.limit_val_batches=0") == 0
+    assert player.commands[-2:] == ["fit fold3", "test fold3"]
+
+
+def test_one_training_is_not_put_into_the_folder_of_several(
+    player: Player, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They could not be continued afterwards."""
+    player.statuses["fit fold2"] = 143
+    assert fit() == 143
+    with pytest.raises(InputError, match=r"folder of several .*: `vitlit fit --run cv --folds 3`"):
+        start_of(CV, None)
+    assert start_of(CV / "fold2", None) is None
+
+
 def test_a_test_that_was_stopped_is_done_without_a_training(player: Player) -> None:
     player.statuses["test fold3"] = 130
     assert fit() == 130
@@ -146,7 +168,7 @@ def test_a_report_on_something_else_is_no_test_of_the_fold(
     [
         (2, 2, "fold 1 of 3 was refused, for the reason above"),
         (1, 1, "fold 1 of 3 failed"),
-        (-signal.SIGKILL, 1, "fold 1 of 3 was ended by SIGKILL; to continue: vitlit fit"),
+        (-signal.SIGKILL, 1, "fold 1 of 3 was ended by SIGKILL"),
         (-signal.SIGTERM, 143, "stopped by SIGTERM in fold 1 of 3"),
     ],
 )
@@ -155,7 +177,11 @@ def test_a_training_that_fails_ends_the_series(
 ) -> None:
     player.statuses["fit fold1"] = status
     assert fit() == ours
-    assert reason in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert reason in err
+    # a line of its own, which can be copied
+    way_on = "vitlit: to continue: vitlit fit --run cv --folds 3"
+    assert (way_on in err.splitlines()) is (status != 2)
     assert player.commands == ["fit fold1"]
 
 

@@ -163,6 +163,11 @@ def test_bad_images_are_refused_all_at_once_or_left_out(
         (["photos", "--to=s", "--megabytes=x"], "invalid int value: 'x'"),
         (["photos", "--to=s", "--bad_images=x"], "'x' is neither refuse nor skip"),
         (["photos", "--to=s", "--labels=gone.csv"], "cannot read labels .*gone.csv"),
+        (
+            ["photos", "--to=s", "--labels=several.csv"],
+            "labels for multi_label, .*vitlit fit photos",
+        ),
+        (["photos", "--to=s", "--labels=numbers.csv"], "has labels for regression"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
@@ -177,6 +182,8 @@ def test_what_cannot_be_done_is_refused(
     shard(Path("photos"), Path("done"))
     (home / "taken").mkdir()
     (home / "taken" / "thesis.txt").touch()
+    Path("several.csv").write_text("file,class\ncat/0.png,cat;dog\n")
+    Path("numbers.csv").write_text("file,target\ncat/0.png,1.5\n")
     capsys.readouterr()
     assert main(["shard", *words]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vitlit: ")]

@@ -9,6 +9,7 @@ Grandvalet, 2004).
 
 import csv
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 from vitlit.cli.series import Series
 from vitlit.evaluation.significance import spread, wilson
 from vitlit.files import (
+    BEST_FILE,
+    CHECKPOINTS_FOLDER,
+    LAST_FILE,
     METRICS_FILE,
     REPORT_FOLDER,
     SUMMARY_FILE,
@@ -29,16 +33,18 @@ SECOND_SCORE = "loss"  # shown beside the main one
 
 
 def find_report(run: Path, fold: str | None = None) -> Scores | None:
-    """What the test of a run's best checkpoint found, if it was done.
+    """What the test of a run's best checkpoint found, if it was done; its last if it has no best.
 
     fold: that of the training, if it has one. Other reports, of other splits or with flipped
     images, do not count.
     """
+    has_best = (run / CHECKPOINTS_FOLDER / BEST_FILE).exists()  # else it was never validated
+    tested = BEST_FILE if has_best else LAST_FILE
     for folder in [run / REPORT_FOLDER, *sorted(run.glob(f"{REPORT_FOLDER}-*"))]:
         try:
             found = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
             about, scores = found["of"], found["scores"]
-            is_best = str(about["weights"]).endswith("best.ckpt") and not about["flip"]
+            is_best = str(about["weights"]).endswith(tested) and not about["flip"]
             is_own = about["split"] == "test" and fold in (None, about.get("fold"))
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not a report
             continue
@@ -122,5 +128,7 @@ def summary_lines(series: Series, reports: Sequence[Scores]) -> list[str]:
             )
         )
     lines.append(labelled("summary", relative_path(series.folder / SUMMARY_FILE)))
-    lines.append(labelled("models", f"`vitlit runs {relative_path(series.folder)}` lists them"))
+    lines.append(
+        labelled("models", f"`vitlit runs {shlex.quote(relative_path(series.folder))}` lists them")
+    )
     return lines

@@ -36,10 +36,12 @@ def train_series(words: list[str]) -> None:
             print(labelled("training", f"{place}: {relative_path(run)}"), flush=True)
             _run(series, place, series.fit_words(number))
         if not (run / FINISHED_FILE).exists():
-            raise InputError(
+            error = InputError(
                 f"{place} ended before its training was finished, so it is not tested; give it "
-                f"more time or steps, and go on with the same command: {series.way_on()}"
+                f"more time or steps, and go on with the same command"
             )
+            error.way_on = series.way_on()
+            raise error
         if find_report(run, series.fold(number)) is None:
             _run(series, f"the test of {place}", series.test_words_of(number), quiet=True)
         scores = find_report(run, series.fold(number))
@@ -104,10 +106,14 @@ def _run(series: Series, place: str, words: list[str], *, quiet: bool = False) -
         stop = Stopped(STOPPED.get(status, -status), f"in {place}")
         stop.way_on = way_on
         raise stop
-    if status < 0:
-        what = signal.Signals(-status).name
-        raise TrainingError(f"{place} was ended by {what}; to continue: {way_on}")
     if status == 2:
         raise InputError(f"{place} was refused, for the reason above")
     if status:
-        raise TrainingError(f"{place} failed, for the reason above; to continue: {way_on}")
+        how = (
+            f"was ended by {signal.Signals(-status).name}"
+            if status < 0
+            else "failed, for the reason above"
+        )
+        error = TrainingError(f"{place} {how}")
+        error.way_on = way_on
+        raise error

@@ -259,12 +259,12 @@ def write_csv(runs: Sequence[RunRecord], path: str) -> None:
 
     Raises InputError if the file exists, or its folder does not.
     """
-    if os.path.lexists(path):
+    target = expanded(path)
+    if os.path.lexists(target):
         raise InputError(f"{path} exists; give --csv another name, or remove it")
-    if not expanded(path).parent.is_dir():
+    if not target.parent.is_dir():
         raise InputError(f"--csv {path}: there is no folder {Path(path).parent}; make it first")
     names = differing(runs)
-    target = expanded(path)
     with replacing(target) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*CSV_COLUMNS, *names])

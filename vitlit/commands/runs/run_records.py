@@ -26,6 +26,7 @@ from vitlit.files import (
     HISTORY_FILE,
     LOCK_FILE,
     PROBE_FILE,
+    RUNS_FOLDER,
     SERIES_FILE,
     relative_path,
 )
@@ -156,7 +157,7 @@ def _read_series(folder: Path, began: float) -> RunRecord:
         rows[0]["seconds"] = sum(run.seconds for run in runs)
         rows.append({"epoch": max(run.epochs for run in runs) - 1.0})
     note = f"{len(done)} of {count} {kind} are done{', whose means these are' if rows else ''}; "
-    note += f"`vitlit runs {relative_path(folder)}` lists them"
+    note += f"`vitlit runs {shlex.quote(relative_path(folder))}` lists them"
     command = _command(folder, settings) if state == "stopped" else ""
     return RunRecord(folder.name, state, "", settings, rows, began, command, note)
 
@@ -205,7 +206,17 @@ def _command(folder: Path, settings: dict[str, Any]) -> str:
         is_ours = words.startswith(OWN_WORDS) and shlex.join(shlex.split(words)) == words
     except (OSError, ValueError):  # not there, not UTF-8, or quotes that do not end
         return own
-    return f"{found[1] or ''}{words}" if found and is_ours and words.isprintable() else own
+    if not (found and is_ours and words.isprintable()):
+        return own
+    return f"{_way_to(folder, words)}{found[1] or ''}{words}"
+
+
+def _way_to(folder: Path, words: str) -> str:
+    """``cd`` to where a kept command was typed, unless that is here or cannot be known."""
+    homes = [place.parent for place in folder.absolute().parents if place.name == RUNS_FOLDER]
+    if not homes or homes[0] == Path.cwd() or "--trainer.default_root_dir" in words:
+        return ""
+    return f"cd {shlex.quote(relative_path(homes[0]))} && "
 
 
 def read_settings(path: Path) -> dict[str, Any]:
