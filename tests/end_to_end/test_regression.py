@@ -306,6 +306,19 @@ def test_a_saved_probe_answers_as_its_regression(
     assert scores["scores"]["mae"] == pytest.approx(wanted, rel=1e-3)
 
 
+def test_a_probe_of_numbers_takes_no_settings_of_classes_from_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Label smoothing and a teacher belong to its training, and numbers have neither."""
+    monkeypatch.chdir(tmp_path)
+    words = [*data_words(home), "--data.batch_size=16", *SMALL, *QUIET, "--trainer.max_steps=1"]
+    assert main(["fit", *words, "--run=teacher"]) == 0
+    taught = ["--model.label_smoothing=0.1", "--model.teacher=lightning_logs/teacher"]
+    assert main(["fit", *words, *taught, "--run=pupil"]) == 0
+    assert main(["probe", "--run=pupil", "--data.target=ink", *QUIET]) == 0
+    assert "mae" in json.loads(Path("probe/metrics.json").read_text())["linear"]
+
+
 def test_ridge_and_the_neighbours_mean_equal_those_of_scikit_learn() -> None:
     draws = torch.Generator().manual_seed(0)
     features, others = (torch.randn(n, 6, generator=draws) for n in (80, 30))

@@ -103,8 +103,8 @@ def check_kind(saved: dict[str, Any], model: Any, path: Path) -> None:
     if has:
         raise InputError(
             f"{path} comes from pretraining and has no classes; learn them with `vitlit fit "
-            f"--model.pretrained {shlex.quote(str(path))}`, or measure its features with `vitlit probe` and the same "
-            f"option"
+            f"--model.pretrained {shlex.quote(str(path))}`, or measure its features with `vitlit "
+            f"probe` and the same option"
         )
     raise InputError(
         f"{path} comes from a training with labels, which pretrain cannot resume; give "
