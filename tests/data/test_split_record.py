@@ -237,6 +237,20 @@ def test_sets_that_never_change_have_no_record(photo_folder: PhotoFolder) -> Non
     assert fitted(photo_folder("train+val+test")).state_dict() == {}
 
 
+def test_a_set_of_arrays_is_split_as_if_no_folder_had_been_trained_on(
+    photo_folder: PhotoFolder,
+) -> None:
+    before = fitted(photo_folder(count=8))
+    digits, plain = PlainImageData(patch_size=4), PlainImageData(patch_size=4)
+    digits.hold_to(PastTraining(before.hparams, before.state_dict()))
+    for data in (digits, plain):
+        data.setup("fit")
+        data.setup("test")
+    assert digits.state_dict() == {}
+    for name, split in plain.splits.items():
+        assert torch.equal(digits.splits[name].members, split.members)
+
+
 @pytest.mark.parametrize(
     "odd", [None, 3, {}, {"train": EMPTY}, {"train": EMPTY, "val": [1]}, {"train": 1, "val": EMPTY}]
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitlit.augment.pipeline import Augmentation
 from vitlit.augment.stages import apply_stages
 from vitlit.data.batch import Batch
-from vitlit.data.catalog import DatasetName, check_dataset, make_preprocess, source_of
+from vitlit.data.catalog import DatasetName, check_dataset, is_file_set, make_preprocess, source_of
 from vitlit.data.csv_labels import find_task, names_of_classes
 from vitlit.data.datasets import locate, prepare_data_set
 from vitlit.data.leakage import PastTraining, data_identity, split_rule
@@ -261,7 +261,9 @@ class PlainImageData(SplitLoaders):
     def hold_to(self, past: PastTraining) -> None:
         """Before setup: score only what a training held out, and train on none of it."""
         same = data_identity(past.data) == data_identity(self.hparams)
-        self.split_builder = replace(self.split_builder, known=past.record, is_same_place=same)
+        # it knows images by their files, and sets that come as arrays have none
+        known = past.record if is_file_set(self.dataset) else {}
+        self.split_builder = replace(self.split_builder, known=known, is_same_place=same)
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
