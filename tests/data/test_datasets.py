@@ -234,6 +234,22 @@ def test_imagenets_validation_images_are_its_test_part(
     assert {Path(path).relative_to(root).parts[0] for path in images.paths} == {folder}
 
 
+@pytest.mark.parametrize(
+    ("part", "piece"),
+    [("train", "n01440764.tar"), ("test", "ILSVRC2012_val_00000001.JPEG")],
+)
+def test_a_stopped_unpacking_of_imagenet_is_refused(
+    photo_folder: PhotoFolder, part: str, piece: str
+) -> None:
+    root = photo_folder("train+val")
+    folder = root / ("val" if part == "test" else part)
+    with pytest.raises(InputError, match=rf"has 2 class folders of 3, .*; remove .*{folder.name}"):
+        read("imagenet", part, root, num_classes=3, memory_gb=0)
+    (folder / piece).touch()  # all folders are there, and the last is not full
+    with pytest.raises(InputError, match=rf"2 class folders of 2 beside {piece}, .*remove .*tar"):
+        read("imagenet", part, root, memory_gb=0)
+
+
 def test_imagenet_that_is_unpacked_needs_no_preparation(photo_folder: PhotoFolder) -> None:
     prepare_data_set("imagenet", photo_folder("train+val"), download=True)
 

@@ -6,6 +6,7 @@ A part is what the data set itself provides: ``train``, ``val``, ``test``, or ``
 was published. ``split_builder`` turns parts into splits.
 """
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ from vitlit.data.published.torchvision_sets import (
 )
 from vitlit.data.shards.shard_images import open_part
 from vitlit.data.shards.shard_list import find_shards
-from vitlit.errors import InputError
+from vitlit.errors import InputError, first_few
 from vitlit.images.decode_cache import open_checked, open_decoded
 from vitlit.images.framing import PLAIN_FRAMING, Framing
 from vitlit.images.image_store import FileImages, Images, MemoryImages
+from vitlit.messages import counted
 
+# What lies in train or val while it is unpacked: the tar file of a class, or an image of val.
+IMAGENET_PIECE = re.compile(r"n\d{8}\.tar|ILSVRC2012_val_\d{8}\.JPEG")
 HubColumns = tuple[str | None, str | None]  # of images and labels, as asked for
 
 
@@ -99,6 +103,23 @@ def _unpack_imagenet(data_dir: Path, split: str) -> None:
         raise InputError(f"cannot unpack ImageNet in {data_dir}: {error}") from error
 
 
+def _check_unpacked(root: Path, count: int) -> None:
+    """Raise InputError for a part of ImageNet that lacks some of its ``count`` folders.
+
+    Nor may there be what torchvision moves into these folders, or unpacks to them, one by one.
+    """
+    found = list(root.iterdir()) if root.is_dir() else []
+    folders = sum(path.is_dir() for path in found)
+    left = [path.name for path in found if IMAGENET_PIECE.fullmatch(path.name)]
+    if left or folders < count:
+        beside = f" beside {first_few(sorted(left))}" if left else ""
+        raise InputError(
+            f"{root} has {counted(folders, 'class folder')} of {count}{beside}, so its unpacking "
+            f"was probably stopped; remove {root}, and it is unpacked anew from "
+            f"ILSVRC2012_img_{root.name}.tar"
+        )
+
+
 def read_part(
     dataset: str,
     part: str,
@@ -139,6 +160,8 @@ def read_part(
     if unlabelled and dataset == "folder":
         images = scan_unlabelled(root, **shape)
     else:
+        if dataset == "imagenet":
+            _check_unpacked(root, num_classes)
         images = scan_class_folders(root, num_classes, allow_empty=allow_empty, **shape)
     return open_images(images, root, **how)
 

@@ -245,7 +245,11 @@ def scan_class_folders(
     """
     folders = _folders(root)
     if len(folders) != count:
-        raise InputError(f"{root} has {len(folders)} class folders, expected {count}")
+        raise InputError(
+            f"{root} has {len(folders)} class folders, expected {count}; remove or add some, or "
+            f"give another data_dir",
+            argument="data_dir",
+        )
     unread: list[str] = []
     found = [list_images(folder, unread) for folder in folders]
     say_unread(unread)

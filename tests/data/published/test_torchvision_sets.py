@@ -131,3 +131,21 @@ def test_labels_beyond_the_known_classes_are_refused(tmp_path: Path) -> None:
         file.write("Abyssinian_test1 38 1 1\n")
     with pytest.raises(InputError, match="not as published"):
         read("oxford_pets", "test", tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["AnnualCrop", "SeaLake", "SeaLake/SeaLake_10.jpg"])
+def test_a_stopped_unpacking_of_eurosat_is_refused(tmp_path: Path, lost: str) -> None:
+    write_set(tmp_path, "eurosat")
+    home = tmp_path / "eurosat" / "2750"
+    (home / lost).rename(tmp_path / "lost")
+    with pytest.raises(
+        InputError, match=r"probably stopped; remove .*2750, and give download true"
+    ):
+        read("eurosat", "all", tmp_path)
+
+
+def test_a_folder_beside_the_classes_of_eurosat_is_refused(tmp_path: Path) -> None:
+    write_set(tmp_path, "eurosat")
+    (tmp_path / "eurosat" / "2750" / "Aardvark").mkdir()  # labels would be those of its neighbours
+    with pytest.raises(InputError, match=r"30 images in 11 folders .Aardvark, AnnualCrop"):
+        read("eurosat", "all", tmp_path)

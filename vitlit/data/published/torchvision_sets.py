@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vitlit.data.catalog import EUROSAT_NAMES
 from vitlit.data.published.hub_name import is_hub
 from vitlit.data.published.index import read_files
-from vitlit.errors import InputError, find_text
+from vitlit.errors import InputError, find_text, first_few
 from vitlit.images.image_store import MemoryImages
 
 # The arguments of each class that name its parts, for the parts that it has.
@@ -26,6 +27,7 @@ PART_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
     "EuroSAT": {"all": {}},
 }
+EUROSAT_IMAGES = 27_000
 FLOWERS_PARTS = {"train": "trnid", "val": "valid", "test": "tstid"}  # in setid.mat
 
 
@@ -115,6 +117,8 @@ def list_files(dataset: str, part: str, data_dir: Path, num_classes: int) -> Fil
         found = LAYOUTS[dataset](part, data_dir)
     except ImportError as error:
         raise _needs_scipy(dataset) from error
+    except InputError:
+        raise
     except Exception as error:  # scipy raises many types for files that were truncated
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
@@ -161,6 +165,16 @@ def _eurosat(part: str, data_dir: Path) -> FileList:
     folders = sorted(path for path in home.iterdir() if path.is_dir())
     found = [sorted(map(str, folder.glob("*.jpg"))) for folder in folders]
     counts = torch.tensor([len(paths) for paths in found])
+    names = tuple(folder.name for folder in folders)
+    # torchvision takes any folder for the whole set, and labels are places in the names
+    if names != EUROSAT_NAMES or counts.sum() != EUROSAT_IMAGES:
+        raise InputError(
+            f"{home} is not EuroSAT as published: it has {int(counts.sum()):,} images in "
+            f"{len(names)} folders ({first_few(names)}), and not {EUROSAT_IMAGES:,} in "
+            f"{len(EUROSAT_NAMES)} ({first_few(EUROSAT_NAMES)}), so its unpacking was probably "
+            f"stopped; remove {home}, and give download true",
+            argument="download",
+        )
     labels = torch.arange(len(folders)).repeat_interleave(counts)
     return FileList([path for paths in found for path in paths], labels, home)
 
