@@ -226,6 +226,23 @@ def test_a_failed_training_leaves_no_folder() -> None:
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_failed_training_without_checkpoints_leaves_the_history_of_its_epochs(
+    epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Classifier.training_step
+
+    def training_step(self: Classifier, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.current_epoch == epochs:
+            raise InputError("stopped")
+        return train(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    assert main([*FIT, "--run=bare", "--trainer.enable_checkpointing=false"]) == 2
+    assert (folder("bare") / "history.csv").exists() == (epochs > 0)
+    assert folder("bare").exists() == (epochs > 0)
+
+
 def test_checkpoints_come_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     write = checkpoint_io.DurableIO.save_checkpoint

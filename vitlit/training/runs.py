@@ -17,6 +17,7 @@ from vitlit.files import (
     CHECKPOINTS_FOLDER,
     COMMAND_FILE,
     FINISHED_FILE,
+    HISTORY_FILE,
     LAST_FILE,
     RUNS_FOLDER,
     SERIES_FILE,
@@ -124,7 +125,8 @@ class Claim:
     """The right to write to one run's folder; a context manager around the whole command.
 
     Of several processes only the first holds it; Lightning tells the others the folder's name.
-    A command that fails before its first checkpoint leaves no new folder behind.
+    A command that fails before its first checkpoint leaves no new folder behind; one that saves no
+    checkpoints leaves it if an epoch was done.
     """
 
     def __init__(self) -> None:
@@ -143,7 +145,8 @@ class Claim:
         trace: TracebackType | None,
     ) -> None:
         if error is not None and self._is_new and self.folder is not None:
-            if not any(self.folder.glob(f"{CHECKPOINTS_FOLDER}/*.ckpt")):
+            kept = f"{CHECKPOINTS_FOLDER}/*.ckpt" if self._saves else HISTORY_FILE
+            if not any(self.folder.glob(kept)):
                 shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # lightning_logs holds other runs
                 self.folder.parent.rmdir()
