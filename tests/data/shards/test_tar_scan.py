@@ -19,10 +19,13 @@ def scan(path: Path) -> list[Sample]:
         return list(scan_tar(file, path.name, path.stat().st_size))
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "cat/é 1.2.PNG", "50%.png", "%2E.x.gif", "a/b.c/d.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "cat/é 1.2.PNG", "50%.png", "%2E.x.gif", "a/b.c/d.jpg", "%2E%00/1.jpg"]
+)
 def test_a_name_survives_its_way_through_a_shard(name: str) -> None:
     key, ending = split_key(encode_name(name))
-    assert decode_name(encode_name(name)) == name
+    assert decode_name(encode_name(name)) == decode_name(encode_name(name, 2)) == name
+    assert split_key(encode_name(name, 2))[0] not in (key, split_key(encode_name(name, 1))[0])
     assert "." not in key.rpartition("/")[2]
     assert name.lower().endswith(ending)
 
@@ -65,6 +68,13 @@ def test_the_image_of_a_label_is_the_one_with_the_plain_ending(tmp_path: Path) -
     members = {"1.seg.png": png(1), "1.png": png(2), "1.cls": b"2"}
     [found] = scan(write_tar(tmp_path / "a.tar", members))
     assert found.content == png(2)
+
+
+def test_names_keep_the_case_that_endings_are_found_without(tmp_path: Path) -> None:
+    members = {"Cat/DSC_1.JPG": png(1), "Cat/DSC_1.CLS": b"2", "Cat/DSC_2.Seg.PNG": png(2)}
+    found = scan(write_tar(tmp_path / "a.tar", members))
+    names = [("Cat/DSC_1.JPG", "2"), ("Cat/DSC_2.Seg.PNG", "Cat")]
+    assert [(one.name, one.label) for one in found] == names
 
 
 class Evil:

@@ -16,6 +16,7 @@ from shard_sets import opened, pixels_by_name, shard
 
 from vitlit.__main__ import main
 from vitlit.data.shards import write_shards
+from vitlit.images.image_bytes import name_hash
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves its files to the collector
@@ -84,11 +85,28 @@ def test_labels_may_come_from_a_file(photo_folder: PhotoFolder, tmp_path: Path) 
 
 def test_names_that_share_a_key_stay_apart(photo_folder: PhotoFolder, tmp_path: Path) -> None:
     root = photo_folder(count=1)
-    for name in ("0.gif", "0.1.png", "0.2.png", "0%2E1.png"):
+    for name in ("0.gif", "0.tif", "0.1.png", "0.2.png", "0%2E1.png"):
         Image.new("RGB", (16, 12), (len(name), 0, 0)).save(root / "cat" / name)
     images = opened(shard(root, tmp_path / "s"))
-    assert len({*images.paths}) == len(images) == 6
-    assert len(pixels_by_name(images)) == 6
+    assert len({*images.paths}) == len(images) == 7
+    assert len(pixels_by_name(images)) == 7
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_names_are_those_of_the_folder_with_an_index_made_anew(
+    photo_folder: PhotoFolder, tmp_path: Path, is_lost: bool
+) -> None:
+    root = photo_folder(count=1)
+    for name in ("0.gif", "0.tif", "0.png.png", "DSC_1.PNG"):
+        Image.new("RGB", (16, 12), (len(name), 0, 0)).save(root / "cat" / name)
+    place = shard(root, tmp_path / "s")
+    if is_lost:
+        for path in place.glob("*.index"):
+            path.unlink()
+    images = opened(place)
+    names = [str(path.relative_to(root)) for path in root.glob("*/*")]
+    assert sorted(images.names.inside(i) for i in range(len(images))) == sorted(names)
+    assert sorted(images.name_hashes().tolist()) == sorted(map(name_hash, names))
 
 
 def test_a_shard_that_is_there_is_not_written_again(

@@ -23,6 +23,7 @@ from vitlit.images.image_io import MAX_FILE_BYTES
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes: of a header, and what contents are padded to
 MAX_LABEL_BYTES = 2**16  # of a .cls or .json file
 LABEL_KEYS = ("label", "cls", "class")  # of a .json file
+COPY = "%00"  # tells keys apart; no file name has that letter
 KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 
@@ -40,20 +41,28 @@ class Sample(NamedTuple):
     content: bytes
 
 
-def encode_name(path: str) -> str:
-    """The name of an image file in a shard: its key has no dot, which would end it."""
+def encode_name(path: str, copies: int = 0) -> str:
+    """The name of an image file in a shard: its key has no dot, which would end it.
+
+    copies: how many others have the same key without this, such as 1.jpg beside 1.png.
+    """
     folder, slash, file = path.rpartition("/")
     stem, _, ending = file.rpartition(".")
-    return f"{folder}{slash}{stem.replace('%', '%25').replace('.', '%2E')}.{ending}"
+    key = stem.replace("%", "%25").replace(".", "%2E") + COPY * copies
+    return f"{folder}{slash}{key}.{ending}"
 
 
 def decode_name(name: str) -> str:
     """The path that :func:`encode_name` was given."""
-    return name.replace("%2E", ".").replace("%25", "%")
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.replace(COPY, "").replace("%2E", ".").replace("%25", "%")
 
 
 def split_key(name: str) -> tuple[str, str]:
-    """The key of a file and the rest of its name, as WebDataset has them; empty for other names."""
+    """The key of a file and the rest of its name, in lower case; empty for other names.
+
+    They are those of WebDataset.
+    """
     found = KEY.fullmatch(name)
     return (found[1], found[2].lower()) if found else ("", "")
 
@@ -69,15 +78,15 @@ def scan_tar(stream: Any, where: str, size: int) -> Iterator[Sample]:
                 argument="data_dir",
             )
     stream.seek(0)
-    group: list[tuple[str, int, int, bytes]] = []  # rest of the name, offset, size, content
+    group: list[tuple[str, int, int, bytes]] = []  # name, offset, size, content
     last = ""
     for member, content in _members(stream, where, size):
-        key, rest = split_key(member.name)
+        key, _ = split_key(member.name)
         if key != last:
             yield from _samples(last, group, where)
             group, last = [], key
         if key:
-            group.append((rest, member.offset_data, member.size, content))
+            group.append((member.name, member.offset_data, member.size, content))
     yield from _samples(last, group, where)
 
 
@@ -122,17 +131,16 @@ def _limit(name: str) -> int:
 
 def _samples(key: str, group: list[tuple[str, int, int, bytes]], where: str) -> Iterator[Sample]:
     """The images of one key: one with a label of its own, or each with the class of its folder."""
-    images = [one for one in group if f".{one[0]}".endswith(EXTENSIONS)]
+    images = [one for one in group if one[0].lower().endswith(EXTENSIONS)]
     if not images:
         return
-    label = _label({rest: content for rest, _, _, content in group}, f"{where}/{key}")
+    label = _label({split_key(one[0])[1]: one[3] for one in group}, f"{where}/{key}")
     if label is not None:
         # beside the image itself there may be others, such as a mask: the shortest name wins
         images = [min(images, key=lambda one: one[0].count("."))]
-    for rest, offset, size, content in images:
-        name = decode_name(f"{key}.{rest}")
+    for name, offset, size, content in images:
         text = PurePosixPath(key).parent.name if label is None else label
-        yield Sample(name, offset, size, text, content)
+        yield Sample(decode_name(name), offset, size, text, content)
 
 
 def _label(contents: dict[str, bytes], name: str) -> str | None:

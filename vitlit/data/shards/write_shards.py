@@ -44,10 +44,14 @@ SHARD_NAME = re.compile(r"(train|val|test|all)-\d{6}\.tar(\.index)?")
 
 @dataclass(frozen=True)
 class Source:
-    """One image that is to be written: its path, its name in the shard, its class, its size."""
+    """One image that is to be written: its path, the same below the folder, its class, its size.
+
+    member: its name in the shard.
+    """
 
     path: str
     name: str
+    member: str
     label: int
     size: int
     time: int
@@ -159,16 +163,16 @@ def _sources(images: FileImages, root: Path) -> Iterator[Source]:
     keys: set[str] = set()
     for path, label in zip(images.paths, images.labels.tolist(), strict=True):
         name = path.removeprefix(start).replace(os.sep, "/")
-        key = split_key(encode_name(name))[0]
-        if key in keys:
-            name += path[path.rindex(".") :]  # 1.png beside 1.jpg becomes 1.png.png
-            key = split_key(encode_name(name))[0]
-        keys.add(key)
+        copies, member = 0, encode_name(name)
+        while split_key(member)[0] in keys:
+            copies += 1
+            member = encode_name(name, copies)
+        keys.add(split_key(member)[0])
         try:
             found = os.stat(path)  # noqa: PTH116 - a Path for each file costs as much again
-            yield Source(path, name, label, found.st_size, found.st_mtime_ns)
+            yield Source(path, name, member, label, found.st_size, found.st_mtime_ns)
         except OSError:  # reading it will give the reason
-            yield Source(path, name, label, 0, 0)
+            yield Source(path, name, member, label, 0, 0)
 
 
 def _write_shard(sources: Sequence[Source], path: Path, done: Written) -> ShardIndex:
@@ -198,7 +202,7 @@ def _write_shard(sources: Sequence[Source], path: Path, done: Written) -> ShardI
 
 def _digest(sources: Sequence[Source]) -> str:
     """What tells these images, in their present state, from all others."""
-    lines = [f"{one.name}\0{one.label}\0{one.size}\0{one.time}" for one in sources]
+    lines = [f"{one.member}\0{one.label}\0{one.size}\0{one.time}" for one in sources]
     return blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
@@ -223,9 +227,8 @@ def _add(tar: TarWriter, source: Source, builder: IndexBuilder, bad: list[BadFil
         reason = reason or getattr(error, "strerror", None) or str(error)
         bad.append(BadFile(len(bad), source.path, reason))
         return
-    name = encode_name(source.name)
-    key, _ = split_key(name)
-    offset = tar.add(name, content)
+    key, _ = split_key(source.member)
+    offset = tar.add(source.member, content)
     tar.add(f"{key}.cls", str(source.label).encode())
     sample = Sample(source.name, offset, len(content), str(source.label), content)
     builder.add(sample, is_checked=True)
