@@ -18,6 +18,7 @@ from vitlit.data.catalog import SOURCES, is_file_set, source_of
 from vitlit.data.image_folder import part_root, scan_class_folders, scan_unlabelled
 from vitlit.data.published.hub_name import is_hub, parse_hub_name
 from vitlit.data.published.hub_sets import unpack
+from vitlit.data.published.preparing import preparing
 from vitlit.data.published.torchvision_sets import (
     download_set,
     list_files,
@@ -77,18 +78,23 @@ def locate(
 def prepare_data_set(
     dataset: str, data_dir: Path, columns: HubColumns = (None, None), *, download: bool
 ) -> None:
-    """Download or unpack what is missing on disk; one process of each machine calls it."""
+    """Download or unpack what is missing on disk; one process of each machine calls it.
+
+    Several jobs and machines may share the folder, so each waits for the one before.
+    """
     if is_hub(dataset):
         name = parse_hub_name(dataset, *columns).in_folder(data_dir)
         unpack(name, data_dir, download=download)
         return
     source = SOURCES[dataset].torchvision
     if dataset == "imagenet":
-        for split in ("train", "val"):
-            if not (data_dir / split).is_dir():
-                _unpack_imagenet(data_dir, split)
+        with preparing(dataset, data_dir):
+            for split in ("train", "val"):
+                if not (data_dir / split).is_dir():
+                    _unpack_imagenet(data_dir, split)
     elif source is not None and download:
-        download_set(dataset, source, data_dir)
+        with preparing(dataset, data_dir):
+            download_set(dataset, source, data_dir)
 
 
 def _unpack_imagenet(data_dir: Path, split: str) -> None:

@@ -81,14 +81,13 @@ def read_arrays(dataset: str, name: str, part: str, data_dir: Path) -> MemoryIma
 
 def download_set(dataset: str, name: str, data_dir: Path) -> None:
     """Download what is missing of all parts: the other commands must not need the network."""
-    is_new = not data_dir.exists()
     try:
         for arguments in PART_ARGUMENTS[name].values():
             torchvision_class(name)(str(data_dir), **arguments, download=True)
     except ImportError as error:
         raise _needs_scipy(dataset) from error
     except (OSError, RuntimeError) as error:
-        _remove_empty_folders(data_dir, is_new=is_new)
+        _remove_empty_folders(data_dir)
         raise InputError(
             f"cannot download {dataset} to {data_dir}: {' '.join(str(error).split())}; "
             f"give data_dir the folder of a copy from elsewhere",
@@ -96,12 +95,11 @@ def download_set(dataset: str, name: str, data_dir: Path) -> None:
         ) from error
 
 
-def _remove_empty_folders(data_dir: Path, *, is_new: bool) -> None:
-    """Remove the folders that a failed download made: torchvision's, and data_dir if it is new."""
+def _remove_empty_folders(data_dir: Path) -> None:
+    """Remove the folders that torchvision made for a download that failed."""
     made = [path for path in data_dir.glob("*/raw") if path.is_dir()]
     homes = [data_dir / name for name in ("flowers-102", "oxford-iiit-pet", "eurosat")]
-    last = [data_dir] if is_new else []
-    for folder in [*made, *(path.parent for path in made), *homes, *last]:
+    for folder in [*made, *(path.parent for path in made), *homes]:
         with suppress(OSError):  # it holds something, or is not there
             folder.rmdir()
 
