@@ -93,6 +93,7 @@ SETTINGS = {
     "plain": DROPOUT,
     "averaged": [*DROPOUT, *AVERAGED, *MIXED],
     "accumulated": [*DROPOUT, *ACCUMULATED, *RECOMPUTED],
+    "accumulated by three": [*DROPOUT, "--trainer.accumulate_grad_batches=3"],
     "averaged and accumulated": [*DROPOUT, *AVERAGED, *ACCUMULATED, *MIXED],
     "validated often": [*DROPOUT, *AVERAGED, *VALIDATED_OFTEN],
     "validated within steps": [*DROPOUT, *ACCUMULATED, *VALIDATED_OFTEN],
@@ -140,7 +141,12 @@ def numbers(row: dict[str, str]) -> dict[str, float]:
 
 def in_step(settings: str) -> int:
     """Batches of an optimiser step; a training cut off before the first has no checkpoint."""
-    return 4 if ACCUMULATED[0] in SETTINGS[settings] else 1
+    [count] = [
+        int(word.partition("=")[2])
+        for word in ["--trainer.accumulate_grad_batches=1", *SETTINGS[settings]]
+        if "accumulate" in word
+    ][-1:]
+    return count
 
 
 CUTS = [5, 9]  # in the first epoch, in the second
@@ -314,7 +320,7 @@ def test_a_checkpoint_from_before_copies_were_kept_goes_on(
     assert main([*RUN, EPOCHS, *SETTINGS["plain"], "--ckpt_path=last"]) == 0
 
 
-@pytest.mark.parametrize("settings", ["plain", "averaged and accumulated"])
+@pytest.mark.parametrize("settings", ["plain", "averaged and accumulated", "accumulated by three"])
 @pytest.mark.parametrize("batches", [8, 16])  # in the second epoch, in the last one
 def test_an_epoch_that_a_time_limit_ended_goes_on(
     tmp_path: Path,

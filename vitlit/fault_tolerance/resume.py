@@ -103,8 +103,9 @@ class Resume(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not isinstance(pl_module, TrainingModule) or not _validates_within_steps(trainer):
+        if not isinstance(pl_module, TrainingModule) or trainer.accumulate_grad_batches == 1:
             return  # the sums are not always up to date, and bringing them there takes time
+        # A validation or max_time, after which checkpoints are saved, may come within a step.
         if not is_within_step(trainer):
             self._sums = pl_module.train_sums.sums().clone()
 
@@ -202,14 +203,6 @@ def _epochs_done(trainer: pl.Trainer) -> int:
 def _batches_done(trainer: pl.Trainer) -> int:
     """Batches of the epoch that the weights have seen."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready
-
-
-def _validates_within_steps(trainer: pl.Trainer) -> bool:
-    """Whether a validation, after which best.ckpt is saved, may come before a step is complete."""
-    accumulated, every = trainer.accumulate_grad_batches, trainer.val_check_batch
-    is_counted_on = trainer.check_val_every_n_epoch is None  # across epochs
-    # None: by the clock
-    return accumulated > 1 and (every is None or is_counted_on or every % accumulated != 0)
 
 
 def _train_order(trainer: pl.Trainer) -> TrainOrder | None:
