@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -15,7 +16,7 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from vitlit import load
+from vitlit import Classifier, ImageData, load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.multi_label_report import MultiLabelReport
@@ -90,6 +91,30 @@ def test_the_checkpoint_has_the_thresholds_of_the_highest_f1_on_validation(run: 
             sk.f1_score(targets[:, k], probabilities[:, k] > cut, zero_division=0) for cut in cuts
         ]
         assert found == max(every)
+
+
+@pytest.mark.usefixtures("run")
+def test_a_test_after_a_training_in_python_has_its_thresholds() -> None:
+    data = ImageData(
+        dataset="folder", data_dir="photos", labels="labels.csv", patch_size=4, img_size=8
+    )
+    size = {"embed_dim": 8, "depth": 1, "num_heads": 1, "img_size": 8, "patch_size": 4}
+    model = Classifier(task="multi_label", num_classes=3, in_chans=3, lr=0.01, **size)
+    quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(model, data)
+    [found] = trainer.test(model, data)
+    split = data.splits["test"]
+    with torch.no_grad():
+        pixels = data.preprocess(split.images.gather(split.members))
+        probabilities = model.vit.eval()(pixels).sigmoid()
+    thresholds = torch.tensor(model.hparams["thresholds"])
+    scores = [
+        sk.f1_score(split.labels, probabilities > cut, average="macro", zero_division=0)
+        for cut in (thresholds, 0.5)
+    ]
+    assert found["test/f1"] == pytest.approx(scores[0])
+    assert scores[0] != pytest.approx(scores[1])
 
 
 def test_the_report_is_scikit_learns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,8 @@ class Classifier(TrainingModule, Scoring):
                 )
             self._check_classes(data)
             self._learn_from(data)
+        elif stage != "predict":
+            self._add_metrics(self.task)  # a training before has left those without its thresholds
         # a run resumed in an epoch has no start of it
         self.train_sums = self.task.epoch_sums(self.device)
 
