@@ -1,6 +1,7 @@
 """Losses and gradients that are not numbers never reach the weights."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,27 @@ def test_a_training_stops_before_the_update_and_says_where(
     saved = torch.load(newest_run() / "checkpoints" / "last.ckpt")
     assert saved["global_step"] == 8
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize(("head_lr", "name"), [(0.5, "head_lr"), (0.0001, "lr")])
+def test_the_rate_that_is_named_is_the_highest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bad_steps: set[int],
+    head_lr: float,
+    name: str,
+) -> None:
+    bad_steps.add(3)
+    args = ["--model.lr=0.01", f"--model.head_lr={head_lr}", "--model.warmup_fraction=0"]
+    assert fit(tmp_path, monkeypatch, *args, "--model.warmup_epochs=0") == 1
+    message = " ".join(capsys.readouterr().err.split())
+    rate = {"lr": 0.01, "head_lr": head_lr}[name]
+    found = re.search(r"learning rate ([\d.e-]+)", message)
+    assert found is not None
+    assert 0.8 * rate < float(found[1]) <= rate
+    assert f"lower {name}, give gradient_clip_val" in message
+    assert f"(--model.{name}, --trainer.gradient_clip_val" in message
 
 
 def test_updates_are_left_out_as_often_as_allowed(

@@ -3,6 +3,7 @@
 loss, gradients of a step -> one flag on the device -> no update, and an error that names the step
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -21,6 +22,13 @@ MAX_LISTED_SAMPLES = 8  # numbers of images in a message
 DELAY_STEPS = 2
 
 
+class Rate(NamedTuple):
+    """The highest learning rate of a step, and the setting that it follows from."""
+
+    name: str
+    value: float
+
+
 class Step(NamedTuple):
     """An optimiser step whose flag has not been read yet."""
 
@@ -28,7 +36,7 @@ class Step(NamedTuple):
     ready: Any  # event on the device; None if the flag was computed on the CPU
     number: int  # optimiser steps before it
     samples: list[Tensor]  # numbers of its images, one tensor for each batch
-    lr: float  # of the last group: the head's
+    rate: Rate
 
 
 class FiniteUpdates(Callback):
@@ -43,7 +51,7 @@ class FiniteUpdates(Callback):
     Args:
         skip: Updates that may be skipped before the training stops.
 
-    Raises NonFiniteError, which names the step, its images and the learning rate.
+    Raises NonFiniteError, which names the step, its images and the highest learning rate.
     """
 
     def __init__(self, skip: int = 0) -> None:
@@ -73,6 +81,7 @@ class FiniteUpdates(Callback):
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         losses, self._losses = self._losses, []
         samples, self._samples = self._samples, []
+        rate = highest_rate(groups, pl_module.hparams)
         if is_scaled:
             flag = non_finite([torch.stack(losses)])
             # spread_non_finite is no help here: the scaler hides gradients that are not finite.
@@ -85,12 +94,10 @@ class FiniteUpdates(Callback):
             # change neither weights, moments nor step counts. A scaler sets its own.
             if not is_scaled:
                 trainer.optimizers[0].found_inf = flag  # type: ignore[attr-defined]
-            self._waiting.append(
-                Step(*_copy_to_host(flag), trainer.global_step, samples, groups[-1]["lr"])
-            )
+            self._waiting.append(Step(*_copy_to_host(flag), trainer.global_step, samples, rate))
             self._read(leave=DELAY_STEPS)
             return
-        self._waiting.append(Step(flag, None, trainer.global_step, samples, groups[-1]["lr"]))
+        self._waiting.append(Step(flag, None, trainer.global_step, samples, rate))
         if self._read():
             for parameter in parameters:
                 parameter.grad = None  # every optimiser skips parameters without a gradient
@@ -113,14 +120,14 @@ class FiniteUpdates(Callback):
         more = ", …" if len(samples) > MAX_LISTED_SAMPLES else ""
         what = (
             f"the loss or a gradient of step {step.number + 1} is not finite (learning rate "
-            f"{step.lr:.3g}, training images {shown}{more})"
+            f"{step.rate.value:.3g}, training images {shown}{more})"
         )
         self.skipped += 1
         if self.skipped > self.skip:
             raise NonFiniteError(
-                f"{what}; this update was not made, and no checkpoint contains it; lower lr, give "
-                f"gradient_clip_val, or allow a few with skip",
-                argument=("lr", "gradient_clip_val", "skip"),
+                f"{what}; this update was not made, and no checkpoint contains it; lower "
+                f"{step.rate.name}, give gradient_clip_val, or allow a few with skip",
+                argument=(step.rate.name, "gradient_clip_val", "skip"),
             )
         rank_zero_warn(f"{what}; skipped update {self.skipped} of at most {self.skip}")
 
@@ -137,6 +144,17 @@ class FiniteUpdates(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._read()
+
+
+def highest_rate(groups: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Rate:
+    """The rate of the group that learns fastest.
+
+    groups: of the optimiser; settings: of the model, by which their rates are called.
+    """
+    top = max(groups, key=lambda group: float(group["lr"]))
+    peak = top.get("initial_lr", top["lr"])  # before the schedule
+    names = (name for name in ("lr", "head_lr", "muon_lr") if settings.get(name) == peak)
+    return Rate(next(names, "lr"), float(top["lr"]))
 
 
 def _copy_to_host(flag: Tensor) -> tuple[Tensor, Any]:
