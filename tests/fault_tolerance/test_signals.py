@@ -1,6 +1,9 @@
-"""How long processes wait for each other, and what they agree on in each step."""
+"""How long processes wait for each other, what they agree on, and signals after the last step."""
 
+import os
+import signal
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,10 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from trainings import RUN, newest_run
 
+from vitlit.__main__ import main
 from vitlit.fault_tolerance import signals
 from vitlit.fault_tolerance.signals import Stopping
 from vitlit.training.checkpoint_callbacks import LastCheckpoint
+from vitlit.training.classifier import Classifier
 
 MINUTES = timedelta(minutes=5)
 
@@ -79,3 +85,39 @@ def test_the_clock_of_the_first_process_decides_when_all_save(
         stopping.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
         last.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
     assert [last.saved for *_, last in processes] == [saved] * 2
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_fit_end"])  # last.ckpt is saved in between
+def test_a_signal_after_the_last_step_lets_the_training_end(
+    hook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = getattr(Classifier, hook)
+
+    def hear(self: Classifier) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        before(self)
+
+    monkeypatch.setattr(Classifier, hook, hear)
+    monkeypatch.chdir(tmp_path)
+    assert main([*RUN, "--trainer.max_epochs=1"]) == 0
+    assert "SIGTERM: the training is over and ends in a moment" in capfd.readouterr().err
+    assert (newest_run() / "finished").exists()
+    assert (newest_run() / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_second_signal_after_the_last_step_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ended = [100.0], []
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    trainer: Any = SimpleNamespace(world_size=1, is_global_zero=True, checkpoint_callbacks=[])
+    stopping = Stopping(MINUTES)
+    stopping.on_train_start(trainer, None)  # type: ignore[arg-type]
+    stopping.on_train_end(trainer, None)  # type: ignore[arg-type]
+    with stopping.listening():
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += 0.5  # the same wish once more
+        signal.raise_signal(signal.SIGTERM)
+        assert not ended
+        now[0] += 1.0
+        signal.raise_signal(signal.SIGTERM)
+    assert ended == [143]

@@ -81,6 +81,8 @@ def set_timeout(timeout: timedelta) -> None:
 class Stopping(Callback):
     """Saves and ends a training when a signal asks for it; a second signal ends it at once.
 
+    Once the last step is done, the training ends by itself: a first signal changes nothing.
+
     A process that waits outside Python, where no handler runs, is ended too: before the first step,
     when there is nothing to save, or by a second signal. If its launcher is gone, a process acts as
     if it had received SIGTERM.
@@ -94,6 +96,7 @@ class Stopping(Callback):
         self.signum = 0  # of the signal that came
         self._pid = os.getpid()  # loader workers are forks, and inherit the handlers
         self._training = self._is_first = False
+        self._is_over = False  # whether all steps are done
         self._agreement: Agreement | None = None
         self._lasts: list[LastCheckpoint] = []
         self._is_spared = False  # whether a signal has come while a checkpoint is written
@@ -133,11 +136,13 @@ class Stopping(Callback):
                 self._end_unless_saving(signum)
             return
         self.signum, self._came = signum, min(now, self._came)
-        if not self._training and not is_child:
+        if not (self._training or self._is_over or is_child):
             raise Stopped(signum, BEFORE_FIRST_STEP)
         if self._is_first and not is_child:
-            name = signal.Signals(signum).name
-            print_now(f"{name}: saving after this step; a second signal ends without saving")
+            what = "saving after this step; a second signal ends without saving"
+            if self._is_over:  # the last checkpoints may yet have to be written
+                what = "the training is over and ends in a moment; a second signal ends it at once"
+            print_now(f"{signal.Signals(signum).name}: {what}")
 
     def _forget(self) -> None:
         """Wait for the first signal, as before the one whose exception was lost."""
@@ -174,10 +179,11 @@ class Stopping(Callback):
             self._noted > came - SAME_WISH_SECONDS,
             came - self._came > SAME_WISH_SECONDS,
         )
-        if is_heard or self._is_saving() or (self._training and not is_later):
+        has_steps = self._training or self._is_over
+        if is_heard or self._is_saving() or (has_steps and not is_later):
             return
         # os._exit: an exception in this thread would not reach the main thread, which waits in C.
-        stop = Stopped(signum, "while it waited" if self._training else BEFORE_FIRST_STEP)
+        stop = Stopped(signum, "while it waited" if has_steps else BEFORE_FIRST_STEP)
         print_now(str(stop))
         os._exit(stop.status)
 
@@ -190,6 +196,7 @@ class Stopping(Callback):
         found = trainer.checkpoint_callbacks
         self._lasts = [last for last in found if isinstance(last, LastCheckpoint)]
         self._training, self._is_first = True, trainer.is_global_zero
+        self._is_over = False
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -259,4 +266,4 @@ class Stopping(Callback):
         raise Stopped(signum, where, quiet=not trainer.is_global_zero)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._training = False
+        self._training, self._is_over = False, True
