@@ -71,7 +71,7 @@ class SplitLoaders:
         split = self.resident.hold(split, self.trainer) if name == "val" else split
         is_limited = limit != 1 or isinstance(limit, int)  # 1 is one batch, 1.0 all
         how: Any = {"batch_size": self.batch_size, "mixed": is_limited}
-        return self.loader(split, EvalOrder(len(split), **how, **self.place))
+        return self.loader(split, EvalOrder(len(split), **how | self.place))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         split = self.splits["train"]

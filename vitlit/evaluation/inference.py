@@ -142,7 +142,8 @@ def collect(
 
 def loader_of(data: PlainImageData, split: Split) -> Iterable[Batch]:
     """Batches of a split, or of a part of one, as for evaluation."""
-    order = EvalOrder(len(split), batch_size=data.batch_size, **data.place)
+    rank, world = data.place["rank"], data.place["world"]
+    order = EvalOrder(len(split), batch_size=data.batch_size, rank=rank, world=world)
     return data.loader(split, order)
 
 
