@@ -57,7 +57,10 @@ def test_two_who_need_a_set_prepare_it_once(
     assert made.most == 1
 
 
-def test_who_waits_is_told_for_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_waits_is_told_for_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vitlit.data.published.preparing.QUIET_SECONDS", 0.0)
     with preparing("mnist", tmp_path):
         thread = threading.Thread(target=wait_for, args=(tmp_path,))
         thread.start()

@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 
 from vitlit.errors import say
 
+QUIET_SECONDS = 3.0  # as long as it takes to see that all is there; a longer wait is announced
+
 
 @contextmanager
 def preparing(dataset: str, data_dir: Path) -> Iterator[None]:
@@ -39,7 +41,7 @@ def preparing(dataset: str, data_dir: Path) -> Iterator[None]:
 
 def _acquire(lock: FileLock, dataset: str, data_dir: Path) -> None:
     try:
-        lock.acquire(timeout=0)  # without waiting first, so that a wait is announced
+        lock.acquire(timeout=QUIET_SECONDS)
     except Timeout:
         say(f"another process is preparing {dataset} in {data_dir}; waiting for it")
         lock.acquire()
