@@ -468,6 +468,19 @@ def test_we_load_our_own_export_with_all_it_tells(tmp_path: Path) -> None:
     assert all(torch.equal(weights.state[name], v) for name, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("positions", ["sincos1d", "sincos2d"])
+@pytest.mark.parametrize("naming", ["timm", "huggingface", "vitlit"])
+def test_we_load_fixed_positions_before_a_norm_with_the_bias_of_the_patches(
+    naming: Any, positions: Any, tmp_path: Path
+) -> None:
+    model = small_vit(pre_norm=True, norm_eps=1e-5, pos_embed=positions, num_classes=0)
+    loaded = load(headless(model, tmp_path / "out", naming=naming).folder).model
+    images = images_for(model)
+    with torch.no_grad():
+        assert_same_logits(loaded(images), model, images)
+    assert loaded.config["pos_embed"] == (positions if naming == "vitlit" else "learn")
+
+
 @pytest.mark.parametrize("naming", ["timm", "vitlit"])
 def test_the_first_value_of_layer_scale_is_exported(naming: Any, tmp_path: Path) -> None:
     folder = exported(small_vit(init_values=0.1), tmp_path / "out", naming=naming).folder

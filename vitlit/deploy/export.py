@@ -35,6 +35,7 @@ from vitlit.model.encoder import uncompiled
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT
 from vitlit.tasks.task import Task
+from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.architecture import check_finite_weights
 from vitlit.weights.file_reader import WEIGHT_NAMES
 from vitlit.weights.pretrained import load_weights
@@ -142,7 +143,7 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
         settings = hugging_face_files(portable)
     else:
         tensors = portable.model.state_dict() if naming == "vitlit" else timm_tensors(portable)
-        metadata |= own_metadata(portable)
+        metadata |= own_metadata(portable, naming)
     if naming == "timm":
         settings = timm_files(portable)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -154,7 +155,7 @@ def _write_safetensors(portable: Portable, folder: Path, naming: Naming) -> Prog
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
     weights = load_weights(folder)  # as any published weights are read
     model = ViT(**weights.arguments)
-    model.load_state_dict(weights.state)
+    model.load_state_dict(adapt_weights(weights, model).state)  # as vitlit.load does
     return model.eval()
 
 

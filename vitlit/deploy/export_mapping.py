@@ -14,6 +14,7 @@ from vitlit.deploy.portable import (
     BEIT_MODEL,
     EVA_MODELS_BY_EPS,
     TIMM_MODELS_BY_EPS,
+    Naming,
     Portable,
     move_patch_bias,
     timm_kind,
@@ -207,10 +208,17 @@ def _eva_arguments(portable: Portable) -> dict[str, Any]:
     }
 
 
-def own_metadata(portable: Portable) -> dict[str, str]:
-    """Metadata of a safetensors file with timm's names, for :func:`.pretrained.load_weights`."""
+def own_metadata(portable: Portable, naming: Naming) -> dict[str, str]:
+    """Metadata of a safetensors file, for :func:`.pretrained.load_weights`.
+
+    naming: of its weights, timm or vitlit.
+    """
+    arguments = portable.arguments
+    if naming == "timm" and arguments["pre_norm"]:
+        # the bias of the patches is in the table now: a fixed one, made anew, would lack it
+        arguments = arguments | {"pos_embed": "learn"}
     told = {
-        "arguments": portable.arguments,
+        "arguments": arguments,
         "mean": portable.mean,
         "std": portable.std,
         "class_names": portable.class_names,
