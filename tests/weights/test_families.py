@@ -140,7 +140,15 @@ def test_relative_positions_are_resized_to_another_grid(tmp_path: Path) -> None:
     ours(torch.randn(1, 3, 32, 96))
 
 
-@pytest.mark.parametrize("name", ["eva02_base_patch14_224", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eva02_base_patch14_224",
+        "vit_small_patch16_dinov3",
+        "vit_pe_core_base_patch16_224",
+        "vit_pe_spatial_base_patch16_512",
+    ],
+)
 def test_bare_weights_whose_rotary_positions_nothing_tells_are_refused(
     name: str, tmp_path: Path
 ) -> None:
@@ -148,6 +156,16 @@ def test_bare_weights_whose_rotary_positions_nothing_tells_are_refused(
     torch.save(theirs.state_dict(), tmp_path / "bare.pth")
     with pytest.raises(InputError, match="rotary"):
         load(tmp_path / "bare.pth")
+
+
+def test_a_folder_with_the_names_of_a_perception_encoder_need_not_have_rotary_positions(
+    tmp_path: Path,
+) -> None:
+    theirs = timm_folder(tmp_path, "vit_base_patch16_clip_224", final_norm=False)
+    ours = load(tmp_path).model
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert distance(ours(images), theirs(images)) <= 1e-4
 
 
 TOWER: dict[str, Any] = {

@@ -22,7 +22,8 @@ from vitlit.model.features import HEADLESS_OUTPUTS
 from vitlit.model.vit import config_of
 from vitlit.tasks.known import DEFAULT_TASK, check_same_task
 from vitlit.training.trainable import TrainableViT
-from vitlit.weights.pretrained import Weights, class_names_of, load_weights, untold_statistics
+from vitlit.weights.notes import untold_statistics
+from vitlit.weights.pretrained import Weights, class_names_of, load_weights
 
 CONFIG_FLAGS = ("--config", "-c")
 # `COMMAND PHOTOS`: no model is needed, and the data decide the classes. What they do to the folder:

@@ -20,7 +20,8 @@ from vitlit.training.optim.optimizers import MOMENTUM, OptimizerName, check_muon
 from vitlit.training.optim.schedule import check_warmup
 from vitlit.weights.adapt import adapt_weights
 from vitlit.weights.checkpoint import base_record
-from vitlit.weights.pretrained import Weights, load_weights, tell_notes
+from vitlit.weights.notes import tell_notes
+from vitlit.weights.pretrained import Weights, load_weights
 
 CompileMode = Literal["default", "max-autotune"]
 DecayName = Literal["matrices", "all"]

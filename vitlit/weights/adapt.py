@@ -16,7 +16,8 @@ from vitlit.model.low_rank import without_adapters
 from vitlit.model.patch_embed import PatchEmbed
 from vitlit.model.vit import ViT, config_of
 from vitlit.patches import Grid, grid_size
-from vitlit.weights.pretrained import Weights, untold_names
+from vitlit.weights.notes import untold_names
+from vitlit.weights.pretrained import Weights
 from vitlit.weights.reshaping import (
     RELATIVE_ENDING,
     adapt_input_channels,
@@ -292,9 +293,8 @@ def _adapt_parts(state: dict[str, Tensor], own: dict[str, Tensor], notes: list[s
 
 def _note_differences(weights: Weights, model: ViT, notes: list[str]) -> None:
     """Tell settings in which the model differs from the weights and that no shape shows."""
-    found = {name: model.config[name] for name in TOLD_BY_NO_SHAPE}
     had = config_of(weights.arguments)
-    for name, value in found.items():
-        told = had[name]
+    for name in TOLD_BY_NO_SHAPE:
+        told, value = had[name], model.config[name]
         if told != value:
             notes.append(f"the model has {name} {value}; the weights had {told}")

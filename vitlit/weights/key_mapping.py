@@ -34,14 +34,15 @@ from vitlit.weights.weight_formats import (
 # parts that among timm's models only EVA-02's have beside a table of positions, in the names of
 # TIMM_RULES: they have rotary positions too, which no name shows
 EVA02_NAMES = re.compile(r"\.attn\.q\.weight$")
-UNTOLD_ROPE = "untold"
+EVA02, PERCEPTION_ENCODER = "an EVA-02", "a Perception Encoder"
 
 
 class Translated(NamedTuple):
     """Weights under timm's names, their format, and notes.
 
     told: the arguments of ViT that names and shapes tell beside those of every ViT, such as the
-    heads of Google's files; rotary: the layout of rotary positions, None if no name tells it.
+    heads of Google's files; rotary: the layout of rotary positions, None if no name tells it;
+    untold_rope: the family whose names these are, if it has rotary positions that no name shows.
     """
 
     state: dict[str, Tensor]
@@ -49,6 +50,7 @@ class Translated(NamedTuple):
     told: dict[str, Any]
     rotary: Rotary | None
     notes: list[str]
+    untold_rope: str | None = None
 
 
 def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
@@ -78,10 +80,8 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
         state = {name: _from_jax(name, value) for name, value in state.items()}
     if state.get("reg_token", torch.ones(1)).numel() == 0:  # transformers' DINOv3 without any
         del state["reg_token"]
-    looks_like_eva02 = kind.rules is TIMM_RULES and any(EVA02_NAMES.search(n) for n in state)
+    untold_rope = _untold_rope(state) if kind.rules is TIMM_RULES else None
     state = joined(state)
-    if looks_like_eva02 and "pos_embed" in state:
-        told["rope"] = UNTOLD_ROPE
     rotary = _tell_rotary(state, kind, end, told)
     if told.get("rope") == "centred":  # DINOv3, unless its settings say otherwise
         kind = kind._replace(norm_eps=1e-5)
@@ -92,7 +92,19 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
             "positions"
         )
     _drop(state, told, notes)
-    return Translated(state, kind, told, rotary, notes)
+    return Translated(state, kind, told, rotary, notes, untold_rope)
+
+
+def _untold_rope(state: dict[str, Tensor]) -> str | None:
+    """The family of timm, by its names, whose rotary positions no name shows; None for others."""
+    if "pos_embed" not in state:  # refused later, unless settings tell rotary positions
+        return None
+    if any(map(EVA02_NAMES.search, state)):
+        return EVA02
+    # published models with a norm before the blocks and without rotary positions are CLIP's
+    has_last = "norm.weight" in state or "fc_norm.weight" in state
+    is_clip = has_last and "attn_pool.latent" not in state
+    return PERCEPTION_ENCODER if "norm_pre.weight" in state and not is_clip else None
 
 
 def _tell_rotary(

@@ -23,6 +23,7 @@ from vitlit.weights.checkpoint import DATA_KEY, MODEL_KEY, resolve_checkpoint
 from vitlit.weights.config_values import without_none
 from vitlit.weights.file_reader import read_weight_file
 from vitlit.weights.model_config import METADATA_KEY
+from vitlit.weights.notes import tell_notes, untold_names, untold_statistics
 from vitlit.weights.pretrained import (
     Weights,
     class_names_of,
@@ -30,9 +31,6 @@ from vitlit.weights.pretrained import (
     load_weights,
     locate_weights,
     read_whole_checkpoint,
-    tell_notes,
-    untold_names,
-    untold_statistics,
 )
 
 VIT_PREFIX = "vit."  # of the model's weights in a checkpoint: Classifier.vit

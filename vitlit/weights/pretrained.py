@@ -8,7 +8,7 @@ Reads timm, Hugging Face, Google (.npz), torchvision and own checkpoints, recogn
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from vitlit.data.datamodule import PlainImageData
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
-from vitlit.errors import InputError, first_few, inform
+from vitlit.errors import InputError, first_few
 from vitlit.files import CHECKPOINTS_FOLDER, expanded
 from vitlit.images.framing import Framing
 from vitlit.model.vit import ViT
@@ -34,8 +34,9 @@ from vitlit.weights.file_reader import (
     read_weight_file,
     unwrap,
 )
-from vitlit.weights.key_mapping import UNTOLD_ROPE, Translated, renamed, translate_keys
+from vitlit.weights.key_mapping import PERCEPTION_ENCODER, Translated, renamed, translate_keys
 from vitlit.weights.model_config import TASK_SETTINGS, folder_facts, metadata_facts
+from vitlit.weights.notes import format_statistics
 from vitlit.weights.reshaping import joined, rearrange_rotary
 from vitlit.weights.weight_formats import TIMM_RULES
 
@@ -225,13 +226,7 @@ def _from_published(
     notes = notes + translated.notes
     # what names and shapes tell goes before what the settings say, which may be of another file
     told = facts.arguments | translated.told
-    if told.get("rope") == UNTOLD_ROPE:
-        if "rope" not in facts.arguments:
-            raise InputError(
-                f"{source} has the names of an EVA-02, but names do not show its rotary positions; "
-                f"give the folder of the model, whose config.json describes them"
-            )
-        told["rope"] = facts.arguments["rope"]
+    _check_rope(translated.untold_rope, facts, source)
     inferred = infer_arguments(state, told, given, kind, source, notes)
     for name, usual in (("norm_eps", kind.norm_eps), ("act", kind.act)):
         if name not in told and name not in given:
@@ -250,6 +245,17 @@ def _from_published(
             notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
     about = (arguments, mean, std, _known_class_names(facts, classes, notes), notes)
     return Weights(state, *about, framing=facts.framing, task=facts.task)
+
+
+def _check_rope(family: str | None, facts: Facts, source: str) -> None:
+    """Refuse weights of a family with rotary positions that neither names nor settings tell."""
+    # settings of another model with a Perception Encoder's names need not speak of rotary positions
+    is_other = family == PERCEPTION_ENCODER and facts.arguments
+    if family is not None and "rope" not in facts.arguments and not is_other:
+        raise InputError(
+            f"{source} has the names of {family}, but names do not show its rotary positions; "
+            f"give the folder of the model, whose config.json describes them"
+        )
 
 
 def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
@@ -272,29 +278,3 @@ def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str
 def _of_length(count: int, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """The values if there are ``count`` of them, else None."""
     return values if values is not None and len(values) == count else None
-
-
-def format_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
-    """Mean and std in words."""
-    first, second = (", ".join(f"{value:.4g}" for value in row) for row in (mean, std))
-    return f"mean {first} and std {second}"
-
-
-def untold_statistics(mean: Sequence[float], std: Sequence[float], whose: str) -> str:
-    """The note for weights that do not tell how their pixels were normalised."""
-    return f"{format_statistics(mean, std)} assumed, which are {whose}; the weights do not say"
-
-
-def untold_names(names: list[str]) -> str:
-    """The note for weights that do not name their classes."""
-    is_imagenet = len(names) == 1000 and names == find_class_names("imagenet", Path())
-    return (
-        f"the weights do not name their {len(names)} classes; they are assumed to be "
-        f"{'those of ImageNet: ' if is_imagenet else ''}{first_few(names)}, in this order"
-    )
-
-
-def tell_notes(notes: Sequence[str]) -> None:
-    """Log what was assumed, kept, resized or dropped, one line each, from the first process."""
-    for note in notes:
-        inform(f"weights: {note}")
