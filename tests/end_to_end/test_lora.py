@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from pair import Command, run_pair
 from PIL import Image
 from processes import environment, free_port
+from timm.models import save_for_hf
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from trainings import STATE, same
@@ -204,6 +206,25 @@ def test_adapters_are_refused_over_other_weights(
     assert "holds adapters for other weights than" in capsys.readouterr().err
     shutil.copy(tiny, tmp_path / "other.pth")
     assert export("fourth", "gone.pth") == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_rope_ape_224", "vit_pe_spatial_base_patch16_512"]
+)
+def test_rotary_weights_may_lie_beside_the_checkpoint_without_their_config(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32}
+    model = timm.create_model(name, **sizes)
+    save_for_hf(model, Path("base"), model_args=sizes, safe_serialization=True)
+    fit(Path("base"), "--trainer.max_epochs=1", "--run=it")
+    file = Path("lightning_logs/it") / SAVED
+    before = load(file).model.state_dict()
+    shutil.move(Path("base/model.safetensors"), file.parent)
+    shutil.rmtree("base")
+    after = load(file).model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_adapters_over_merged_adapters_find_all_their_weights(

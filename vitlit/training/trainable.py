@@ -222,7 +222,8 @@ class TrainableViT(nn.Module):
         same = [name for name in frozen if name in given and torch.equal(given[name], state[name])]
         if weights.file is not None:
             source = self.hparams["pretrained"] or str(weights.file)
-            self.base = base_record(weights.file, weights.arguments, source, same)
+            about = (weights.arguments, weights.rotary)
+            self.base = base_record(weights.file, *about, source, same)
 
 
 def check_layers(layer_decay: float, freeze_blocks: int, depth: int) -> None:

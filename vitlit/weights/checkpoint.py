@@ -5,7 +5,6 @@ path | run folder | best | last -> file -> {state_dict, hyper_parameters, ...}
 ``durable_file`` writes them; ``load`` makes models of them.
 """
 
-import hashlib
 import zipfile
 from functools import cache
 from itertools import chain
@@ -20,12 +19,11 @@ from vitlit.files import CHECKPOINTS_FOLDER, DEBUG_FILE, LAST_FILE, RUNS_FOLDER,
 from vitlit.model.low_rank import merge_adapters
 from vitlit.weights import durable_file
 from vitlit.weights.architecture import check_finite_weights
-from vitlit.weights.file_reader import is_dense
+from vitlit.weights.file_reader import is_dense, sha256_of
+from vitlit.weights.reshaping import Rotary
 
 MODEL_KEY, DATA_KEY = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's keys
 BASE_KEY = "base_weights"  # ours: what the training of adapters left as its file has it
-# arguments that files may leave open: those of base weights are kept with their adapters
-OFTEN_GIVEN = ("img_size", "num_heads", "norm_eps", "act", "global_pool")
 STATES = ("state_dict", "current_model_state")  # the second only beside a moving average
 TRAINING = "training_settings"  # our key, for the trainer's settings that decide the updates
 # scores by which the best is chosen; each task has some of them
@@ -181,9 +179,11 @@ def _check_base(record: Any, path: Path) -> None:
     """Refuse a record of base weights that no training wrote."""
     _check_plain(record, path)
     kinds = {"source": str, "file": str, "sha256": str, "given": dict, "unchanged": list}
-    if not isinstance(record, dict) or not all(
+    is_whole = isinstance(record, dict) and all(
         isinstance(record.get(name), kind) for name, kind in kinds.items()
-    ):
+    )
+    rotary = record.get("rotary") if is_whole else None
+    if not is_whole or not (rotary is None or (isinstance(rotary, list) and len(rotary) == 2)):
         raise InputError(f"{path} does not name its base weights; use another checkpoint")
 
 
@@ -261,25 +261,27 @@ def _check_plain(value: Any, path: Path) -> None:
         raise InputError(f"{path} has a {type(value).__name__} among its settings; use another")
 
 
-def base_record(file: Path, arguments: dict[str, Any], source: str, unchanged: list[str]) -> Any:
+def base_record(
+    file: Path,
+    arguments: dict[str, Any],
+    rotary: Rotary | None,
+    source: str,
+    unchanged: list[str],
+) -> dict[str, Any]:
     """What a checkpoint keeps in place of weights that a file holds, and a training leaves alone.
 
-    file: of the weights, whose name is ``source``; arguments: of their model; unchanged: the
-    parameters that the file gives as they are.
+    file: of the weights, whose name is ``source``; arguments: of their model; rotary: the layout of
+    rotary positions in the file; unchanged: the parameters that the file gives as they are.
     """
     return {
         "source": source,
         "file": str(file.absolute()),
         "sha256": sha256_of(file),
-        "given": {name: arguments[name] for name in OFTEN_GIVEN if name in arguments},
+        # the file may go without its config.json
+        "given": arguments,
+        "rotary": None if rotary is None else list(rotary),
         "unchanged": unchanged,
     }
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def merge_states(content: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Nothing in a file is executed: pickles are read with ``weights_only``, arrays wi
 """
 
 import argparse
+import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -113,6 +114,12 @@ def _read_safetensors(path: Path) -> Content:
     with safe_open(path, framework="pt") as file:
         # file.keys(): safe_open is no mapping and cannot be iterated
         return Content({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def unwrap(parts: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:

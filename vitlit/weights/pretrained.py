@@ -32,12 +32,13 @@ from vitlit.weights.file_reader import (
     WEIGHT_NAMES,
     download_weights,
     read_weight_file,
+    sha256_of,
     unwrap,
 )
 from vitlit.weights.key_mapping import PERCEPTION_ENCODER, Translated, renamed, translate_keys
 from vitlit.weights.model_config import TASK_SETTINGS, folder_facts, metadata_facts
 from vitlit.weights.notes import format_statistics
-from vitlit.weights.reshaping import joined, rearrange_rotary
+from vitlit.weights.reshaping import Rotary, joined, rearrange_rotary
 from vitlit.weights.weight_formats import TIMM_RULES
 
 WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
@@ -54,6 +55,7 @@ class Weights(NamedTuple):
     ImageData, ``mean`` is that of the pixels before inversion. past: the training of an own
     checkpoint, None for others. framing: how images were fitted, None if the source does not tell.
     file: that the weights were read from. task: settings that say what the outputs mean, if any.
+    rotary: the layout that rotary positions had in a file of another program, if it had any.
     """
 
     state: dict[str, Tensor]
@@ -67,24 +69,30 @@ class Weights(NamedTuple):
     framing: Framing | None = None
     file: Path | None = None
     task: Mapping[str, Any] = MappingProxyType({})
+    rotary: Rotary | None = None
 
 
-def load_weights(source: str | Path, given: dict[str, Any] | None = None) -> Weights:
+def load_weights(
+    source: str | Path, given: dict[str, Any] | None = None, known: Facts | None = None
+) -> Weights:
     """The weights that ``source`` names, in any known format.
 
     source: a file; the folder of a model (config.json beside model.safetensors or
     pytorch_model.bin) or of a run; a name on the Hugging Face hub, ``owner/model`` or
     ``owner/model@revision``; or ``best`` or ``last`` as for checkpoints. given: arguments of ViT
-    (img_size, num_heads, norm_eps, act) to use if the source does not tell them. Raises
-    InputError if the source cannot be read, is of another architecture, or holds NaN.
+    (img_size, num_heads, norm_eps, act) to use if the source does not tell them. known: what
+    stands in place of a config.json. Raises InputError if the source cannot be read, is of another
+    architecture, or holds NaN.
     """
     file, folder = locate_weights(str(source))
-    weights = _read_source(file, folder, str(source), given or {})
+    weights = _read_source(file, folder, str(source), given or {}, known)
     check_finite_weights(weights.state, str(source))
     return weights._replace(file=file)
 
 
-def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, Any]) -> Weights:
+def _read_source(
+    file: Path, folder: Path | None, source: str, given: dict[str, Any], known: Facts | None
+) -> Weights:
     content = read_weight_file(file)
     # own checkpoints and own exports first: they tell all that published weights leave open
     if is_own(content.parts):
@@ -96,7 +104,7 @@ def _read_source(file: Path, folder: Path | None, source: str, given: dict[str, 
         check_weights(tensors, facts.arguments, source)
         told = (facts.mean, facts.std, facts.class_names)
         return Weights(tensors, facts.arguments, *told, [], framing=facts.framing, task=facts.task)
-    facts = Facts({}) if folder is None else folder_facts(folder)
+    facts = known or (Facts({}) if folder is None else folder_facts(folder))
     return _from_published(translate_keys(tensors, source), facts, given, source, notes)
 
 
@@ -179,10 +187,19 @@ def complete_states(content: dict[str, Any], path: Path | None) -> None:
     states = [content[name] for name in checkpoint.STATES if name in content]
     if record is None or all(f"vit.{name}" in states[0] for name in record["unchanged"]):
         return
-    weights = load_weights(_find_base(record, path), record["given"])
+    file = _find_base(record, path)
+    weights = load_weights(file, record["given"], _base_facts(record))
     base = {f"vit.{name}": weights.state[name] for name in record["unchanged"]}
     for state in states:
         state.update(base)
+
+
+def _base_facts(record: dict[str, Any]) -> Facts | None:
+    """The settings of the weights of a :func:`.checkpoint.base_record`; None for older records."""
+    if "rotary" not in record:
+        return None
+    rotary = record["rotary"]
+    return Facts(record["given"], rotary=None if rotary is None else Rotary(*rotary))
 
 
 def _find_base(record: dict[str, Any], path: Path | None) -> Path:
@@ -199,7 +216,7 @@ def _find_base(record: dict[str, Any], path: Path | None) -> Path:
                 f"{whose} holds adapters for the weights {file}, which are missing; put the file "
                 f"back, or beside the checkpoint"
             ) from error
-    if checkpoint.sha256_of(found) != record["sha256"]:
+    if sha256_of(found) != record["sha256"]:
         raise InputError(
             f"{whose} holds adapters for other weights than {found} holds now; put the file with "
             f"the SHA-256 {record['sha256'][:16]}… back, or beside the checkpoint"
@@ -244,7 +261,7 @@ def _from_published(
         if mean is not None and std is not None:
             notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
     about = (arguments, mean, std, _known_class_names(facts, classes, notes), notes)
-    return Weights(state, *about, framing=facts.framing, task=facts.task)
+    return Weights(state, *about, framing=facts.framing, task=facts.task, rotary=rotary)
 
 
 def _check_rope(family: str | None, facts: Facts, source: str) -> None:
