@@ -29,7 +29,7 @@ from vitlit.model.vit import ViT, config_of
 from vitlit.weights.key_mapping import translate_keys
 from vitlit.weights.load import load
 from vitlit.weights.model_config import folder_facts
-from vitlit.weights.pretrained import Weights, _from_published, load_weights
+from vitlit.weights.pretrained import Weights, _from_published, class_names_of, load_weights
 
 SMALL: dict[str, Any] = {
     "img_size": 16,
@@ -487,6 +487,22 @@ def own_checkpoint(file: Path, *, invert: bool = False, **changes: Any) -> ViT:
 def test_an_own_checkpoint_gives_its_models_logits(changes: dict[str, Any], tmp_path: Path) -> None:
     reference = own_checkpoint(tmp_path / "a.ckpt", **changes)
     assert_same_logits(load_weights(tmp_path / "a.ckpt"), reference)
+
+
+def test_the_checkpoint_of_a_model_made_in_python_has_the_arguments_that_were_left_out(
+    tmp_path: Path,
+) -> None:
+    reference = own_checkpoint(tmp_path / "a.ckpt", in_chans=3, num_classes=1000, num_heads=12,
+                               embed_dim=48)  # fmt: skip
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    for name in ("in_chans", "num_classes", "num_heads"):  # of which these are ViT's defaults
+        del content["hyper_parameters"][name]
+    torch.save(content, tmp_path / "a.ckpt")
+    weights = load_weights(tmp_path / "a.ckpt")
+    assert config_of(weights.arguments) == reference.config
+    given = ("in_chans", "num_classes", "num_heads")
+    assert [weights.arguments[name] for name in given] == [3, 1000, 12]
+    assert len(class_names_of(weights)) == 1000  # the digits, which have ten, do not name them
 
 
 def test_an_own_checkpoint_tells_its_classes_and_normalisation(tmp_path: Path) -> None:

@@ -157,8 +157,9 @@ def is_own(parts: dict[str, Any]) -> bool:
 def _from_checkpoint(file: Path) -> Weights:
     content = read_whole_checkpoint(file)
     settings = content[checkpoint.MODEL_KEY]
-    known = inspect.signature(ViT).parameters.keys()
-    arguments = {name: value for name, value in settings.items() if name in known}
+    known = inspect.signature(ViT).parameters
+    # a model made in Python keeps only those that it was given
+    arguments = {name: settings.get(name, one.default) for name, one in known.items()}
     tensors, _ = unwrap({"state_dict": content["state_dict"]}, file)
     own = [name for name in tensors if name.startswith("vit.")]
     state = {name.removeprefix("vit."): tensors[name] for name in own}
@@ -168,7 +169,8 @@ def _from_checkpoint(file: Path) -> Weights:
     notes = ["the decoder and the mask token of the pretraining dropped"] if left else []
     data = PlainImageData(**content[checkpoint.DATA_KEY])  # for its preprocessing; reads no image
     mean, std = data.preprocess.mean, data.preprocess.std
-    names = list(data.class_names) if arguments.get("num_classes") else None  # of a head
+    count = arguments["num_classes"]  # of a head; one made in Python may have any
+    names = list(data.class_names) if count and len(data.class_names) == count else None
     if data.preprocess.invert:  # Preprocess has the mean of the inverted pixels
         mean = tuple(1 - value for value in mean)
     past = PastTraining(with_split_rule(content[checkpoint.DATA_KEY]), record_of(content))
