@@ -11,6 +11,7 @@ import torch
 import yaml
 from photo_folder import PhotoFolder
 from PIL import Image
+from small_vit import preprocess_of, small
 from timm_weights import folder_of, written
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from vitlit.cli.from_weights import (
     starting_points,
     weights_asked_for,
 )
+from vitlit.deploy.export import export_model
 from vitlit.errors import InputError
 from vitlit.images.framing import Framing
 from vitlit.weights.pretrained import Weights
@@ -123,6 +125,28 @@ def test_a_model_that_averages_after_its_norm_is_read_as_its_user_says(
         expected = reference(images)
         torch.testing.assert_close(load("told").model(images), expected, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(load("guessed").model(images), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "note"),
+    [
+        (
+            {"global_pool": "map", "pool_mlp_ratio": 2.0, "pool_heads": 2},
+            "--model.global_pool=avg",
+            "attention pooling dropped",
+        ),
+        ({"rope": "index", "rope_base": 50.0}, "--model.rope=none", "the model has rope none"),
+    ],
+    ids=str,
+)
+def test_what_belongs_to_another_pooling_or_to_rotary_positions_is_left_behind(
+    changes: dict[str, Any], words: str, note: str, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small(img_size=8, **changes).float()
+    export_model(model, preprocess_of(model), list("abcde"), here / "out", naming="vitlit")
+    with caplog.at_level("INFO"):
+        assert main(["fit", "--model.pretrained=out", words, *ONE, *QUIET]) == 0
+    assert note in caplog.text
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from vitlit.data.leakage import PastTraining, data_identity
 from vitlit.errors import InputError, first_few
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.published_framing import framing_words
+from vitlit.model.arguments import idle_arguments
 from vitlit.model.features import HEADLESS_OUTPUTS
 from vitlit.model.vit import config_of
 from vitlit.tasks.known import DEFAULT_TASK, check_same_task
@@ -180,6 +181,17 @@ def starting_points(
     return arguments, data
 
 
+def without_idle(model: dict[str, Any], first: Any, where: dict[str, str]) -> dict[str, Any]:
+    """The weights' settings of a model, without those that the user's make void.
+
+    Whoever asks for another pooling gave no pool_mlp_ratio, and could not leave it out.
+    """
+    usual = dict(first.items())
+    given = {name: value for name, value in usual.items() if f"model.{name}" in where}
+    idle = idle_arguments(usual | model | given)
+    return {name: value for name, value in model.items() if name not in idle}
+
+
 class FromWeights:
     """Published weights to start from: they give the architecture and, if known, the classes.
 
@@ -212,6 +224,7 @@ class FromWeights:
         if "class_names" in data:  # the head is used as it is
             data["task"] = self.weights.task.get("task", DEFAULT_TASK)
             model = {**model, "thresholds": self.thresholds}
+        model = without_idle(model, self.first["model"], self.where)
         return by_dotted_name(self.first, model=model, data=data)
 
     def check(self, settings: Any, run: Path | None) -> None:

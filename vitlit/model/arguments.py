@@ -75,6 +75,7 @@ MAY_BE_NONE = (
     "fc_norm",
     "init_values",
 )
+NO_MAP = "no global_pool map"
 # Arguments that have no effect in some case: that case, and the default, which is all that may be
 # given then.
 IDLE = {
@@ -83,10 +84,11 @@ IDLE = {
     "rope_base": ("rope none", ROPE_BASE),
     "rope_grid": ("rope none", None),
     "rope_offset": ("rope none", 0.0),
-    "pool_heads": ("no global_pool map", None),
-    "pool_mlp_ratio": ("no global_pool map", None),
-    "pool_include_prefix": ("no global_pool map", False),
+    "pool_heads": (NO_MAP, None),
+    "pool_mlp_ratio": (NO_MAP, None),
+    "pool_include_prefix": (NO_MAP, False),
 }
+MAP_ARGUMENTS = tuple(name for name, (state, _) in IDLE.items() if state == NO_MAP)
 
 
 def complete_arguments(given: dict[str, Any]) -> dict[str, Any]:
@@ -201,16 +203,22 @@ def _complete_pool(told: dict[str, Any]) -> None:
             told["pool_mlp_ratio"] = told["mlp_ratio"]
 
 
-def _check_idle(told: dict[str, Any]) -> None:
-    """Refuse arguments that would have no effect: whoever gives one expects an effect."""
+def idle_arguments(told: dict[str, Any]) -> dict[str, str]:
+    """The arguments of ViT that have no effect beside the others, each with the reason."""
     without = {
         "no patch_embed conv_stem": told["patch_embed"] != "conv_stem",
         "stem_convs 1": told["stem_convs"] == 1,
         "rope none": told["rope"] == "none",
-        "no global_pool map": told["global_pool"] != "map",
+        NO_MAP: told["global_pool"] != "map",
     }
-    for name, (state, usual) in IDLE.items():
-        if without[state] and told[name] != usual:
+    return {name: state for name, (state, _) in IDLE.items() if without[state]}
+
+
+def _check_idle(told: dict[str, Any]) -> None:
+    """Refuse arguments that would have no effect: whoever gives one expects an effect."""
+    for name, state in idle_arguments(told).items():
+        _, usual = IDLE[name]
+        if told[name] != usual:
             raise InputError(
                 f"{name} {told[name]} has no effect with {state}; leave it out", argument=name
             )
