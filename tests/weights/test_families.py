@@ -488,6 +488,8 @@ def test_settings_of_timm_that_this_model_does_not_compute_are_refused(
     ("name", "changes"),
     [
         ("eva02_base_patch14_224", {"rope_grid_indexing": "xy"}),
+        ("vit_pe_core_base_patch16_224", {"global_pool": "avg"}),
+        ("vit_pe_core_base_patch16_224", {"global_pool": "token"}),
         ("vit_tiny_patch16_224", {"final_norm": False}),
         ("vit_tiny_patch16_224", {"norm_layer": "rmsnorm"}),
     ],

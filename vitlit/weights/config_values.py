@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, first_few
 from vitlit.images.framing import Framing
 from vitlit.weights.file_reader import CONFIG_NAME
 from vitlit.weights.reshaping import Rotary
@@ -93,6 +93,23 @@ def row_of_numbers(value: Any) -> tuple[float, ...] | None:
 def told_class_names(value: Any) -> list[str] | None:
     is_row = isinstance(value, list) and all(isinstance(name, str) for name in value)
     return list(value) if is_row else None
+
+
+def known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
+    """The class names that the source tells; None if they do not fit its head."""
+    names = facts.class_names
+    if not names or not classes:
+        return None
+    if len(names) != classes:
+        notes.append(
+            f"{CONFIG_NAME} names {len(names)} classes ({first_few(names)}), but the head has "
+            f"{classes}; the names are left out"
+        )
+        return None
+    if len(set(names)) < classes:  # as "crane", bird and machine, in Hugging Face's of ImageNet
+        notes.append("class names that occur twice are followed by their numbers")
+        names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    return names
 
 
 def activation(name: Any) -> str | None:

@@ -19,14 +19,15 @@ from vitlit.data.datamodule import PlainImageData
 from vitlit.data.image_folder import find_class_names
 from vitlit.data.leakage import PastTraining, with_split_rule
 from vitlit.data.split_record import record_of
-from vitlit.errors import InputError, first_few
+from vitlit.errors import InputError
 from vitlit.files import CHECKPOINTS_FOLDER, expanded
 from vitlit.images.framing import Framing
+from vitlit.model.arguments import MAP_ARGUMENTS
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import make_task
 from vitlit.weights import checkpoint
 from vitlit.weights.architecture import check_finite_weights, check_weights, infer_arguments
-from vitlit.weights.config_values import Facts
+from vitlit.weights.config_values import Facts, known_class_names
 from vitlit.weights.file_reader import (
     CONFIG_NAME,
     WEIGHT_NAMES,
@@ -252,6 +253,8 @@ def _from_published(
             notes.append(f"{name} {usual} assumed, as {kind.name}'s models have")
         told.setdefault(name, given.get(name, usual))
     arguments = told | inferred  # shapes go before words
+    if arguments["global_pool"] != "map":  # of an architecture, whose weights pool otherwise
+        arguments = {name: v for name, v in arguments.items() if name not in MAP_ARGUMENTS}
     if rotary := translated.rotary or facts.rotary:
         rearrange_rotary(state, arguments["num_heads"], rotary)
     check_weights(state, arguments, source)
@@ -262,7 +265,7 @@ def _from_published(
         mean, std = _of_length(channels, kind.mean), _of_length(channels, kind.std)
         if mean is not None and std is not None:
             notes.append(f"{format_statistics(mean, std)} assumed, as for {kind.name}'s models")
-    about = (arguments, mean, std, _known_class_names(facts, classes, notes), notes)
+    about = (arguments, mean, std, known_class_names(facts, classes, notes), notes)
     return Weights(state, *about, framing=facts.framing, task=facts.task, rotary=rotary)
 
 
@@ -275,23 +278,6 @@ def _check_rope(family: str | None, facts: Facts, source: str) -> None:
             f"{source} has the names of {family}, but names do not show its rotary positions; "
             f"give the folder of the model, whose config.json describes them"
         )
-
-
-def _known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str] | None:
-    """The class names that the source tells; None if they do not fit its head."""
-    names = facts.class_names
-    if not names or not classes:
-        return None
-    if len(names) != classes:
-        notes.append(
-            f"{CONFIG_NAME} names {len(names)} classes ({first_few(names)}), but the head has "
-            f"{classes}; the names are left out"
-        )
-        return None
-    if len(set(names)) < classes:  # as "crane", bird and machine, in Hugging Face's of ImageNet
-        notes.append("class names that occur twice are followed by their numbers")
-        names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names)]
-    return names
 
 
 def _of_length(count: int, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
