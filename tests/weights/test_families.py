@@ -113,6 +113,17 @@ def test_what_no_argument_expresses_is_refused_with_its_reason(
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mixed_224", "mixed_ape_224"])
+def test_learnt_frequencies_are_refused_without_the_name_of_their_architecture(
+    name: str, tmp_path: Path
+) -> None:
+    theirs = timm_folder(tmp_path, f"vit_small_patch16_rope_{name}")
+    bare = tmp_path / "bare.pth"
+    torch.save({f"module.{name}": value for name, value in theirs.state_dict().items()}, bare)
+    with pytest.raises(InputError, match=r"bare\.pth learns the frequencies"):
+        load(bare)
+
+
 def test_a_bare_file_of_beit_tells_its_size(tmp_path: Path) -> None:
     theirs = timm_folder(tmp_path, "beit_base_patch16_224", img_size=48)
     torch.save(theirs.state_dict(), tmp_path / "beit.pth")
@@ -473,6 +484,16 @@ def test_the_heads_of_transformers_settings_are_those_of_the_image_tower(tmp_pat
             "pool_include_prefix true",
         ),
         ("eva02_base_patch14_224", {"use_post_norm": True}, "use_post_norm True"),
+        (
+            "eva02_base_patch14_224",
+            {"rope_type": "mixed", "img_size": 28},
+            "rope_type 'mixed'",
+        ),
+        (
+            "eva02_base_patch14_224",
+            {"rope_type": "mrope", "rope_mrope_section": [2, 2, 4], "img_size": 28},
+            "rope_type 'mrope'",
+        ),
     ],
     ids=str,
 )

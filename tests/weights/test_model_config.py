@@ -159,7 +159,8 @@ def test_timms_config_tells_the_rotary_positions_of_an_eva(tmp_path: Path) -> No
     config = {"architecture": "x", "model_args": {"rope_type": "cat"}}
     assert facts_of(tmp_path, config).arguments == {"rope": "index"}
     config["model_args"] = {"rope_type": "mixed"}
-    assert facts_of(tmp_path, config).arguments == {}
+    with pytest.raises(InputError, match="rope_type 'mixed'"):
+        facts_of(tmp_path, config)
 
 
 # of timm 1.0.31's sources; a wider test builds all of timm's architectures

@@ -34,6 +34,7 @@ from vitlit.weights.weight_formats import (
 # parts that among timm's models only EVA-02's have beside a table of positions, in the names of
 # TIMM_RULES: they have rotary positions too, which no name shows
 EVA02_NAMES = re.compile(r"\.attn\.q\.weight$")
+LEARNT_FREQUENCIES = "learns the frequencies of its rotary positions"
 EVA02, PERCEPTION_ENCODER = "an EVA-02", "a Perception Encoder"
 
 
@@ -80,6 +81,11 @@ def translate_keys(tensors: dict[str, Tensor], source: str) -> Translated:
         state = {name: _from_jax(name, value) for name, value in state.items()}
     if state.get("reg_token", torch.ones(1)).numel() == 0:  # transformers' DINOv3 without any
         del state["reg_token"]
+    if "rope.freqs" in state:  # timm's, by any name of the architecture or none
+        raise InputError(
+            f"{source} {LEARNT_FREQUENCIES}, which this Vision Transformer does not; give weights "
+            f"of another architecture"
+        )
     untold_rope = _untold_rope(state) if kind.rules is TIMM_RULES else None
     state = joined(state)
     rotary = _tell_rotary(state, kind, end, told)

@@ -19,6 +19,7 @@ from vitlit.weights.config_values import (
     without_none,
 )
 from vitlit.weights.file_reader import CONFIG_NAME
+from vitlit.weights.key_mapping import LEARNT_FREQUENCIES
 from vitlit.weights.reshaping import Rotary
 
 # What timm's code sets for its architectures, and neither weights nor config.json show: figures of
@@ -63,7 +64,7 @@ LAYOUTS = (
 )
 REFUSED = (
     (r"_rpn_", "normalises after each layer"),
-    (r"_rope_mixed_", "learns the frequencies of its rotary positions"),
+    (r"_rope_mixed_", LEARNT_FREQUENCIES),
     (r"relpos_", "computes a bias of the attention from relative positions"),
     (r"^vit_d?pwee_|_xp_|_18x2_", "runs attention and MLP side by side"),
     (r"enormous_patch14_clip", "normalises after attention and MLP"),
@@ -76,6 +77,7 @@ COMPUTED: dict[str, tuple[Any, ...]] = {
     "global_pool": (None, "", "token", "avg", "map"),
     "use_post_norm": (None, False),
     "rope_mixed_mode": (None, False),
+    "rope_type": (None, "", "cat", "dinov3"),
     "norm_layer": (None, "layernorm", "layernormfp32", "rmsnorm", "rmsnormfp32"),
 }
 
