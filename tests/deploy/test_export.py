@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from vitlit.data.catalog import make_preprocess
 from vitlit.data.datamodule import PlainImageData
 from vitlit.deploy.export import Exported, export_model
 from vitlit.deploy.export_mapping import TIMM_SIZES
@@ -338,6 +339,27 @@ def test_our_own_naming_tells_how_images_are_fitted(tmp_path: Path) -> None:
     out = tmp_path / "out"
     folder = export_model(model, preprocess, NAMES, out, naming="vitlit").folder
     assert load(folder).preprocess == preprocess
+
+
+@pytest.mark.parametrize("naming", ["timm", "vitlit"])
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+def test_photos_are_padded_alike_after_an_export(
+    plain: bool, invert: bool, naming: Any, tmp_path: Path
+) -> None:
+    model = small_vit().eval()
+    how = {"plain": plain, "invert": invert, "framing": Framing("letterbox")}
+    preprocess = make_preprocess("folder", (16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), **how)
+    done = export_model(model, preprocess, NAMES, tmp_path / "out", naming=naming)
+    again, prepared, _ = load(done.folder)
+    file = noise_photo(tmp_path / "photo.png")
+    pixels, expected = prepared.read(file), preprocess.read(file)
+    assert torch.equal(pixels, expected)
+    padding = preprocess(expected[None])[..., 0, :]
+    assert padding.abs().max() <= 0.01  # colours have 8 bits
+    with torch.no_grad():
+        found = again(prepared(pixels[None]))
+    assert_same_logits(found, model, preprocess(expected[None]))
 
 
 def test_timm_gets_the_class_names(tmp_path: Path) -> None:

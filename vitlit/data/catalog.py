@@ -187,13 +187,14 @@ def make_preprocess(
             f"them out, or give fit cover, crop_fraction 1 and interpolation bicubic",
             argument="fit",
         )
-    means = tuple(1 - value for value in mean) if invert else mean
+    if plain:  # the pixels that become 0: white, if images are inverted
+        mean, std = (float(invert),) * channels, (1.0,) * channels
     return Preprocess(
         in_chans=channels,
         source_size=img_size if is_files else pair(SOURCES[dataset].size),
         img_size=img_size,
-        mean=(0.0,) * channels if plain else means,
-        std=(1.0,) * channels if plain else std,
+        mean=tuple(1 - value for value in mean) if invert else mean,
+        std=std,
         invert=invert,
         framing=padded_with_mean(framing, mean),
     )
