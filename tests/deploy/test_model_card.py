@@ -1,10 +1,12 @@
 """The card of an export: what it tells, what it leaves out, and that the hub's package reads it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -224,3 +226,20 @@ def test_the_licence_stands_in_the_front_matter(tmp_path: Path) -> None:
     data = card_of(tmp_path / "out", origin, ["cat", "dog"]).data.to_dict()
     assert (data["license"], data["license_name"]) == ("other", "dinov3-license")
     assert data["base_model"] == name
+
+
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+def test_the_code_of_a_pushed_program_runs(
+    format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def downloaded(repository: str, file: str) -> str:
+        assert repository == "me/cats"
+        return str(tmp_path / "out" / file)
+
+    options = {"format": format, "repository": "me/cats"}
+    card = card_of(tmp_path / "out", Origin(), ["cat", "dog"], **options)
+    [code] = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", downloaded)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["model"] is not None

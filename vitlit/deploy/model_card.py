@@ -79,8 +79,10 @@ def _use(words: Words, repository: str | None) -> list[str]:
     if words.format == "web":
         return ["Open `index.html` in a browser: the model runs inside the page, without network."]
     module = words.hub_line(repository) if repository else words.load_line()
-    name = re.split(r"[.(]", module)[0]
-    code = f"```python\nimport {name}\n\nmodel = {module}\n```"
+    # a program of the hub is fetched first, in the same line
+    names = sorted({module.partition(".")[0], *re.findall(r"huggingface_hub(?=\.)", module)})
+    imports = "\n".join(f"import {name}" for name in names)
+    code = f"```python\n{imports}\n\nmodel = {module}\n```"
     sentence = words.interface()
     framing = words.portable.framing.describe(words.portable.model.img_size)
     before = [] if words.moved is not None else [f"Files are {framing}, and then normalised."]
