@@ -243,3 +243,11 @@ def test_the_code_of_a_pushed_program_runs(
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["model"] is not None
+
+
+@pytest.mark.parametrize("place", ["lightning_logs/pre", "weights/pre.safetensors"])
+def test_a_path_that_is_gone_is_no_model_of_the_hub(place: str, tmp_path: Path) -> None:
+    origin = origin_of({"pretrained": place}, DATA, str(tmp_path / "x.ckpt"))
+    assert origin.start == Path(place).name
+    card = card_of(tmp_path / "out", origin, ["cat", "dog"])
+    assert "base_model" not in card.data.to_dict()

@@ -573,6 +573,13 @@ def test_a_hub_name_without_network_and_cache_is_one_sentence(hub_cache: Path) -
         load_weights("owner/model")
 
 
+@pytest.mark.parametrize("path", ["lightning_logs/pre", "owner/model.safetensors"])
+def test_the_hub_is_not_asked_for_a_path(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(InputError, match=f"no weights {path}; give a file, a folder"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [(OSError("no route to host\nmore"), "no route to host"), (OSError(), "OSError")],

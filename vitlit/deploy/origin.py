@@ -18,7 +18,7 @@ import yaml
 
 from vitlit.files import CHECKPOINTS_FOLDER, METRICS_FILE, REPORT_FOLDER
 from vitlit.images.image_bytes import file_hash
-from vitlit.weights.file_reader import CONFIG_NAME, HUB_NAME
+from vitlit.weights.file_reader import CONFIG_NAME, hub_name
 
 # As the authors state them, November 2026; the first pattern that the name holds decides.
 LICENCES = (
@@ -69,7 +69,7 @@ def origin_of(model: Mapping[str, Any], data: Mapping[str, Any], checkpoint: str
 
 def _public_name(source: str) -> str:
     """A name on the hub, or the last part of a path: where files lie is nobody's business."""
-    if HUB_NAME.fullmatch(source) and not Path(source).exists():
+    if hub_name(source) and not Path(source).exists():
         return source
     return Path(source).name
 
@@ -80,7 +80,7 @@ def licence_of(source: str) -> str | None:
     if Path(source).exists() and (found := _told_licence(folder)):
         return found
     name = source.lower()
-    if Path(source).exists() or not HUB_NAME.fullmatch(source):  # other folders have any names
+    if Path(source).exists() or not hub_name(source):  # other folders have any names
         last = Path(source).name
         name = (f"{folder.name}/{last}" if last in PLAIN_NAMES else last).lower()
     return next((licence for pattern, licence in LICENCES if re.search(pattern, name)), None)

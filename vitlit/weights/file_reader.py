@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, find_text, first_few
+from vitlit.files import RUNS_FOLDER
 from vitlit.weights import durable_file
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")  # in a model folder, preferred first
+WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 CONFIG_NAME, PROCESSOR_NAME = "config.json", "preprocessor_config.json"
 HUB_NAME = re.compile(r"(hf[-_]hub:)?(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # where training scripts keep the weights in their checkpoints; averages and teachers come first,
@@ -150,15 +152,24 @@ def is_dense(value: Tensor) -> bool:
     return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
 
 
+def hub_name(source: str) -> re.Match[str] | None:
+    """The parts of a name on the Hugging Face hub, ``repo`` and ``revision``; None for a path.
+
+    A path with one slash looks like such a name, but is none in the folder of runs or by its end:
+    models on the hub have no such endings.
+    """
+    is_path = source.startswith(f"{RUNS_FOLDER}/") or source.endswith(WEIGHT_ENDINGS)
+    return None if is_path else HUB_NAME.fullmatch(source)
+
+
 def download_weights(name: str) -> Path:
     """The local folder of a model on the Hugging Face hub, ``owner/model`` or with ``@revision``.
 
     Only the weights and their settings are fetched, through huggingface_hub and its cache. Raises
     InputError if the name is none of the hub's, or the hub cannot be reached.
     """
-    match = HUB_NAME.fullmatch(name)
-    # a path with one slash looks like a name on the hub, but models there have no such endings
-    if match is None or name.endswith((".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")):
+    match = hub_name(name)
+    if match is None:
         raise InputError(
             f"no weights {name}; give a file, a folder, or a name on the Hugging Face hub "
             f"such as timm/vit_tiny_patch16_224.augreg_in21k"

@@ -30,6 +30,7 @@ from vitlit.weights.architecture import check_finite_weights, check_weights, inf
 from vitlit.weights.config_values import Facts, known_class_names
 from vitlit.weights.file_reader import (
     CONFIG_NAME,
+    WEIGHT_ENDINGS,
     WEIGHT_NAMES,
     download_weights,
     read_weight_file,
@@ -42,7 +43,6 @@ from vitlit.weights.notes import format_statistics
 from vitlit.weights.reshaping import Rotary, joined, rearrange_rotary
 from vitlit.weights.weight_formats import TIMM_RULES
 
-WEIGHT_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 OWN_CHECKPOINT_KEY = re.compile(r"vit\.patch_embed\.")  # in a state dict, for any patch embedding
 
 
