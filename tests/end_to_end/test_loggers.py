@@ -25,7 +25,8 @@ SMALL += ["--trainer.enable_progress_bar=false"]
 def shown_loggers() -> dict[str, Any]:
     """The loggers of the page, by the name of their class."""
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    given = [yaml.safe_load(block)["trainer"]["logger"] for block in blocks]
+    settings = [yaml.safe_load(block)["trainer"] for block in blocks]
+    given = [trainer["logger"] for trainer in settings if "logger" in trainer]
     flat = [one for group in given for one in (group if isinstance(group, list) else [group])]
     return {one["class_path"].rpartition(".")[2]: one for one in flat}
 

@@ -90,11 +90,10 @@ class SplitLoaders:
         return self.loader(split, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("val", self.trainer.limit_val_batches if self.trainer else 1.0)
+        return self._eval_loader("val", getattr(self.trainer, "limit_val_batches", 1.0))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        limit = self.trainer.limit_test_batches if self.trainer else 1.0
-        return self._eval_loader(self.split, limit)
+        return self._eval_loader(self.split, getattr(self.trainer, "limit_test_batches", 1.0))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("predict")
