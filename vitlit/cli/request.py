@@ -175,7 +175,7 @@ def refuse_unused_data(data: Any, command: str, where: dict[str, str]) -> None:
     if data["images"] and command not in IMAGE_COMMANDS:
         raise InputError(
             f"{command} looks at a data set; leave out images, or give them to "
-            f"{', '.join(IMAGE_COMMANDS)}",
+            f"{', '.join(IMAGE_COMMANDS[:-1])} or {IMAGE_COMMANDS[-1]}",
             argument="images",
         )
     # A config may hold it for test: the configs of runs do.

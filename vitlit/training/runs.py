@@ -217,13 +217,14 @@ def _check_is_unfinished(folder: Path) -> None:
 def _check_is_no_series(folder: Path) -> None:
     """Refuse to train in the folder of several trainings: these could not be continued any more."""
     if (folder / SERIES_FILE).exists():
-        file = folder / COMMAND_FILE
-        way_on = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-        raise InputError(
-            f"run {run_name(folder)} is the folder of several trainings; give another name"
-            f"{f', or continue them: `{way_on}`' if way_on else ''}",
+        error = InputError(
+            f"run {run_name(folder)} is the folder of several trainings; give another name, or the "
+            f"number of trainings to continue them",
             argument="run",
         )
+        with suppress(OSError, UnicodeError):  # a convenience
+            error.way_on = (folder / COMMAND_FILE).read_text(encoding="utf-8").strip()
+        raise error
 
 
 def _made(folder: Path) -> bool:

@@ -137,8 +137,9 @@ def test_one_training_is_not_put_into_the_folder_of_several(
     """They could not be continued afterwards."""
     player.statuses["fit fold2"] = 143
     assert fit() == 143
-    with pytest.raises(InputError, match=r"folder of several .*: `vitlit fit --run cv --folds 3`"):
+    with pytest.raises(InputError, match="cv is the folder of several trainings") as refusal:
         start_of(CV, None)
+    assert refusal.value.way_on == "vitlit fit --run cv --folds 3"
     assert start_of(CV / "fold2", None) is None
 
 
