@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset
+from filelock import FileLock
 from photo_folder import PhotoFolder
 from PIL import Image
 from shard_sets import opened, pixels_by_name, shard
@@ -134,6 +135,42 @@ def test_a_shard_that_is_there_is_not_written_again(
     assert (place / "all-000000.tar").stat().st_mtime_ns == before
     assert len(opened(place)) == 8
     assert not (place / "unfinished").exists()
+
+
+class DeletingLock(FileLock):
+    """A lock that deletes its file, as filelock does on Windows and some of its releases do."""
+
+    def _release(self) -> None:
+        Path(self.lock_file).unlink(missing_ok=True)
+        super()._release()
+
+
+def test_the_mark_outlives_a_lock_that_deletes_its_file(
+    photo_folder: PhotoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, place = photo_folder(), tmp_path / "s"
+    words = ["shard", str(root), "--to", str(place)]
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write_shards, "FileLock", DeletingLock)
+    with monkeypatch.context() as patch:
+        patch.setattr(write_shards, "_add", stop)
+        assert main(words) == 130
+    assert (place / "unfinished").exists()
+    assert main(words) == 0
+    assert len(opened(place)) == 8
+    assert not {"unfinished", ".unfinished.lock"} & {path.name for path in place.iterdir()}
+
+
+def test_a_lock_that_a_killed_process_left_is_not_in_the_way(
+    photo_folder: PhotoFolder, tmp_path: Path
+) -> None:
+    place = tmp_path / "s"
+    place.mkdir()
+    (place / ".unfinished.lock").touch()
+    assert len(opened(shard(photo_folder(), place))) == 8
 
 
 def test_what_has_changed_since_is_written_again(

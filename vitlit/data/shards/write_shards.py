@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import FileIO
@@ -39,6 +39,7 @@ from vitlit.images.image_bytes import ImageBytes, file_hash, name_hash
 from vitlit.images.image_io import MAX_FILE_BYTES, ImageInputError, check_image_file
 from vitlit.images.image_store import BadFile, FileImages
 
+UNFINISHED_LOCK = ".unfinished.lock"  # of the process that writes
 SHARD_NAME = re.compile(r"(train|val|test|all)-\d{6}\.tar(\.index)?")
 
 
@@ -117,12 +118,11 @@ def write_shards(
 def _unfinished(folder: Path) -> Iterator[None]:
     """The folder, marked as unfinished until the block succeeds; of one process at a time."""
     marker = folder / UNFINISHED_FILE
-    if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "holds finished shards" if (folder / LIST_FILE).exists() else "exists"
-        raise InputError(f"{folder} {what}; give another folder, or remove it", argument="to")
+    _check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(marker)
+        # not the mark itself: some releases of filelock delete the file when they release it
+        lock = FileLock(folder / UNFINISHED_LOCK)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
@@ -134,13 +134,25 @@ def _unfinished(folder: Path) -> Iterator[None]:
             f"cannot write {folder}: {error.strerror}; give another folder", argument="to"
         ) from error
     try:
+        _check_free(folder)  # the process that held the lock may have finished meanwhile
         marker.write_text(
             "shards are written here, or their writing was stopped\n", encoding="utf-8"
         )
         yield
         marker.unlink(missing_ok=True)
     finally:
+        with suppress(OSError):  # on Windows an open file stays, until filelock deletes it
+            (folder / UNFINISHED_LOCK).unlink(missing_ok=True)
         lock.release()
+
+
+def _check_free(folder: Path) -> None:
+    """Raise InputError if the folder holds anything but what an unfinished call has left."""
+    if not folder.exists() or (folder / UNFINISHED_FILE).exists():
+        return
+    if not folder.is_dir() or any(path.name != UNFINISHED_LOCK for path in folder.iterdir()):
+        what = "holds finished shards" if (folder / LIST_FILE).exists() else "exists"
+        raise InputError(f"{folder} {what}; give another folder, or remove it", argument="to")
 
 
 def _planned(images: FileImages, root: Path, max_images: int, max_bytes: int) -> list[list[Source]]:
