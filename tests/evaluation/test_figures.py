@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from confusions import confusion_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,7 +25,7 @@ def drawn_in(figure: Figure) -> list[Axes]:
 
 def test_the_confusion_matrix_writes_its_counts() -> None:
     matrix = torch.tensor([[5, 1], [0, 7]])
-    axes = drawn_in(confusion_matrix(matrix, ["cat", "dog"], title="12 images"))[0]
+    axes = drawn_in(confusion_matrix(confusion_of(matrix), ["cat", "dog"], title="12 images"))[0]
     found = {(*map(int, text.get_position()[::-1]),): text.get_text() for text in axes.texts}
     assert found == {(0, 0): "5", (0, 1): "1", (1, 1): "7"}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
@@ -32,7 +33,7 @@ def test_the_confusion_matrix_writes_its_counts() -> None:
 
 def test_a_single_mistake_among_many_images_is_seen() -> None:
     matrix = torch.tensor([[999, 1], [0, 500]])
-    figure = confusion_matrix(matrix, ["cat", "dog"], title="1500 images")
+    figure = confusion_matrix(confusion_of(matrix), ["cat", "dog"], title="1500 images")
     assert figure.get_suptitle().startswith("accuracy 0.9993; 1500 images")
     drawn = drawn_in(figure)[0].images[0]
     colours = drawn.cmap(drawn.norm(drawn.get_array()))
@@ -45,7 +46,7 @@ def test_a_single_mistake_among_many_images_is_seen() -> None:
 def test_of_many_classes_it_shows_those_with_the_most_mistakes() -> None:
     matrix = torch.eye(100, dtype=torch.long) * 9
     matrix[70, 80] = 4
-    figure = confusion_matrix(matrix, [f"c{i}" for i in range(100)], title="")
+    figure = confusion_matrix(confusion_of(matrix), [f"c{i}" for i in range(100)], title="")
     labels = [label.get_text() for label in drawn_in(figure)[0].get_yticklabels()]
     assert len(labels) == MAX_CLASSES
     assert {"c70", "c80"} <= set(labels)

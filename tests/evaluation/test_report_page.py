@@ -11,6 +11,7 @@ import browser as chromium
 import numpy as np
 import pytest
 import torch
+from confusions import confusion_of
 from pages import HOSTILE, NAMES
 from PIL import Image
 
@@ -63,8 +64,8 @@ def content(names: tuple[str, ...] = ("cat", "dog"), **changes: Any) -> PageCont
         title="Test of 40 images",
         metrics={"scores": SCORES, "classes": classes, "of": of, "note": ""},
         class_names=names,
-        matrix=MATRIX,
-        kept=[0, 1],
+        confusion=confusion_of(MATRIX),
+        kept=torch.arange(2),
         mistakes=[mistake()],
         mistake_count=3,
         calibration="calibration error 0.0500",
@@ -91,7 +92,7 @@ def test_the_page_has_the_scores_and_counts(tmp_path: Path) -> None:
 
 
 def test_a_single_mistake_is_seen_in_the_matrix(tmp_path: Path) -> None:
-    page = written(tmp_path, content(matrix=torch.tensor([[999, 1], [0, 50]])))
+    page = written(tmp_path, content(confusion=confusion_of(torch.tensor([[999, 1], [0, 50]]))))
     assert 'class="wrong" style="--share:10%"' in page  # the cube root of 0.001
     assert page.count('class="wrong"') == 1
 
@@ -154,7 +155,9 @@ def test_its_colours_are_those_of_every_page(tmp_path: Path) -> None:
 def test_the_page_is_as_wide_as_the_window(width: int, tmp_path: Path) -> None:
     count = 30
     names = tuple(f"a class {i} of a long name" for i in range(count))
-    made = content(names, matrix=torch.eye(count) * 9, kept=list(range(count)))
+    made = content(
+        names, confusion=confusion_of(torch.eye(count).long() * 9), kept=torch.arange(count)
+    )
     written(tmp_path, made._replace(mistakes=[mistake(file="long" * 60 + ".png")] * 7))
     with chromium.browser() as window:
         window.open(tmp_path / "index.html")

@@ -7,11 +7,13 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
+from vitlit.evaluation.figures import MAX_CLASSES, matrix_title, most_confused
 from vitlit.evaluation.scores import (
     class_scores,
     class_table,
     confusion_counts,
     most_confident_mistakes,
+    pair_counts,
     summary_scores,
 )
 from vitlit.tasks.metrics import Scores
@@ -77,7 +79,24 @@ def test_scores_of_each_class_are_scikit_learns() -> None:
 def test_the_confusion_matrix_is_scikit_learns() -> None:
     logits, labels = answers()
     expected = sk.confusion_matrix(labels, logits.argmax(dim=1), labels=range(7))
-    assert confusion_counts(logits, labels).tolist() == expected.tolist()
+    found = confusion_counts(logits, labels)
+    assert found.among(torch.arange(7)).tolist() == expected.tolist()
+    assert found.of_true.tolist() == expected.sum(axis=1).tolist()
+    assert found.of_predicted.tolist() == expected.sum(axis=0).tolist()
+    assert found.right.tolist() == expected.diagonal().tolist()
+    few = torch.tensor([1, 4, 5])
+    assert found.among(few).tolist() == expected[few][:, few].tolist()
+
+
+def test_a_confusion_of_very_many_classes_takes_little_memory() -> None:
+    # the matrix of all pairs would have 80 GB
+    labels, predicted = torch.tensor([0, 99_999, 99_999]), torch.tensor([5, 99_999, 3])
+    found = pair_counts(labels, predicted, 100_000)
+    assert found.among(torch.tensor([3, 99_999])).tolist() == [[0, 0], [1, 1]]
+    assert int(found.of_true[99_999]) == 2
+    assert len(most_confused(found)) == MAX_CLASSES
+    assert {0, 3, 5, 99_999} <= {*most_confused(found).tolist()}
+    assert matrix_title(found)[0] == "accuracy 0.3333"
 
 
 def test_the_class_table_goes_by_name() -> None:

@@ -1,6 +1,6 @@
 """Figures of scores and of images with words: tensors in, matplotlib Figures out.
 
-confusion (K, K), bins of reliability (15,), images (n, C, H, W) in [0, 1] -> Figure
+confused pairs (p,), bins of reliability (15,), images (n, C, H, W) in [0, 1] -> Figure
 
 Built without pyplot: ``figure.savefig("name.png")`` writes one.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import Calibration, Reliability, RiskCoverage
+from vitlit.evaluation.scores import Confusion
 from vitlit.files import printable
 from vitlit.messages import shorten
 from vitlit.plotting import (
@@ -48,51 +49,53 @@ SHEET_COLUMNS = 6  # pictures in a row of a sheet
 CURVES_INCHES = 2.4  # height of the curves in the summary of a training
 
 
-def most_confused(matrix: Tensor) -> Tensor:
-    """The classes of a confusion matrix to show: all, or the 30 with the most mistakes."""
+def most_confused(confusion: Confusion) -> Tensor:
+    """The classes to show in a confusion matrix: all, or the 30 with the most mistakes."""
     # a mistake counts for both of its classes: for the true one and for the predicted one
-    wrong = matrix.sum(dim=0) + matrix.sum(dim=1) - 2 * matrix.diagonal()
+    wrong = confusion.of_predicted + confusion.of_true - 2 * confusion.right
     # stable, and sorted again: the same classes in every run, in their usual order
     return wrong.argsort(descending=True, stable=True)[:MAX_CLASSES].sort().values
 
 
-def confusion_matrix(matrix: Tensor, class_names: Sequence[str], *, title: str) -> Figure:
+def confusion_matrix(confusion: Confusion, class_names: Sequence[str], *, title: str) -> Figure:
     """Counts by true class (row) and predicted class (column), coloured by the share of the row.
 
-    matrix: int64 ``(K, K)``. Of more than 30 classes it shows the 30 with the most mistakes. A cell
-    without images is empty and small shares are spread out, so that a single mistake is seen.
+    Of more than 30 classes it shows the 30 with the most mistakes. A cell without images is empty
+    and small shares are spread out, so that a single mistake is seen.
     """
-    width, height = matrix_size(matrix, class_names)
+    width, height = matrix_size(confusion, class_names)
     figure = new_figure(height, width)
-    draw_matrix(figure, matrix, class_names)
-    accuracy, note = matrix_title(matrix)
+    draw_matrix(figure, confusion, class_names)
+    accuracy, note = matrix_title(confusion)
     set_title(figure, f"{accuracy}; {title}{note}")
     return figure
 
 
-def matrix_title(matrix: Tensor) -> tuple[str, str]:
+def matrix_title(confusion: Confusion) -> tuple[str, str]:
     """The accuracy, and which of the classes are shown if not all are: empty, or after a ``;``."""
-    right = float(matrix.diagonal().sum() / matrix.sum().clamp(min=1))
-    note = f"; {MAX_CLASSES} of {len(matrix)} classes, those with the most mistakes"
-    return f"accuracy {right:.4f}", note if len(matrix) > MAX_CLASSES else ""
+    right = float(confusion.right.sum() / confusion.counts.sum().clamp(min=1))
+    note = f"; {MAX_CLASSES} of {confusion.classes} classes, those with the most mistakes"
+    return f"accuracy {right:.4f}", note if confusion.classes > MAX_CLASSES else ""
 
 
-def matrix_size(matrix: Tensor, class_names: Sequence[str]) -> tuple[float, float]:
+def matrix_size(confusion: Confusion, class_names: Sequence[str]) -> tuple[float, float]:
     """Width and height of a confusion matrix in inches."""
-    kept = most_confused(matrix).tolist()
+    kept = most_confused(confusion).tolist()
     letters = max(16, *(len(shorten(class_names[i], NAME_LETTERS)) for i in kept))
     # room for the scale and for names, then 0.42 for each class
     side = min(WIDTH_INCHES, 1.7 + 0.055 * letters + 0.42 * len(kept))
     return side, MATRIX_HEIGHT * side
 
 
-def draw_matrix(figure: Figure | SubFigure, matrix: Tensor, class_names: Sequence[str]) -> None:
+def draw_matrix(
+    figure: Figure | SubFigure, confusion: Confusion, class_names: Sequence[str]
+) -> None:
     """Draw a confusion matrix on an empty figure, or a part of one."""
     from matplotlib.colors import PowerNorm
 
-    kept = most_confused(matrix)
-    share = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)  # of all classes, not those kept
-    counts, share = matrix[kept][:, kept], share[kept][:, kept]
+    kept = most_confused(confusion)
+    counts = confusion.among(kept)
+    share = counts / confusion.of_true[kept, None].clamp(min=1)  # of all images, not those kept
     count = len(kept)
     names = [shorten(class_names[i], NAME_LETTERS) for i in kept.tolist()]
     axes = figure.subplots()

@@ -148,12 +148,12 @@ def draw_report(
     title: str,
 ) -> dict[str, Any]:
     """Figures by name; without mistakes there is no sheet of mistakes."""
-    matrix = confusion_counts(rows.values, rows.labels)
+    confusion = confusion_counts(rows.values, rows.labels)
     fitted = _usable(calibration)
     before, after = [*_curves(rows, fitted), None][:2]
     assert before is not None
     found: dict[str, Any] = {
-        "confusion": figures.confusion_matrix(matrix, class_names, title=title),
+        "confusion": figures.confusion_matrix(confusion, class_names, title=title),
         "reliability": figures.reliability_diagram(before, after, fitted, title=title),
         "risk_coverage": figures.risk_coverage(curve_of(rows.values, rows.labels), title=title),
     }
@@ -209,14 +209,14 @@ def write_page(
     title: str,
 ) -> None:
     """Write the page of the report. metrics: the content of metrics.json."""
-    matrix = confusion_counts(rows.values, rows.labels)
+    confusion = confusion_counts(rows.values, rows.labels)
     mistakes, count = shown_mistakes(rows, class_names, data)
     content = PageContent(
         title=title,
         metrics=metrics,
         class_names=class_names,
-        matrix=matrix,
-        kept=figures.most_confused(matrix).tolist(),
+        confusion=confusion,
+        kept=figures.most_confused(confusion),
         mistakes=mistakes,
         mistake_count=count,
         calibration=calibration_words(metrics["scores"], metrics["temperature"]),

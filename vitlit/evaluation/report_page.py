@@ -1,6 +1,6 @@
 """The page of a test report: one HTML file that shows the scores, without network or script.
 
-content of metrics.json, confusion (K, K), reliability, pictures of mistakes -> index.html
+content of metrics.json, confused pairs (p,), reliability, pictures of mistakes -> index.html
 
 All texts may contain any characters: names of classes and files come from anyone.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import CONFIDENCE_BINS, Reliability
+from vitlit.evaluation.scores import Confusion
 from vitlit.html_page import facts_part, image_element, page_head, read_asset
 
 MAX_CLASS_ROWS = 100  # of the table of classes; of more, those that are recognised least
@@ -40,15 +41,18 @@ class Mistake(NamedTuple):
 
 
 class PageContent(NamedTuple):
-    """What the page shows. metrics: as in metrics.json; matrix: ``(K, K)`` of the classes at
-    ``kept``; mistakes: the most confident ones of all ``mistake_count``; calibration: in words;
-    curves: reliability as it is and, if there is one, with the temperature."""
+    """What the page shows.
+
+    metrics: as in metrics.json; kept: classes whose confusion is shown, int64 ``(k,)``; mistakes:
+    the most confident ones of all ``mistake_count``; calibration: in words; curves: reliability as
+    it is and, if there is one, with the temperature.
+    """
 
     title: str
     metrics: Mapping[str, Any]
     class_names: Sequence[str]
-    matrix: Tensor
-    kept: Sequence[int]
+    confusion: Confusion
+    kept: Tensor
     mistakes: Sequence[Mistake]
     mistake_count: int
     calibration: str
@@ -157,7 +161,7 @@ def picture_part(image: Tensor, words: str, file: str) -> str:
 
 def confusion_parts(content: PageContent) -> Iterator[str]:
     """The matrix of counts; shares are spread out, so that a single mistake is seen."""
-    names = [escape(content.class_names[i]) for i in content.kept]
+    names = [escape(content.class_names[i]) for i in content.kept.tolist()]
     total = len(content.class_names)
     if len(names) < total:
         yield f"<p>{len(names)} of {total} classes, those with the most mistakes.</p>"
@@ -169,12 +173,13 @@ def confusion_parts(content: PageContent) -> Iterator[str]:
         turned = f'<span class="long"><bdi>{name}</bdi></span>' if is_long else name
         yield f'<th scope="col">{turned}</th>'
     yield "</tr></thead><tbody>"
-    shares = content.matrix / content.matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    for row, true in enumerate(content.kept):
+    counts = content.confusion.among(content.kept)
+    shares = counts / content.confusion.of_true[content.kept, None].clamp(min=1)
+    for row in range(len(names)):
         yield f'<tr><th scope="row"><bdi>{names[row]}</bdi></th>'
-        for col, predicted in enumerate(content.kept):
-            count, share = int(content.matrix[true, predicted]), float(shares[true, predicted])
-            kind = "right" if true == predicted else "wrong"
+        for col in range(len(names)):
+            count, share = int(counts[row, col]), float(shares[row, col])
+            kind = "right" if row == col else "wrong"
             about = f"true {names[row]}, predicted {names[col]}: {count}"
             mixed = f'class="{kind}" style="--share:{100 * share ** (1 / 3):.0f}%" title="{about}"'
             yield f"<td {mixed}>{count}</td>" if count else "<td></td>"

@@ -1,6 +1,6 @@
 """Scores of a classifier, over all images and for each class: tensors in, tables out.
 
-logits (n, K), labels (n,) -> scores, scores by class (K,), confusion (K, K), mistakes (m,)
+logits (n, K), labels (n,) -> scores, scores by class (K,), confused pairs (p,), mistakes (m,)
 
 Accuracies come with their 95 % interval (Wilson), which covers the choice of the images: how much
 the number would vary if other images of the same kind were drawn. It does not cover the variation
@@ -8,8 +8,9 @@ between trainings.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vitlit.evaluation.calibration import calibration_error, mean_loss
@@ -77,14 +78,58 @@ def class_table(
     }
 
 
-def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of images by true class (row) and predicted class (column): int64 ``(K, K)``."""
+class Confusion(NamedTuple):
+    """Number of images by true and predicted class, of the m pairs that occur alone.
+
+    The matrix of all pairs would take 4 GB for 21,841 classes, while n images have at most n pairs.
+
+    true, predicted: the classes of each pair, counts: its images, int64 ``(m,)``; classes: K.
+    """
+
+    true: Tensor
+    predicted: Tensor
+    counts: Tensor
+    classes: int
+
+    @property
+    def right(self) -> Tensor:
+        """Images of each class that were recognised: int64 ``(K,)``."""
+        is_right = self.true == self.predicted
+        return self._sums(self.true[is_right], self.counts[is_right])
+
+    @property
+    def of_true(self) -> Tensor:
+        """Images of each true class: int64 ``(K,)``."""
+        return self._sums(self.true, self.counts)
+
+    @property
+    def of_predicted(self) -> Tensor:
+        """Images predicted as each class: int64 ``(K,)``."""
+        return self._sums(self.predicted, self.counts)
+
+    def among(self, kept: Tensor) -> Tensor:
+        """The matrix of some classes, int64 ``(k,)``, true ones in rows: int64 ``(k, k)``."""
+        place = torch.full((self.classes,), -1).index_put((kept,), torch.arange(len(kept)))
+        row, column = place[self.true], place[self.predicted]
+        is_kept = (row >= 0) & (column >= 0)
+        matrix = torch.zeros(len(kept), len(kept), dtype=torch.int64)
+        return matrix.index_put((row[is_kept], column[is_kept]), self.counts[is_kept])
+
+    def _sums(self, classes: Tensor, counts: Tensor) -> Tensor:
+        # not bincount with weights, which adds up floats
+        zeros = torch.zeros(self.classes, dtype=torch.int64)
+        return zeros.index_add(0, classes, counts)
+
+
+def confusion_counts(logits: Tensor, labels: Tensor) -> Confusion:
+    """How often each class is taken for which one."""
     return pair_counts(labels, logits.argmax(dim=1), logits.shape[1])
 
 
-def pair_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+def pair_counts(labels: Tensor, predicted: Tensor, classes: int) -> Confusion:
     """Like :func:`confusion_counts`, of predicted classes, int64 ``(n,)`` as the labels are."""
-    return (labels * classes + predicted).bincount(minlength=classes**2).view(classes, classes)
+    pairs, counts = (labels * classes + predicted).unique(return_counts=True)
+    return Confusion(pairs // classes, pairs % classes, counts, classes)
 
 
 def most_confident_mistakes(logits: Tensor, labels: Tensor, most: int) -> Tensor:

@@ -144,7 +144,7 @@ def kept_of(logits: Tensor, task: Task) -> Tensor:
 def one_class(rows: Rows, names: Sequence[str], task: Task) -> Outcome:
     """The confusion matrix. rows: (predicted class, its probability) of each image."""
     predicted = rows.values[:, 0].long()
-    matrix = pair_counts(rows.labels, predicted, len(names))
+    confusion = pair_counts(rows.labels, predicted, len(names))
     shown = chosen_rows(rows)
     true, said, sure = (x[shown].tolist() for x in (rows.labels, predicted, rows.values[:, 1]))
     words = [
@@ -153,9 +153,9 @@ def one_class(rows: Rows, names: Sequence[str], task: Task) -> Outcome:
         for label, top, probability in zip(true, said, sure, strict=True)
     ]
     return Outcome(
-        *matrix_title(matrix),
-        draw=lambda figure: draw_matrix(figure, matrix, names),
-        size=matrix_size(matrix, names),
+        *matrix_title(confusion),
+        draw=lambda figure: draw_matrix(figure, confusion, names),
+        size=matrix_size(confusion, names),
         shown=shown,
         words=words,
         is_right=(predicted == rows.labels)[shown].tolist(),
