@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,35 @@ def test_a_class_without_images_is_said_to_stop_a_training_as_it_does(
     ]
     assert main(["fit", str(flat), "--trainer.max_epochs=1"]) == 2
     assert "for class empty" in capsys.readouterr().err
+
+
+def test_names_are_said_without_escape_sequences(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clean(here / "photos")
+    for number, split in enumerate(COUNTS):
+        (here / "photos" / split / "\x1b[2Jempty").mkdir()
+        rare = here / "photos" / split / "\x1b[31mrare"
+        rare.mkdir()
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(rare / "0.png")
+    inspect(here / "photos")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"There is no image of class \x1b[2Jempty." in shown
+    for split in COUNTS:
+        (here / "photos" / split / "\x1b[2Jempty").rmdir()
+    inspect(here / "photos", "--out", "again")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"class \x1b[31mrare has 1." in shown
+    for name in ("cat", "dog"):
+        (here / "broken" / name).mkdir(parents=True)
+        for i in range(10):
+            (here / "broken" / name / f"\x1b[2J{i}.png").touch()
+    assert main(["inspect", str(here / "broken")]) == 2
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown
+    assert re.search(r"the first is \S*/\\x1b\[2J\d\.png \(empty", shown)
 
 
 @pytest.mark.parametrize("in_chans", ["1", "3"])

@@ -13,9 +13,11 @@ from vitlit.data.batch import Batch
 from vitlit.errors import InputError, Stopped
 from vitlit.evaluation.inference import Processes, answer
 from vitlit.model.vit import ViT
+from vitlit.prediction.multi_label import MultiLabelWriter
 from vitlit.prediction.outputs import FeatureWriter, feature_of, make_writer
 from vitlit.prediction.writer import PredictionWriter
 from vitlit.tasks.known import make_task
+from vitlit.tasks.multi_label import MultiLabel
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -101,6 +103,21 @@ def test_ten_predictions_are_printed(
     assert len([line for line in lines if ".png" in line]) == 10
     assert [line for line in lines if line.startswith("…")] == ([more] if more else [])
     assert len(written(writer.path)) == count + 1
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_class_names_are_printed_without_escape_sequences(
+    limit: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[2Jcat"
+    labels = MultiLabelWriter("b.csv", [hostile], task=MultiLabel({"thresholds": None}))
+    for writer in (PredictionWriter("a.csv", [hostile], abstain_below=limit), labels):
+        writer.add(torch.tensor([[0.75]]), batch([0], [True]))
+        writer.finish(["0.png"])
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown
+        assert r"\x1b[2Jcat" in shown
+        assert written(writer.path)[1][1] in ("", hostile)  # the table has the name itself
 
 
 def test_no_image_that_can_be_read_is_an_error_with_the_names_in_the_file() -> None:

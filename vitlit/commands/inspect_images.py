@@ -27,7 +27,7 @@ from vitlit.errors import InputError
 from vitlit.evaluation.precision import device_type
 from vitlit.fault_tolerance.ending import ending_at_signals
 from vitlit.features.probe import extractor
-from vitlit.files import named_or_free, new_folder, relative_path
+from vitlit.files import named_or_free, new_folder, printable, relative_path
 from vitlit.inspection.findings import Findings
 from vitlit.inspection.inventory import Inventory, take_inventory
 from vitlit.inspection.report import Subject, statistics_words, write_inspection
@@ -131,9 +131,10 @@ def _inspect(request: Request) -> list[str]:
     builder = replace(data.split_builder, allow_empty=True)
     inventory = take_inventory(builder.unchecked(builder.names()), data.class_names, data.in_chans)
     if not len(inventory):
+        first = inventory.unread[0].file
         raise InputError(
             f"none of the {len(inventory.unread)} images in {data.data_dir} can be read; the first "
-            f"is {inventory.unread[0].file.path} ({inventory.unread[0].file.reason})",
+            f"is {printable(first.path)} ({first.reason})",
             argument="data_dir",
         )
     features = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitlit.errors import InputError, first_few
+from vitlit.files import printable
 from vitlit.inspection.inventory import Inventory
 from vitlit.inspection.label_check import (
     FEW_NEIGHBOURS,
@@ -88,14 +89,14 @@ class ClassFacts:
         counts, own = self.class_counts(), self.inventory
         found = []
         is_empty = (counts == 0).all(dim=1)
-        if nowhere := [own.class_names[k] for k in is_empty.nonzero()[:, 0].tolist()]:
+        if nowhere := [printable(own.class_names[k]) for k in is_empty.nonzero()[:, 0].tolist()]:
             found.append(
                 f"There is no image of class {first_few(nowhere)}. A training refuses to start "
                 f"until there is, or until the folder of that class is gone."
             )
         for i, name in enumerate(own.split_names):
             is_missing = (counts[:, i] == 0) & ~is_empty
-            none = [own.class_names[k] for k in is_missing.nonzero()[:, 0].tolist()]
+            none = [printable(own.class_names[k]) for k in is_missing.nonzero()[:, 0].tolist()]
             if none:
                 found.append(
                     f"The {name} split has no image of class {first_few(none)}. Its scores say "
@@ -109,10 +110,10 @@ class ClassFacts:
         low, high = int(train.argmin()), int(train.argmax())
         if not train[low] or train[high] < UNEQUAL * train[low]:
             return []
+        common, rare = (printable(own.class_names[k]) for k in (high, low))
         return [
-            f"Class {own.class_names[high]} has {int(train[high]):,} training images, class "
-            f"{own.class_names[low]} has {int(train[low]):,}. class_weights balanced helps the "
-            f"rare ones."
+            f"Class {common} has {int(train[high]):,} training images, class {rare} has "
+            f"{int(train[low]):,}. class_weights balanced helps the rare ones."
         ]
 
     def contradictions(self, pairs: Sequence[tuple[int, int]]) -> str:
@@ -193,7 +194,7 @@ class NumberFacts(ClassFacts):
 
     def title(self) -> str:
         values = self.inventory.label
-        name = self.inventory.class_names[0]
+        name = printable(self.inventory.class_names[0])
         return f" with {name} from {values.min():.6g} to {values.max():.6g}"
 
     def counts(self) -> tuple[list[str], Tensor]:
@@ -236,7 +237,7 @@ class NumberFacts(ClassFacts):
             if len(train):
                 own.kind.check_training(train, own.class_names)
         except InputError as error:
-            act.append(f"fit would refuse these targets: {error}.")
+            act.append(f"fit would refuse these targets: {printable(str(error))}.")
         return Remarks(act, self._outside(train))
 
     def _outside(self, train: Tensor) -> list[str]:

@@ -57,7 +57,7 @@ class MultiLabelWriter(PredictionWriter):
         names = [printable(entry.file) for entry in entries[:PRINTED_ROWS]]
         width = max(map(len, names))
         for file, entry in zip(names, entries, strict=False):
-            given = [f"{name} {value:.4f}" for name, value in self.given(entry).items()]
+            given = [f"{printable(name)} {value:.4f}" for name, value in self.given(entry).items()]
             print(f"{file:{width}}  {', '.join(given) or 'no class'}")
         if len(entries) > PRINTED_ROWS:
             print(f"… and {len(entries) - PRINTED_ROWS} more")

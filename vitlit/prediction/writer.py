@@ -194,9 +194,8 @@ class PredictionWriter:
         names = [printable(entry.file) for entry in entries[:PRINTED_ROWS]]
         width = max(map(len, names))
         for file, entry in zip(names, entries, strict=False):
-            name = (
-                f"none (perhaps {entry.classes[0]})" if self.abstains(entry) else entry.classes[0]
-            )
+            best = printable(entry.classes[0])
+            name = f"none (perhaps {best})" if self.abstains(entry) else best
             print(f"{file:{width}}  {entry.values[0]:.4f}  {name}")
         if len(entries) > PRINTED_ROWS:
             print(f"… and {len(entries) - PRINTED_ROWS} more")
