@@ -327,11 +327,15 @@ function start() {
     if (!file) return;
     let picture;
     try {
-      picture = await createImageBitmap(file, { imageOrientation: "from-image" });
+      picture = await createImageBitmap(file, {
+        imageOrientation: "from-image",
+        colorSpaceConversion: "none", // predict reads the numbers in the file as they are, too
+      });
     } catch {
       return complain(`${file.name || "This"} is not a picture that this browser can open.`);
     }
     resize(picture.width, picture.height);
+    ink.imageSmoothingQuality = "high"; // a new size of the canvas resets it
     ink.fillStyle = "#fff"; // below transparent pixels
     ink.fillRect(0, 0, paper.width, paper.height);
     ink.drawImage(picture, 0, 0, paper.width, paper.height);
