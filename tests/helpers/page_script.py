@@ -20,7 +20,7 @@ SETTINGS = {
 }
 DOCUMENT = """
 "use strict";
-const calls = [], elements = {}, frames = [], timers = new Set(), sent = [];
+const calls = [], elements = {}, frames = [], timers = new Set(), sent = [], points = [];
 let worker = null, photo = { width: 6000, height: 2000 }, hasPixels = true;
 const classes = () => {
   const own = new Set();
@@ -31,6 +31,7 @@ const classes = () => {
 };
 const canvas = (owner) => new Proxy({}, {
   get: (target, name) => target[name] ?? ((...given) => {
+    if (name === "moveTo") points.push(given);
     if (name !== "getImageData") return calls.push([name, { ...target }, owner.width]);
     if (!hasPixels) throw new RangeError("Out of memory");
     return { data: new Uint8ClampedArray(4) };
@@ -86,12 +87,12 @@ get("settings").textContent = process.env.SETTINGS;
 """
 
 
-def run_page(steps: str) -> Any:
-    """What steps in JavaScript return, after the page was opened and its model is ready."""
+def run_page(steps: str, *, first: str = "{ ready: true, difference: 0 }") -> Any:
+    """What steps in JavaScript return, after the page was opened; first: what the model says."""
     script = files("vitlit.deploy").joinpath("web_page.js").read_text(encoding="utf-8")
     code = (
         f"{DOCUMENT}\n(() => {{ {script} }})();\n(async () => {{\n"
-        f"tell({{ ready: true, difference: 0 }});\n{steps}\n"
+        f"tell({first});\n{steps}\n"
         "})().then((found) => console.log(JSON.stringify(found)));"
     )
     assert NODE is not None

@@ -34,7 +34,9 @@ function start() {
 
   // ---- the model, in a Worker where there is one, so that drawing never waits for it ----
 
-  const queue = { busy: true, wanted: false, isNew: true, number: 0, frame: 0, times: [] };
+  const queue = {
+    busy: true, wanted: false, isNew: true, isReady: false, hasFailed: false, number: 0, frame: 0, times: [],
+  };
   let ask = null; // sends a picture to the model
   let local = null; // the model, where there is no Worker
 
@@ -52,7 +54,12 @@ function start() {
       local = await openModel(text, settings);
       ask = (message) => setTimeout(() => {
         const begun = performance.now();
-        const found = local.look(message.picture, message.kept);
+        let found;
+        try {
+          found = local.look(message.picture, message.kept);
+        } catch (error) {
+          return receive({ error: String(error) });
+        }
         receive({ number: message.number, ...found, time: performance.now() - begun });
       });
       receive({ ready: true, difference: local.check() });
@@ -60,13 +67,17 @@ function start() {
   }
 
   function receive(message) {
-    if (message.error) return complain(`The model cannot compute this: ${message.error}`);
-    queue.busy = false;
+    queue.isReady ||= Boolean(message.ready); // if never, there is no model that could be asked
+    queue.busy = !queue.isReady;
     clearTimeout(queue.wait);
     document.body.classList.remove("waiting");
-    if (message.ready) tellCheck(message.difference);
+    if (message.error) {
+      queue.isNew = true; // the model may have kept the picture before
+      queue.hasFailed = true;
+      complain(`The model cannot compute this: ${message.error}`);
+    } else if (message.ready) tellCheck(message.difference);
     else show(message);
-    if (queue.wanted && !queue.frame) request();
+    if (queue.wanted && !queue.frame && !queue.busy) request();
   }
 
   function tellCheck(difference) {
@@ -91,7 +102,12 @@ function start() {
     const message = { number: queue.number, picture: null, kept };
     if (!queue.isNew) return ask(message);
     queue.isNew = false;
-    const { data } = ink.getImageData(0, 0, paper.width, paper.height);
+    let data;
+    try {
+      ({ data } = ink.getImageData(0, 0, paper.width, paper.height));
+    } catch (error) { // such as too little memory for a large picture
+      return receive({ error: String(error) });
+    }
     message.picture = { data, width: paper.width, height: paper.height };
     ask(message, data.buffer);
   }
@@ -102,6 +118,8 @@ function start() {
 
   function show(answer) {
     seen = answer;
+    if (queue.hasFailed) complain(""); // what could not be computed is gone
+    queue.hasFailed = false;
     if (queue.all) whole = answer.probabilities;
     paint();
     list(answer.probabilities);
@@ -274,7 +292,7 @@ function start() {
     let last = null;
     paper.onpointerdown = (event) => {
       if (event.button) return;
-      if (isPicture) clear();
+      if (isPicture) freshPaper(); // of its usual size: spot() comes after it
       paper.setPointerCapture(event.pointerId);
       get("nib").hidden = true;
       last = spot(event);
@@ -307,10 +325,10 @@ function start() {
       if (pen.down) stroke(pen, to);
       Object.assign(pen, to);
     } else if (event.key === " ") {
-      if (!pen.down && isPicture) clear();
+      if (!pen.down && isPicture) freshPaper();
       pen.down = !pen.down;
       if (pen.down) stroke(pen, pen);
-    } else if (event.key === "Delete" || event.key === "Backspace") clear();
+    } else if (event.key === "Delete" || event.key === "Backspace") freshPaper();
     else return;
     event.preventDefault();
     const nib = get("nib");
