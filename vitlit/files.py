@@ -34,6 +34,7 @@ OUTPUT_FILES = (
     ("checkpoints/best.ckpt",),
     ("config.yaml", "history.csv"),
     ("metrics.json", "mistakes.csv"),  # test
+    ("metrics.json", "predictions.csv"),  # test, of numbers
     ("metrics.json", "nearest.png"),  # probe
     ("nearest.csv", "nearest.png"),
     ("scores.csv", "maps.npy"),  # anomaly

@@ -19,6 +19,7 @@ from vitlit.__main__ import main
 from vitlit.errors import InputError
 from vitlit.features.probe_classifiers import STRENGTHS, nearest
 from vitlit.features.probe_numbers import choose_ridge, fit_ridge, neighbour_mean
+from vitlit.images.find_images import find_images
 from vitlit.weights.checkpoint import MODEL_KEY, read_checkpoint
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -110,6 +111,12 @@ def test_the_report_has_the_scores_of_scikit_learn_for_its_predictions(home: Pat
     page = (report / "index.html").read_text()
     assert page.count("<circle") == len(rows)
     assert {"scatter.png", "residuals.png", "worst.png"} <= {one.name for one in report.iterdir()}
+
+
+def test_the_figures_of_a_report_among_photos_are_no_photos(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "lightning_logs" / "ink" / "test_report", tmp_path / "of yesterday")
+    shutil.copy(home / "images" / "000.png", tmp_path)
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "000.png")]
 
 
 def test_predict_and_python_give_numbers_in_the_unit(

@@ -20,6 +20,7 @@ from vitlit import Classifier, ImageData, load
 from vitlit.__main__ import main
 from vitlit.data.datamodule import PlainImageData
 from vitlit.evaluation.multi_label_report import MultiLabelReport
+from vitlit.files import is_output
 from vitlit.weights.checkpoint import MODEL_KEY, read_checkpoint
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -134,6 +135,7 @@ def test_the_report_is_scikit_learns(run: Path, capsys: pytest.CaptureFixture[st
     assert [report["classes"][name]["threshold"] for name in NAMES] == thresholds.tolist()
     names = {path.name for path in (run / "test_report").iterdir()}
     assert names >= {"index.html", "classes.csv", "classes.png", "mistakes.csv"}
+    assert is_output(run / "test_report")
     rows = read_rows(run / "test_report" / "mistakes.csv")
     assert len(rows) == int((given != targets.bool()).sum())
     page = (run / "test_report" / "index.html").read_text()

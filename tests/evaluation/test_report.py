@@ -21,6 +21,7 @@ from vitlit.evaluation.inference import Rows, gather_rows
 from vitlit.evaluation.multi_label_report import multi_label_summary
 from vitlit.evaluation.report_files import calibration_words, fit_calibration
 from vitlit.evaluation.scoring import Scoring, WriteReport
+from vitlit.files import is_output
 from vitlit.model.vit import ViT
 from vitlit.tasks.known import DEFAULT
 
@@ -69,6 +70,7 @@ def reported(run: Path) -> Path:
 
 def test_the_report_lies_in_the_run(reported: Path) -> None:
     assert {path.name for path in reported.iterdir()} == FILES
+    assert is_output(reported)
 
 
 def test_its_numbers_are_scikit_learns(run: Path, reported: Path) -> None:
