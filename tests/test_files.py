@@ -28,6 +28,8 @@ def test_a_free_name_counts_up(tmp_path: Path) -> None:
     assert free_path(path) == tmp_path / "a-2.csv"
     (tmp_path / "a-2.csv").touch()
     assert free_path(path) == tmp_path / "a-3.csv"
+    (tmp_path / "a-3.csv").symlink_to("nowhere")
+    assert free_path(path) == tmp_path / "a-4.csv"
 
 
 def begin(path: Path) -> None:
@@ -110,9 +112,19 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         begin(folder / "a")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "there").mkdir()
-    exists = pytest.raises(InputError, match=r"there exists; give .*another name")
-    with exists, new_folder(tmp_path / "there"):
-        pass
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("there", "link"):
+        exists = pytest.raises(InputError, match=rf"{name} exists; give .*another name")
+        with exists, new_folder(tmp_path / name):
+            pass
+
+
+def test_a_link_that_appears_meanwhile_does_not_lose_the_result(tmp_path: Path) -> None:
+    kept = pytest.raises(InputError, match=r"the result is in .*out-2")
+    with kept, whole_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("result")
+        (tmp_path / "out").symlink_to("nowhere")
+    assert (tmp_path / "out-2" / "a").read_text() == "result"
 
 
 class OtherError(Exception):

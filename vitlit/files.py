@@ -200,7 +200,7 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             part.rename(folder)
         except OSError:
-            if not folder.exists():
+            if not os.path.lexists(folder):
                 raise
             kept = free_path(folder)
             part.rename(kept)
@@ -213,7 +213,7 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Like :func:`whole_folder`, but raise InputError if ``folder`` exists."""
-    if folder.exists():
+    if os.path.lexists(folder):
         raise InputError(f"{folder} exists; give another name, or remove it", argument="out")
     with whole_folder(folder) as part:
         yield part
@@ -230,7 +230,8 @@ def free_path(path: Path) -> Path:
     """``path``, or the first of name-2, name-3, … that does not exist yet."""
     number = 2
     candidate = path
-    while candidate.exists():
+    # lexists, here and above: a link that leads nowhere is in the way too
+    while os.path.lexists(candidate):
         candidate = path.with_stem(f"{path.stem}-{number}")
         number += 1
     return candidate
