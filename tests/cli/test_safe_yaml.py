@@ -27,6 +27,10 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!python/object/apply:os.system [ls]", "is not YAML"),
         ("a: [", "is not YAML"),
         ("a: \x00", "is not YAML"),
+        ("a: 0x_", "is not YAML"),
+        ("a: 0b_", "is not YAML"),
+        ("a: " + "1" * 5000, "is not YAML"),
+        ("a: !!timestamp 2024-02-30", "is not YAML"),
     ],
 )
 def test_hostile_or_mistaken_text_is_refused(text: str, part: str) -> None:
@@ -42,6 +46,11 @@ def test_shipped_configs_read_as_with_plain_yaml(path: Path) -> None:
 def test_a_few_aliases_are_fine() -> None:
     found = safe_yaml.parse_yaml("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}", "here")
     assert found == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize("text", ["2024-02-30", "2024-02-03", "2024-02-03 10:00:00"])
+def test_a_date_stays_text(text: str) -> None:
+    assert safe_yaml.parse_yaml(f"run: {text}", "here") == {"run": text}
 
 
 def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ def test_fit_keeps_the_command_that_goes_on(logs: Path, capsys: pytest.CaptureFi
         ("config.yaml", b"{a: [", "is not YAML"),
         ("config.yaml", b"\xff\xfe", "not text in UTF-8"),
         ("config.yaml", b"- 1", "holds no settings"),
+        ("config.yaml", b"a: 0x_", "is not YAML"),
         ("history.csv", b"epoch,val/acc\n0,high\n", "history.csv is damaged"),
         ("history.csv", b"\x00\xff", "history.csv is damaged"),
         ("history.csv", b"val/acc\n0.5\n", "a row has no epoch"),

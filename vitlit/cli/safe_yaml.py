@@ -14,7 +14,20 @@ from vitlit.errors import InputError
 
 MAX_YAML_BYTES = 1_000_000  # of a file; the longest shipped config has 2,000
 MAX_NODES, MAX_DEPTH = 100_000, 50  # values, counted with every alias replaced by its content
-YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+def _loader() -> Any:
+    """PyYAML's safe loader, which leaves a date as text, as jsonargparse does."""
+    plain: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rules = {
+        first: [rule for rule in some if rule[0] != TIMESTAMP]
+        for first, some in plain.yaml_implicit_resolvers.items()
+    }
+    return type("Loader", (plain,), {"yaml_implicit_resolvers": rules})
+
+
+YAML_LOADER = _loader()
 
 
 def read_yaml(path: Path) -> Any:
@@ -38,7 +51,10 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         check_yaml(text, where)
         return yaml.load(text, Loader=YAML_LOADER)  # a SafeLoader: no tag makes an object
-    except (yaml.YAMLError, RecursionError) as error:
+    except InputError:
+        raise
+    # PyYAML passes on the ValueError of a number such as 0x_, or one with too many digits
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
