@@ -13,7 +13,15 @@ import torch
 from vitlit.errors import InputError
 from vitlit.explain.attribution import attention_maps, cls_map, patch_map, rollout
 from vitlit.explain.explanation import explain_images
-from vitlit.explain.findings import MAX_IMAGES, Subjects, check_count, explain_image, named
+from vitlit.explain.findings import (
+    MAX_IMAGES,
+    MAX_PAIRS,
+    Subjects,
+    check_count,
+    class_overview,
+    explain_image,
+    named,
+)
 from vitlit.images.preprocess import Preprocess
 from vitlit.model.vit import ViT
 from vitlit.plotting import name_line, new_figure
@@ -188,3 +196,23 @@ def test_the_name_of_a_number_may_hold_a_slash() -> None:
     line = name_line(shown.names[0], None, 1000, 8)
     assert line.startswith("0.png: speed km")
     assert line.endswith("h 23.4, true 22")
+
+
+def test_of_many_classes_the_overview_shows_the_surest_of_each_image(tmp_path: Path) -> None:
+    names = [f"n{i}" for i in range(40)]
+    about, task = subjects(), make_task({"task": "multi_label", "thresholds": [0.0] * 40})
+    model = small(num_classes=40)
+    found = [explain_image(model, one, preprocess(), "mean", None, task) for one in about.pixels]
+    figure = class_overview(about, found, names)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert f"{MAX_PAIRS} of 80 pairs of an image and a class, the surest" in "\n".join(texts)
+    for i, one in enumerate(found):
+        assert one.classes is not None
+        title = [text for text in texts if text.startswith(f"{i}.png")]
+        assert len(title) == MAX_PAIRS // 2
+        shown = {text.split()[-2] for text in title}
+        assert shown == {names[k] for k in one.classes[: MAX_PAIRS // 2].tolist()}
+    figure.savefig(tmp_path / "classes.png")
+    few = [one._replace(classes=one.classes[:3]) for one in found if one.classes is not None]
+    texts = [text.get_text() for text in class_overview(about, few, names).axes[0].texts]
+    assert not [text for text in texts if "pairs" in text]

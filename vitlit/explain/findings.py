@@ -32,6 +32,7 @@ from vitlit.tasks.multi_label import MultiLabel
 from vitlit.tasks.task import Task
 
 Answer = Callable[[Tensor], Tensor]  # normalised images (B, C, H, W) -> logits (B, K)
+MAX_PAIRS = 64  # of an image and a class on classes.png, which could have a thousand of them
 MAX_IMAGES = 64  # of each, all attention maps are in memory until the page is written
 
 
@@ -168,8 +169,12 @@ def named(subjects: Subjects, words: Sequence[str]) -> Subjects:
 
 
 def class_overview(subjects: Subjects, found: list[Findings], class_names: Sequence[str]) -> Any:
-    """Each image once for each class that it was given, beside its map for that class."""
-    pairs = [(i, j) for i, one in enumerate(found) for j in range(len(_known(one.classes)))]
+    """Each image once for each class that it was given, beside its map for that class.
+
+    Of more than 64 such pairs it shows 64: the surest class of each image, then the next ones.
+    """
+    every = [(j, i) for i, one in enumerate(found) for j in range(len(_known(one.classes)))]
+    pairs = sorted((i, j) for j, i in sorted(every)[:MAX_PAIRS])
     shown = torch.stack([found[i].shown for i, _ in pairs])
     maps = torch.stack([_known(found[i].class_maps)[j] for i, j in pairs])
     chances = torch.zeros(len(pairs), len(class_names))
@@ -178,6 +183,9 @@ def class_overview(subjects: Subjects, found: list[Findings], class_names: Seque
         chances[row, k] = _known(found[i].probabilities)[k]
     names = [subjects.names[i] for i, _ in pairs]
     about: Any = {"probabilities": chances, "class_names": class_names, "names": names}
+    if len(pairs) < len(every):
+        which = f"{len(pairs)} of {len(every):,} pairs of an image and a class"
+        about["note"] = f"{which}, the surest classes of each image; arrays.npz has all maps"
     return attention_overview(shown, {"for this class": maps}, **about)
 
 

@@ -92,13 +92,15 @@ def attention_overview(
     names: Sequence[str] = (),
     labels: Sequence[int] = (),
     named: Sequence[int] = (),
+    note: str = "",
 ) -> Figure:
     """Each image beside copies coloured by its maps, under its name and the predicted class.
 
     images: ``(B, C, H, W)`` in [0, 1]; maps: by title, each ``(B, rows, cols)``, such as
     ``cls_map`` and the ``patch_map`` of ``rollout``; probabilities: ``(B, num_classes)``, None for
     a model without a head; names and labels: of the images, empty if they have none; a label of
-    -1 is not known; named: the class that each title names, by default the most probable one.
+    -1 is not known; named: the class that each title names, by default the most probable one; note:
+    a line below all.
     """
     count, _, height, width = images.shape
     room = 68 * (WIDTH_INCHES / min(2, count) - MARGIN)  # points; an inch has 72: a little less
@@ -115,10 +117,11 @@ def attention_overview(
     ]
     lines = max(title.count("\n") + bool(title) for title, _ in titles)
     sheet = Sheet.of((height, width), count, 1 + len(maps), lines)
-    figure = new_figure(sheet.total_height)
+    total = sheet.total_height + (LINE_TINY + TEXT_GAP if note else 0)
+    figure = new_figure(total)
     figure.set_layout_engine("none")  # all is placed already
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH_INCHES), ylim=(sheet.total_height, 0))
+    axes.set(xlim=(0, WIDTH_INCHES), ylim=(total, 0))
     axes.set_axis_off()
     axes.autoscale(False)
     for i, (title, colour) in enumerate(titles):
@@ -130,6 +133,8 @@ def attention_overview(
         _draw_panels(axes, sheet, slot, overlay(images, found), about)
     if maps:
         _write(axes, WIDTH_INCHES / 2, sheet.total_height - MARGIN, PEAK_CAPTION, GREY, FONT_TINY)
+    if note:
+        _write(axes, WIDTH_INCHES / 2, total - MARGIN, note, GREY, FONT_TINY)
     return figure
 
 
