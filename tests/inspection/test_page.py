@@ -1,5 +1,6 @@
 """The page and the sheets: hostile names do no harm, and pictures are those of the images."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from PIL import Image
 from vitlit.data.splits import Split
 from vitlit.images.image_store import MemoryImages
 from vitlit.images.preprocess import Preprocess
-from vitlit.inspection.findings import Findings
+from vitlit.inspection.findings import Finding, Findings
 from vitlit.inspection.inventory import take_inventory
+from vitlit.inspection.page import finding_parts
 from vitlit.inspection.report import Subject, write_inspection
 from vitlit.inspection.sheets import mosaic
 from vitlit.inspection.training_batch import TrainingBatch
@@ -71,6 +73,22 @@ def test_a_pair_in_two_splits_with_two_labels_comes_first(tmp_path: Path) -> Non
     first = page.index("exactly the same image in two splits")
     assert first < page.index("two different labels") < page.index("same pixels, in two splits")
     assert "with two labels" in page
+
+
+def test_what_to_act_on_and_what_to_know_stand_under_their_own_headings(tmp_path: Path) -> None:
+    both = [Finding("act", "one <bad> thing"), Finding("know", "one odd thing")]
+    parts = list(finding_parts(both))
+    assert [re.sub("<[^>]*>", "", part).split("\n")[:2] for part in parts] == [
+        ["What to act on", "one &lt;bad&gt; thing"],
+        ["What to know", "one odd thing"],
+    ]
+    nothing, known = finding_parts(both[1:])
+    assert "Nothing: no unreadable file" in nothing
+    assert "odd" not in nothing
+    assert "one odd thing" in known
+    assert len(list(finding_parts([]))) == 1
+    page = report(tmp_path)
+    assert page.index(">What to act on<") < page.index("exactly the same image in two splits")
 
 
 def test_the_page_says_why_there_is_no_batch(tmp_path: Path) -> None:

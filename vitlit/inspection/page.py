@@ -72,16 +72,12 @@ def write_inspection_page(path: Path, content: PageContent) -> None:
     for number, (heading, lines) in enumerate(parts.items()):
         body = "\n".join(lines)
         if body:
-            name = f"part-{number}"
-            sections.append(
-                f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>\n{body}\n'
-                "</section>"
-            )
+            sections.append(_section(f"part-{number}", heading, body))
     page = Template(read_asset("inspection/page.html")).substitute(
         head=page_head(content.title, read_asset("inspection/page.css")),
         title=escape(content.title),
         facts=facts_part(content.facts),
-        findings="".join(finding_parts(content.sentences)),
+        findings="\n".join(finding_parts(content.sentences)),
         sections="\n".join(sections),
         bits=MAX_BITS,
         rule=targets.rule,
@@ -91,12 +87,22 @@ def write_inspection_page(path: Path, content: PageContent) -> None:
 
 
 def finding_parts(sentences: Sequence[Finding]) -> Iterator[str]:
-    """What to act on, and what is good to know."""
-    if not any(one.level == "act" for one in sentences):
-        yield "<p>Nothing: no unreadable file, no image in two splits, no doubtful label.</p>"
-    yield '<ul class="findings">'
-    yield from (f'<li class="{one.level}">{escape(one.text)}</li>' for one in sentences)
-    yield "</ul>"
+    """A section of what to act on, and one of what is good to know."""
+    act, know = ([one.text for one in sentences if one.level == level] for level in ("act", "know"))
+    nothing = "<p>Nothing: no unreadable file, no image in two splits, no doubtful label.</p>"
+    yield _section("act-title", "What to act on", _sentence_list(act, "act") if act else nothing)
+    if know:
+        yield _section("know-title", "What to know", _sentence_list(know, "know"))
+
+
+def _sentence_list(texts: Sequence[str], kind: str) -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<ul class="findings {kind}">{items}</ul>'
+
+
+def _section(name: str, heading: str, body: str) -> str:
+    """A part of the page under its heading, both HTML; name: of the heading in the HTML."""
+    return f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>\n{body}\n</section>'
 
 
 def picture(image: Tensor) -> str:
