@@ -16,6 +16,8 @@ from hub_tables import NAMES, datasets, encoded, save, table
 
 from vitlit.data.datamodule import PlainImageData
 from vitlit.data.datasets import read_part
+from vitlit.data.published import hub_cells
+from vitlit.data.published.hub_columns import labels_of_column
 from vitlit.data.published.hub_sets import name_parts
 from vitlit.errors import InputError
 
@@ -218,6 +220,29 @@ def test_an_image_that_is_gone_is_named(place: str, tmp_path: Path) -> None:
         InputError, match=r"cannot read .* of hub:.*; give a data set that is compl"
     ):
         data_of(name, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["{}/large.jpg", "zip://large.jpg::{}/more.zip"])
+def test_an_image_that_is_too_large_is_refused_before_it_is_read(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, large = tmp_path / "set", bytes(5000)
+    folder.mkdir()
+    (folder / "large.jpg").write_bytes(large)
+    with zipfile.ZipFile(folder / "more.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.jpg", large)
+    assert (folder / "more.zip").stat().st_size < 1000
+    monkeypatch.setattr(hub_cells, "MAX_FILE_BYTES", 4999)
+    words = r"has an image of 5,000 bytes at .*large\.jpg.*, more than the maximum of 4,999; give"
+    with pytest.raises(InputError, match=words):
+        data_of(as_tables(folder, [place.format(folder)] * 2), tmp_path)
+
+
+def test_a_label_beyond_the_names_of_the_classes_is_refused() -> None:
+    labels = labels_of_column(datasets.ClassLabel(names=NAMES), [], "hub:cats")
+    assert [labels.number(value) for value in (0, 1, -1, None)] == [0, 1, None, None]
+    with pytest.raises(InputError, match=r"hub:cats has the label 2, but .* classes 0 to 1; give"):
+        labels.number(2)
 
 
 @pytest.mark.parametrize(

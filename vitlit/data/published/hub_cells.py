@@ -17,6 +17,7 @@ from zipfile import BadZipFile, ZipFile
 from vitlit.data.published.hub_name import HubName
 from vitlit.errors import InputError
 from vitlit.files import printable
+from vitlit.images.image_io import MAX_FILE_BYTES
 
 IN_ARCHIVE = re.compile(r"zip://(?P<member>.*)::(?P<archive>.+)", re.DOTALL)  # as fsspec has it
 
@@ -36,7 +37,8 @@ def homes_of(name: HubName) -> list[Path]:
 def image_bytes(cell: Any, homes: Sequence[Path], name: HubName) -> bytes | None:
     """The encoded image in a cell, None if it is empty.
 
-    Raises InputError if it names a file outside ``homes``, or one that cannot be read.
+    Raises InputError if it names a file outside ``homes``, one that is too large for an image, or
+    one that cannot be read.
     """
     if cell is None:
         return None
@@ -56,14 +58,29 @@ def image_bytes(cell: Any, homes: Sequence[Path], name: HubName) -> bytes | None
         )
     try:
         if found is None:
-            return file.read_bytes()
-        return _opened(file, file.stat().st_mtime_ns).read(found["member"])
+            _check_size(file.stat().st_size, where, name)
+            with file.open("rb") as stream:
+                return stream.read(MAX_FILE_BYTES)
+        archive = _opened(file, file.stat().st_mtime_ns)
+        # a few bytes may unpack to more than memory holds; no more are read than are told here
+        _check_size(archive.getinfo(found["member"]).file_size, where, name)
+        with archive.open(found["member"]) as member:
+            return member.read(MAX_FILE_BYTES)
     except (OSError, KeyError, BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"cannot read {printable(where)} of {name}: {reason}; give a data set that is complete",
             argument="dataset",
         ) from error
+
+
+def _check_size(size: int, where: str, name: HubName) -> None:
+    if size > MAX_FILE_BYTES:
+        raise InputError(
+            f"{name} has an image of {size:,} bytes at {printable(where)}, more than the maximum "
+            f"of {MAX_FILE_BYTES:,}; give a data set of smaller images",
+            argument="dataset",
+        )
 
 
 @lru_cache(maxsize=1)  # images of one archive follow each other, and its list may be long

@@ -105,8 +105,7 @@ def labels_of_column(feature: Any, values: Iterable[Any], name: object) -> Label
     """
     if _kind(feature) == "ClassLabel":
         names = [str(one) for one in feature.names]
-        # -1: how the hub marks images whose class was not published
-        return Labels(names, lambda value: value if value is not None and value >= 0 else None)
+        return Labels(names, lambda value: _named_class(value, len(names), name))
     different = {value for value in values if value is not None and value != -1}
     if not 2 <= len(different) <= MAX_CLASSES:
         raise InputError(
@@ -117,3 +116,17 @@ def labels_of_column(feature: Any, values: Iterable[Any], name: object) -> Label
     order = sorted(different)
     numbers = {value: number for number, value in enumerate(order)}
     return Labels([str(value) for value in order], numbers.get)
+
+
+def _named_class(value: int | None, count: int, name: object) -> int | None:
+    """The number of a class in a ClassLabel of so many names; None for no class."""
+    # -1: how the hub marks images whose class was not published
+    if value is None or value < 0:
+        return None
+    if value >= count:
+        raise InputError(
+            f"{name} has the label {value}, but names only the classes 0 to {count - 1}; give "
+            f"label_column another column, or a data set that names all its classes",
+            argument="label_column",
+        )
+    return value
