@@ -22,7 +22,7 @@ from vitlit.errors import InputError, Stopped
 from vitlit.features import anomaly
 from vitlit.features.anomaly import auroc, class_of_files, good_class, image_scores
 from vitlit.features.anomaly_figures import heat_overlay
-from vitlit.features.anomaly_files import Choices
+from vitlit.features.anomaly_files import Choices, write_scores
 
 SLOW = pytest.mark.slow
 CHECKPOINT = Path(__file__).parents[1] / "stored" / "old_checkpoint" / "last.ckpt"
@@ -266,3 +266,16 @@ def test_a_signal_leaves_the_scores_of_the_images_so_far(
     assert "after 3 of 6 images; wrote the scores of these to anomaly" in capsys.readouterr().err
     assert len(rows_of(Path("anomaly/scores.csv"))) == 3
     assert len(np.load("anomaly/maps.npy")) == 3
+
+
+def test_p_counts_the_normal_images_that_score_as_high(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    normal, found = (torch.randint(9, (count,), generator=generator) / 7 for count in (40, 30))
+    scored = anomaly.Scored(dict(enumerate(found.tolist())), [], None)
+    files = [f"{i}.png" for i in range(30)]
+    write_scores(tmp_path / "s.csv", files, [""] * 30, scored, normal)
+    for row in rows_of(tmp_path / "s.csv"):
+        score = found[int(row["map"])]
+        assert row["p"] == f"{(1 + int((normal >= score).sum())) / 41:.4f}"
+    write_scores(tmp_path / "none.csv", files, [""] * 30, scored, normal[:0])
+    assert {row["p"] for row in rows_of(tmp_path / "none.csv")} == {""}

@@ -114,13 +114,16 @@ def write_scores(
     that score as high; map, its row in maps.npy; error: why it cannot be read.
     """
     order = sorted(scored.scores, key=lambda place: -scored.scores[place])
+    scores = torch.tensor([scored.scores[place] for place in order], dtype=torch.float64)
+    # sorted once: to compare each score with all of them would take their product in time
+    below = torch.searchsorted(normal.double().sort().values, scores)
+    shares = ((1 + len(normal) - below).double() / (1 + len(normal))).tolist()
     # surrogateescape: names that are not UTF-8 are written as they are on disk
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "score", "p", "map", "error"])
-        for place in order:
+        for place, share in zip(order, shares, strict=True):
             score = scored.scores[place]
-            share = (1 + int((normal >= score).sum())) / (1 + len(normal))
             p = f"{share:.4f}" if len(normal) else ""  # one normal image has none before it
             writer.writerow([files[place], classes[place], f"{score:.6f}", p, place, ""])
         for bad in scored.bad:

@@ -4,6 +4,7 @@ JSON -> Facts; a name and its value -> an argument of ViT
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -108,7 +109,8 @@ def known_class_names(facts: Facts, classes: int, notes: list[str]) -> list[str]
         return None
     if len(set(names)) < classes:  # as "crane", bird and machine, in Hugging Face's of ImageNet
         notes.append("class names that occur twice are followed by their numbers")
-        names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names)]
+        counts = Counter(names)
+        names = [f"{n} ({i})" if counts[n] > 1 else n for i, n in enumerate(names)]
     return names
 
 
