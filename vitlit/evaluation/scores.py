@@ -128,7 +128,7 @@ def confusion_counts(logits: Tensor, labels: Tensor) -> Confusion:
 
 def pair_counts(labels: Tensor, predicted: Tensor, classes: int) -> Confusion:
     """Like :func:`confusion_counts`, of predicted classes, int64 ``(n,)`` as the labels are."""
-    pairs, counts = (labels * classes + predicted).unique(return_counts=True)
+    pairs, counts = torch.unique(labels * classes + predicted, return_counts=True)
     return Confusion(pairs // classes, pairs % classes, counts, classes)
 
 

@@ -215,7 +215,7 @@ def draw_figures(
         attention_overview(
             shown,
             maps,
-            **answers,
+            probabilities=answers.get("probabilities"),
             class_names=class_names,
             names=subjects.names,
             labels=subjects.single_labels(),
