@@ -23,6 +23,7 @@ from vitlit.messages import (
     fitted,
     labelled,
     labelled_command,
+    print_error,
     short_number,
     short_time,
 )
@@ -163,3 +164,8 @@ def test_large_numbers_have_three_digits(value: float, text: str) -> None:
 )
 def test_times_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert short_time(seconds) == text
+
+
+def test_a_terminal_obeys_no_name_in_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("classes a\x1b[2J, b\r, \u202ec and d\xa0e:\n\tf")
+    assert capsys.readouterr().err == "classes a\\x1b[2J, b\\r, \\u202ec and d\xa0e:\n\tf\n"

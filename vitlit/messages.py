@@ -83,7 +83,9 @@ def terminal_width(stream: TextIO | None) -> int:
 
 def print_error(text: str) -> None:
     """Print a message to standard error, fitted to the terminal, at once."""
-    print(fitted(text), file=sys.stderr, flush=True)
+    # Names of classes and files come from anyone, and a terminal obeys control characters in them.
+    letters = (c if c.isprintable() or c in "\n\t\xa0" else ascii(c)[1:-1] for c in fitted(text))
+    print("".join(letters), file=sys.stderr, flush=True)
 
 
 def labelled_command(word: str, *parts: str) -> str:
