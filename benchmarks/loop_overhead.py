@@ -65,6 +65,8 @@ def endless(data: ImageData, device: torch.device) -> Iterator[Batch]:
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for batch in loader:
             moved = data.transfer_batch_to_device(batch, device, 0)
+            # on a GPU that holds the set, the loader sends numbers of rows
+            moved = data.resident.gather(moved, data.splits["train"])
             yield data.transform(moved, augment=True)
         epoch += 1
 
