@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for each core w
 
 import numpy as np
 import pytest
+from gpu_tests import selects_gpu
 from photo_folder import PhotoFolder
 from PIL import Image
 
@@ -32,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before anything imports the package, and for child processes too."""
     if answer := config.getoption("--bf16-units"):
         os.environ[UNITS] = answer
+    if not selects_gpu(config.getoption("markexpr")):  # on which fit would train
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -186,6 +186,10 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "pytorch_lightning/callbacks/model_checkpoint.py",
         "could not find the monitored key",
     ),
+    "GPU available but not used": (
+        "pytorch_lightning/trainer/setup.py",
+        "GPU available but not used",
+    ),
     "^(GPU|TPU|HPU) available: ": ("pytorch_lightning/trainer/setup.py", "GPU available: "),
     "^LOCAL_RANK: ": ("pytorch_lightning/accelerators/cuda.py", "LOCAL_RANK: "),
     "^You are using a CUDA device": (

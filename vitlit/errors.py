@@ -260,10 +260,8 @@ FOREIGN_TEXTS = (
     ForeignText("needless warning", "LeafSpec", TORCH),
     # a run that goes on
     ForeignText("needless warning", "Checkpoint directory .* exists and is not empty", LIGHTNING),
-    # of class names; figures show a box
-    ForeignText("needless warning", "Glyph .* missing from", "matplotlib 3.11.2"),
-    # the order of its batches is resumable
-    ForeignText("needless warning", "your dataloader is not resumable", LIGHTNING),
+    ForeignText("needless warning", "Glyph .* missing from", "matplotlib 3.11.2"),  # of class names
+    ForeignText("needless warning", "your dataloader is not resumable", LIGHTNING),  # it is
     ForeignText("needless warning", "callbacks used to create the checkpoint need", LIGHTNING),
     # only the size in MB is off
     ForeignText("needless warning", "is not supported by the model summary", LIGHTNING),
@@ -271,6 +269,7 @@ FOREIGN_TEXTS = (
     ForeignText("needless warning", "is smaller than the logging interval", LIGHTNING),
     # of a training without validation, whose last lines name last.ckpt alone
     ForeignText("needless warning", "monitor='val/.*could not find the monitored key", LIGHTNING),
+    ForeignText("needless warning", "GPU available but not used", LIGHTNING),  # as asked
     ForeignText("needless tip", "Tip:", LIGHTNING),
     # our own lines, on the precision and the rest, tell more
     ForeignText("needless tip", "Automatic Mixed Precision", LIGHTNING),

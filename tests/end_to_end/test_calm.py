@@ -64,6 +64,15 @@ def test_a_log_has_a_summary_a_line_for_each_epoch_and_no_control_characters(
     )
 
 
+def test_a_training_on_the_cpu_does_not_hear_of_a_gpu(
+    log: StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    available = "pytorch_lightning.trainer.setup.CUDAAccelerator.is_available"
+    monkeypatch.setattr(available, lambda: True)
+    said(log, monkeypatch, *FIT, "--trainer.max_epochs=1")
+    assert "GPU" not in log.getvalue()
+
+
 def test_a_resumed_training_goes_on_counting(
     log: StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
