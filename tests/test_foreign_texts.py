@@ -190,6 +190,10 @@ WRITTEN: dict[str, tuple[str, str]] = {  # in files of the installed version: a 
         "pytorch_lightning/trainer/setup.py",
         "GPU available but not used",
     ),
+    "Detected call of `lr_scheduler": (
+        "torch/optim/lr_scheduler.py",
+        "Detected call of `lr_scheduler",
+    ),
     "^(GPU|TPU|HPU) available: ": ("pytorch_lightning/trainer/setup.py", "GPU available: "),
     "^LOCAL_RANK: ": ("pytorch_lightning/accelerators/cuda.py", "LOCAL_RANK: "),
     "^You are using a CUDA device": (

@@ -270,6 +270,7 @@ FOREIGN_TEXTS = (
     # of a training without validation, whose last lines name last.ckpt alone
     ForeignText("needless warning", "monitor='val/.*could not find the monitored key", LIGHTNING),
     ForeignText("needless warning", "GPU available but not used", LIGHTNING),  # as asked
+    ForeignText("needless warning", "Detected call of `lr_scheduler", TORCH),  # fp16 skips steps
     ForeignText("needless tip", "Tip:", LIGHTNING),
     # our own lines, on the precision and the rest, tell more
     ForeignText("needless tip", "Automatic Mixed Precision", LIGHTNING),

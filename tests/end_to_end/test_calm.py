@@ -6,12 +6,14 @@ import re
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from photo_folder import PhotoFolder
+from pytorch_lightning.plugins.precision import Precision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from trainings import SMALL
@@ -71,6 +73,17 @@ def test_a_training_on_the_cpu_does_not_hear_of_a_gpu(
     monkeypatch.setattr(available, lambda: True)
     said(log, monkeypatch, *FIT, "--trainer.max_epochs=1")
     assert "GPU" not in log.getvalue()
+
+
+def test_a_first_step_that_a_scaler_leaves_out_is_not_called_a_fault_of_the_order(
+    log: StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_out(self: Precision, *args: Any, closure: Callable[[], Any], **_: Any) -> Any:
+        return closure()
+
+    monkeypatch.setattr(Precision, "optimizer_step", leave_out)
+    said(log, monkeypatch, *FIT, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    assert "lr_scheduler" not in log.getvalue()
 
 
 def test_a_resumed_training_goes_on_counting(
