@@ -34,6 +34,7 @@ from vitlit.training.optim.groups import parameter_groups
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 ROOT = Path(__file__).parents[1]
+WAIT = "called a synchronizing CUDA operation"  # torch's warning
 
 
 class Figures:
@@ -148,9 +149,9 @@ def counted_waits(figures: Figures, name: str) -> Iterator[None]:
         finally:
             if ON_GPU:
                 torch.cuda.set_sync_debug_mode("default")
-    texts = [
-        f"{Path(one.filename).name}:{one.lineno}" for one in caught if "sync" in str(one.message)
-    ]
+    # the first call of set_sync_debug_mode warns too: that the mode is a prototype
+    waits = [one for one in caught if WAIT in str(one.message)]
+    texts = [f"{Path(one.filename).name}:{one.lineno}" for one in waits]
     figures.put(f"{name}: waits for the device", len(texts) if ON_GPU else None)
     figures.put(f"{name}: where", sorted(set(texts)))
 

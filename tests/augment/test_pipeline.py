@@ -252,6 +252,7 @@ def test_nothing_is_decided_by_a_value_on_the_images_device() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_the_stages_run_on_a_gpu_without_waiting_for_it() -> None:
     settings = {name: value for stage in STAGES for name, value in STRONG[stage].items()}
     augmentation = ready(**settings)

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import gpu
+import gpu_parts
 import gpu_recipe
 import pytest
+import torch
 from processes import environment
 from recipe_record import accuracies
 
@@ -65,6 +68,25 @@ def test_epochs_follow_from_the_budget(
     seconds: float, start_up: float, epoch: float, expected: int
 ) -> None:
     assert gpu_recipe.epochs_that_fit(seconds, start_up, epoch) == expected
+
+
+def test_the_notice_of_the_mode_that_finds_waits_is_not_counted_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_mode(mode: str) -> None:
+        warnings.warn(
+            "Synchronization debug mode is a prototype feature and does not yet detect all "
+            "synchronizing operations",
+            stacklevel=2,
+        )
+
+    monkeypatch.setattr(gpu_parts, "ON_GPU", True)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    figures = gpu_parts.Figures(tmp_path / "figures.json")
+    with gpu_parts.counted_waits(figures, "step"):
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert figures.found["step: waits for the device"] == 1
+    assert figures.found["step: where"][0].startswith("test_gpu_benchmark.py:")
 
 
 def run(script: str, *args: str) -> None:
