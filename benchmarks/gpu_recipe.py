@@ -23,6 +23,9 @@ import recipe
 import torch
 from recipe_record import Predictions, keep_predictions
 
+from vitlit.cli.configs import find_config
+from vitlit.errors import InputError
+
 RESERVE = 0.93  # share of the budget that is planned: epochs and start-up vary
 PROBE_EPOCHS = 3  # the first one is slower, and one more is needed to see it
 
@@ -110,7 +113,11 @@ def main() -> None:
         parser.error(f"--out {args.out}: there is no such folder")
     args.out = args.out.absolute()
     args.tests = [f"--data.data_dir={args.data_dir.absolute()}"] if args.data_dir else []
-    options = ["--config", args.config, *args.tests, *(word for word in rest if word != "--")]
+    try:
+        config = find_config(args.config).absolute()  # trainings have a folder of their own
+    except InputError as error:
+        parser.error(str(error))
+    options = [f"--config={config}", *args.tests, *(word for word in rest if word != "--")]
     with tempfile.TemporaryDirectory() as folder:
         content = run_seeds(args, options, Path(folder))
     sys.exit(0 if len(content["seeds"]) == len(args.seeds) else 1)

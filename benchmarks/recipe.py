@@ -214,7 +214,7 @@ def records(title: str, run: Run) -> list[dict[str, Any]]:
 def main() -> None:
     args = parse_args(__doc__.split("\n", 1)[0])
     data, source = data_options(args)
-    options = ["--config", args.config, *data, *args.rest]
+    options = [f"--config={find_config(args.config).absolute()}", *data, *args.rest]
     flag = "seed_everything" if args.split_seeds is None else "data.split_seed"
     seeds = args.split_seeds or args.seeds
     if args.quick:

@@ -1,9 +1,15 @@
 """The benchmarks measure what they say: the same images, the same code, on the device they name."""
 
+import sys
 from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import gpu_recipe
 import loop_overhead
 import pytest
+import recipe
 import torch
 from few_labels import trainer_for
 
@@ -22,3 +28,26 @@ def test_the_bare_loop_has_pixels_too_where_a_gpu_holds_the_set(
     assert isinstance(data.train_dataloader().dataset, resident.RowSplit)
     [held] = islice(loop_overhead.endless(data, torch.device("cpu")), 1)
     assert torch.equal(held.x, sent.x)
+
+
+class StartedError(Exception):
+    """A training would start, with these options."""
+
+
+def start(*args: Any) -> None:
+    raise StartedError(*args)
+
+
+@pytest.mark.parametrize("script", [recipe, gpu_recipe], ids=lambda script: script.__name__)
+def test_a_recipe_is_that_of_the_folder_it_was_named_in(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainings run in folders of their own, where the name would mean the shipped one."""
+    monkeypatch.chdir(tmp_path)
+    Path("digits.yaml").write_text("data: {dataset: digits}\n")
+    words = ["--out=found.json"] if script is gpu_recipe else []
+    monkeypatch.setattr(sys, "argv", [script.__name__, "digits.yaml", *words])
+    monkeypatch.setattr(recipe, "train", start)
+    with pytest.raises(StartedError) as caught:
+        script.main()
+    assert caught.value.args[0][0] == f"--config={tmp_path / 'digits.yaml'}"
