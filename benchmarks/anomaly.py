@@ -1,8 +1,9 @@
 r"""AUROC of `vitlit anomaly` on MNIST: one digit is normal, the nine others are not.
 
-    vitlit fit --config mnist.yaml --model.patch_embed linear --model.pos_embed sincos2d \
-      --model.attention_init xavier --model.embed_dim 64 --model.num_heads 4 \
-      --model.depth 4 --trainer.max_epochs 3 --run digits
+    vitlit fit --config mnist.yaml --model.patch_embed linear --model.stem_convs 1 \
+      --model.pos_embed sincos2d --model.attention_init xavier \
+      --model.embed_dim 64 --model.num_heads 4 --model.depth 4 \
+      --trainer.max_epochs 3 --run digits
     python benchmarks/anomaly.py --run lightning_logs/digits --mnist ~/.cache/vitlit/MNIST/raw
 
 Normal images are training images of a digit, new ones are test images of all ten. Prints a row for

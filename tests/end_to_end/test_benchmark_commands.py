@@ -1,11 +1,13 @@
 """The benchmarks measure what they say: the same images, the same code, on the device they name."""
 
+import shlex
 import sys
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import anomaly
 import gpu_recipe
 import loop_overhead
 import pytest
@@ -14,6 +16,7 @@ import torch
 from few_labels import trainer_for
 
 from vitlit import ImageData
+from vitlit.__main__ import main
 from vitlit.data import resident
 
 
@@ -51,3 +54,15 @@ def test_a_recipe_is_that_of_the_folder_it_was_named_in(
     with pytest.raises(StartedError) as caught:
         script.main()
     assert caught.value.args[0][0] == f"--config={tmp_path / 'digits.yaml'}"
+
+
+@pytest.mark.parametrize("ending", [".py", ".md"])
+def test_the_training_that_anomaly_asks_for_is_one_that_fit_takes(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(anomaly.__file__).with_suffix(ending).read_text()
+    command = text.replace("\\\n", "").partition("vitlit fit")[2].partition("python benchmarks")[0]
+    small = ["--data.dataset=digits", "--model.patch_size=2", "--trainer.max_epochs=1"]
+    small += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *shlex.split(command), *small]) == 0
