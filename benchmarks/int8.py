@@ -66,6 +66,7 @@ def cells(args: argparse.Namespace) -> Iterator[Cell]:
 
 def main() -> None:
     parser = measure.parser(__doc__ or "", rounds=9)
+    parser.set_defaults(device="cpu")
     args = parser.parse_args()
     measure.check(args, parser)
     if args.device == "cuda":

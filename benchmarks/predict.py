@@ -28,6 +28,7 @@ from vitlit.model.attention import has_bf16_units
 
 BATCH = 64
 CLASSES = 2
+ON_CPU = "--trainer.accelerator=cpu"  # as the scripts, on a machine with a GPU too
 NAMES = ["timm fp32", "timm bf16", "vitlit", "transformers fp32", "vitlit fp32"]
 GIVING_BACK = "vitlit, memory given back"  # as glibc does without our settings; only on request
 NOTE = """Photographs per second of processor time (user and system, all processes of a contestant,
@@ -46,7 +47,7 @@ def by_vitlit(folder: Path, checkpoint: str, precision: str | None) -> None:
     from vitlit.__main__ import main
 
     words = ["predict", "--ckpt_path", checkpoint, "--data.images", str(folder)]
-    words += ["--data.batch_size", str(BATCH)]
+    words += ["--data.batch_size", str(BATCH), ON_CPU]
     words += ["--trainer.precision", precision] if precision else []
     if main([*words, "--out", "classes.csv"]):
         raise RuntimeError("vitlit predict failed")
@@ -121,10 +122,9 @@ def run_contestant(name: str, folder: Path, checkpoint: str) -> None:
 
 def processor_seconds(words: list[str]) -> float:
     """User and system time of a process and of those that it waited for."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory() as home:
-        child = subprocess.Popen(
-            words, cwd=home, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+        child = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, env=variables)
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -139,7 +139,7 @@ def make_checkpoint(folder: Path) -> Path:
     words = ["fit", "--config", "photos.yaml", "--config", "vit_s16.yaml"]
     words += ["--data.data_dir", "data", "--data.batch_size", "4"]
     words += ["--trainer.max_steps", "1", "--trainer.max_epochs", "1"]
-    words += ["--trainer.limit_val_batches", "1"]
+    words += ["--trainer.limit_val_batches", "1", ON_CPU]
     command = [sys.executable, "-m", "vitlit", *words]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return next(folder.glob("lightning_logs/*/checkpoints/last.ckpt"))

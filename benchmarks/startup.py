@@ -99,12 +99,17 @@ def train(folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
+def environment() -> dict[str, str]:
+    """Of a machine without a GPU: the peers compute on the CPU."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+
 def seconds(words: list[str], folder: Path) -> float:
     """Processor seconds of one process, and of those that it started."""
     for made in folder.glob("predictions*.csv"):
         made.unlink()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    variables = {**environment(), "HF_HUB_OFFLINE": "1"}
     subprocess.run(
         [sys.executable, *words], cwd=folder, check=True, capture_output=True, env=variables
     )
@@ -116,7 +121,11 @@ def first_word(words: list[str], folder: Path) -> float:
     """Seconds of wall time until a process writes anything; it is ended then."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(),
     )
     assert process.stdout is not None
     process.stdout.read(1)
@@ -172,6 +181,7 @@ def main() -> None:
     parser = measure.parser(__doc__ or "", rounds=7, warmup=0)
     parser.add_argument("--scores", action="store_true", help="time test and validate alone")
     args = parser.parse_args()
+    args.device = "cpu"
     measure.check(args, parser)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as name:

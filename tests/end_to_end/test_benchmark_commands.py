@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: the same images, the same code, on the device they name."""
 
 import shlex
+import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 
 import anomaly
 import gpu_recipe
+import int8
 import loop_overhead
+import measure
+import predict
 import pytest
 import recipe
+import startup
 import torch
 from few_labels import trainer_for
 
@@ -66,3 +71,48 @@ def test_the_training_that_anomaly_asks_for_is_one_that_fit_takes(
     small += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
     monkeypatch.chdir(tmp_path)
     assert main(["fit", *shlex.split(command), *small]) == 0
+
+
+def test_contestants_see_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    words = ["-c", "import os; assert os.environ['CUDA_VISIBLE_DEVICES'] == ''; print('none')"]
+    predict.processor_seconds([sys.executable, *words])
+    startup.seconds(words, tmp_path)
+    begun: list[dict[str, str]] = []
+    popen = subprocess.Popen
+
+    def note(*args: Any, env: dict[str, str], **options: Any) -> Any:
+        begun.append(env)
+        return popen(*args, env=env, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", note)
+    startup.first_word(words, tmp_path)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in begun] == [""]
+
+
+def test_vitlit_predicts_where_the_scripts_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitlit.__main__.main", start)
+    with pytest.raises(StartedError) as predicting:
+        predict.by_vitlit(tmp_path, "last.ckpt", None)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: start(command))
+    with pytest.raises(StartedError) as training:
+        predict.make_checkpoint(tmp_path)
+    for caught in (predicting, training):
+        assert "--trainer.accelerator=cpu" in caught.value.args[0]
+
+
+@pytest.mark.parametrize("script", [int8, startup], ids=lambda script: script.__name__)
+def test_what_computes_on_the_cpu_is_written_under_it(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(measure, "check", lambda args, parser: None)
+    monkeypatch.setattr(measure, "report", start)
+    monkeypatch.setattr(startup, "prepare", lambda folder: None)
+    monkeypatch.setattr(sys, "argv", [script.__name__])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which startup sets
+    with pytest.raises(StartedError) as caught:
+        script.main()
+    assert caught.value.args[0].device == "cpu"
