@@ -30,6 +30,7 @@ from vitlit.training.classifier import Classifier
 from vitlit.weights.pretrained import load_weights
 
 STEM = "conv_stem"
+TEST_ALONE = "`vitlit probe` scores the test images alone; leave out --split val"
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ class Workplace:
     def _probe(self, training: Training) -> Score:
         """By the command, in this process; ``seconds`` are those of all that it does."""
         assert training.start is not None
+        if self.split != "test":
+            sys.exit(TEST_ALONE)
         start = self.checkpoint(training.start).absolute()
         given = TASKS[training.task].data | dict(training.data)
         given = {name: given[name] for name in given if name not in ("crop_padding", "flip")}

@@ -20,7 +20,7 @@ from statistics import mean, stdev
 
 import kept_scores
 from bias_scores import COLOURS, MARKERS
-from few_labels import STEM, TASKS, Training, Workplace, workplace
+from few_labels import STEM, TASKS, TEST_ALONE, Training, Workplace, workplace
 from kept_scores import Score
 from recipe_record import write_section
 
@@ -120,6 +120,8 @@ def main() -> None:
     args = kept_scores.parsed(parser)
     if args.data_dir is None:
         parser.error("give --data-dir, the folder that holds MNIST/raw")
+    if args.split != "test":
+        parser.error(TEST_ALONE)
     with workplace(args) as place:
         found = sweep(args, place)
     text = text_of(found, args)

@@ -37,8 +37,8 @@ probe: `vitlit probe --save` on so many digits of each class, on the features of
 published shape and random weights, and of one that masked pretraining made.
 
 The last step is scored once on the test images; --split val scores the validation images instead,
-to choose settings by. Scores are kept in few_labels.jsonl as soon as they are there: the same
-command trains only what is missing. --write replaces a section of small_data.md.
+to choose settings by (not those of probe). Scores are kept in few_labels.jsonl as soon as they are
+there: the same command trains only what is missing. --write replaces a section of small_data.md.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from statistics import mean
 from typing import Any
 
 import kept_scores
-from few_labels import STEM, TASKS, Training, Workplace, workplace
+from few_labels import STEM, TASKS, TEST_ALONE, Training, Workplace, workplace
 from kept_scores import Score
 from recipe_record import write_section
 
@@ -257,6 +257,8 @@ def main() -> None:
         parser.error("give --data-dir, the folder that holds MNIST/raw, train and test")
     if (args.part == "teacher_cifar10") != (args.teacher is not None):
         parser.error("teacher_cifar10, and no other part, takes --teacher, the run of a model")
+    if args.part == "probe" and args.split != "test":
+        parser.error(TEST_ALONE)
     with workplace(args) as place:
         found = table(args, place)
     title = PARTS[args.part][0]
