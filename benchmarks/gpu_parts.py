@@ -20,19 +20,11 @@ import measure
 import torch
 import train_step
 from gpu_fits import fit_in, four_epochs, last_of, same, vitlit, weights_of
-from torch import Tensor
+from gpu_step import DEVICE, ON_GPU, Step
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vitlit.augment.pipeline import Augmentation
-from vitlit.data.batch import Batch
-from vitlit.images.preprocess import Preprocess
-from vitlit.model.vit import ViT
-from vitlit.patches import patchify
-from vitlit.tasks.loss import cross_entropy
-from vitlit.training.optim.groups import parameter_groups
+from vitlit.training.compiling import MODES
 
-ON_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if ON_GPU else "cpu"
 ROOT = Path(__file__).parents[1]
 WAIT = "called a synchronizing CUDA operation"  # torch's warning
 
@@ -86,55 +78,6 @@ def tests(figures: Figures, small: bool) -> None:
     figures.put("failed", [line for line in lines if line.startswith("FAILED")])
     figures.put("result", lines[-1] if lines else result.stderr[-500:])
     figures.put("passed", result.returncode == 0)
-
-
-class Step:
-    """A training step of cifar10.yaml, its pieces apart: uint8 images to updated weights."""
-
-    def __init__(self, small: bool) -> None:
-        size, depth = (8, 2) if small else (512, 12)
-        self.size = size
-        self.vit = ViT(
-            img_size=32, patch_size=4, num_classes=10, embed_dim=192, depth=depth, num_heads=3,
-            patch_embed="linear", global_pool="avg", drop_path_rate=0.1,
-        ).to(DEVICE)  # fmt: skip
-        self.augmentation = Augmentation(
-            seed=0, num_classes=10, crop_padding=4, flip=True, auto_augment="randaugment",
-            erasing=0.25, mixup=0.8, cutmix=1.0,
-        )  # fmt: skip
-        one = (0.5, 0.5, 0.5)
-        self.preprocess = Preprocess(
-            in_chans=3, source_size=(32, 32), img_size=(32, 32), mean=one, std=one, invert=False
-        )
-        pixels = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
-        sample = torch.arange(size)
-        whole = torch.ones(size, dtype=torch.bool, device=DEVICE)
-        labels = (sample % 10).to(DEVICE)
-        self.batch = Batch(pixels.to(DEVICE), labels, sample, whole, 0, 0)
-        groups = parameter_groups(self.vit, weight_decay=0.05, decay="matrices")
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
-        self.patches, self.targets = self.augment()
-
-    def augment(self) -> tuple[Tensor, Tensor]:
-        x, y = self.augmentation(
-            self.batch.x, self.batch.y, self.batch.address, size=(32, 32),
-            normalise=self.preprocess, cropped=False,
-        )  # fmt: skip
-        return patchify(x, 4), y
-
-    def loss(self) -> Tensor:
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=ON_GPU):
-            return cross_entropy(self.vit(self.patches), self.targets, smoothing=0.1)
-
-    def backward(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
-
-    def whole(self) -> None:
-        self.patches, self.targets = self.augment()
-        self.backward()
-        torch.nn.utils.clip_grad_norm_(self.vit.parameters(), 1.0)
-        self.optimizer.step()
 
 
 @contextmanager
@@ -210,12 +153,10 @@ def profiled(figures: Figures, own: Step) -> None:
 
 
 def compiled(figures: Figures, small: bool) -> None:
-    modes = {"default": {}, "max-autotune": {"mode": "max-autotune-no-cudagraphs"}}
-    for name, options in modes.items():
+    for name in MODES:
         torch.compiler.reset()
         own = Step(small)
-        # On a CPU without a C++ compiler only the tracing can be tried.
-        own.vit.compile(**(options if ON_GPU else {"backend": "aot_eager"}))
+        own.compile(name)
         start = time.perf_counter()
         own.backward()
         measure.wait(DEVICE)
@@ -226,7 +167,7 @@ def compiled(figures: Figures, small: bool) -> None:
 
 
 def peers(figures: Figures, small: bool) -> None:
-    # 12 heads and 3 heads, as the tables of train_step.md; timm is the reference there.
+    # one shape of those in train_step.md, for time; timm is the reference there too
     shape = ["--shape", "32px/4 192x12 h3", "--dtype", "fp32" if small else "bf16"]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "step.json"

@@ -10,10 +10,15 @@ from typing import Any
 import gpu
 import gpu_parts
 import gpu_recipe
+import gpu_step
 import pytest
 import torch
 from processes import environment
 from recipe_record import accuracies
+from torch import Tensor
+
+from vitlit.model.vit import ViT
+from vitlit.training.compiling import COMPILER, GPU_OPTIONS, MODES
 
 BENCHMARKS = Path(gpu.__file__).parent
 FAKE_PART = """
@@ -87,6 +92,39 @@ def test_the_notice_of_the_mode_that_finds_waits_is_not_counted_as_one(
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     assert figures.found["step: waits for the device"] == 1
     assert figures.found["step: where"][0].startswith("test_gpu_benchmark.py:")
+
+
+def test_a_step_in_mixed_precision_casts_the_weights_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the classifier does where that saves launches."""
+    cast: list[ViT] = []
+
+    def forward(model: ViT, x: Tensor, dtype: torch.dtype) -> Tensor:
+        cast.append(model)
+        return model(x)
+
+    monkeypatch.setattr(gpu_step, "forward_with_cast_weights", forward)
+    step = gpu_step.Step(small=True)
+    step.backward()
+    assert not cast
+    monkeypatch.setattr(gpu_step, "saves_launches", lambda x: True)
+    step.backward()
+    assert cast == [step.vit]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_is_compiled_with_the_options_of_a_training(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+    step = gpu_step.Step(small=True)
+    monkeypatch.setattr(gpu_step, "ON_GPU", True)
+    monkeypatch.setattr(gpu_step, "DEVICE", "cuda")
+    monkeypatch.setattr(step.vit, "compile", lambda **options: found.append(options))
+    step.compile(mode)
+    assert found == [{"backend": COMPILER, "options": {**MODES[mode], **GPU_OPTIONS}}]
+    assert step.label_loss is not gpu_step.cross_entropy  # it is compiled too
 
 
 def run(script: str, *args: str) -> None:
