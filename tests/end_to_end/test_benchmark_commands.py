@@ -16,6 +16,7 @@ import measure
 import predict
 import pytest
 import recipe
+import run_all
 import startup
 import torch
 from few_labels import trainer_for
@@ -116,3 +117,19 @@ def test_what_computes_on_the_cpu_is_written_under_it(
     with pytest.raises(StartedError) as caught:
         script.main()
     assert caught.value.args[0].device == "cpu"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_three_splits_replace_none_of_the_figures_of_ten(
+    quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(run_all, "run", lambda command, minutes: bool(commands.append(command)))
+    monkeypatch.setattr(sys, "argv", ["run_all.py", *["--quick"] * quick])
+    with pytest.raises(SystemExit) as caught:
+        run_all.main()
+    assert caught.value.code == 0
+    *tables, digits = commands
+    assert "digits.yaml" in digits
+    assert digits[-1] == ("--quick" if quick else "--verify")
+    assert {command[-1] for command in tables} == {"--quick" if quick else "--write"}
