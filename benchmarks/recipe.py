@@ -40,7 +40,7 @@ import measure
 import torch
 import yaml
 from kept_scores import spread
-from recipe_changes import Settings, changes
+from recipe_changes import Settings, changes, how_computed
 from recipe_options import data_options, parse_args
 from recipe_record import (
     Energy,
@@ -184,8 +184,9 @@ def table(runs: dict[str, Run]) -> str:
     heads += ["precision", "energy, kJ"]
     lines = [measure.row(heads), measure.row(["---"] * len(heads))]
     for name, run in runs.items():
-        cells = [name, f"{run.last:.4f}", f"{run.best:.4f}", f"{run.seconds:.0f}"]
-        cells += [str(run.epochs), f"{run.speed:,.0f}", f"{run.petaflops:.3g}", run.precision]
+        cells = [name, f"{run.last:.4f}", f"{run.best:.4f}", f"{run.seconds:.0f}", str(run.epochs)]
+        cells += [f"{run.speed:,.0f}", f"{run.petaflops:.3g}"]
+        cells += [how_computed(run.precision, run.settings)]
         cells += ["not readable" if run.joules is None else f"{run.joules / 1000:.1f}"]
         lines.append(measure.row(cells))
     scores, often = [run.last for run in runs.values()], f"{len(runs)} run{'s' * (len(runs) > 1)}"
@@ -253,9 +254,7 @@ def finish(args: argparse.Namespace, source: str, runs: dict[str, Run]) -> None:
     title = f"{name}, {source}, {where}"
     scores = [run.last for run in runs.values()]
     if args.json:
-        found = [
-            record for seed, run in runs.items() for record in records(f"{title}: {seed}", run)
-        ]
+        found = [one for seed, run in runs.items() for one in records(f"{title}: {seed}", run)]
         args.json.write_text(json.dumps(found, indent=2) + "\n")
     if args.write:
         text = f"{datetime.now(UTC).date()}, `{measure.command()}`\n\n{table(runs)}"
@@ -289,8 +288,8 @@ def record(
     keep_predictions(here / "predictions" / file_of(label), found)
     scores = [run.last for run in runs.values()]
     how = ", ".join([*([source] if args.folder else []), how_often(runs), "final epoch"])
-    cost = f"{duration(max(run.seconds for run in runs.values()))}, {where}, "
-    cost += next(iter(runs.values())).precision
+    one, seconds = next(iter(runs.values())), max(run.seconds for run in runs.values())
+    cost = f"{duration(seconds)}, {where}, {how_computed(one.precision, one.settings)}"
     if not changed:
         set_expected(config, f"test/acc {spread(scores)} ({how}; {cost})")
     set_row(here.parent / "README.md", label, [spread(scores, "±"), how, cost])

@@ -9,11 +9,11 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 
-WEIGHTS, IMAGE_SIZE = "model.pretrained", "data.img_size"
+WEIGHTS, IMAGE_SIZE, COMPILE = "model.pretrained", "data.img_size", "model.compile"
 
-# Not changes of a recipe: seeds and precision, which the tables have in columns of their own;
-# where the images are and how they are called; how many processes read them.
-OWN_COLUMNS = {"seed_everything", "data.split_seed", "trainer.precision"}
+# Not changes of a recipe: seeds, precision and compiling, which the tables have in columns of their
+# own; where the images are and how they are called; how many processes read them.
+OWN_COLUMNS = {"seed_everything", "data.split_seed", "trainer.precision", COMPILE}
 PLACES = {"run", "ckpt_path", "data.data_dir", "data.download", "trainer.default_root_dir"}
 SPEED = {"data.num_workers", "data.memory_gb", "trainer.enable_progress_bar"}
 AS_FILES = {"data.dataset", "data.img_size", "data.mean", "data.std"}
@@ -46,6 +46,11 @@ def changes(recipe: Settings, run: Settings, weights: str | None = None) -> str:
         if old.get(IMAGE_SIZE) != new.get(IMAGE_SIZE):  # theirs, not that of a set's files
             changed[IMAGE_SIZE] = as_word(new.get(IMAGE_SIZE))
     return " ".join(f"--{name} {value}" for name, value in sorted(changed.items()))
+
+
+def how_computed(precision: str, settings: Settings) -> str:
+    """For the tables: precision and compiling decide speed and rounding, not what is learned."""
+    return f"{precision}, compiled" if flat(settings).get(COMPILE) else precision
 
 
 def as_word(value: object) -> str:

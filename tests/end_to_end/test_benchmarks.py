@@ -8,6 +8,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import chdir, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -309,6 +310,13 @@ def test_what_differs_from_the_recipe_is_named_and_what_tables_say_anyway_is_not
     assert recipe_changes.changes(own, run | {"pictures": {}}) == expected
 
 
+def test_compiling_makes_no_other_recipe_and_is_told_with_the_cost() -> None:
+    own, run = ({"model": {"depth": 1, "compile": value}} for value in (None, True))
+    assert recipe_changes.changes(own, run) == ""
+    assert recipe_changes.how_computed("bf16-mixed", own) == "bf16-mixed"
+    assert recipe_changes.how_computed("bf16-mixed", run) == "bf16-mixed, compiled"
+
+
 def test_published_weights_are_named_and_their_size_counts() -> None:
     own = {"model": {"pretrained": "/tmp/w", "depth": 12}, "data": {"img_size": 224, "mean": [0.5]}}
     run = own | {"data": {"img_size": 128, "mean": [0.4]}}
@@ -361,6 +369,10 @@ def test_a_run_with_other_settings_does_not_speak_for_the_recipe(
     assert (tmp_path / "benchmarks/predictions/digits-trainer.max_epochs_3.csv").exists()
     recipe.record(args, runs, "", "digits", "cpu")
     assert "# expected: test/acc 1.0000 (1 seed, final epoch; 5 s, cpu, 32-true)" in own.read_text()
+    compiled = replace(run, settings={"model": {"compile": True}})
+    recipe.record(args, {"seed_everything 0": compiled}, "", "digits", "cpu")
+    assert "5 s, cpu, 32-true, compiled)" in own.read_text()
+    assert "| 5 s, cpu, 32-true, compiled |" in readme.read_text()
 
 
 def test_a_recipe_of_pretrain_is_refused_before_anything_is_trained(
