@@ -2,10 +2,10 @@
 
     python benchmarks/live_page.py            # needs chromium and chromedriver, and Linux
 
-The page is that of the digits recipe, with random weights: only the time counts. A real pen of the
-browser's driver moves every eight milliseconds. Chromium and its driver are bound to one core;
-"by processor time" divides by the seconds that they computed, which others on the machine cannot
-change.
+The page is that of a plain ViT of the size of the digits recipe, with random weights: only the time
+counts. A real pen of the browser's driver moves every eight milliseconds. Chromium and its driver
+are bound to one core; "by processor time" divides by the seconds that they computed, which others
+on the machine cannot change.
 """
 
 import os
@@ -38,7 +38,7 @@ return [window.seen.frames, window.vitlit.answers() - window.seen.answers, secon
 
 
 def make_page(folder: Path) -> Path:
-    """The page of the digits recipe."""
+    """The page of a plain ViT of the size of the digits recipe, which has a convolutional stem."""
     torch.manual_seed(0)
     model = ViT(
         img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=48, depth=3, num_heads=3,
