@@ -49,7 +49,7 @@ class Reach:
         users = {file for file, text in test_sources().items() if f"{dotted} import" in text}
         every |= {test for test in self.seconds if test.partition("::")[0] in users}  # constants
         stem = Path(mutant.module).stem
-        package = Path(mutant.module).parent.name
+        package = Path(mutant.module).parts[1]  # tests/ has no folders below those of the packages
 
         def rank(test: str) -> tuple[bool, bool, float]:
             own = f"tests/{package}/test_{stem}" in test

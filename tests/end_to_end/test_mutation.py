@@ -53,3 +53,20 @@ def test_a_long_list_of_tests_is_cut_at_the_time_limit_and_files_stay_together()
         ["a.py::1", "b.py::1"],
         ["a.py::2", "a.py::3"],
     ]
+
+
+def test_all_that_decides_a_training_is_among_the_modules() -> None:
+    package = reach.ROOT / "vitlit"
+    found = {pattern: list(package.glob(pattern)) for pattern in mutants.MODULES}
+    assert all(found.values())
+    paths = {path for files in found.values() for path in files}
+    for folder in ("training", "tasks", "augment", "model"):
+        assert paths >= set((package / folder).rglob("*.py"))
+
+
+def test_tests_of_a_folder_in_a_package_are_those_of_the_package() -> None:
+    module, own, other = "vitlit/training/optim/muon.py", "tests/training/test_muon.py::a", "b"
+    found = reach.Reach.__new__(reach.Reach)  # without files of coverage
+    found.seconds, found.lines = {own: 2.0, other: 1.0}, {module: {3: {own, other}}}
+    mutant = mutants.Mutant(0, module, "number", 3, "")
+    assert found.tests(mutant) == [own, other]
