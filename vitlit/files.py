@@ -8,8 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vitlit.errors import InputError
+from vitlit.errors import InputError, say
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 RUNS_FOLDER = "lightning_logs"  # in the current folder: where `best` and `last` are looked for
 # in the folder of a run
@@ -235,3 +239,14 @@ def free_path(path: Path) -> Path:
         candidate = path.with_stem(f"{path.stem}-{number}")
         number += 1
     return candidate
+
+
+def acquire_aloud(lock: "BaseFileLock", what: str, patience: float = 0.0) -> None:
+    """Acquire a lock, and say that another process is ``what`` if it takes ``patience`` seconds."""
+    from filelock import Timeout  # few commands need a lock
+
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        say(f"another process is {what}; waiting for it")
+        lock.acquire()

@@ -17,6 +17,7 @@ import torch
 from photo_folder import PhotoFolder
 from PIL import Image
 
+from vitlit import files
 from vitlit.images import decode_cache, image_store
 from vitlit.images.decode_cache import cache_folder, open_checked, open_decoded
 from vitlit.images.find_images import list_images
@@ -344,11 +345,11 @@ def build(root: Path, log: Path, start: Barrier | None) -> None:
     def say(text: str) -> None:
         log.with_name(f"said-{os.getpid()}").write_text(text)
 
-    image_store.read_image, decode_cache.say = slow, say
-    files = photos(root)
+    image_store.read_image, files.say = slow, say
+    images = photos(root)
     if start is not None:
         start.wait(timeout=60)
-    found = open_decoded(files, root).pixels.sum().item()
+    found = open_decoded(images, root).pixels.sum().item()
     log.with_name(f"sum-{os.getpid()}").write_text(str(found))
 
 

@@ -40,7 +40,6 @@ PRECISION_OPTION = "--trainer.precision"
 FOLDER_RECIPES = {"fit": "photos.yaml", "inspect": "photos.yaml", "pretrain": "pretrain.yaml"}
 FINETUNE_RECIPE = "finetune.yaml"
 IMAGE_COMMANDS = ("predict", "explain", "probe", "anomaly")  # that read --data.images
-NAMES = ("best", "last")  # of checkpoints
 Start = FromCheckpoint | FromWeights | None
 
 
@@ -141,8 +140,9 @@ def read_request(
     if kind != "fit":  # others merge adapters into their weights
         settings["model"]["lora_rank"], settings["model"]["lora_alpha"] = 0, None
     check_first(settings)
-    refuse_unused_data(settings["data"], command, origins(args))
-    turn_off_unused(settings, origins(args))
+    where = origins(args)
+    refuse_unused_data(settings["data"], command, where)
+    turn_off_unused(settings, where)
     check_place(settings, command)
     if has_own_folder:
         check_own_folder(settings["data"])
@@ -150,12 +150,8 @@ def read_request(
     # The resolved file: Lightning reads "best" and "last" in a way of its own.
     ckpt_path = None if path is None else str(path)
     settings["ckpt_path"] = ckpt_path
-    if command == "compare" and first["run"] is not None:  # whose best and last the others are too
-        root = expanded(first["trainer"]["default_root_dir"] or ".")
-        settings["others"] = [
-            str(checkpoint_of(root, first["run"], one)) if one in NAMES else one
-            for one in settings["others"] or ()
-        ]
+    if command == "compare" and settings["run"] is not None:
+        settings["others"] = others_of_run(settings)
     if start is not None:
         if isinstance(start, FromCheckpoint):
             # A recipe's "???" overrides the default; the training began where the checkpoint says.
@@ -163,8 +159,17 @@ def read_request(
         start.check(settings, run_folder)
     elif command == "fit":
         check_weights_are_given(settings["model"])
-    place = shown_config(origins(args).get("trainer.precision", str(path)))
+    place = shown_config(where.get("trainer.precision", str(path)))
     return Request(command, config, run_folder, ckpt_path, start, place)
+
+
+def others_of_run(settings: Any) -> list[str]:
+    """The other checkpoints of ``compare``: best and last are those of the named run, too."""
+    root = expanded(settings["trainer"]["default_root_dir"] or ".")
+    return [
+        str(checkpoint_of(root, settings["run"], one)) if one in ("best", "last") else one
+        for one in settings["others"] or ()
+    ]
 
 
 def refuse_unused_data(data: Any, command: str, where: dict[str, str]) -> None:

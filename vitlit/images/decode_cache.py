@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vitlit.errors import say
-from vitlit.files import expanded, replacing
+from vitlit.files import acquire_aloud, expanded, replacing
 from vitlit.images.framing import PLAIN_FRAMING
 from vitlit.images.image_io import ImageInputError, check_image_file
 from vitlit.images.image_store import BadFile, FileImages, MemoryImages
@@ -179,11 +179,7 @@ def _only_builder(path: Path) -> Iterator[None]:
     _remove_leftovers(path.parent)
     # One lock per family, not per key: only the newest cache of a family is kept.
     lock = _cache_lock(path.parent, path.name.split("-")[0])
-    try:
-        lock.acquire(timeout=0)  # without waiting first, so that a wait is announced
-    except Timeout:
-        say("another process is reading these images; waiting for it")
-        lock.acquire()
+    acquire_aloud(lock, "reading these images")
     try:
         yield
     finally:

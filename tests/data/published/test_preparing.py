@@ -87,3 +87,32 @@ def test_a_set_in_a_folder_that_cannot_be_written_needs_no_lock(
         prepare_data_set("mnist", folder / "missing", download=True)
         assert list(folder.iterdir()) == []
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_failure_leaves_what_was_there_before(is_new: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    if not is_new:
+        folder.mkdir()
+    with pytest.raises(OSError, match="no network"), preparing("mnist", folder):
+        raise OSError("no network")
+    assert folder.exists() is not is_new
+    assert list(tmp_path.rglob(".*")) == []
+
+
+def fail_beside(other: threading.Thread, folder: Path) -> None:
+    """Prepare without success while the other thread waits."""
+    with preparing("mnist", folder):
+        other.start()
+        time.sleep(0.3)
+        raise OSError("no network")
+
+
+def test_who_waits_while_a_preparation_fails_still_works_alone(tmp_path: Path) -> None:
+    """The failure removes the file that the other waits for."""
+    other = threading.Thread(target=wait_for, args=(tmp_path,))
+    with pytest.raises(OSError, match="no network"):
+        fail_beside(other, tmp_path)
+    other.join(timeout=60)
+    assert not other.is_alive()
+    assert (tmp_path / ".mnist.lock").exists()  # not the one that is gone

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from vitlit.errors import say
+from vitlit.files import acquire_aloud
 
 QUIET_SECONDS = 3.0  # as long as it takes to see that all is there; a longer wait is announced
 
@@ -25,23 +25,15 @@ def preparing(dataset: str, data_dir: Path) -> Iterator[None]:
     lock = FileLock(data_dir / f".{dataset}.lock")
     with suppress(OSError, NotImplementedError):  # the latter where the system has no such locks
         data_dir.mkdir(parents=True, exist_ok=True)
-        _acquire(lock, dataset, data_dir)
+        acquire_aloud(lock, f"preparing {dataset} in {data_dir}", QUIET_SECONDS)
     try:
         yield
     except BaseException:
         with suppress(OSError):
-            if lock.is_locked:
+            if lock.is_locked:  # who waits for a file that is gone takes a new one: filelock looks
                 Path(lock.lock_file).unlink()
             if is_new:
                 data_dir.rmdir()
         raise
     finally:
         lock.release()
-
-
-def _acquire(lock: FileLock, dataset: str, data_dir: Path) -> None:
-    try:
-        lock.acquire(timeout=QUIET_SECONDS)
-    except Timeout:
-        say(f"another process is preparing {dataset} in {data_dir}; waiting for it")
-        lock.acquire()

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 
 from vitlit.data.shards.places import Stamp, is_url, place_text, read_small, stamp_of
@@ -26,7 +26,7 @@ from vitlit.data.shards.shard_index import (
 )
 from vitlit.data.shards.shard_list import ShardList
 from vitlit.errors import InputError, first_few, say
-from vitlit.files import printable
+from vitlit.files import acquire_aloud, printable
 from vitlit.images.decode_cache import cache_folder
 from vitlit.images.image_bytes import file_hash
 
@@ -60,11 +60,7 @@ def _with_missing(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{_digest(str(found.place))}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say("another process is reading these shards; waiting for it")
-            lock.acquire()
+        acquire_aloud(lock, "reading these shards")
     except OSError as error:
         reason = error.strerror or error
         say(f"cannot keep the indexes of shards in {folder}: {reason}; they are made each time")
